@@ -1,0 +1,211 @@
+"""Configuration of one accelerator: data that hardware, model, compiler and driver share."""
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass
+from math import gcd
+from pathlib import Path
+
+__all__ = ["PRESETS", "AcceleratorConfig", "ConfigError", "digit_count"]
+
+SOFTMAX_SHIFT = 15
+"""``n`` of ShiftExp inside Shiftmax (I-ViT)."""
+
+GELU_SHIFT = 23
+"""``n`` of ShiftExp inside ShiftGELU (I-ViT)."""
+
+INSTRUCTION_SET_VERSION = 1
+"""Part of the configuration hash: a program for another instruction set is refused."""
+
+
+class ConfigError(ValueError):
+    """A configuration value is out of range or unknown; the message names it."""
+
+
+def digit_count(bits, digit_bits):
+    """Return how many balanced radix-2**digit_bits digits hold 0 .. 2**(bits-1)-1.
+
+    All digits but the most significant lie in -2**(b-1) .. 2**(b-1)-1 and are stored sign-extended;
+    the most significant one is unsigned and at most 2**b - 1 (ARITHMETIC: digit-split A.V).
+    """
+    count = 1
+    while 2 ** max(bits - 1 - digit_bits * (count - 1), 0) > 2**digit_bits - 1:
+        count += 1
+    return count
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceleratorConfig:
+    """Parameters of one accelerator; every field is checked on construction.
+
+    Parameters
+    ----------
+    rows, cols : int
+        Array size: reduction lanes R (also the lanes of a scratchpad word) and output columns C.
+    lanes : int
+        Elements per cycle of the requantizers and of the vector units; divides gcd(rows, cols).
+    weight_bits, act_bits : int
+        Bits of the stationary and of the streamed operand, 2 to 8. K and V are stationary too.
+    pe_style : str
+        ``dsp`` (one multiply per DSP slice) or ``lut`` (fabric multiplier).
+    acc_bits : int
+        Bits of an accumulator.
+    token_depth : int
+        Rows one pass may stream, the depth of one of the two accumulator halves.
+    banks, bank_depth : int
+        Scratchpad: number of banks and words in each (powers of two).
+    weight_fifo, stream_fifo, queue_depth : int
+        Words in the weight FIFO, beats in the stream data FIFO, instructions per engine queue.
+    param_depth : int
+        Words of the parameter memory, each ``lanes`` records (bias, multiplier, shift).
+    mult_bits : int
+        Magnitude bits of the dyadic multiplier; 31 reproduces the publications.
+    attention_bits : int
+        Shiftmax output, 8 or 16 bits.
+    gelu : str
+        ``exact`` (row maximum, one division per element) or ``table`` (256 entries).
+    norm_start : str
+        Start of the I-LayerNorm root iteration: ``published`` (2**16) or ``leading_one``.
+    max_row : int
+        Longest row (channels or keys) a vector unit can hold.
+    x0_bits : int
+        Bits of the ShiftExp constant ``-x0``.
+    """
+
+    rows: int = 16
+    cols: int = 12
+    lanes: int = 4
+    weight_bits: int = 8
+    act_bits: int = 8
+    pe_style: str = "dsp"
+    acc_bits: int = 32
+    token_depth: int = 256
+    banks: int = 4
+    bank_depth: int = 512
+    weight_fifo: int = 64
+    stream_fifo: int = 64
+    queue_depth: int = 8
+    param_depth: int = 256
+    mult_bits: int = 24
+    attention_bits: int = 16
+    gelu: str = "exact"
+    norm_start: str = "published"
+    max_row: int = 1024
+    x0_bits: int = 12
+
+    def __post_init__(self):
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                raise ConfigError(f"{name} must be an integer from {low} to {high}, not {value!r}")
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                expected = " or ".join(repr(choice) for choice in choices)
+                raise ConfigError(f"{name} must be {expected}, not {value!r}")
+        for name in "banks", "bank_depth", "token_depth", "param_depth":
+            value = getattr(self, name)
+            if value & (value - 1):
+                raise ConfigError(f"{name} must be a power of two, not {value!r}")
+        if gcd(self.rows, self.cols) % self.lanes:
+            raise ConfigError(f"lanes must divide rows and cols ({self.rows} and {self.cols}), "
+                              f"not {self.lanes!r}")
+        if self.cols > self.rows:
+            raise ConfigError(f"cols must be at most rows ({self.rows}), not {self.cols!r}")
+        if self.scratchpad_words > 65536:
+            raise ConfigError(f"banks * bank_depth must be at most 65536 words, "
+                              f"not {self.scratchpad_words!r}")
+
+    @property
+    def word_bits(self):
+        """Bits of a scratchpad word: one 8-bit lane per array row."""
+        return 8 * self.rows
+
+    @property
+    def bus_bytes(self):
+        """Bytes of a stream beat: a word, rounded up to a power of two."""
+        return 1 << (self.rows - 1).bit_length()
+
+    @property
+    def scratchpad_words(self):
+        """Words of the whole scratchpad."""
+        return self.banks * self.bank_depth
+
+    @property
+    def attention_digits(self):
+        """Digit planes in which Shiftmax outputs are stored and multiplied."""
+        return digit_count(self.attention_bits, self.act_bits)
+
+    @property
+    def param_beats(self):
+        """Stream beats of one parameter word (``lanes`` records of 9 bytes)."""
+        return -(-9 * self.lanes // self.bus_bytes)
+
+    @property
+    def hash(self):
+        """64-bit identity of hardware built from this configuration."""
+        text = json.dumps({"isa": INSTRUCTION_SET_VERSION, **self.to_dict()}, sort_keys=True)
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+    def to_dict(self):
+        """Return the fields as a plain dictionary."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields):
+        """Build from a dictionary; unknown keys raise `ConfigError` naming the known ones."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in fields:
+            if key not in known:
+                raise ConfigError(f"unknown configuration key {key!r}, expected one of "
+                                  f"{', '.join(known)}")
+        return cls(**fields)
+
+    @classmethod
+    def load(cls, source):
+        """Return a preset by name, or read a ``.toml`` or ``.json`` file of fields.
+
+        A file may name a ``preset`` to start from. Raises `ConfigError` for anything unusable.
+        """
+        if source in PRESETS:
+            return PRESETS[source]
+        path = Path(source)
+        if not path.is_file():
+            raise ConfigError(f"configuration {str(source)!r} is neither a preset "
+                              f"({', '.join(PRESETS)}) nor a file")
+        try:
+            text = path.read_text()
+            fields = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"configuration {str(source)!r} cannot be read: {error}") from None
+        if not isinstance(fields, dict):
+            raise ConfigError(f"configuration {str(source)!r} must hold a table of fields")
+        preset = fields.pop("preset", None)
+        if preset is not None:
+            if preset not in PRESETS:
+                raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, not {preset!r}")
+            fields = {**PRESETS[preset].to_dict(), **fields}
+        return cls.from_dict(fields)
+
+
+_RANGES = [
+    ("rows", 2, 128), ("cols", 1, 128), ("lanes", 1, 64), ("weight_bits", 2, 8),
+    ("act_bits", 2, 8), ("acc_bits", 16, 40), ("token_depth", 2, 4096), ("banks", 1, 16),
+    ("bank_depth", 16, 65536), ("weight_fifo", 2, 4096), ("stream_fifo", 4, 4096),
+    ("queue_depth", 2, 64), ("param_depth", 2, 65536), ("mult_bits", 8, 31),
+    ("attention_bits", 8, 16), ("max_row", 2, 65536), ("x0_bits", 1, 24),
+]
+_CHOICES = {
+    "pe_style": ("dsp", "lut"), "attention_bits": (8, 16), "gelu": ("exact", "table"),
+    "norm_start": ("published", "leading_one"),
+}
+
+PRESETS = {
+    "digits": AcceleratorConfig(),
+    "small": AcceleratorConfig(rows=8, cols=4, lanes=2, token_depth=32, bank_depth=1024,
+                               max_row=256),
+    "tiny": AcceleratorConfig(rows=4, cols=4, lanes=1, token_depth=16, banks=2, bank_depth=512,
+                              max_row=64, weight_fifo=8, stream_fifo=8, param_depth=128),
+}

@@ -1,0 +1,199 @@
+"""Instruction set as data: the one definition for hardware, compiler, machine model and docs.
+
+An instruction is 64 bytes, little-endian. Bytes 0-1 are the header: opcode (8 bits), ``wait``
+(3 bits, one per engine), ``signal`` (3 bits). The operation's fields follow from byte 2, packed in
+order without gaps. Instructions travel in the input stream, each followed by the beats it loads.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+__all__ = ["FORMATS", "INSTRUCTION_BYTES", "Engine", "Error", "Field", "Flag", "Format", "Opcode",
+           "decode", "encode"]
+
+INSTRUCTION_BYTES = 64
+
+
+class Engine(IntEnum):
+    """The three in-order engines, and the bit of each in ``wait`` and ``signal``."""
+
+    LOAD = 0
+    MATRIX = 1
+    VECTOR = 2
+
+
+class Opcode(IntEnum):
+    """Operation codes; 0 is never valid, so a cleared stream is an error."""
+
+    BEGIN = 1
+    END = 2
+    LOAD = 3
+    LOAD_PARAMS = 4
+    LOAD_TABLE = 5
+    LOAD_WEIGHTS = 6
+    FETCH = 7
+    STORE = 8
+    MATMUL = 9
+    SHIFTMAX = 10
+    SHIFTGELU = 11
+    LAYERNORM = 12
+
+
+class Flag(IntFlag):
+    """Bits of the ``flags`` field."""
+
+    RESIDUAL = 1   # MATMUL: add the scaled residual before the saturation
+    BROADCAST = 2  # MATMUL: one parameter record for all columns
+    TRANSPOSE = 1  # FETCH: columns of the tile are channels, rows are tokens
+
+
+class Error(IntEnum):
+    """Causes in the sticky error register."""
+
+    NONE = 0
+    BAD_OPCODE = 1
+    CONFIG_HASH = 2
+    SCRATCHPAD_RANGE = 3
+    PARAM_RANGE = 4
+    ZERO_COUNT = 5
+    ROW_RANGE = 6
+    TOKEN_RANGE = 7
+    FIELD_RANGE = 8
+    BEAT_COUNT = 9
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field: name, width in bits (16, 32 or 64) and what it means."""
+
+    name: str
+    bits: int
+    doc: str
+    signed: bool = False
+
+
+@dataclass(frozen=True)
+class Format:
+    """One operation: the engine that runs it (None: the dispatcher), its fields, and a summary."""
+
+    engine: Engine | None
+    doc: str
+    fields: tuple[Field, ...]
+
+    def offset(self, name):
+        """Return the byte offset of field `name` in the instruction."""
+        position = 2
+        for field in self.fields:
+            if field.name == name:
+                return position
+            position += field.bits // 8
+        raise KeyError(name)
+
+
+def _region(prefix, what, *, plane=False):
+    fields = (Field(f"{prefix}base", 16, f"first word of {what}"),
+              Field(f"{prefix}stride", 16, f"words from one row of {what} to the next"))
+    return (*fields, Field(f"{prefix}plane", 16, f"words from one plane of {what} to the next")
+            ) if plane else fields
+
+
+_BEATS = Field("beats", 32, "stream beats that follow this instruction")
+_ROWS = Field("rows", 16, "rows (tokens)")
+_WORDS = Field("words", 16, "words in a row")
+_LAST = Field("lanes_last", 16, "valid lanes in the last word of a row, 1 to R")
+_VECTOR = (*_region("src_", "the input", plane=True), _ROWS, _WORDS, _LAST,
+           *_region("dst_", "the output", plane=True))
+
+FORMATS = {
+    Opcode.BEGIN: Format(None, "Start of a program; refuses one made for another configuration.",
+                         (Field("config_hash", 64, "hash of the configuration"),)),
+    Opcode.END: Format(None, "Wait until every engine is idle, then report done.", ()),
+    Opcode.LOAD: Format(
+        Engine.LOAD, "Stream to scratchpad: rows x words beats, one word each.",
+        (_BEATS, *_region("", "the destination"), _ROWS, _WORDS)),
+    Opcode.LOAD_PARAMS: Format(
+        Engine.LOAD, "Stream to parameter memory: `count` words of `lanes` records of 9 bytes "
+        "(bias int32, multiplier int32, shift uint8), each word starting on a beat.",
+        (_BEATS, Field("base", 16, "first parameter word"),
+         Field("count", 16, "parameter words"))),
+    Opcode.LOAD_TABLE: Format(
+        Engine.LOAD, "Stream to the GELU table: 256 int8 results for codes -128 to 127, "
+        "R to a beat.", (_BEATS,)),
+    Opcode.LOAD_WEIGHTS: Format(
+        Engine.LOAD, "Stream to weight FIFO: one beat is one column (R lanes) of a stationary "
+        "tile, C beats a tile, tiles in MATMUL order (reduction tiles inside column tiles).",
+        (_BEATS,)),
+    Opcode.FETCH: Format(
+        Engine.LOAD, "Scratchpad to weight FIFO, as LOAD_WEIGHTS. Plain: a column is a row of the "
+        "region (Q.K^T). TRANSPOSE: a column is a channel, its lanes are rows (A.V). Lanes and "
+        "columns beyond the region are zero.",
+        (*_region("", "the source"), _ROWS, _WORDS, _LAST,
+         Field("flags", 16, "bit 0 TRANSPOSE"))),
+    Opcode.STORE: Format(
+        Engine.LOAD, "Scratchpad to output stream, one word a beat; the last beat has TLAST.",
+        (*_region("", "the source"), _ROWS, _WORDS)),
+    Opcode.MATMUL: Format(
+        Engine.MATRIX, "out = requantize(act . weights [+ residual]); for every tile of C columns, "
+        "for every word of the activations, for every digit plane: stream `rows` rows.",
+        (*_region("act_", "the activations", plane=True), _ROWS,
+         Field("act_words", 16, "words in a row of activations, the reduction tiles"),
+         Field("digits", 16, "digit planes of the activations; plane i weighs 2**(act_bits*i). "
+               "with 2 or more the top plane is unsigned"),
+         Field("words", 16, "words in a row of the output"), _LAST,
+         *_region("out_", "the output", plane=True),
+         Field("out_bits", 16, "bits to saturate to, 2 to 16; more than 8 writes two planes"),
+         Field("param_base", 16, "first parameter word"),
+         Field("flags", 16, "bit 0 RESIDUAL, bit 1 BROADCAST"),
+         *_region("res_", "the 16-bit residual", plane=True),
+         Field("res_mult", 32, "multiplier of the residual", signed=True),
+         Field("res_shift", 16, "right shift of the residual, 0 to 63"))),
+    Opcode.SHIFTMAX: Format(
+        Engine.VECTOR, "Rows of 8-bit codes to attention digits, config.attention_digits planes.",
+        (*_VECTOR, Field("x0", 32, "-x0 of ShiftExp, at least 1"))),
+    Opcode.SHIFTGELU: Format(
+        Engine.VECTOR, "Rows of 8-bit codes to out_bits codes; requantized by parameter record 0 "
+        "at param_base (exact), or looked up (table).",
+        (*_VECTOR, Field("x0", 32, "-x0 of ShiftExp, at least 1"),
+         Field("out_bits", 16, "bits to saturate to, 2 to 8"),
+         Field("param_base", 16, "parameter word with the requantization in lane 0"))),
+    Opcode.LAYERNORM: Format(
+        Engine.VECTOR, "Rows of 16-bit codes (two planes) to out_bits codes, requantized per "
+        "channel by the parameter words from param_base.",
+        (*_VECTOR, Field("out_bits", 16, "bits to saturate to, 2 to 8"),
+         Field("param_base", 16, "first parameter word"))),
+}
+
+
+def encode(opcode, *, wait=0, signal=0, **values):
+    """Return the 64 bytes of one instruction.
+
+    Raises ``ValueError`` for a missing or unknown field, or a value that its field cannot hold.
+    """
+    form = FORMATS[opcode]
+    names = {field.name for field in form.fields}
+    if names != values.keys():
+        wrong = sorted(names ^ values.keys())
+        raise ValueError(f"{opcode.name} needs exactly its fields; missing or unknown: {wrong}")
+    word = bytearray((opcode | wait << 8 | signal << 11).to_bytes(2, "little"))
+    for field in form.fields:
+        value = int(values[field.name])
+        low, high = (-(1 << field.bits - 1), 1 << field.bits - 1) if field.signed else (
+            0, 1 << field.bits)
+        if not low <= value < high:
+            raise ValueError(f"{opcode.name} {field.name} must be from {low} to {high - 1}, "
+                             f"not {value!r}")
+        word += (value % (1 << field.bits)).to_bytes(field.bits // 8, "little")
+    return bytes(word.ljust(INSTRUCTION_BYTES, b"\0"))
+
+
+def decode(word):
+    """Return ``(opcode, wait, signal, fields)`` of 64 bytes; ``ValueError`` for a bad opcode."""
+    header = int.from_bytes(word[:2], "little")
+    opcode = Opcode(header & 0xFF)
+    fields, position = {}, 2
+    for field in FORMATS[opcode].fields:
+        size = field.bits // 8
+        fields[field.name] = int.from_bytes(word[position:position + size], "little",
+                                            signed=field.signed)
+        position += size
+    return opcode, header >> 8 & 7, header >> 11 & 7, fields
