@@ -4,8 +4,11 @@ from amaranth import signed, unsigned
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out, Signature
 
-__all__ = ["ReadPort", "WritePort", "param_record", "param_word", "read_request", "row_beat", "word",
-           "write_request"]
+from systola.hw.isa import FORMATS, INSTRUCTION_BYTES
+
+__all__ = ["ParamPort", "ReadPort", "WritePort", "body", "engine_instruction", "param_record",
+           "param_word", "param_write", "read_request", "row_beat", "table_write",
+           "word", "write_request"]
 
 
 def word(config):
@@ -56,3 +59,30 @@ def param_record(mult_bits, bias_bits=32):
 def param_word(config):
     """Return the layout of a parameter word: `lanes` records."""
     return data.ArrayLayout(param_record(config.mult_bits), config.lanes)
+
+
+def param_write(config):
+    """Return the payload of a parameter memory write."""
+    return data.StructLayout({"addr": unsigned(16), "data": param_word(config)})
+
+
+def table_write():
+    """Return the payload of a GELU table write: code + 128, and the result for that code."""
+    return data.StructLayout({"addr": unsigned(8), "data": signed(8)})
+
+
+def ParamPort(config):
+    """Return the client's signature of a parameter read port: addresses out, words in, in order."""
+    return Signature({"req": Out(stream.Signature(unsigned(16))),
+                      "rsp": In(stream.Signature(param_word(config)))})
+
+
+def body(opcode):
+    """Return the fields of `opcode` as they lie in an instruction from byte 2 on."""
+    return data.StructLayout({field.name: (signed if field.signed else unsigned)(field.bits)
+                              for field in FORMATS[opcode].fields})
+
+
+def engine_instruction():
+    """Return the payload of an engine's instruction stream; view ``body`` by ``body(opcode)``."""
+    return data.StructLayout({"opcode": unsigned(8), "body": unsigned(8 * INSTRUCTION_BYTES - 16)})
