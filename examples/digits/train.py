@@ -159,7 +159,7 @@ def report(name, model, images, labels):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=300)
+    parser.add_argument("--epochs", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--validate", action="store_true",
                         help="train on 4/5 of the training images, report on the rest, save nothing")
