@@ -1,0 +1,74 @@
+"""Response queue of a memory port, with credits so that accepted reads always find room."""
+
+from amaranth import Array, Module, Shape, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["CreditQueue"]
+
+
+class CreditQueue(wiring.Component):
+    """Hold the responses of a memory whose reads cannot be stalled.
+
+    A read may be accepted while ``room`` is high; ``take`` reports the acceptance and reserves an
+    entry, ``push`` fills it any number of cycles later, in order. An entry pushed in cycle t is on
+    ``o`` in cycle t + 1. With `depth` at least the cycles from ``take`` to ``push`` plus two, one
+    read a cycle is sustained. ``room`` depends on registers only.
+
+    Parameters
+    ----------
+    shape : ShapeLike
+        Payload.
+    depth : int
+        Entries.
+
+    Members
+    -------
+    room : Out(1)
+        An entry is free.
+    take : In(1)
+        An entry is being reserved; only while ``room``.
+    push : In(1), data : In(shape)
+        The oldest reserved entry's value.
+    o : Out(stream.Signature(shape))
+        Values in order.
+
+    Raises
+    ------
+    ValueError
+        If `depth` is not an integer of at least 2.
+    """
+
+    def __init__(self, *, shape, depth=4):
+        if not isinstance(depth, int) or depth < 2:
+            raise ValueError(f"depth must be an integer of at least 2, not {depth!r}")
+        self.shape, self.depth = shape, depth
+        super().__init__({
+            "room": Out(1), "take": In(1), "push": In(1), "data": In(shape),
+            "o": Out(stream.Signature(shape)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        # Registers with a multiplexer: at this depth cheaper and faster than a memory.
+        entries = Array(Signal(Shape.cast(self.shape).width, name=f"entry{k}")
+                        for k in range(self.depth))
+        reserved = Signal(range(self.depth + 1))
+        filled = Signal(range(self.depth + 1))
+        write, read = Signal(range(self.depth)), Signal(range(self.depth))
+        pop = Signal()
+        m.d.comb += [
+            self.room.eq(reserved != self.depth),
+            self.o.valid.eq(filled != 0),
+            self.o.p.eq(entries[read]),
+            pop.eq(self.o.valid & self.o.ready),
+        ]
+        m.d.sync += [reserved.eq(reserved + self.take - pop), filled.eq(filled + self.push - pop)]
+        for index, step in (write, self.push), (read, pop):
+            with m.If(step):
+                m.d.sync += index.eq(index + 1)
+                with m.If(index == self.depth - 1):
+                    m.d.sync += index.eq(0)
+        with m.If(self.push):
+            m.d.sync += entries[write].eq(self.data)
+        return m
