@@ -1,7 +1,8 @@
 """Response queue of a memory port, with credits so that accepted reads always find room."""
 
-from amaranth import Array, Module, Shape, Signal
+from amaranth import Module, Shape, Signal
 from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 __all__ = ["CreditQueue"]
@@ -50,9 +51,10 @@ class CreditQueue(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        # Registers with a multiplexer: at this depth cheaper and faster than a memory.
-        entries = Array(Signal(Shape.cast(self.shape).width, name=f"entry{k}")
-                        for k in range(self.depth))
+        # An asynchronous read port: the entries become LUT memory, not registers.
+        m.submodules.entries = entries = Memory(shape=Shape.cast(self.shape), depth=self.depth,
+                                                init=[])
+        fill, front = entries.write_port(), entries.read_port(domain="comb")
         reserved = Signal(range(self.depth + 1))
         filled = Signal(range(self.depth + 1))
         write, read = Signal(range(self.depth)), Signal(range(self.depth))
@@ -60,7 +62,8 @@ class CreditQueue(wiring.Component):
         m.d.comb += [
             self.room.eq(reserved != self.depth),
             self.o.valid.eq(filled != 0),
-            self.o.p.eq(entries[read]),
+            front.addr.eq(read), self.o.p.eq(front.data),
+            fill.addr.eq(write), fill.data.eq(self.data), fill.en.eq(self.push),
             pop.eq(self.o.valid & self.o.ready),
         ]
         m.d.sync += [reserved.eq(reserved + self.take - pop), filled.eq(filled + self.push - pop)]
@@ -69,6 +72,4 @@ class CreditQueue(wiring.Component):
                 m.d.sync += index.eq(index + 1)
                 with m.If(index == self.depth - 1):
                     m.d.sync += index.eq(0)
-        with m.If(self.push):
-            m.d.sync += entries[write].eq(self.data)
         return m

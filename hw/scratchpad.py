@@ -1,6 +1,6 @@
 """Banked scratchpad memory shared by the engines."""
 
-from amaranth import Cat, Module, Mux, Signal
+from amaranth import Array, Cat, Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
@@ -93,12 +93,10 @@ class Scratchpad(wiring.Component):
         for port, banks in zip(self.w, taken, strict=True):
             m.d.comb += port.req.ready.eq(Cat(*banks).any())
         for port, queue, words in zip(self.r, queues, served, strict=True):
-            chosen = Signal(config.banks)  # which bank's output is this reader's in this cycle
-            m.d.sync += chosen.eq(Cat(grant for grant, _ in words))
-            word = 0
-            for bit, (_, output) in zip(chosen, words, strict=True):
-                word |= Mux(bit, output, 0)
-            m.d.comb += [queue.take.eq(Cat(grant for grant, _ in words).any()),
-                         port.req.ready.eq(queue.take), queue.push.eq(chosen.any()),
-                         queue.data.eq(word)]
+            grants = Cat(grant for grant, _ in words)
+            bank, pushed = Signal(range(config.banks)), Signal()  # the word on its way
+            m.d.sync += [bank.eq(port.req.p.addr >> offset_bits), pushed.eq(grants.any())]
+            m.d.comb += [queue.take.eq(grants.any()), port.req.ready.eq(queue.take),
+                         queue.push.eq(pushed),
+                         queue.data.eq(Array(output for _, output in words)[bank])]
         return m
