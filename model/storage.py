@@ -13,8 +13,7 @@ __all__ = ["ModelError", "read_tensors", "write_tensors"]
 
 
 class ModelError(ValueError):
-    """A model or a setting of it cannot be used; one line naming the value and what was expected.
-    """
+    """A model or a setting cannot be used; one line naming the value and what was expected."""
 
 
 def read_tensors(path):
@@ -52,7 +51,7 @@ def write_tensors(path, tensors, metadata):
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ModelError(f"model file to write must end in .safetensors, not {str(path)!r}")
-    content = save({name: np.ascontiguousarray(value) for name, value in tensors.items()},
+    content = save({name: np.asarray(value, order="C") for name, value in tensors.items()},
                    metadata)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -67,7 +66,7 @@ def write_tensors(path, tensors, metadata):
 
 def _read_safetensors(path):
     with safe_open(path, framework="numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
 
 
 def _read_npz(path):

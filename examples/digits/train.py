@@ -162,7 +162,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--validate", action="store_true",
-                        help="train on 4/5 of the training images, report on the rest, save nothing")
+                        help="train on 4/5 of the training images, report on the rest")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)

@@ -1,0 +1,41 @@
+"""Ranges of every tensor of a float model over calibration images."""
+
+from systola.model.float_vit import forward
+from systola.sim.quantize import Calibration
+
+__all__ = ["calibrate"]
+
+
+def calibrate(vit, patches, *, batch=64, progress=None):
+    """Run the float model over `patches` and return ``{tensor name: (low, high)}``.
+
+    Parameters
+    ----------
+    vit : FloatVit
+        The float model.
+    patches : ndarray
+        Normalised patches of training images, (B, T-1, patch_dim).
+    batch : int
+        Images in one update of the running ranges.
+    progress : callable, optional
+        Called as ``progress(done, total)`` after every batch.
+
+    Raises
+    ------
+    ValueError
+        If there are no images, or their shape does not fit the model.
+    """
+    if not len(patches):
+        raise ValueError("calibration images must be at least 1, not 0")
+    ranges = {}
+
+    def hook(name, x):
+        # The keys of a score row are not channels: a row of scores has one channel per head.
+        x = x.swapaxes(1, -1) if name.endswith((".scores", ".attention")) else x
+        ranges.setdefault(name, Calibration()).update(x)
+
+    for start in range(0, len(patches), batch):
+        forward(vit, patches[start:start + batch], hook)
+        if progress:
+            progress(min(start + batch, len(patches)), len(patches))
+    return {name: calibration.range for name, calibration in ranges.items()}

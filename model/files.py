@@ -1,0 +1,209 @@
+"""Integer models on disk: safetensors with one JSON entry, versioned, verified, without pickle."""
+
+import json
+from dataclasses import fields
+
+import numpy as np
+
+from systola.hw.config import AcceleratorConfig
+from systola.model.integer import Block, Dyadic, IntegerVit, Linear, Norm
+from systola.model.quantize import MAX_SHIFT, MAX_X0, RESIDUAL_BITS
+from systola.model.storage import ModelError, read_tensors, write_tensors
+
+__all__ = ["VERSION", "is_integer_model", "load_model", "save_model"]
+
+VERSION = 1
+"""Version of the file format; a reader accepts its own only."""
+
+_KEY = "systola_integer_vit"
+_SETTINGS = ("act_bits", "weight_bits", "attention_bits", "mult_bits", "gelu", "norm_start")
+_SIZES = ("heads", "channels", "tokens", "hidden", "classes", "patch_dim", "blocks")
+_INT32 = (-2**31, 2**31 - 1)
+_INT16 = (-2**15, 2**15 - 1)
+
+
+def save_model(model, path):
+    """Write `model` to the ``.safetensors`` file `path`, in one step.
+
+    Raises
+    ------
+    ModelError
+        If the model is inconsistent (see `load_model`) or the file cannot be written.
+    """
+    header = {"version": VERSION, **{name: getattr(model, name) for name in _SETTINGS},
+              "heads": model.heads, "channels": model.channels, "tokens": model.tokens,
+              "hidden": model.hidden, "classes": model.classes,
+              "patch_dim": model.patch.weight.shape[1], "blocks": len(model.blocks),
+              "scales": model.scales, "meta": model.meta}
+    tensors = _flatten(model)
+    layout = _layout(_check_header(header))
+    _check_tensors(tensors, layout)
+    write_tensors(path, {name: tensors[name].astype(dtype)
+                         for name, (_, dtype, _, _) in layout.items()},
+                  {_KEY: json.dumps(header, sort_keys=True)})
+
+
+def load_model(path):
+    """Read and verify an integer model.
+
+    Raises
+    ------
+    ModelError
+        If the file is damaged, of another version, or any tensor or setting is missing, unknown, of
+        a wrong shape or type, or out of range.
+    """
+    tensors, metadata = read_tensors(path)
+    if _KEY not in metadata:
+        raise ModelError(f"model file {str(path)!r} must hold an integer model "
+                         f"(metadata {_KEY!r}), as `systola quantize` writes")
+    try:
+        header = json.loads(metadata[_KEY])
+    except ValueError as error:
+        raise ModelError(f"metadata {_KEY!r} must be JSON: {error}") from None
+    header = _check_header(header)
+    layout = _layout(header)
+    _check_tensors(tensors, layout, stored=True)
+    return _assemble(header, {name: value if value.dtype == np.int8 or name in _INT16_TENSORS
+                              else value.astype(np.int64) for name, value in tensors.items()})
+
+
+def is_integer_model(path):
+    """Tell whether `path` is an integer model rather than a float checkpoint.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be read.
+    """
+    return _KEY in read_tensors(path)[1]
+
+
+_INT16_TENSORS = ("position", "cls_row")
+
+
+def _check_header(header):
+    """Return the header if all its entries are usable."""
+    if not isinstance(header, dict) or header.get("version") != VERSION:
+        version = header.get("version") if isinstance(header, dict) else header
+        raise ModelError(f"version of the integer model must be {VERSION}, not {version!r}")
+    expected = {"version", *_SETTINGS, *_SIZES, "scales", "meta"}
+    wrong = sorted(expected ^ header.keys())
+    if wrong:
+        raise ModelError(f"entries of the integer model must be {', '.join(sorted(expected))}; "
+                         f"missing or unknown: {', '.join(wrong)}")
+    try:
+        AcceleratorConfig(**{name: header[name] for name in _SETTINGS})
+    except ValueError as error:
+        raise ModelError(str(error)) from None
+    for name in _SIZES:
+        value, low = header[name], 0 if name in ("hidden", "blocks") else 1
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value < 2**20:
+            raise ModelError(f"{name} must be an integer from {low} to {2**20 - 1}, not {value!r}")
+    if header["channels"] % header["heads"]:
+        raise ModelError(f"heads must divide the {header['channels']} channels, "
+                         f"not {header['heads']!r}")
+    for name in "scales", "meta":
+        if not isinstance(header[name], dict):
+            raise ModelError(f"{name} must be a table, not {header[name]!r}")
+    return header
+
+
+def _layout(header):
+    """Return ``{tensor: (shape, dtype, lowest, highest)}`` of a model with this header."""
+    channels, tokens, hidden = header["channels"], header["tokens"], header["hidden"]
+    layout, weight = {}, 2 ** (header["weight_bits"] - 1) - 1
+
+    def dyadic(name, shape=()):
+        high = 2 ** header["mult_bits"] - 1
+        layout[f"{name}.mult"] = shape, np.int32, -high, high
+        layout[f"{name}.shift"] = shape, np.uint8, 0, MAX_SHIFT
+
+    def linear(name, rows, columns):
+        layout[f"{name}.weight"] = (rows, columns), np.int8, -weight, weight
+        layout[f"{name}.bias"] = (rows,), np.int32, *_INT32
+        layout[f"{name}.out_bits"] = (), np.uint8, 2, RESIDUAL_BITS
+        dyadic(f"{name}.requant", (rows,))
+
+    def norm(name):
+        layout[f"{name}.bias"] = (channels,), np.int32, *_INT32
+        dyadic(f"{name}.requant", (channels,))
+
+    linear("patch", channels, header["patch_dim"])
+    layout["position"] = (tokens - 1, channels), np.int16, *_INT16
+    layout["cls_row"] = (channels,), np.int16, *_INT16
+    dyadic("position_residual")
+    for index in range(header["blocks"]):
+        block = f"blocks.{index}"
+        norm(f"{block}.norm1")
+        linear(f"{block}.qkv", 3 * channels, channels)
+        linear(f"{block}.proj", channels, channels)
+        norm(f"{block}.norm2")
+        linear(f"{block}.fc1", hidden, channels)
+        linear(f"{block}.fc2", channels, hidden)
+        for name in "scores", "context", "gelu", "attn_residual", "mlp_residual":
+            dyadic(f"{block}.{name}")
+        for name in "softmax_x0", "gelu_x0":
+            layout[f"{block}.{name}"] = (), np.int32, -MAX_X0, -1
+    norm("norm")
+    linear("head", header["classes"], channels)
+    return layout
+
+
+def _check_tensors(tensors, layout, stored=False):
+    wrong = sorted(tensors.keys() ^ layout.keys())
+    if wrong:
+        raise ModelError(f"tensor {wrong[0]!r} is "
+                         f"{'missing from' if wrong[0] in layout else 'not part of'} the model")
+    for name, (shape, dtype, low, high) in layout.items():
+        value = tensors[name]
+        if value.shape != shape:
+            raise ModelError(f"tensor {name!r} must have shape {shape}, not {value.shape}")
+        if value.dtype != dtype if stored else value.dtype.kind not in "iu":
+            raise ModelError(f"tensor {name!r} must hold {np.dtype(dtype)}, not {value.dtype}")
+        if value.size and not low <= value.min() <= value.max() <= high:
+            outside = value[(value < low) | (value > high)].ravel()[0]
+            raise ModelError(f"tensor {name!r} must lie from {low} to {high}, not {outside}")
+
+
+def _flatten(part, prefix=""):
+    """Return the arrays, x0 constants and output widths in `part` under their dotted names."""
+    tensors = {}
+    for item in fields(part):
+        name, value = prefix + item.name, getattr(part, item.name)
+        if isinstance(value, (Dyadic, Linear, Norm, Block)):
+            tensors |= _flatten(value, f"{name}.")
+        elif isinstance(value, tuple):
+            for index, block in enumerate(value):
+                tensors |= _flatten(block, f"{name}.{index}.")
+        elif isinstance(value, np.ndarray) or name.endswith(("_x0", ".out_bits")):
+            tensors[name] = np.asarray(value)
+    return tensors
+
+
+def _assemble(header, tensors):
+    """Return the model whose header and tensors were checked."""
+    def dyadic(name):
+        return Dyadic(mult=tensors[f"{name}.mult"], shift=tensors[f"{name}.shift"])
+
+    def linear(name):
+        return Linear(weight=tensors[f"{name}.weight"], bias=tensors[f"{name}.bias"],
+                      requant=dyadic(f"{name}.requant"),
+                      out_bits=int(tensors[f"{name}.out_bits"]))
+
+    def norm(name):
+        return Norm(bias=tensors[f"{name}.bias"], requant=dyadic(f"{name}.requant"))
+
+    def block(name):
+        parts = {part: build(f"{name}.{part}") for build, parts in (
+            (norm, ("norm1", "norm2")), (linear, ("qkv", "proj", "fc1", "fc2")),
+            (dyadic, ("scores", "context", "gelu", "attn_residual", "mlp_residual")),
+        ) for part in parts}
+        return Block(softmax_x0=int(tensors[f"{name}.softmax_x0"]),
+                     gelu_x0=int(tensors[f"{name}.gelu_x0"]), **parts)
+
+    return IntegerVit(
+        heads=header["heads"], **{name: header[name] for name in _SETTINGS},
+        patch=linear("patch"), position=tensors["position"],
+        position_residual=dyadic("position_residual"), cls_row=tensors["cls_row"],
+        blocks=tuple(block(f"blocks.{index}") for index in range(header["blocks"])),
+        norm=norm("norm"), head=linear("head"), scales=header["scales"], meta=header["meta"])
