@@ -1,0 +1,114 @@
+# amaranth: UnusedElaboratable=no
+import random
+
+import numpy as np
+import pytest
+from amaranth import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from systola.hw.systolic import SystolicArray
+from systola.hw.tile_loader import TileLoader
+from systola.sim.harness import drive, run
+from systola.sim.systolic import matmul
+
+
+class LoadedArray(wiring.Component):
+    """The array behind its tile loader, as in the engine."""
+
+    def __init__(self, *, rows, cols, weight_bits=8, act_bits=8, style="dsp"):
+        self.array = SystolicArray(rows=rows, cols=cols, act_bits=act_bits,
+                                   weight_bits=weight_bits, style=style)
+        self.loader = TileLoader(rows=rows, cols=cols, weight_bits=weight_bits)
+        super().__init__({"weights": In(self.loader.i.signature.flip()), "ready": Out(1),
+                          "acts": In(self.array.acts.shape()), "swap": In(1),
+                          "psum": Out(self.array.psum.shape())})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.array, m.submodules.loader = self.array, self.loader
+        wiring.connect(m, wiring.flipped(self.weights), self.loader.i)
+        m.d.comb += [self.array.w.eq(self.loader.w), self.array.w_col.eq(self.loader.w_col),
+                     self.array.acts.eq(self.acts), self.array.swap.eq(self.swap),
+                     self.loader.swap.eq(self.swap), self.ready.eq(self.loader.ready),
+                     self.psum.eq(self.array.psum)]
+        return m
+
+
+def simulate(dut, tiles, passes, weight_rng=None, act_rng=None):
+    """Stream `passes` of vectors over `tiles` (R, C); return the sums and the swap cycles."""
+    rows, cols = tiles[0].shape
+    latency, entered, swaps, outputs = rows + 2, {}, [], {}
+
+    async def weights(ctx):
+        await drive(ctx, dut.weights, [[int(v) & 255 for v in tile[:, c]]
+                                       for tile in tiles for c in range(cols)], weight_rng)
+
+    async def testbench(ctx):
+        cycle, pending = 0, [(p, t) for p, rows_ in enumerate(passes) for t in range(len(rows_))]
+        while pending or cycle <= max(entered) + latency + cols:
+            ctx.set(dut.swap, 0)
+            idle = act_rng is not None and act_rng.random() < 0.3
+            if pending and not idle and (pending[0][1] or ctx.get(dut.ready)):
+                p, t = pending.pop(0)
+                ctx.set(dut.acts, [int(v) for v in passes[p][t]])
+                ctx.set(dut.swap, t == 0)
+                entered[cycle] = p, t
+                swaps.extend([cycle] if t == 0 else [])
+            for c in range(cols):
+                if (start := cycle - latency - c) in entered:
+                    outputs[*entered[start], c] = ctx.get(dut.psum[c])
+            await ctx.tick()
+            cycle += 1
+
+    run(dut, weights, testbench)
+    return [np.array([[outputs[p, t, c] for c in range(cols)] for t in range(len(x))])
+            for p, x in enumerate(passes)], swaps
+
+
+def random_case(rng, rows, cols, lengths, act_bits=8, weight_bits=8):
+    tiles = [rng.integers(-2**(weight_bits - 1), 2**(weight_bits - 1), (rows, cols))
+             for _ in lengths]
+    passes = [rng.integers(-2**(act_bits - 1), 2**act_bits, (n, rows)) for n in lengths]
+    passes[0][0], tiles[0][:, 0] = 2**act_bits - 1, -2**(weight_bits - 1)
+    return tiles, passes
+
+
+@pytest.mark.parametrize(("rows", "cols", "widths", "style"), [
+    (4, 4, (8, 8), "dsp"), (5, 3, (4, 8), "lut"), (3, 5, (2, 3), "lut"), (2, 1, (8, 4), "dsp"),
+    (1, 2, (8, 8), "dsp"), (8, 4, (3, 2), "lut"), (1, 1, (4, 4), "dsp")])
+@pytest.mark.parametrize("seed", range(3))
+def test_matches_product(rows, cols, widths, style, seed):
+    rng, py = np.random.default_rng(seed), random.Random(seed)
+    tiles, passes = random_case(rng, rows, cols, [3, 1, 1, 7, 2, 12, 1, 5], *widths)
+    dut = LoadedArray(rows=rows, cols=cols, act_bits=widths[0], weight_bits=widths[1], style=style)
+    stalls = [(None, None), (py, None), (py, py)][seed]
+    sums, _ = simulate(dut, tiles, passes, *stalls)
+    for tile, x, y in zip(tiles, passes, sums, strict=True):
+        np.testing.assert_array_equal(y, matmul(x, tile.T))
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(4, 4), (5, 3), (3, 5), (2, 2), (6, 1)])
+def test_swaps_follow_every_max_rows_cols_cycles(rows, cols):
+    tiles, passes = random_case(np.random.default_rng(1), rows, cols, [1] * 6)
+    sums, swaps = simulate(LoadedArray(rows=rows, cols=cols), tiles, passes)
+    assert np.diff(swaps).tolist() == [max(rows, cols)] * 5
+    for tile, x, y in zip(tiles, passes, sums, strict=True):
+        np.testing.assert_array_equal(y, matmul(x, tile.T))
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"rows": 0}, r"^rows must be a positive integer, not 0$"),
+    ({"cols": "4"}, r"^cols must be a positive integer, not '4'$"),
+    ({"act_bits": 9}, r"^act_bits must be an integer from 2 to 8, not 9$"),
+    ({"style": None}, r"^style must be 'dsp' or 'lut', not None$"),
+])
+def test_error_names_the_parameter(change, message):
+    good = {"rows": 4, "cols": 4, "act_bits": 8, "weight_bits": 8, "style": "dsp"}
+    with pytest.raises(ValueError, match=message):
+        SystolicArray(**{**good, **change})
+
+
+def test_loader_error_names_the_parameter():
+    with pytest.raises(ValueError, match=r"^weight_bits must be a positive integer, not 0$"):
+        TileLoader(rows=4, cols=4, weight_bits=0)
