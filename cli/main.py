@@ -1,0 +1,96 @@
+"""The `systola` command: its groups, and how every error becomes one line."""
+
+import importlib
+import os
+import sys
+
+import click
+
+__all__ = ["cli", "main"]
+
+_COMMANDS = {
+    "demo": ("systola.cli.demo", "Run the whole chain on real digits and draw the result."),
+    "quantize": ("systola.cli.network", "Turn a float checkpoint into an integer model."),
+    "evaluate": ("systola.cli.network", "Compare float and integer accuracy on the test images."),
+    "generate": ("systola.cli.hardware", "Write the accelerator's Verilog, manifest and C header."),
+    "synth": ("systola.cli.hardware", "Synthesize and list LUT, FF, CARRY, DSP, BRAM by module."),
+    "simulate": ("systola.cli.simulation", "Run a model on simulated Verilog, and compare."),
+    "conform": ("systola.cli.simulation", "Compare with published golden vectors."),
+}
+
+
+class _Lazy(click.Group):
+    """Imports a command's module when the command is used, so that help is instant."""
+
+    def list_commands(self, ctx):
+        return list(_COMMANDS)
+
+    def get_command(self, ctx, name):
+        if name not in _COMMANDS:
+            return None
+        return getattr(importlib.import_module(_COMMANDS[name][0]), name)
+
+    def format_commands(self, ctx, formatter):
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"],
+                                          "max_content_width": 100})
+@click.version_option(package_name="systola")
+def cli():
+    """Integer-only Vision Transformers on a generated FPGA accelerator.
+
+    \b
+    A first tour:
+      systola demo                         everything below, in one go
+      systola evaluate --model digits      what quantization costs in accuracy
+      systola simulate --model digits      the model on the simulated Verilog
+      systola generate -o build/digits     that Verilog
+      systola synth                        and its size on an FPGA
+
+    Every command explains itself with --help. Exit codes: 0 success, 1 a comparison or a
+    simulation failed, 2 wrong input.
+    """
+
+
+def main(args=None):
+    """Run the command line and return the exit code.
+
+    Wrong input ends with one line on stderr and code 2. With ``SYSTOLA_DEBUG`` set, the
+    traceback comes instead.
+    """
+    # Commands print a summary first and can take minutes: show it even through a pipe.
+    sys.stdout.reconfigure(line_buffering=True)
+    try:
+        return cli.main(args, prog_name="systola", standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help())
+        return 0
+    except click.exceptions.Abort:
+        return _complain("interrupted", 130)
+    except click.ClickException as error:
+        return _complain(error.format_message(), 2)
+    except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        if os.environ.get("SYSTOLA_DEBUG"):
+            raise
+        return _complain(_text(error), 2)
+    except RuntimeError as error:
+        if os.environ.get("SYSTOLA_DEBUG"):
+            raise
+        print(f"systola: {error}", file=sys.stderr)
+        return 1
+
+
+def _text(error):
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename!r}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+def _complain(text, code):
+    print("systola: " + " ".join(text.split()), file=sys.stderr)
+    return code

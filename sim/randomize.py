@@ -1,0 +1,47 @@
+"""Random small accelerators with a random network each: what no hand-picked case would hit."""
+
+import numpy as np
+
+from systola.hw.config import AcceleratorConfig
+from systola.model.random import random_codes, random_vit
+
+__all__ = ["random_case"]
+
+
+def random_case(seed, *, images=2):
+    """Return ``(model, config, codes)`` of this seed.
+
+    Array shape, lanes, operand widths, memories, FIFO depths and options vary, as do all sizes of
+    the network; rows, columns, tokens and channels rarely divide each other.
+    """
+    rng = np.random.default_rng(seed)
+    config = _config(rng)
+    heads = int(rng.integers(1, 4))
+    model = random_vit(
+        rng, heads=heads, channels=heads * int(rng.integers(2, 9)),
+        blocks=int(rng.integers(1, 3)), hidden=int(rng.integers(3, 41)),
+        classes=int(rng.integers(2, 13)), tokens=int(rng.integers(2, 15)),
+        patch_dim=int(rng.integers(1, 20)),
+        **{name: getattr(config, name) for name in ("weight_bits", "act_bits", "attention_bits",
+                                                    "mult_bits", "gelu", "norm_start")})
+    return model, config, random_codes(rng, model, images)
+
+
+def _config(rng):
+    def choose(*values):
+        return values[rng.integers(len(values))]
+
+    lanes = choose(1, 2, 2, 3, 4)
+    rows = lanes * int(rng.integers(1, 9 // lanes + 1))
+    rows = max(rows, 2 if lanes == 1 else lanes)
+    cols = lanes * int(rng.integers(1, rows // lanes + 1))
+    weight_bits = int(rng.integers(2, 9))
+    return AcceleratorConfig(
+        rows=rows, cols=cols, lanes=lanes, weight_bits=weight_bits,
+        act_bits=int(rng.integers(2, 9)), pe_style=choose("dsp", "lut"),
+        token_depth=choose(4, 8, 16), banks=choose(1, 2, 4), bank_depth=1024,
+        weight_fifo=int(rng.integers(2, 20)), stream_fifo=int(rng.integers(4, 20)),
+        queue_depth=int(rng.integers(2, 9)), param_depth=256,
+        mult_bits=int(rng.integers(12, 32)), attention_bits=choose(8, 16),
+        gelu=choose("exact", "table"), norm_start=choose("published", "leading_one"),
+        max_row=64, x0_bits=12)
