@@ -1,0 +1,183 @@
+"""Shiftmax of I-ViT: the integer softmax of a row."""
+
+from amaranth import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out
+
+from systola.hw.credit import CreditQueue
+from systola.hw.divider import Divider
+from systola.hw.rowmax import RowMaximum
+from systola.hw.shapes import row_beat
+from systola.hw.shiftexp import ShiftExp, delay
+
+__all__ = ["Shiftmax"]
+
+_STEPS = 2
+"""Quotient bits per cycle of the row's division, and radix-4 digits per stage of the product."""
+
+
+class Shiftmax(wiring.Component):
+    """Softmax of rows of codes, bit for bit as I-ViT's Shiftmax in exact integers.
+
+    ``e = ShiftExp(x - max)``, ``D = min(sum e, 2**31 - 1)``, ``F = (2**31 - 1) // D``, ``o = min((e
+    * F) >> (32 - out_bits), 2**(out_bits-1) - 1)``.
+
+    Four stages work on successive rows at once: buffering for the maximum; exponentials, kept in a
+    second buffer, and their sum; the division; the product. A long run of rows of B beats takes
+    ``max(B, division)`` cycles a row, where ``division`` is an attribute (9 cycles for n = 15).
+    Latency from a row's last beat in to its first beat out: attribute ``latency``.
+    No multiplier: the product adds radix-4 digits of the mantissa. Model:
+    ``systola.sim.shiftmax.shiftmax``.
+
+    Parameters
+    ----------
+    lanes : int
+        Elements per beat.
+    max_row : int
+        Elements of the longest row.
+    x0_bits, in_bits : int
+        Bits of ``-x0`` and of a code.
+    out_bits : int
+        Output bits, 2 to 16; the results are below ``2**(out_bits-1)``.
+    n : int
+        Octaves of ShiftExp.
+
+    Members
+    -------
+    i : In(stream.Signature(row_beat(signed(in_bits), lanes)))
+        Rows of 1 to `max_row` codes.
+    o : Out(stream.Signature(row_beat(unsigned(out_bits), lanes)))
+        The rows in units of ``2**-(out_bits-1)``; lanes that are not kept hold anything.
+    x0 : In(unsigned(x0_bits))
+        ``-x0``, at least 1; must not change while rows are inside.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is not an integer in its range.
+    """
+
+    def __init__(self, *, lanes, max_row, x0_bits, in_bits=8, out_bits=16, n=15):
+        if not isinstance(out_bits, int) or not 2 <= out_bits <= 16:
+            raise ValueError(f"out_bits must be an integer from 2 to 16, not {out_bits!r}")
+        self.lanes, self.out_bits, self.n = lanes, out_bits, n
+        self._rows = RowMaximum(lanes=lanes, max_row=max_row, in_bits=in_bits)
+        self._exp = ShiftExp(lanes=lanes, x_bits=in_bits + 1, x0_bits=x0_bits, n=n)
+        self._divider = Divider(width=31, den_width=31, steps=_STEPS, quot_bits=31 - n)
+        self._digits = -(-(x0_bits + 1) // 2)
+        self._product_latency = -(-self._digits // _STEPS) + 1
+        levels = (lanes - 1).bit_length()
+        self.division = self._divider.cycles + 1
+        self.latency = (4 + 1 + self._exp.latency + 1 + levels + 1 + 1 + self.division + 1
+                        + self._product_latency + 1)
+        self._e_bits = min(x0_bits + n, 31)
+        super().__init__({
+            "i": In(stream.Signature(row_beat(signed(in_bits), lanes))),
+            "o": Out(stream.Signature(row_beat(unsigned(out_bits), lanes))),
+            "x0": In(unsigned(x0_bits)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.rows, m.submodules.exp, m.submodules.divider = (
+            self._rows, self._exp, self._divider)
+        wiring.connect(m, wiring.flipped(self.i), self._rows.i)
+        held = data.StructLayout({"mant": self._exp.mant.shape(), "shift": self._exp.shift.shape(),
+                                  "last": 1, "keep": self.lanes - 1})
+        depth = self._rows.depth + 2 * self._exp.latency
+        m.submodules.exponentials = exponentials = SyncFIFOBuffered(
+            width=held.size, depth=depth)
+        sums = SyncFIFO(width=31, depth=self._rows.slots)
+        m.submodules.sums = sums
+        self._exponentials(m, held, exponentials, sums)
+        m.d.comb += [self._divider.i.p.num.eq(2**31 - 1), self._divider.i.p.den.eq(sums.r_data),
+                     self._divider.i.valid.eq(sums.r_rdy), sums.r_en.eq(self._divider.i.ready)]
+        self._products(m, held, exponentials)
+        return m
+
+    def _exponentials(self, m, held, exponentials, sums):
+        """Turn beats into exponentials in the buffer, and rows into sums in their queue."""
+        rows, exp = self._rows.o, self._exp
+        beats_held, sums_held = Signal(range(exponentials.depth + 1)), Signal(range(sums.depth + 1))
+        take = Signal()
+        m.d.comb += [
+            rows.ready.eq((beats_held != exponentials.depth) & (sums_held != sums.depth)),
+            take.eq(rows.valid & rows.ready), exp.x0.eq(self.x0),
+        ]
+        m.d.sync += [
+            beats_held.eq(beats_held + take - (exponentials.r_rdy & exponentials.r_en)),
+            sums_held.eq(sums_held + (take & rows.p.last) - (sums.r_rdy & sums.r_en)),
+        ]
+        difference = Signal.like(exp.x, reset_less=True)
+        m.d.sync += [difference[k].eq(rows.p.x[k] - rows.p.max) for k in range(self.lanes)]
+        m.d.comb += exp.x.eq(difference)
+        valid = delay(m, take, 1 + exp.latency, reset=True)
+        tail = delay(m, Cat(rows.p.last, rows.p.keep[1:]), 1 + exp.latency)
+        stored = data.View(held, exponentials.w_data)
+        m.d.comb += [exponentials.w_en.eq(valid), stored.mant.eq(exp.mant),
+                     stored.shift.eq(exp.shift), Cat(stored.last, stored.keep).eq(tail)]
+        last, keep = tail[0], Cat(1, tail[1:])
+        level = []
+        for k in range(self.lanes):
+            e = Signal(self._e_bits, reset_less=True)
+            m.d.sync += e.eq(Mux(keep[k], _saturate((exp.mant[k] << exp.shift[k]) >> 1,
+                                                    self._e_bits), 0))
+            level.append(e)
+        valid, last = delay(m, valid, 1, reset=True), delay(m, last, 1)
+        while len(level) > 1:
+            pairs = [_saturate(a + b, 31) for a, b in zip(level[::2], level[1::2], strict=False)]
+            level = [delay(m, value, 1) for value in pairs + level[len(level) & ~1:]]
+            valid, last = delay(m, valid, 1, reset=True), delay(m, last, 1)
+        total, new_total = Signal(31), Signal(31)
+        m.d.comb += [new_total.eq(_saturate(total + level[0], 31)),
+                     sums.w_data.eq(new_total), sums.w_en.eq(valid & last)]
+        with m.If(valid):
+            m.d.sync += total.eq(Mux(last, 0, new_total))
+
+    def _products(self, m, held, exponentials):
+        """Multiply each row of exponentials by its factor."""
+        m.submodules.queue = queue = CreditQueue(shape=self.o.p.shape(),
+                                                 depth=self._product_latency + 3)
+        wiring.connect(m, queue.o, wiring.flipped(self.o))
+        quot = self._divider.o
+        factor = Signal.like(quot.p.quot, reset_less=True)
+        triple = Signal(len(factor) + 2, reset_less=True)
+        active, take, finish = Signal(), Signal(), Signal()
+        stored = data.View(held, exponentials.r_data)
+        m.d.comb += [
+            take.eq(active & exponentials.r_rdy & queue.room), exponentials.r_en.eq(take),
+            queue.take.eq(take), finish.eq(take & stored.last), quot.ready.eq(~active | finish),
+        ]
+        with m.If(quot.ready):
+            m.d.sync += [active.eq(quot.valid), factor.eq(quot.p.quot),
+                         triple.eq(quot.p.quot + (quot.p.quot << 1))]
+        product = [None] * self.lanes
+        for stage in range(0, self._digits, _STEPS):
+            for k in range(self.lanes):
+                mant = delay(m, stored.mant[k], stage // _STEPS)
+                for digit in range(stage, min(stage + _STEPS, self._digits)):
+                    product[k] = _add_digit(product[k], mant, digit, factor, triple)
+                product[k] = delay(m, product[k], 1)
+            factor, triple = delay(m, factor, 1), delay(m, triple, 1)
+        for k in range(self.lanes):
+            shift = delay(m, stored.shift[k], self._product_latency - 1)
+            result = (product[k] << shift) >> (33 - self.out_bits)
+            m.d.sync += queue.data.x[k].eq(_saturate(result, self.out_bits - 1))
+        tail = delay(m, Cat(stored.last, 1, stored.keep), self._product_latency)
+        m.d.comb += [queue.push.eq(delay(m, take, self._product_latency, reset=True)),
+                     queue.data.last.eq(tail[0]), queue.data.keep.eq(tail[1:])]
+
+
+def _saturate(value, bits):
+    """Return unsigned `value` in `bits` bits, the largest code if it does not fit."""
+    return Mux(value[bits:].any(), (1 << bits) - 1, value[:bits]) if len(value) > bits else value
+
+
+def _add_digit(product, mant, digit, factor, triple):
+    """Add ``mant[2*digit:][:2] * factor << 2*digit``; one adder row, its mux in the same LUTs."""
+    low, high = mant[2 * digit], mant[2 * digit + 1:2 * digit + 2].any()
+    multiple = Mux(high, Mux(low, triple, factor << 1), Mux(low, factor, 0))
+    if product is None:
+        return multiple
+    return Cat(product[:2 * digit], product[2 * digit:] + multiple)
