@@ -1,0 +1,102 @@
+"""What the dispatcher refuses: bit-exact model of the checks of ``hw/dispatch.py``."""
+
+from systola.hw.isa import Error, Flag, Opcode
+
+__all__ = ["check_instruction", "param_words", "weight_words"]
+
+_REGIONS = {
+    Opcode.LOAD: (("", None),), Opcode.FETCH: (("", None),), Opcode.STORE: (("", None),),
+    Opcode.SHIFTMAX: (("src_", 1), ("dst_", "digits")),
+    Opcode.SHIFTGELU: (("src_", 1), ("dst_", 1)),
+    Opcode.LAYERNORM: (("src_", 2), ("dst_", 1)),
+}
+_COUNTS = ("rows", "words", "act_words", "digits", "count")
+_VECTOR = Opcode.SHIFTMAX, Opcode.SHIFTGELU, Opcode.LAYERNORM
+
+
+def columns(fields, config):
+    """Return N, the channels of a region."""
+    return (fields["words"] - 1) * config.rows + fields["lanes_last"]
+
+
+def weight_words(fields, config):
+    """Return the weight FIFO words that a MATMUL takes."""
+    return -(-columns(fields, config) // config.cols) * fields["act_words"] * config.cols
+
+
+def param_words(opcode, fields, config):
+    """Return the parameter words that an operation reads."""
+    if opcode is Opcode.SHIFTGELU or (
+            opcode is Opcode.MATMUL and fields["flags"] & Flag.BROADCAST):
+        return 1
+    return -(-columns(fields, config) // config.lanes)
+
+
+def check_instruction(opcode, fields, config):
+    """Return the `Error` of an instruction, ``Error.NONE`` if it may run."""
+    if opcode is Opcode.BEGIN:
+        return Error.NONE if fields["config_hash"] == config.hash else Error.CONFIG_HASH
+    if any(fields.get(name) == 0 for name in _COUNTS):
+        return Error.ZERO_COUNT
+    for check in _fields, _regions, _params, _rows, _beats:
+        error = check(opcode, fields, config)
+        if error:
+            return error
+    return Error.NONE
+
+
+def _fields(opcode, fields, config):
+    limits = {"lanes_last": (1, config.rows), "x0": (1, (1 << config.x0_bits) - 1),
+              "out_bits": (2, 16 if opcode is Opcode.MATMUL else 8), "res_shift": (0, 63)}
+    bad = any(name in fields and not low <= fields[name] <= high
+              for name, (low, high) in limits.items())
+    return Error.FIELD_RANGE if bad else Error.NONE
+
+
+def _regions(opcode, fields, config):
+    regions = [(prefix, config.attention_digits if planes == "digits" else planes, fields["words"])
+               for prefix, planes in _REGIONS.get(opcode, ())]
+    if opcode is Opcode.MATMUL:
+        regions = [("act_", fields["digits"], fields["act_words"]),
+                   ("out_", 1 + (fields["out_bits"] > 8), fields["words"])]
+        if fields["flags"] & Flag.RESIDUAL:
+            regions.append(("res_", 2, fields["words"]))
+    for prefix, planes, words in regions:
+        last = (fields[f"{prefix}base"] + (fields["rows"] - 1) * fields[f"{prefix}stride"]
+                + words - 1)
+        if planes is not None:
+            last += (planes - 1) * fields[f"{prefix}plane"]
+        if last >= config.scratchpad_words:
+            return Error.SCRATCHPAD_RANGE
+    return Error.NONE
+
+
+def _params(opcode, fields, config):
+    if opcode is Opcode.LOAD_PARAMS:
+        end = fields["base"] + fields["count"]
+    elif "param_base" in fields:
+        end = fields["param_base"] + param_words(opcode, fields, config)
+    else:
+        return Error.NONE
+    return Error.PARAM_RANGE if end > config.param_depth else Error.NONE
+
+
+def _rows(opcode, fields, config):
+    if opcode is Opcode.MATMUL and fields["rows"] > config.token_depth:
+        return Error.TOKEN_RANGE
+    if opcode in _VECTOR and columns(fields, config) > config.max_row:
+        return Error.ROW_RANGE
+    return Error.NONE
+
+
+def _beats(opcode, fields, config):
+    expected = {
+        Opcode.LOAD: lambda: fields["rows"] * fields["words"],
+        Opcode.LOAD_PARAMS: lambda: fields["count"] * config.param_beats,
+        Opcode.LOAD_TABLE: lambda: -(-256 // config.rows),
+    }.get(opcode)
+    if opcode is Opcode.LOAD_WEIGHTS:
+        wrong = fields["beats"] == 0 or fields["beats"] % config.cols
+    else:
+        wrong = expected is not None and fields["beats"] != expected()
+    return Error.BEAT_COUNT if wrong else Error.NONE

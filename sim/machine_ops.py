@@ -1,0 +1,167 @@
+"""What each instruction does to the memories, on whole regions at once."""
+
+import numpy as np
+
+from systola.hw.config import GELU_SHIFT, SOFTMAX_SHIFT
+from systola.hw.isa import Flag, Opcode
+from systola.sim.layernorm import layernorm_requant
+from systola.sim.machine_checks import columns, weight_words
+from systola.sim.requant import requantize
+from systola.sim.shiftgelu import shiftgelu
+from systola.sim.shiftmax import shiftmax
+from systola.sim.systolic import matmul, split_digits
+
+__all__ = ["Memories"]
+
+
+def _wrap(values, bits):
+    """Keep the low `bits` of `values`, read as two's complement."""
+    half = 1 << bits - 1
+    return ((values + half) & (2 * half - 1)) - half
+
+
+class Memories:
+    """Scratchpad, parameters and GELU table of one accelerator.
+
+    ``words`` (scratchpad words, R) uint8; ``bias``, ``mult``, ``shift`` (parameter words, lanes)
+    int64; ``table`` (256,) int8, index code + 128. `rng` fills them with noise, as after power-up.
+    """
+
+    def __init__(self, config, rng=None):
+        self.config = config
+        self.words = np.zeros((config.scratchpad_words, config.rows), np.uint8)
+        shape = config.param_depth, config.lanes
+        self.bias, self.mult, self.shift = (np.zeros(shape, np.int64) for _ in range(3))
+        self.table = np.zeros(256, np.int8)
+        if rng is not None:
+            self.words[:] = rng.integers(256, size=self.words.shape)
+            self.mult[:] = rng.integers(256, size=shape)
+
+    def addresses(self, fields, prefix, words, planes=1):
+        """Return the addresses (planes, rows, words) of a region."""
+        plane = fields.get(f"{prefix}plane", 0)
+        return (fields[f"{prefix}base"] + np.arange(planes)[:, None, None] * plane
+                + np.arange(fields["rows"])[:, None] * fields[f"{prefix}stride"]
+                + np.arange(words))
+
+    def read(self, fields, prefix, words, planes=1):
+        """Return the bytes (planes, rows, words * R) of a region."""
+        addresses = self.addresses(fields, prefix, words, planes)
+        return self.words[addresses].reshape(planes, fields["rows"], -1)
+
+    def write(self, fields, prefix, values, planes=1):
+        """Write the low bytes of `values` (planes, rows, N); lanes beyond N keep their bytes."""
+        addresses = self.addresses(fields, prefix, fields["words"], planes)
+        lanes = self.words[addresses].reshape(planes, fields["rows"], -1)
+        lanes[:, :, :values.shape[-1]] = values & 255
+        self.words[addresses] = lanes.reshape(*addresses.shape, -1)
+
+    def load(self, fields, beats):
+        """Execute LOAD."""
+        self.words[self.addresses(fields, "", fields["words"])[0].reshape(-1)] = (
+            beats[:, :self.config.rows])
+
+    def load_params(self, fields, beats):
+        """Execute LOAD_PARAMS; multipliers and shifts keep the bits the memory has."""
+        config = self.config
+        raw = beats.reshape(fields["count"], -1)[:, :9 * config.lanes].reshape(-1, 9)
+        part = slice(fields["base"], fields["base"] + fields["count"])
+        shape = fields["count"], config.lanes
+        self.bias[part] = raw[:, :4].copy().view("<i4").reshape(shape)
+        mult = raw[:, 4:8].copy().view("<i4").astype(np.int64).reshape(shape)
+        self.mult[part] = _wrap(mult, config.mult_bits + 1)
+        self.shift[part] = raw[:, 8].reshape(shape) & 63
+
+    def load_table(self, beats):
+        """Execute LOAD_TABLE."""
+        self.table[:] = beats[:, :self.config.rows].reshape(-1)[:256].view(np.int8)
+
+    def fetch(self, fields):
+        """Return the weight words (n, R) uint8 of FETCH."""
+        config, width = self.config, columns(fields, self.config)
+        tile = self.read(fields, "", fields["words"])[0, :, :width]
+        if fields["flags"] & Flag.TRANSPOSE:
+            tile = tile.T
+        count, depth = -(-tile.shape[0] // config.cols), -(-tile.shape[1] // config.rows)
+        padded = np.zeros((count * config.cols, depth * config.rows), np.uint8)
+        padded[:tile.shape[0], :tile.shape[1]] = tile
+        padded = padded.reshape(count, config.cols, depth, config.rows).transpose(0, 2, 1, 3)
+        return padded.reshape(-1, config.rows)
+
+    def store(self, fields):
+        """Return the result frame (beats, R) of STORE."""
+        return self.read(fields, "", fields["words"]).reshape(-1, self.config.rows)
+
+    def activations(self, fields):
+        """Return the streamed operand of MATMUL, its digit planes (digits, rows, K) int64."""
+        raw = self.read(fields, "act_", fields["act_words"], fields["digits"]).astype(np.int64)
+        planes = _wrap(raw, self.config.act_bits)
+        if fields["digits"] > 1:
+            planes[-1] = raw[-1] & (1 << self.config.act_bits) - 1
+        return planes
+
+    def accumulate(self, fields, planes, weights):
+        """Return the accumulators (rows, N) of activation `planes` and weight words."""
+        config = self.config
+        assert len(weights) == weight_words(fields, config)
+        tiles = weights.reshape(-1, fields["act_words"], config.cols, config.rows)
+        tiles = tiles.transpose(0, 2, 1, 3).reshape(-1, planes.shape[-1])
+        stationary = _wrap(tiles[:columns(fields, config)].astype(np.int64), config.weight_bits)
+        total = sum(matmul(plane, stationary) << config.act_bits * index
+                    for index, plane in enumerate(planes))
+        return _wrap(total, config.acc_bits)
+
+    def finish_matmul(self, fields, acc):
+        """Requantize accumulators and write them: the second half of MATMUL."""
+        width = acc.shape[-1]
+        if fields["flags"] & Flag.BROADCAST:
+            bias, mult, shift = self.record(fields["param_base"])
+        else:
+            bias, mult, shift = self.records(fields["param_base"], width)
+        extra = {}
+        if fields["flags"] & Flag.RESIDUAL:
+            extra = {"residual": self.wide(fields, "res_", width),
+                     "res_mult": _wrap(fields["res_mult"], self.config.mult_bits + 1),
+                     "res_shift": fields["res_shift"]}
+        y = requantize(acc + bias, mult, shift, fields["out_bits"], **extra)
+        planes = [y] if fields["out_bits"] <= 8 else [y, y >> 8]
+        self.write(fields, "out_", np.stack(planes), len(planes))
+
+    def record(self, base):
+        """Return bias, multiplier and shift of lane 0 of a parameter word."""
+        return self.bias[base, 0], self.mult[base, 0], self.shift[base, 0]
+
+    def records(self, base, count):
+        """Return bias, multiplier and shift of `count` channels, each (count,)."""
+        words = slice(base, base + -(-count // self.config.lanes))
+        return (array[words].reshape(-1)[:count] for array in (self.bias, self.mult, self.shift))
+
+    def wide(self, fields, prefix, width):
+        """Return the 16-bit numbers (rows, width) of two planes."""
+        low, high = self.read(fields, prefix, fields["words"], 2)[:, :, :width]
+        return low.astype(np.int64) + (high.view(np.int8).astype(np.int64) << 8)
+
+    def vector_source(self, opcode, fields):
+        """Return the rows (rows, N) that a VECTOR operation reads."""
+        width = columns(fields, self.config)
+        if opcode is Opcode.LAYERNORM:
+            return self.wide(fields, "src_", width)
+        codes = self.read(fields, "src_", fields["words"])[0, :, :width]
+        return codes.view(np.int8).astype(np.int64)
+
+    def finish_vector(self, opcode, fields, x):
+        """Evaluate a VECTOR operation on rows `x` and write the result."""
+        config = self.config
+        if opcode is Opcode.SHIFTMAX:
+            a = shiftmax(x, -fields["x0"], SOFTMAX_SHIFT, config.attention_bits)
+            y = split_digits(a, config.act_bits, config.attention_digits)
+        elif opcode is Opcode.LAYERNORM:
+            bias, mult, shift = self.records(fields["param_base"], x.shape[-1])
+            y = layernorm_requant(x, bias, mult, shift, fields["out_bits"], config.norm_start)[None]
+        elif config.gelu == "table":
+            y = self.table[x + 128].astype(np.int64)[None]
+        else:
+            bias, mult, shift = self.record(fields["param_base"])
+            y = requantize(shiftgelu(x, -fields["x0"], GELU_SHIFT) + bias, mult, shift,
+                           fields["out_bits"])[None]
+        self.write(fields, "dst_", y, len(y))

@@ -1,0 +1,177 @@
+"""Where tensors lie: views of scratchpad tensors, and the allocators of both memories.
+
+A tensor is placed once and lives from its first to its last use in stream order. Tensors that are
+read at the same time prefer different banks, and a bank is filled round robin, so that memory
+freed a moment ago, whose readers may still run, is reused last.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+__all__ = ["CompileError", "ParamBlock", "Tensor", "View", "allocate_params",
+           "allocate_scratchpad"]
+
+
+class CompileError(ValueError):
+    """The model does not fit the accelerator; the message is one line with the numbers."""
+
+
+@dataclass(eq=False)
+class Tensor:
+    """``planes`` planes of ``rows`` rows of ``words`` words, contiguous.
+
+    ``bank`` is the preferred bank (modulo the number there are); ``base`` is set by allocation.
+    """
+
+    name: str
+    rows: int
+    words: int
+    planes: int = 1
+    bank: int = 0
+    base: int | None = None
+
+    @property
+    def plane(self):
+        """Words from one plane to the next."""
+        return self.rows * self.words
+
+    @property
+    def size(self):
+        """Words of all planes."""
+        return self.planes * self.plane
+
+    def view(self, *, row=0, rows=None, word=0, words=None):
+        """Return a rectangle of this tensor (all planes); everything by default."""
+        return View(self, row, self.rows - row if rows is None else rows,
+                    word, self.words - word if words is None else words)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """Rows ``row`` .. of words ``word`` .. of a tensor, in all its planes."""
+
+    tensor: Tensor
+    row: int
+    rows: int
+    word: int
+    words: int
+
+    @property
+    def base(self):
+        """Address of the first word."""
+        return self.tensor.base + self.row * self.tensor.words + self.word
+
+    def addresses(self):
+        """Return the addresses of all words, planes x rows x words of them, flat."""
+        tensor = self.tensor
+        return (self.base + np.arange(tensor.planes)[:, None, None] * tensor.plane
+                + np.arange(self.rows)[:, None] * tensor.words + np.arange(self.words)).reshape(-1)
+
+
+@dataclass(eq=False)
+class ParamBlock:
+    """``count`` words of parameter memory with their records; ``base`` is set by allocation."""
+
+    name: str
+    records: np.ndarray
+    count: int
+    base: int | None = None
+
+    def addresses(self):
+        """Return the addresses of all words."""
+        return self.base + np.arange(self.count)
+
+
+@dataclass
+class _Memory:
+    """Occupation of a memory: for every word the last operation that needs it."""
+
+    words: int
+    until: np.ndarray = field(init=False)
+
+    def __post_init__(self):
+        self.until = np.full(self.words, -1)
+
+    def starts(self, size, first):
+        """Return the addresses from which `size` words are free at operation `first`."""
+        if size > self.words:
+            return np.empty(0, int)
+        busy = np.concatenate([[0], np.cumsum(self.until >= first)])
+        return np.flatnonzero(busy[size:] == busy[:-size])
+
+
+def _lifetimes(ops, kind):
+    """Return ``{object: [first, last]}`` of the tensors or blocks the operations touch."""
+    spans = {}
+    for index, op in enumerate(ops):
+        for item in op.touched(kind):
+            spans.setdefault(item, [index, index])[1] = index
+    return spans
+
+
+def allocate_scratchpad(ops, config):
+    """Set ``base`` of every tensor that `ops` touch; returns the most words live at once.
+
+    Raises `CompileError` when they do not fit.
+    """
+    spans = _lifetimes(ops, Tensor)
+    need = np.zeros(len(ops) + 1, np.int64)
+    for tensor, (first, last) in spans.items():
+        need[first:last + 1] += tensor.size
+    peak = int(need.max())
+    there = config.scratchpad_words
+    if peak > there:
+        raise CompileError(f"scratchpad must have at least {peak} words for this model, "
+                           f"not {there} (banks * bank_depth)")
+    for strategy in _by_bank, _first_fit:
+        memory, cursors = _Memory(there), {}
+        if all(_place(tensor, span, memory, strategy, config, cursors)
+               for tensor, span in spans.items()):
+            return peak
+    raise CompileError(f"scratchpad of {there} words is too fragmented for this model, "
+                       f"which needs {peak} of them at once")
+
+
+def _place(tensor, span, memory, strategy, config, cursors):
+    starts = memory.starts(tensor.size, span[0])
+    if not starts.size:
+        return False
+    tensor.base = int(strategy(tensor, starts, config, cursors))
+    memory.until[tensor.base:tensor.base + tensor.size] = span[1]
+    return True
+
+
+def _by_bank(tensor, starts, config, cursors):
+    """Choose from the preferred bank, else from the next, round robin within a bank."""
+    depth = config.bank_depth
+    for step in range(config.banks):
+        bank = (tensor.bank + step) % config.banks
+        inside = starts[(starts >= bank * depth) & (starts + tensor.size <= (bank + 1) * depth)]
+        if inside.size:
+            cursor = cursors.get(bank, 0)
+            start = inside[inside >= cursor][0] if (inside >= cursor).any() else inside[0]
+            cursors[bank] = start + tensor.size
+            return start
+    return starts[0]
+
+
+def _first_fit(tensor, starts, config, cursors):
+    return starts[0]
+
+
+def allocate_params(ops, config):
+    """Set ``base`` of every parameter block, as a ring in order of use.
+
+    Raises `CompileError` when blocks that are needed at the same time do not fit.
+    """
+    memory, cursor = _Memory(config.param_depth), 0
+    for block, (first, last) in _lifetimes(ops, ParamBlock).items():
+        starts = memory.starts(block.count, first)
+        if not starts.size:
+            raise CompileError(f"param_depth must be larger than {config.param_depth} words: "
+                               f"{block.name} needs {block.count} beside those still in use")
+        after = starts[starts >= cursor]
+        block.base = int(after[0] if after.size else starts[0])
+        cursor = block.base + block.count
+        memory.until[block.base:cursor] = last

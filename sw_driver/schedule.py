@@ -1,0 +1,123 @@
+"""Order and dependency tokens of a sequence of placed operations.
+
+Engines run in order, so an operation that needs several earlier ones of an engine needs only the
+last of them, and what an engine has once waited for stays true. A vector clock per operation
+(the newest operation of each engine known to be complete) therefore decides which waits are
+needed: at most one token from each other engine, each taken by exactly one operation.
+"""
+
+import numpy as np
+
+from systola.hw.isa import Engine, Opcode
+
+__all__ = ["assign_tokens", "prefetch_params"]
+
+_NEVER = -1
+
+
+def prefetch_params(ops, distance):
+    """Return `ops` with every LOAD_PARAMS moved before `distance` more MATRIX or VECTOR ones.
+
+    A move never passes another LOAD_PARAMS, nor parts a MATMUL from what feeds it.
+    """
+    out = []
+    for op in ops:
+        position, place, passed = len(out), len(out), 0
+        while (op.opcode is Opcode.LOAD_PARAMS and position and passed < distance
+               and out[position - 1].opcode is not Opcode.LOAD_PARAMS):
+            position -= 1
+            if out[position].engine is not Engine.LOAD:
+                place, passed = position, passed + 1
+        out.insert(place, op)
+    return out
+
+
+class _Accesses:
+    """The last operation of each engine that read and that wrote each word of a memory."""
+
+    def __init__(self, words):
+        self.read = np.full((len(Engine), words), _NEVER)
+        self.written = np.full((len(Engine), words), _NEVER)
+
+    def needed(self, reads, writes):
+        """Return per engine the last operation that must be complete before these accesses."""
+        need = np.full(len(Engine), _NEVER)
+        for history, addresses in ((self.written, reads), (self.written, writes),
+                                   (self.read, writes)):
+            if len(addresses):
+                need = np.maximum(need, history[:, addresses].max(axis=1))
+        return need
+
+    def written_by(self, engine, addresses):
+        """Return the last operation of `engine` that wrote one of `addresses`."""
+        return self.written[engine, addresses].max() if len(addresses) else _NEVER
+
+    def record(self, index, engine, reads, writes):
+        """Note the accesses of operation `index`."""
+        self.read[engine, reads] = index
+        self.written[engine, writes] = index
+
+
+def _footprints(op):
+    """Return (reads, writes) as word addresses in scratchpad, parameters and table."""
+    empty = np.empty(0, np.int64)
+
+    def words(items):
+        return np.concatenate([item.addresses() for item in items]) if items else empty
+
+    table = np.zeros(1, np.int64)
+    return ((words(list(op.reads.values())), words(list(op.writes.values()))),
+            (words([op.params] if op.params else []), words([op.loads] if op.loads else [])),
+            (table if op.table_read else empty, table if op.table_write else empty))
+
+
+def assign_tokens(ops, config):
+    """Set ``wait`` and ``signal`` of every operation.
+
+    Every operation then starts after all earlier ones whose results it reads or whose operands it
+    overwrites. Raises ``AssertionError`` if a feeder would depend on its own MATMUL.
+    """
+    memories = [_Accesses(config.scratchpad_words), _Accesses(config.param_depth), _Accesses(1)]
+    started = [np.full(len(Engine), _NEVER) for _ in Engine]
+    complete = []
+    matmul = None
+    for index, op in enumerate(ops):
+        op.wait = op.signal = 0
+        engine, prints = op.engine, _footprints(op)
+        need = np.full(len(Engine), _NEVER)
+        fence = _NEVER
+        for memory, (reads, writes) in zip(memories, prints, strict=True):
+            need = np.maximum(need, memory.needed(reads, writes))
+            fence = max(fence, memory.written_by(engine, np.concatenate([reads, writes])))
+        clock = _wait(ops, op, need, started[engine], complete)
+        if engine is Engine.MATRIX and fence > clock[engine]:
+            op.wait |= 1 << engine
+            clock = np.maximum(clock, complete[matmul])
+        started[engine] = clock.copy()
+        clock[engine] = index
+        if engine is not Engine.MATRIX:
+            started[engine][engine] = index  # these engines complete each before the next
+        complete.append(clock)
+        if op.feeds:
+            assert clock[Engine.MATRIX] < matmul, f"{op.name} waits for the MATMUL it feeds"
+            complete[matmul] = np.maximum(complete[matmul], clock)
+        elif engine is Engine.MATRIX:
+            matmul = index
+        for memory, (reads, writes) in zip(memories, prints, strict=True):
+            memory.record(index, engine, reads, writes)
+
+
+def _wait(ops, op, need, known, complete):
+    """Set the waits of `op` and the signals they take; returns what is known at its start."""
+    clock = known.copy()
+    needed = {other: need[other] for other in Engine
+              if other != op.engine and need[other] > known[other]}
+    for other in list(needed):
+        rest = [complete[last][other] for peer, last in needed.items() if peer != other]
+        if rest and max(rest) >= needed[other]:
+            del needed[other]
+    for other, last in needed.items():
+        ops[last].signal |= 1 << op.engine
+        op.wait |= 1 << other
+        clock = np.maximum(clock, complete[last])
+    return clock
