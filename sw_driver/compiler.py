@@ -4,8 +4,7 @@ from systola.hw.isa import INSTRUCTION_BYTES, Opcode, encode
 from systola.sw_driver.checks import check_model
 from systola.sw_driver.layout import CompileError, allocate_params, allocate_scratchpad
 from systola.sw_driver.lowering import lower
-from systola.sw_driver.program import (InputSlot, OutputPart, OutputTensor, Program,
-                                       decode_outputs)
+from systola.sw_driver.program import InputSlot, OutputPart, OutputTensor, Program, decode_outputs
 from systola.sw_driver.schedule import assign_tokens, prefetch_params
 
 __all__ = ["CompileError", "compile_model", "compile_operations", "decode_outputs"]

@@ -5,14 +5,25 @@ loaded one operation ahead, the scores of a head stand one MATMUL behind its K s
 runs while the array multiplies on, and V is computed while the scores are normalised.
 """
 
+import itertools
+
 import numpy as np
 
 from systola.hw.isa import Flag, Opcode
 from systola.sw_driver.checks import SCORE_BITS
 from systola.sw_driver.layout import ParamBlock, Tensor
 from systola.sw_driver.operation import Operation
-from systola.sw_driver.packing import (code_words, gelu_table, param_beats, param_records,
-                                       split_planes, table_beats, tile_beats, to_beats, words_of)
+from systola.sw_driver.packing import (
+    code_words,
+    gelu_table,
+    param_beats,
+    param_records,
+    split_planes,
+    table_beats,
+    tile_beats,
+    to_beats,
+    words_of,
+)
 
 __all__ = ["Lowering", "lower"]
 
@@ -61,7 +72,7 @@ class Lowering:
         """Return (first row, rows) of equal parts of at most token_depth rows."""
         count = -(-rows // self.config.token_depth)
         edges = [rows * i // count for i in range(count + 1)]
-        return [(low, high - low) for low, high in zip(edges, edges[1:], strict=False)]
+        return [(low, high - low) for low, high in itertools.pairwise(edges)]
 
     def load(self, tensor, words, *, first_row=False):
         """Load `words` (n, R) into all of `tensor`, or into the first row of its planes."""
@@ -224,7 +235,8 @@ def _embed(build, model):
     position = build.tensor("position", tokens - 1, channels, planes=2, bank=1)
     build.load(position, split_planes(model.position, build.config))
     embed = build.tensor("embed", tokens, channels, planes=2, bank=2)
-    build.load(embed, split_planes(np.reshape(model.cls_row, (1, -1)), build.config), first_row=True)
+    build.load(embed, split_planes(np.reshape(model.cls_row, (1, -1)), build.config),
+               first_row=True)
     build.linear("embed", model.patch, patches.view(), embed.view(row=1),
                  residual=position.view(), rescale=model.position_residual)
     build.store_traced("embed", embed, channels)
