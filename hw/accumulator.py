@@ -1,0 +1,114 @@
+"""Accumulator memories behind the columns of the systolic array, in two halves."""
+
+from amaranth import Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["Accumulators", "control_layout"]
+
+
+def control_layout(depth, digits):
+    """Return what goes with every partial sum of column 0, `valid` apart.
+
+    ``t``: entry; ``half``; ``digit``: the sum weighs ``2**(act_bits*digit)``; ``first``: forget the
+    entry's old value; ``last``: the tile's last sum.
+    """
+    return data.StructLayout({"t": range(depth), "half": 1, "digit": range(digits), "first": 1,
+                              "last": 1})
+
+
+class Accumulators(wiring.Component):
+    """Add up partial sums: entry (half, t) := (first ? 0 : entry) + (psum << act_bits*digit).
+
+    The control `i` of column 0 comes one cycle before its psum, when the entry is read; the new
+    value is written with the psum. Column c takes both c cycles later. One sum a cycle; two
+    sums for the same entry must be at least `gap` = 2 cycles apart. Sums wrap at `acc_bits`.
+
+    Meanwhile the other half can be read: ``row_en`` in one cycle gives all columns of entry
+    ``row_t`` of ``row_half`` in the next and holds them. That half must be at rest, from ``done``
+    until its next control.
+
+    Parameters
+    ----------
+    cols, psum_bits : int
+        Columns of the array and bits of their sums.
+    act_bits, digits : int
+        Bits and greatest number of the digits of a split operand.
+    acc_bits, depth : int
+        Bits of an entry, and entries of a half.
+
+    Members
+    -------
+    valid, i : In(1), In(control_layout(depth, digits))
+        Control of column 0.
+    psum : In(ArrayLayout(signed(psum_bits), cols))
+        Sums, column c delayed by c cycles.
+    done : Out(1)
+        The last column has written the ``last`` sum in the previous cycle.
+    row_en, row_t, row_half : In
+        Read request.
+    row : Out(ArrayLayout(signed(acc_bits), cols))
+        The entry read.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is not a positive integer; the message names it.
+    """
+
+    gap = 2
+
+    def __init__(self, *, cols, psum_bits, act_bits, digits, acc_bits, depth):
+        sizes = {"cols": cols, "psum_bits": psum_bits, "act_bits": act_bits, "digits": digits,
+                 "acc_bits": acc_bits, "depth": depth}
+        for name, value in sizes.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        self.cols, self.act_bits, self.digits = cols, act_bits, digits
+        self.acc_bits, self.depth = acc_bits, depth
+        super().__init__({
+            "valid": In(1), "i": In(control_layout(depth, digits)),
+            "psum": In(data.ArrayLayout(signed(psum_bits), cols)), "done": Out(1),
+            "row_en": In(1), "row_t": In(range(depth)), "row_half": In(1),
+            "row": Out(data.ArrayLayout(signed(acc_bits), cols)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        valids, controls = [self.valid], [self.i]
+        for stage in range(1, self.cols + 1):
+            valids.append(Signal(name=f"valid_{stage}"))
+            controls.append(Signal(self.i.shape(), name=f"control_{stage}", reset_less=True))
+            m.d.sync += [valids[stage].eq(valids[stage - 1]),
+                         controls[stage].eq(controls[stage - 1])]
+        m.d.sync += self.done.eq(valids[-1] & controls[-1].last)
+        row_half = Signal()
+        with m.If(self.row_en):
+            m.d.sync += row_half.eq(self.row_half)
+        for c in range(self.cols):
+            old = []
+            total = Signal(signed(self.acc_bits), name=f"total_{c}")
+            here, after = controls[c], controls[c + 1]
+            for half in range(2):
+                memory = Memory(shape=signed(self.acc_bits), depth=self.depth, init=[])
+                m.submodules[f"memory_{c}_{half}"] = memory
+                write, read = memory.write_port(), memory.read_port()
+                drain = self.row_en & (self.row_half == half)
+                m.d.comb += [
+                    read.en.eq(drain | (valids[c] & (here.half == half))),
+                    read.addr.eq(Mux(drain, self.row_t, here.t)),
+                    write.en.eq(valids[c + 1] & (after.half == half)),
+                    write.addr.eq(after.t), write.data.eq(total),
+                ]
+                old.append(read.data)
+            # The digit's weight is applied while the memory reads: it costs no time.
+            weighted = self.psum[c]
+            for digit in range(1, self.digits):
+                weighted = Mux(after.digit == digit, self.psum[c] << self.act_bits * digit,
+                               weighted)
+            m.d.comb += [
+                total.eq(weighted + Mux(after.first, 0, Mux(after.half, old[1], old[0]))),
+                self.row[c].eq(Mux(row_half, old[1], old[0])),
+            ]
+        return m
