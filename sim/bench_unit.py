@@ -3,7 +3,8 @@
 ``params``: ``outputs`` {port: beats to collect}, ``static`` {port: value of a plain input},
 ``seed`` (None: no stalls) and ``patience`` (cycles without any transfer that count as a hang).
 ``arrays``: one uint8 array ``(beats, bytes)`` for each input stream. Returns one such array for
-each output stream, and the cycles from the first offered beat to the last collected one.
+each output stream, the cycles from the first offered beat to the last collected one, and the
+beats nobody took.
 """
 
 import random
@@ -13,7 +14,7 @@ import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge
 
-from systola.sim.runner import read_task, write_results
+from systola.sim.runner import finish_task, next_task
 
 __all__ = ["unit"]
 
@@ -83,8 +84,14 @@ class _Sink:
 
 @cocotb.test()
 async def unit(dut):
-    """Run the task to its end, or fail when nothing moves for `patience` cycles."""
-    params, arrays = read_task()
+    """Run one task after the other until the session is closed."""
+    Clock(dut.clk, 10, "ns").start()
+    while task := next_task():
+        finish_task(**await _run(dut, *task))
+
+
+async def _run(dut, params, arrays):
+    """Run one task, or fail when nothing moves for `patience` cycles."""
     rng = None if params["seed"] is None else random.Random(params["seed"])
     for name, value in params["static"].items():
         getattr(dut, name).value = value
@@ -92,11 +99,10 @@ async def unit(dut):
         getattr(dut, f"{name}__valid").value = 0
     for name in params["outputs"]:
         getattr(dut, f"{name}__ready").value = 0
-    dut.rst.value = 1
-    Clock(dut.clk, 10, "ns").start()
     edge = RisingEdge(dut.clk)
-    for _ in range(2):
-        await edge
+    dut.rst.value = 1
+    await edge
+    await edge
     dut.rst.value = 0
     await edge
     sources = [_Source(dut, name, beats, rng) for name, beats in arrays.items()]
@@ -110,6 +116,6 @@ async def unit(dut):
         assert quiet < params["patience"], f"nothing moved for {quiet} cycles"
         await edge
         cycles += 1
-    write_results({"cycles": cycles, "left": sum(len(source.beats) - source.position
-                                                 for source in sources)},
-                  **{sink.name: sink.packed() for sink in sinks})
+    left = sum(len(source.beats) - source.position for source in sources)
+    return {"results": {"cycles": cycles, "left": left},
+            **{sink.name: sink.packed() for sink in sinks}}

