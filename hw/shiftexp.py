@@ -4,7 +4,7 @@ from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["ShiftExp", "delay"]
+__all__ = ["ShiftExp", "delay", "saturate"]
 
 _STEPS = 2
 """Quotient bits per pipeline stage."""
@@ -17,6 +17,11 @@ def delay(m, value, cycles, *, reset=False):
         m.d.sync += later.eq(value)
         value = later
     return value
+
+
+def saturate(value, bits):
+    """Return unsigned `value` in `bits` bits, all ones if it does not fit."""
+    return Mux(value[bits:].any(), (1 << bits) - 1, value[:bits]) if len(value) > bits else value
 
 
 class ShiftExp(wiring.Component):

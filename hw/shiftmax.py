@@ -9,7 +9,7 @@ from systola.hw.credit import CreditQueue
 from systola.hw.divider import Divider
 from systola.hw.rowmax import RowMaximum
 from systola.hw.shapes import row_beat
-from systola.hw.shiftexp import ShiftExp, delay
+from systola.hw.shiftexp import ShiftExp, delay, saturate
 
 __all__ = ["Shiftmax"]
 
@@ -121,16 +121,16 @@ class Shiftmax(wiring.Component):
         level = []
         for k in range(self.lanes):
             e = Signal(self._e_bits, reset_less=True)
-            m.d.sync += e.eq(Mux(keep[k], _saturate((exp.mant[k] << exp.shift[k]) >> 1,
-                                                    self._e_bits), 0))
+            value = (exp.mant[k] << exp.shift[k])[1:len(exp.mant[k]) + self.n]
+            m.d.sync += e.eq(Mux(keep[k], saturate(value, 31), 0))
             level.append(e)
         valid, last = delay(m, valid, 1, reset=True), delay(m, last, 1)
         while len(level) > 1:
-            pairs = [_saturate(a + b, 31) for a, b in zip(level[::2], level[1::2], strict=False)]
+            pairs = [saturate(a + b, 31) for a, b in zip(level[::2], level[1::2], strict=False)]
             level = [delay(m, value, 1) for value in pairs + level[len(level) & ~1:]]
             valid, last = delay(m, valid, 1, reset=True), delay(m, last, 1)
         total, new_total = Signal(31), Signal(31)
-        m.d.comb += [new_total.eq(_saturate(total + level[0], 31)),
+        m.d.comb += [new_total.eq(saturate(total + level[0], 31)),
                      sums.w_data.eq(new_total), sums.w_en.eq(valid & last)]
         with m.If(valid):
             m.d.sync += total.eq(Mux(last, 0, new_total))
@@ -162,16 +162,12 @@ class Shiftmax(wiring.Component):
             factor, triple = delay(m, factor, 1), delay(m, triple, 1)
         for k in range(self.lanes):
             shift = delay(m, stored.shift[k], self._product_latency - 1)
-            result = (product[k] << shift) >> (33 - self.out_bits)
-            m.d.sync += queue.data.x[k].eq(_saturate(result, self.out_bits - 1))
+            # Below 2**32 unless the sum was clamped; then the factor is 1, the product a mantissa.
+            result = (product[k] << shift)[33 - self.out_bits:max(32, 2 * self._digits + self.n)]
+            m.d.sync += queue.data.x[k].eq(saturate(result, self.out_bits - 1))
         tail = delay(m, Cat(stored.last, 1, stored.keep), self._product_latency)
         m.d.comb += [queue.push.eq(delay(m, take, self._product_latency, reset=True)),
                      queue.data.last.eq(tail[0]), queue.data.keep.eq(tail[1:])]
-
-
-def _saturate(value, bits):
-    """Return unsigned `value` in `bits` bits, the largest code if it does not fit."""
-    return Mux(value[bits:].any(), (1 << bits) - 1, value[:bits]) if len(value) > bits else value
 
 
 def _add_digit(product, mant, digit, factor, triple):

@@ -1,0 +1,174 @@
+"""ShiftGELU of I-ViT, exact with the row maximum, and as a table."""
+
+from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from systola.hw.credit import CreditQueue
+from systola.hw.reciprocal import ReciprocalProduct
+from systola.hw.rowmax import RowMaximum
+from systola.hw.shapes import row_beat, table_write
+from systola.hw.shiftexp import ShiftExp, delay, saturate
+
+__all__ = ["GeluTable", "ShiftGelu"]
+
+
+class ShiftGelu(wiring.Component):
+    """Multiply rows of codes by their sigmoid, bit for bit as I-ViT's ShiftGELU in exact integers.
+
+    ``e = ShiftExp(x - max)``, ``em = ShiftExp(-max)``, ``D = min(e + em, 2**31 - 1)``, ``s =
+    min((e * ((2**31 - 1) // D)) >> (32 - out_bits), 2**(out_bits-1) - 1)``, ``o = x * s``.
+
+    Two passes: a row is buffered until its maximum is known, then ``-max`` goes down the pipeline
+    ahead of it. A long run of rows of B beats takes ``B + 1`` cycles a row. Latency from a row's
+    last beat in to its first beat out: attribute ``latency``. Every lane has its own pipelined
+    division. Model: ``systola.sim.shiftgelu.shiftgelu``.
+
+    Parameters
+    ----------
+    lanes : int
+        Elements per beat.
+    max_row : int
+        Elements of the longest row.
+    x0_bits, in_bits : int
+        Bits of ``-x0`` and of a code.
+    n : int
+        Octaves of ShiftExp, at least 16.
+    out_bits : int
+        Bits of the sigmoid, 2 to 8; its values are below ``2**(out_bits-1)``.
+
+    Members
+    -------
+    i : In(stream.Signature(row_beat(signed(in_bits), lanes)))
+        Rows of 1 to `max_row` codes.
+    o : Out(stream.Signature(row_beat(signed(in_bits + out_bits), lanes)))
+        The rows in units of ``S * 2**-(out_bits-1)``; lanes that are not kept hold anything.
+    x0 : In(unsigned(x0_bits))
+        ``-x0``, at least 1; must not change while rows are inside.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is not an integer in its range.
+    """
+
+    def __init__(self, *, lanes, max_row, x0_bits, in_bits=8, n=23, out_bits=8):
+        if not isinstance(out_bits, int) or not 2 <= out_bits <= 8:
+            raise ValueError(f"out_bits must be an integer from 2 to 8, not {out_bits!r}")
+        self.lanes, self.out_bits, self.n, self._mant_bits = lanes, out_bits, n, x0_bits + 1
+        self._rows = RowMaximum(lanes=lanes, max_row=max_row, in_bits=in_bits)
+        self._exp = ShiftExp(lanes=lanes, x_bits=in_bits + 1, x0_bits=x0_bits, n=n, positive=1)
+        self._reciprocals = [ReciprocalProduct(mant_bits=x0_bits + 1) for _ in range(lanes)]
+        self._pipeline = 1 + self._exp.latency + 2 + ReciprocalProduct.latency + 3
+        self.latency = 4 + 1 + self._pipeline + 1
+        super().__init__({
+            "i": In(stream.Signature(row_beat(signed(in_bits), lanes))),
+            "o": Out(stream.Signature(row_beat(signed(in_bits + out_bits), lanes))),
+            "x0": In(unsigned(x0_bits)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.rows, m.submodules.exp = rows, exp = self._rows, self._exp
+        m.submodules.queue = queue = CreditQueue(shape=self.o.p.shape(), depth=self._pipeline + 3)
+        wiring.connect(m, wiring.flipped(self.i), rows.i)
+        wiring.connect(m, queue.o, wiring.flipped(self.o))
+        head, take, exp_max = Signal(init=1), Signal(), Signal(31, reset_less=True)
+        m.d.comb += [rows.o.ready.eq(queue.room & ~head), queue.take.eq(take),
+                     take.eq(rows.o.valid & rows.o.ready), exp.x0.eq(self.x0)]
+        with m.If(rows.o.valid & head):
+            m.d.sync += head.eq(0)
+        with m.If(take & rows.o.p.last):
+            m.d.sync += head.eq(1)
+        m.d.sync += exp.x[0].eq(Mux(head, 0, rows.o.p.x[0]) - rows.o.p.max)
+        m.d.sync += [exp.x[k].eq(rows.o.p.x[k] - rows.o.p.max) for k in range(1, self.lanes)]
+        at_exp = 1 + exp.latency
+        head = delay(m, head, at_exp + 1)
+        for k in range(self.lanes):
+            mant, shift, low = exp.mant[k], exp.shift[k], self.n.bit_length()
+            value = (mant << shift[:low])[1:]
+            if k == 0:
+                value = Cat(value, shift[low:])  # 2**low > n octaves: more than 31 bits
+            e = delay(m, saturate(value, 31), 1)
+            if k == 0:
+                # Follows while the row's head waits; settled when its first beat arrives here.
+                with m.If(head):
+                    m.d.sync += exp_max.eq(e)
+            x = delay(m, rows.o.p.x[k], at_exp + 2 + ReciprocalProduct.latency)
+            m.submodules[f"reciprocal_{k}"] = unit = self._reciprocals[k]
+            m.d.sync += unit.den.eq(saturate(e + exp_max, 31))
+            m.d.comb += unit.mant.eq(delay(m, mant, 2))
+            shift = delay(m, shift[:low], 2 + unit.latency)
+            m.d.comb += queue.data.x[k].eq(self._times_sigmoid(m, x, unit.product, shift))
+        tail = delay(m, Cat(rows.o.p.last, rows.o.p.keep), self._pipeline)
+        m.d.comb += [queue.push.eq(delay(m, take, self._pipeline, reset=True)),
+                     queue.data.last.eq(tail[0]), queue.data.keep.eq(tail[1:])]
+        return m
+
+    def _times_sigmoid(self, m, x, product, shift):
+        """Return ``x * sigmoid`` three cycles later; four radix-4 digits, no multiplier."""
+        # Below 2**32 unless the sum was clamped; then the factor is 1, the product a mantissa.
+        scaled = (product << shift)[33 - self.out_bits:max(32, self._mant_bits + self.n)]
+        sigmoid = delay(m, saturate(scaled, self.out_bits - 1), 1)
+        x, triple = delay(m, x, 1), delay(m, x + (x << 1), 1)
+        parts = []
+        for digit in range(0, self.out_bits - 1, 2):
+            low, high = sigmoid[digit], sigmoid[digit + 1:digit + 2].any()
+            parts.append(Mux(high, Mux(low, triple, x << 1), Mux(low, x, 0)))
+        pairs = [delay(m, low + (high << 2), 1)
+                 for low, high in zip(parts[::2], [*parts[1::2], Const(0)], strict=False)]
+        return delay(m, sum(pair << 4 * k for k, pair in enumerate(pairs)), 1)
+
+
+class GeluTable(wiring.Component):
+    """Look up each code in a table of 256 results.
+
+    One beat per cycle, latency 1 cycle. A write takes effect from the next cycle on; rows and
+    writes do not disturb each other, but a row must not be inside while its entries change. The
+    content is undefined until written. Model: ``systola.sim.shiftgelu.gelu_table``, indexed.
+
+    Parameters
+    ----------
+    lanes : int
+        Elements per beat.
+
+    Members
+    -------
+    i, o : In, Out(stream.Signature(row_beat(signed(8), lanes)))
+        Codes and their results.
+    w : In(stream.Signature(table_write()))
+        ``addr``: code + 128, ``data``: its result. Always ready.
+
+    Raises
+    ------
+    ValueError
+        If `lanes` is not a positive integer.
+    """
+
+    def __init__(self, *, lanes):
+        if not isinstance(lanes, int) or lanes < 1:
+            raise ValueError(f"lanes must be a positive integer, not {lanes!r}")
+        self.lanes = lanes
+        beat = stream.Signature(row_beat(signed(8), lanes))
+        super().__init__({"i": In(beat), "o": Out(beat),
+                          "w": In(stream.Signature(table_write()))})
+
+    def elaborate(self, platform):
+        m = Module()
+        free = ~self.o.valid | self.o.ready
+        m.d.comb += [self.i.ready.eq(free), self.w.ready.eq(1)]
+        with m.If(free):
+            m.d.sync += [self.o.valid.eq(self.i.valid), self.o.p.keep.eq(self.i.p.keep),
+                         self.o.p.last.eq(self.i.p.last)]
+        for k in range(self.lanes):
+            # One copy a lane: a block RAM has no more read ports.
+            table = Memory(shape=signed(8), depth=256, init=[])
+            m.submodules[f"table_{k}"] = table
+            write, read = table.write_port(), table.read_port()
+            m.d.comb += [
+                write.addr.eq(self.w.p.addr), write.data.eq(self.w.p.data),
+                write.en.eq(self.w.valid), read.en.eq(free),
+                read.addr.eq(self.i.p.x[k] + 128), self.o.p.x[k].eq(read.data),
+            ]
+        return m
