@@ -36,20 +36,22 @@ def levels(a, scheme):
     Parameters
     ----------
     a : int or float array
-        Integers are Shiftmax outputs, 0 to 32768 for 0 to 1. Floats are probabilities, offline.
+        Integers are Shiftmax outputs, 0 to 32768 for 0 to 1. Floats are probabilities, offline;
+        above 1 they saturate.
     scheme : str
         Key of `SCHEMES`.
 
     Raises
     ------
     ValueError
-        If `scheme` is unknown or a probability lies outside 0..1.
+        If `scheme` is unknown or a probability is out of range.
     """
     a, top = np.asarray(a), _scheme(scheme).int_max
-    full = 1 << 15 if np.issubdtype(a.dtype, np.integer) else 1
+    integer = np.issubdtype(a.dtype, np.integer)
+    full = 1 << 15 if integer else np.inf
     if a.size and not 0 <= a.min() <= a.max() <= full:
         raise ValueError(f"a must be from 0 to {full}, not {a.min()!r} to {a.max()!r}")
-    if full > 1:
+    if integer:
         u = a.astype(np.int64) * top >> 15
     else:
         u = np.floor(a.astype(np.float32) * np.float32(top)).astype(np.int64)
@@ -126,7 +128,7 @@ def best_delta(x, decoded, scheme):
 
 
 def _float32_mean(x):
-    """Average in the publication's order: 32 interleaved cascades, folded to 8 lanes, then to one."""
+    """Average in the publication's order: 32 interleaved cascades, folded to 8 lanes and to one."""
     lanes, vectors = 8, len(x) // 8
     body, tail = x[:vectors * lanes].reshape(-1, lanes), x[vectors * lanes:]
     full = vectors // 4 * 4

@@ -6,7 +6,7 @@ for bit. Nothing here is on the data path of a model or of the hardware.
 
 import numpy as np
 
-__all__ = ["MIN_SCALE", "Calibration", "bias_codes", "quantize", "scale_for"]
+__all__ = ["MIN_SCALE", "Calibration", "bias_codes", "exp_constant", "quantize", "scale_for"]
 
 MIN_SCALE = np.float32(2.0 ** -23)
 """Smallest scale, the float32 epsilon."""
@@ -47,6 +47,19 @@ def bias_codes(bias, weight_scale, x_scale):
     """Return the 32-bit bias at the accumulator's scale ``weight_scale * x_scale``, int64 (N,)."""
     acc_scale = np.asarray(weight_scale, np.float32) * np.asarray(x_scale, np.float32)
     return quantize(bias, acc_scale, 32)
+
+
+def exp_constant(scale, factor=1.0, dtype=np.float64):
+    """Return the ShiftExp constant ``x0 = floor(-1 / (factor * scale))``, an int of at most -1.
+
+    `factor` is 1 for Shiftmax and 1.702 for ShiftGELU. In float32, as published, the division is a
+    multiplication by the reciprocal, and the result may differ by one.
+    """
+    scale = np.asarray(scale).astype(dtype).item()
+    if not (scale > 0 and np.isfinite(scale)):
+        raise ValueError(f"scale must be finite and above 0, not {scale!r}")
+    product = dtype(scale) if factor == 1 else dtype(scale) * dtype(factor)
+    return min(int(np.floor(-(dtype(1) / product))), -1)
 
 
 class Calibration:
