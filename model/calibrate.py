@@ -30,8 +30,6 @@ def calibrate(vit, patches, *, batch=64, progress=None):
     ranges = {}
 
     def hook(name, x):
-        # The keys of a score row are not channels: a row of scores has one channel per head.
-        x = x.swapaxes(1, -1) if name.endswith((".scores", ".attention")) else x
         ranges.setdefault(name, Calibration()).update(x)
 
     for start in range(0, len(patches), batch):

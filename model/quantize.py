@@ -1,6 +1,6 @@
 """Float Vision Transformer to integer model: scales, codes and dyadic multipliers, all offline."""
 
-from math import floor, sqrt
+from math import sqrt
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from systola.hw.config import AcceleratorConfig
 from systola.model.calibrate import calibrate
 from systola.model.integer import Block, Dyadic, IntegerVit, Linear, Norm
 from systola.model.storage import ModelError
-from systola.sim.quantize import bias_codes, scale_for
+from systola.sim.quantize import bias_codes, exp_constant, scale_for
 from systola.sim.quantize import quantize as to_codes
 from systola.sim.requant import dyadic
 
@@ -192,7 +192,7 @@ class _Quantizer:
 
     def x0(self, name):
         """Return the ShiftExp constant of tensor `name`: the integer image of -1."""
-        value = floor(-1 / (_X0_FACTOR[name.rsplit(".", 1)[-1]] * float(self.scales[name])))
+        value = exp_constant(self.scales[name], _X0_FACTOR[name.rsplit(".", 1)[-1]])
         if not -MAX_X0 <= value <= -1:
             raise ModelError(f"x0 of {name} must be from {-MAX_X0} to -1, not {value}")
         return value

@@ -71,7 +71,7 @@ def _read_safetensors(path):
 
 def _read_npz(path):
     tensors, metadata = {}, {}
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
         for name in file.files:
             value = file[name]
             if value.ndim == 0 or value.dtype.kind in "US":
