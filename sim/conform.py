@@ -1,31 +1,32 @@
 """Conformance with golden vectors: every stored array against the models, or another engine.
 
-An engine is any object with these methods; arrays are int64 and broadcast as in the models.
+An engine is any object with these methods of the models; arrays are int64 and broadcast alike.
 
 - ``requantize(z, mult, shift, bits, *, residual=None, res_mult=None, res_shift=None)``
-- ``linear(x, weight, bias)`` and ``matmul(x, w)``: (..., M, K) by (N, K) or (..., N, K) to int64
-- ``shiftmax(x, x0, n, bits)``: dict with ``out``, and ``exp`` and ``factor`` if it shows them
-- ``shiftgelu(x, x0, n, bits)``: dict with ``out``, and ``sig`` and ``expmax`` if it shows them
-- ``layernorm(x)``: dict with ``y``, and ``mean``, ``iters``, ``std``, ``factor`` if it shows them
-- ``offline``: whether quantization, calibration, constants and log2 codes, which are always the
-  models', are reported too
-- ``judged_only``: skip the runs whose results are only shown
+- ``linear(x, weight, bias)``, and ``matmul(x, w)`` of (..., M, K) by (..., N, K), of 8-bit codes
+- ``digit_matmul(a, v)``: (M, K) non-negative codes of up to 16 bits by (K, N) 8-bit codes
+- ``shiftmax(x, x0, n, bits)``, ``shiftgelu(x, x0, n, bits)``, ``layernorm(x)``
+- optional ``shiftmax_trace`` and so on, with the fields of the models' traces, to show more
+- optional ``offline = True``: also report quantization, calibration, constants and log2 codes,
+  which are always the models'
+- optional ``judged_only = True``: skip the runs whose results are only shown
 """
 
 from pathlib import Path
 
 import numpy as np
 
+from systola.hw.config import digit_count
 from systola.sim.conform_block import check_block
 from systola.sim.conform_codes import check_ablation, check_log2
 from systola.sim.conform_matrix import check_linear, check_requant
 from systola.sim.conform_vector import check_layernorm, check_shiftgelu, check_shiftmax
 from systola.sim.golden import Golden, GoldenError, Report
-from systola.sim.layernorm import layernorm_trace
+from systola.sim.layernorm import layernorm, layernorm_trace
 from systola.sim.requant import requantize
-from systola.sim.shiftgelu import shiftgelu_trace
-from systola.sim.shiftmax import shiftmax_trace
-from systola.sim.systolic import linear, matmul
+from systola.sim.shiftgelu import shiftgelu, shiftgelu_trace
+from systola.sim.shiftmax import shiftmax, shiftmax_trace
+from systola.sim.systolic import digit_matmul, linear, matmul
 
 __all__ = ["ModelEngine", "conform", "passed"]
 
@@ -43,26 +44,21 @@ _CHECKS = {
 class ModelEngine:
     """The bit-exact models as an engine."""
 
-    offline, judged_only = True, False
+    offline = True
     requantize = staticmethod(requantize)
     linear = staticmethod(linear)
     matmul = staticmethod(matmul)
+    shiftmax = staticmethod(shiftmax)
+    shiftmax_trace = staticmethod(shiftmax_trace)
+    shiftgelu = staticmethod(shiftgelu)
+    shiftgelu_trace = staticmethod(shiftgelu_trace)
+    layernorm = staticmethod(layernorm)
+    layernorm_trace = staticmethod(layernorm_trace)
 
-    def shiftmax(self, x, x0, n, bits):
-        """Return Shiftmax with its exponentials and factors."""
-        trace = shiftmax_trace(x, x0, n, bits)
-        return {"out": trace.out, "exp": trace.exp, "factor": trace.factor}
-
-    def shiftgelu(self, x, x0, n, bits):
-        """Return ShiftGELU with its sigmoid and the exponential of the row maximum."""
-        trace = shiftgelu_trace(x, x0, n, bits)
-        return {"out": trace.out, "sig": trace.sigmoid, "expmax": trace.expmax}
-
-    def layernorm(self, x):
-        """Return I-LayerNorm before the bias, with its intermediates."""
-        trace = layernorm_trace(x)
-        return {"y": trace.out, "mean": trace.mean, "iters": trace.iterates, "std": trace.root,
-                "factor": trace.factor}
+    @staticmethod
+    def digit_matmul(a, v):
+        """Return ``a @ v`` from the two balanced 8-bit digits of `a`."""
+        return digit_matmul(a, v, digit_bits=8, digits=digit_count(16, 8))
 
 
 def conform(folder, engine=None, *, progress=None):

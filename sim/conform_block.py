@@ -53,9 +53,10 @@ class _Chain:
         scores = yield from self._requant("attn.qact_attn1", scores, scale, 8)
         bits = 1 - int(np.log2(self.golden.scale("attn.int_softmax.scale")))
         x0 = exp_constant(self._scale("attn.qact_attn1"), dtype=np.float32)
-        attention = self.engine.shiftmax(scores, x0, SOFTMAX_SHIFT, bits)["out"]
+        attention = self.engine.shiftmax(scores, x0, SOFTMAX_SHIFT, bits)
         yield "attn.int_softmax", attention
-        context = self.engine.matmul(attention, np.swapaxes(v, -1, -2))
+        context = np.stack([self.engine.digit_matmul(*pair) for pair in zip(attention, v,
+                                                                            strict=True)])
         yield "attn.matmul_2", context
         context = np.moveaxis(context, 0, 1).reshape(x.shape[0], self.dim)
         context = yield from self._requant("attn.qact2", context, self._scale("attn.matmul_2"), 8)
@@ -67,14 +68,14 @@ class _Chain:
         x = yield from self._linear("mlp.fc1", x)
         x = yield from self._requant("mlp.qact_gelu", x, self._scale("mlp.fc1"), 8)
         x0 = exp_constant(self._scale("mlp.qact_gelu"), _GELU_FACTOR, np.float32)
-        x = self.engine.shiftgelu(x, x0, GELU_SHIFT, _SIGMOID_BITS)["out"]
+        x = self.engine.shiftgelu(x, x0, GELU_SHIFT, _SIGMOID_BITS)
         yield "mlp.act", x
         x = yield from self._requant("mlp.qact1", x, self._scale("mlp.act"), 8)
         y = yield from self._linear("mlp.fc2", x)
         return (yield from self._requant("mlp.qact2", y, self._scale("mlp.fc2"), 16))
 
     def _norm(self, norm, node, x):
-        y = self.engine.layernorm(x)["y"] + self.golden.ints(f"{norm}.bias_int")
+        y = self.engine.layernorm(x) + self.golden.ints(f"{norm}.bias_int")
         return (yield from self._requant(node, y, self._scale(norm), 8))
 
     def _linear(self, node, x):

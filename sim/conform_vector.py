@@ -11,6 +11,8 @@ from systola.sim.shiftmax import MAX31, shift_exp
 
 __all__ = ["check_layernorm", "check_shiftgelu", "check_shiftmax"]
 
+_NORM_FIELDS = {"mean": "mean", "iters": "iterates", "std": "root", "factor": "factor",
+                "y": "out"}
 _CLAMPED = "denominator clamped: compared after saturation"
 
 
@@ -22,17 +24,17 @@ def check_shiftmax(report):
         bits = golden.integer(f"{case}_obits")
         _check_constant(report, case, 1)
         x0 = golden.integer(f"{case}_x0_f64")
-        got = report.engine.shiftmax(x, x0, n, bits)
+        got = report.trace("shiftmax", x, x0, n, bits)
         for name in "exp", "factor":
-            report.stored("shiftmax", f"{case}_{name}_f64", got.get(name))
+            report.stored("shiftmax", f"{case}_{name}_f64", getattr(got, name, None))
         exp = shift_exp(x - x.max(axis=-1, keepdims=True), x0, n)
         clamped = np.broadcast_to((exp.sum(axis=-1) > MAX31)[..., None], x.shape)
-        _split(report, "shiftmax", f"{case}_out_f64", got["out"], clamped,
+        _split(report, "shiftmax", f"{case}_out_f64", got.out, clamped,
                lambda out, bits=bits: saturate(out, bits))
-        if f"{case}_x0_f32" in golden and not report.engine.judged_only:
-            got = report.engine.shiftmax(x, golden.integer(f"{case}_x0_f32"), n, bits)
-            report.stored("shiftmax", f"{case}_factor_f32", got.get("factor"), SHOWN)
-            report.stored("shiftmax", f"{case}_out_f32", got["out"], SHOWN)
+        if f"{case}_x0_f32" in golden and not report.judged_only:
+            got = report.trace("shiftmax", x, golden.integer(f"{case}_x0_f32"), n, bits)
+            report.stored("shiftmax", f"{case}_factor_f32", getattr(got, "factor", None), SHOWN)
+            report.stored("shiftmax", f"{case}_out_f32", got.out, SHOWN)
 
 
 def check_shiftgelu(report):
@@ -43,9 +45,9 @@ def check_shiftgelu(report):
         bits = golden.integer(f"{case}_obits")
         _check_constant(report, case, 1.702)
         x0 = golden.integer(f"{case}_x0_f64")
-        got = report.engine.shiftgelu(x, x0, n, bits)
+        got = report.trace("shiftgelu", x, x0, n, bits)
         if f"{case}_expmax_f64" in golden:
-            report.compare("shiftgelu", f"{case}_expmax_f64", got.get("expmax"),
+            report.compare("shiftgelu", f"{case}_expmax_f64", getattr(got, "expmax", None),
                            np.minimum(golden.ints(f"{case}_expmax_f64"), MAX31), ARITHMETIC,
                            "published unbounded, compared after saturation")
         trace = shiftgelu_trace(x, x0, n, bits)
@@ -55,13 +57,13 @@ def check_shiftgelu(report):
             sigmoid = out // np.where(x == 0, 1, x)  # the output is x times the sigmoid
             return x * saturate(sigmoid, bits)
 
-        _split(report, "shiftgelu", f"{case}_sig_f64", got.get("sig"), clamped,
+        _split(report, "shiftgelu", f"{case}_sig_f64", getattr(got, "sigmoid", None), clamped,
                lambda sig, bits=bits: saturate(sig, bits))
-        _split(report, "shiftgelu", f"{case}_out_f64", got["out"], clamped, saturated_product)
-        if f"{case}_x0_f32" in golden and not report.engine.judged_only:
-            got = report.engine.shiftgelu(x, golden.integer(f"{case}_x0_f32"), n, bits)
-            report.stored("shiftgelu", f"{case}_sig_f32", got.get("sig"), SHOWN)
-            report.stored("shiftgelu", f"{case}_out_f32", got["out"], SHOWN)
+        _split(report, "shiftgelu", f"{case}_out_f64", got.out, clamped, saturated_product)
+        if f"{case}_x0_f32" in golden and not report.judged_only:
+            got = report.trace("shiftgelu", x, golden.integer(f"{case}_x0_f32"), n, bits)
+            report.stored("shiftgelu", f"{case}_sig_f32", getattr(got, "sigmoid", None), SHOWN)
+            report.stored("shiftgelu", f"{case}_out_f32", got.out, SHOWN)
 
 
 def _check_constant(report, case, factor):
@@ -91,12 +93,13 @@ def check_layernorm(report):
     """I-LayerNorm with mean, root iterates and factor, and its requantization."""
     golden = report.golden
     for case in golden.prefixes("_x"):
-        got = report.engine.layernorm(golden.ints(f"{case}_x"))
+        got = report.trace("layernorm", golden.ints(f"{case}_x"))
         for suffix, status in ("f64", JUDGED), ("f32", SHOWN):
-            for name in "mean", "iters", "std", "factor", "y":
-                report.stored("layernorm", f"{case}_{name}_{suffix}", got.get(name), status)
+            for name, field in _NORM_FIELDS.items():
+                report.stored("layernorm", f"{case}_{name}_{suffix}", getattr(got, field, None),
+                              status)
         if f"{case}_q8_m" in golden:
-            z = got["y"] + golden.ints(f"{case}_bias_int")
+            z = got.out + golden.ints(f"{case}_bias_int")
             q8 = report.engine.requantize(z, golden.ints(f"{case}_q8_m"),
                                           golden.ints(f"{case}_q8_e"), 8)
             report.stored("layernorm requantized", f"{case}_q8_f64", q8)

@@ -4,6 +4,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -120,10 +121,18 @@ class Report:
 
     def __init__(self, golden, engine):
         self.golden, self.engine, self.rows = golden, engine, []
+        self.judged_only = getattr(engine, "judged_only", False)
+        self._offline = getattr(engine, "offline", False)
+
+    def trace(self, operator, *args):
+        """Run `operator` and return an object with its ``out`` and whatever else it shows."""
+        traced = getattr(self.engine, f"{operator}_trace", None)
+        return traced(*args) if traced else SimpleNamespace(
+            out=getattr(self.engine, operator)(*args))
 
     def compare(self, operator, array, got, expected, status=JUDGED, note=""):
         """Add the row of `got` against `expected`; None for an engine that does not show it."""
-        if got is None or (operator.split()[0] in _OFFLINE and not self.engine.offline):
+        if got is None or (operator.split()[0] in _OFFLINE and not self._offline):
             self.rows.append(Row(file=self.golden.name, operator=operator, array=array,
                                  status=OPAQUE if status != MISSING else MISSING, note=note))
             return
