@@ -1,0 +1,140 @@
+"""Front end of the MATRIX engine: reads the activations of a MATMUL, pass by pass."""
+
+from amaranth import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.wiring import In, Out
+
+from systola.hw import shapes
+from systola.hw.accumulator import Accumulators, control_layout
+from systola.hw.isa import Opcode
+
+__all__ = ["Feeder"]
+
+
+class Feeder(wiring.Component):
+    """Stream activation words into the array, with the swaps and the accumulator control.
+
+    For every tile of C output columns, every activation word k and every digit plane, one pass of
+    `rows` words from ``act_base + digit*act_plane + t*act_stride + k``. Requests run ahead; the
+    first word of a pass waits at the array's door for its weights (``swap_ready``), for a free
+    accumulator half (``half_free``) and for `Accumulators.gap`. One word a cycle otherwise, without
+    a gap between passes; one cycle between instructions without requests.
+
+    The byte lanes become signed(act_bits + 1): the top digit of two or more is unsigned.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        Array, memory and digits.
+
+    Members
+    -------
+    instr : In(stream.Signature(body(MATMUL)))
+        Taken as soon as the previous instruction's last request is out.
+    act : Out(shapes.ReadPort(config))
+        Activations.
+    swap_ready, half_free : In(1)
+        The array can take a swap; the accumulator half after the current one is free.
+    valid, acts, swap : Out
+        A word enters the array, and whether it is the first of a tile of weights.
+    start : Out(1)
+        The word is the first of a tile of columns and takes the free half.
+    control : Out(control_layout(token_depth, attention_digits))
+        What the accumulators need, in the cycle of ``valid``.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        self.control_layout = control_layout(config.token_depth, config.attention_digits)
+        self.word_layout = data.StructLayout({
+            "t": range(config.token_depth), "digit": range(config.attention_digits), "first": 1,
+            "last": 1, "begin": 1, "swap": 1, "top": 1})
+        super().__init__({
+            "instr": In(stream.Signature(shapes.body(Opcode.MATMUL))),
+            "act": Out(shapes.ReadPort(config)),
+            "swap_ready": In(1), "half_free": In(1), "valid": Out(1), "swap": Out(1),
+            "start": Out(1), "control": Out(self.control_layout),
+            "acts": Out(data.ArrayLayout(signed(config.act_bits + 1), config.rows)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.words = words = SyncFIFO(width=self.word_layout.size, depth=8)
+        self._request(m, words)
+        self._enter(m, words)
+        return m
+
+    def _request(self, m, words):
+        """Request every word, and queue what it is for."""
+        config = self.config
+        ins = Signal(shapes.body(Opcode.MATMUL), reset_less=True)
+        active, step = Signal(), Signal()
+        t, digit = Signal(range(config.token_depth)), Signal(range(config.attention_digits))
+        k, column = Signal(16), Signal(16)           # `column` and `lane`: the tile's first output
+        lane, next_lane = Signal(range(config.rows)), Signal(range(2 * config.rows))
+        addr, plane, word = Signal(16), Signal(16), Signal(16)  # of this word, its plane, its k
+        last_t, last_digit, last_k, last_tile = Signal(), Signal(), Signal(), Signal()
+        m.d.comb += [
+            last_t.eq(t + 1 == ins.rows), last_digit.eq(digit + 1 == ins.digits),
+            last_k.eq(k + 1 == ins.act_words), next_lane.eq(lane + config.cols),
+            last_tile.eq(Mux(column + 1 == ins.words, next_lane >= ins.lanes_last,
+                             (column + 2 == ins.words)
+                             & (next_lane >= ins.lanes_last + config.rows))),
+            self.instr.ready.eq(~active),
+            self.act.req.valid.eq(active & words.w_rdy), self.act.req.p.addr.eq(addr),
+            step.eq(self.act.req.valid & self.act.req.ready),
+            words.w_en.eq(step),
+        ]
+        note = data.View(self.word_layout, words.w_data)
+        m.d.comb += [
+            note.t.eq(t), note.digit.eq(digit), note.begin.eq(t == 0),
+            note.first.eq((k == 0) & (digit == 0)), note.swap.eq((t == 0) & (digit == 0)),
+            note.top.eq(last_digit & (digit != 0)), note.last.eq(last_t & last_digit & last_k),
+        ]
+        with m.If(step):
+            m.d.sync += [t.eq(t + 1), addr.eq(addr + ins.act_stride)]
+            with m.If(last_t):
+                m.d.sync += [t.eq(0), digit.eq(digit + 1), plane.eq(plane + ins.act_plane),
+                             addr.eq(plane + ins.act_plane)]
+                with m.If(last_digit):
+                    m.d.sync += [digit.eq(0), k.eq(k + 1), word.eq(word + 1),
+                                 plane.eq(word + 1), addr.eq(word + 1)]
+                    with m.If(last_k):
+                        m.d.sync += [k.eq(0), *(s.eq(ins.act_base) for s in (word, plane, addr)),
+                                     lane.eq(next_lane), active.eq(~last_tile)]
+                        with m.If(next_lane >= config.rows):
+                            m.d.sync += [lane.eq(next_lane - config.rows), column.eq(column + 1)]
+        with m.If(self.instr.valid & self.instr.ready):
+            m.d.sync += [ins.eq(self.instr.p), active.eq(1), column.eq(0), lane.eq(0),
+                         *(s.eq(self.instr.p.act_base) for s in (word, plane, addr))]
+
+    def _enter(self, m, words):
+        """Let words into the array in order, the first of a pass only when all is prepared."""
+        note = data.View(self.word_layout, words.r_data)
+        half = Signal()
+        since = Signal(range(Accumulators.gap))  # cycles until the next pass may begin
+        may_begin = Signal()
+        m.d.comb += [
+            self.start.eq(self.valid & note.begin & note.first),
+            may_begin.eq((since == 0) & (~note.swap | self.swap_ready)
+                         & (~note.first | self.half_free)),
+            self.act.rsp.ready.eq(words.r_rdy & (~note.begin | may_begin)),
+            self.valid.eq(self.act.rsp.valid & self.act.rsp.ready),
+            words.r_en.eq(self.valid),
+            self.swap.eq(self.valid & note.swap),
+            self.control.t.eq(note.t), self.control.digit.eq(note.digit),
+            self.control.first.eq(note.first), self.control.last.eq(note.last),
+            self.control.half.eq(half),
+        ]
+        bits = self.config.act_bits
+        for lane in range(self.config.rows):
+            byte = self.act.rsp.p[lane]
+            sign = byte[bits] if bits < 8 else byte[7] & ~note.top
+            m.d.comb += self.acts[lane].eq(Cat(byte[:bits], sign))
+        with m.If(self.valid & note.last):
+            m.d.sync += half.eq(~half)
+        with m.If(self.valid & note.begin):
+            m.d.sync += since.eq(Accumulators.gap - 1)
+        with m.Elif(since != 0):
+            m.d.sync += since.eq(since - 1)

@@ -1,0 +1,117 @@
+"""The MATRIX engine: matrix products out of and into the scratchpad."""
+
+from amaranth import Module, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from systola.hw import shapes
+from systola.hw.accumulator import Accumulators
+from systola.hw.drain import Drain
+from systola.hw.feeder import Feeder
+from systola.hw.isa import Opcode
+from systola.hw.systolic import SystolicArray
+from systola.hw.tile_loader import TileLoader
+
+__all__ = ["MatrixEngine"]
+
+
+class MatrixEngine(wiring.Component):
+    """Run MATMUL instructions: ``out = requantize(act . weights [+ residual])``.
+
+    The front end (`Feeder`, `TileLoader`, `SystolicArray`) multiplies one activation word a cycle
+    into one half of the `Accumulators`, tile by tile of C output columns; the back end (`Drain`)
+    requantizes the other half. Both run ahead of each other over tiles and instructions as far as
+    the two halves permit. Weights are prefetched one tile beyond the one that waits in the array.
+
+    Cycles, with memories that answer at once (``hw/matrix_cycles.py`` computes them):
+
+    - a pass of the front end: rows; with the swaps of its tile at least max(R, C) cycles apart;
+    - a tile of the back end: 1 + rows * max(groups, accesses), where groups is the number of
+      `lanes` columns in it and accesses the words that its columns touch (twice if 16 bits wide);
+    - from a tile's last word to its first group: R + C + 5; from its last group to the write: 10.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        Sizes, widths and style.
+
+    Members
+    -------
+    instr : In(stream.Signature(shapes.engine_instruction()))
+        MATMUL instructions, taken when the front end starts with them; what they read must be in
+        memory then.
+    done : Out(1)
+        One cycle per instruction, in order, after its last write has been accepted.
+    weights : In(stream.Signature(shapes.word(config)))
+        Columns of the stationary tiles.
+    act, res : Out(shapes.ReadPort(config))
+        Activations, and the residual.
+    out : Out(shapes.WritePort(config))
+        Results.
+    param : Out(shapes.ParamPort(config))
+        Requantization records.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        super().__init__({
+            "instr": In(stream.Signature(shapes.engine_instruction())), "done": Out(1),
+            "weights": In(stream.Signature(shapes.word(config))),
+            "act": Out(shapes.ReadPort(config)), "res": Out(shapes.ReadPort(config)),
+            "out": Out(shapes.WritePort(config)), "param": Out(shapes.ParamPort(config)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        size = {"rows": config.rows, "cols": config.cols}
+        m.submodules.feeder = feeder = Feeder(config)
+        m.submodules.loader = loader = TileLoader(weight_bits=config.weight_bits, **size)
+        m.submodules.array = array = SystolicArray(
+            act_bits=config.act_bits, weight_bits=config.weight_bits, style=config.pe_style, **size)
+        m.submodules.sums = sums = Accumulators(
+            cols=config.cols, psum_bits=array.cell["psum_bits"], act_bits=config.act_bits,
+            digits=config.attention_digits, acc_bits=config.acc_bits, depth=config.token_depth)
+        m.submodules.drain = drain = Drain(config)
+        for own, inner in ((self.weights, loader.i), (self.act, feeder.act),
+                           (self.res, drain.res), (self.out, drain.out),
+                           (self.param, drain.param)):
+            wiring.connect(m, wiring.flipped(own), inner)
+        self._instructions(m, feeder, drain)
+
+        # One register in front of the array, for weights and activations alike.
+        m.d.sync += [array.acts.eq(feeder.acts), array.swap.eq(feeder.swap),
+                     array.w.eq(loader.w), array.w_col.eq(loader.w_col)]
+        free = Signal(2, init=2)  # halves that are neither accumulated into nor drained
+        m.d.sync += free.eq(free - feeder.start + drain.free)
+        m.d.comb += [
+            loader.swap.eq(feeder.swap), feeder.swap_ready.eq(loader.ready),
+            feeder.half_free.eq(free != 0), sums.psum.eq(array.psum), drain.tile.eq(sums.done),
+            sums.row_en.eq(drain.row_en), sums.row_t.eq(drain.row_t),
+            sums.row_half.eq(drain.row_half), drain.row.eq(sums.row), self.done.eq(drain.done),
+        ]
+        valid, control = feeder.valid, feeder.control
+        for stage in range(array.latency):  # the register and the array, less the early read
+            valid_next = Signal(name=f"valid_{stage}")
+            control_next = Signal(control.shape(), name=f"control_{stage}", reset_less=True)
+            m.d.sync += [valid_next.eq(valid), control_next.eq(control)]
+            valid, control = valid_next, control_next
+        m.d.comb += [sums.valid.eq(valid), sums.i.eq(control)]
+        return m
+
+    def _instructions(self, m, feeder, drain):
+        """Give each instruction to the front end, and a copy to the back end, one ahead."""
+        body = shapes.body(Opcode.MATMUL)
+        ins = data.View(body, self.instr.p.body[:body.size])
+        kept, waiting = Signal(body, reset_less=True), Signal()
+        taken = Signal()
+        m.d.comb += [
+            self.instr.ready.eq(feeder.instr.ready & ~waiting),
+            taken.eq(self.instr.valid & self.instr.ready),
+            feeder.instr.valid.eq(self.instr.valid & ~waiting), feeder.instr.p.eq(ins),
+            drain.instr.valid.eq(waiting), drain.instr.p.eq(kept),
+        ]
+        with m.If(drain.instr.ready):
+            m.d.sync += waiting.eq(0)
+        with m.If(taken):
+            m.d.sync += [kept.eq(ins), waiting.eq(1)]

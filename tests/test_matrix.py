@@ -1,0 +1,225 @@
+# amaranth: UnusedElaboratable=no
+"""The MATRIX engine between fake memories, against the integer models."""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from systola.hw import shapes
+from systola.hw.config import AcceleratorConfig
+from systola.hw.isa import Flag, Opcode
+from systola.hw.matrix import MatrixEngine
+from systola.sim.harness import drive, run
+from systola.sim.requant import requantize
+from systola.sim.systolic import matmul
+
+
+def configure(rows, cols, lanes, **other):
+    fields = {"token_depth": 16, "banks": 4, "bank_depth": 1024, "mult_bits": 20, "acc_bits": 36}
+    return AcceleratorConfig(rows=rows, cols=cols, lanes=lanes, **{**fields, **other})
+
+
+@dataclass
+class Job:
+    """One MATMUL: its fields, the words of its weights, and what it leaves in memory."""
+
+    fields: dict
+    weights: list
+    expected: np.ndarray  # (rows, N)
+
+
+class Setup:
+    """Memory contents and jobs for one engine."""
+
+    def __init__(self, config, seed):
+        self.config, self.rng = config, np.random.default_rng(seed)
+        self.memory = self.rng.integers(0, 256, (config.scratchpad_words, config.rows), np.uint8)
+        self.initial = self.memory.copy()
+        self.params, self.jobs, self.free = [], [], 0
+
+    def _region(self, rows, words, planes=1):
+        """Reserve a region with random gaps; return base, stride, plane."""
+        stride = words + int(self.rng.integers(3))
+        plane, base = rows * stride + int(self.rng.integers(3)), self.free
+        self.free += plane * planes
+        assert self.free <= len(self.memory)
+        return base, stride, plane
+
+    def _fill(self, region, planes, words):
+        base, stride, plane = region
+        for p, values in enumerate(planes):
+            for t, row in enumerate(values):
+                start = base + p * plane + t * stride
+                self.initial[start:start + words] = np.resize(row, (words, self.config.rows)) & 255
+
+    def add(self, *, rows, act_words, n, digits=1, out_bits=8, residual=False, broadcast=False):
+        config, rng = self.config, self.rng
+        r, b, lanes = config.rows, config.act_bits, config.lanes
+        k, words, tiles = act_words * r, -(-n // r), -(-n // config.cols)
+        planes = rng.integers(-2**(b - 1), 2**(b - 1), (digits, rows, k))
+        if digits > 1:
+            planes[-1] = rng.integers(0, 2**b, (rows, k))
+        act = self._region(rows, act_words, digits)
+        self._fill(act, planes, act_words)
+        w = rng.integers(-2**(config.weight_bits - 1), 2**(config.weight_bits - 1),
+                         (tiles * config.cols, k))
+        weights = [w[c, q * r:(q + 1) * r] & 255 for tile in range(tiles)
+                   for q in range(act_words)
+                   for c in range(tile * config.cols, (tile + 1) * config.cols)]
+        z = sum(matmul(plane, w[:n]) << b * i for i, plane in enumerate(planes))
+
+        groups = 1 if broadcast else -(-n // lanes)
+        spread = float(np.abs(z).max() + 1)
+        shift = rng.integers(18, 30, groups * lanes)
+        record = {"bias": rng.integers(-int(spread), int(spread) + 1, groups * lanes),
+                  "mult": np.clip(rng.choice([-1, 1], groups * lanes)
+                                  * rng.uniform(0.4, 2) * 2.0**(shift + out_bits - 1) / spread,
+                                  -2**config.mult_bits + 1, 2**config.mult_bits - 1).astype(int),
+                  "shift": shift}
+        param_base = len(self.params)
+        self.params += [[{name: int(v[g * lanes + j]) for name, v in record.items()}
+                         for j in range(lanes)] for g in range(groups)]
+        used = {name: v[:1] if broadcast else v[:n] for name, v in record.items()}
+        res, extra = (0, 0, 0), {}
+        res_mult, res_shift = int(rng.integers(-2**19, 2**19)), int(rng.integers(18, 22))
+        if residual:
+            x = rng.integers(-2**15, 2**15, (rows, words * r))
+            res = self._region(rows, words, 2)
+            self._fill(res, [x & 255, x >> 8 & 255], words)
+            extra = {"residual": x[:, :n], "res_mult": res_mult, "res_shift": res_shift}
+        y = requantize(z + used["bias"], used["mult"], used["shift"], out_bits, **extra)
+        out = self._region(rows, words, 2 if out_bits > 8 else 1)
+        flags = Flag.RESIDUAL * residual | Flag.BROADCAST * broadcast
+        self.jobs.append(Job({
+            **dict(zip(("act_base", "act_stride", "act_plane"), act, strict=True)),
+            "rows": rows, "act_words": act_words, "digits": digits, "words": words,
+            "lanes_last": n - (words - 1) * r,
+            **dict(zip(("out_base", "out_stride", "out_plane"), out, strict=True)),
+            "out_bits": out_bits, "param_base": param_base, "flags": int(flags),
+            **dict(zip(("res_base", "res_stride", "res_plane"), res, strict=True)),
+            "res_mult": res_mult, "res_shift": res_shift}, weights, y))
+
+    def final(self):
+        """Return the memory after all jobs: exactly the valid lanes of the outputs change."""
+        memory, r = self.initial.copy(), self.config.rows
+        for job in self.jobs:
+            f = job.fields
+            for t, row in enumerate(job.expected):
+                for n, value in enumerate(row):
+                    word = f["out_base"] + t * f["out_stride"] + n // r
+                    memory[word, n % r] = value & 255
+                    if f["out_bits"] > 8:
+                        memory[word + f["out_plane"], n % r] = value >> 8 & 255
+        return memory
+
+    def run(self, seed=None):
+        """Simulate; return the accept and done cycles and the memory. Stalls if `seed`."""
+        dut = MatrixEngine(self.config)
+        rngs = [random.Random(f"{seed} {k}") if seed is not None else None for k in range(8)]
+        memory, taken, done = self.initial.copy(), [], []
+        layout = shapes.body(Opcode.MATMUL)
+
+        async def instructions(ctx):
+            await drive(ctx, dut.instr, [
+                {"opcode": Opcode.MATMUL, "body": layout.const(job.fields).as_value().value}
+                for job in self.jobs], rngs[0])
+
+        async def weights(ctx):
+            await drive(ctx, dut.weights, [[int(v) for v in word] for job in self.jobs
+                                           for word in job.weights], rngs[1])
+
+        async def watch(ctx):
+            cycle = 0
+            while len(done) < len(self.jobs):
+                *_, valid, ready, pulse = await ctx.tick().sample(
+                    dut.instr.valid, dut.instr.ready, dut.done)
+                taken.extend([cycle] * (valid and ready))
+                done.extend([cycle] * pulse)
+                cycle += 1
+
+        async def writes(ctx):
+            await serve_writes(ctx, dut.out, memory, rngs[2])
+
+        def reads(port, look, rng):
+            async def serve(ctx):
+                await serve_reads(ctx, port, look, rng)
+            return serve
+
+        def words(request):
+            return [int(v) for v in memory[request.addr]]
+
+        run(dut, instructions, weights, watch, max_cycles=30_000, background=[
+            writes, reads(dut.act, words, rngs[3]), reads(dut.res, words, rngs[4]),
+            reads(dut.param, lambda request: self.params[request], rngs[5])])
+        return taken, done, memory
+
+
+async def serve_reads(ctx, port, look, rng, latency=2, depth=4):
+    """Answer requests in order, at the earliest `latency` cycles later; check that they hold."""
+    queue, cycle, held, offered = [], 0, None, False
+    while True:
+        ready = len(queue) < depth and (rng is None or rng.random() < 0.7)
+        offered = bool(queue) and queue[0][0] <= cycle and (
+            offered or rng is None or rng.random() < 0.7)
+        ctx.set(port.req.ready, ready)
+        ctx.set(port.rsp.valid, offered)
+        if offered:
+            ctx.set(port.rsp.payload, queue[0][1])
+        *_, valid, request, taken = await ctx.tick().sample(
+            port.req.valid, port.req.payload, port.rsp.ready)
+        assert held is None or (valid and request == held), "request changed while stalled"
+        held = request if valid and not ready else None
+        if offered and taken:
+            queue.pop(0)
+            offered = False
+        if valid and ready:
+            queue.append((cycle + latency, look(request)))
+        cycle += 1
+
+
+async def serve_writes(ctx, port, memory, rng):
+    """Take writes and apply them with their masks; check that they hold."""
+    held = None
+    while True:
+        ready = rng is None or rng.random() < 0.6
+        ctx.set(port.req.ready, ready)
+        *_, valid, request = await ctx.tick().sample(port.req.valid, port.req.payload)
+        assert held is None or (valid and request == held), "write changed while stalled"
+        held = request if valid and not ready else None
+        if valid and ready:
+            for lane, value in enumerate(request.data):
+                if request.mask >> lane & 1:
+                    memory[request.addr, lane] = value
+
+
+SHAPES = [(4, 4, 1), (4, 4, 2), (8, 4, 4), (5, 3, 1), (6, 4, 2), (4, 1, 1), (6, 6, 3), (2, 2, 2)]
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_matches_model(shape, seed):
+    setup = Setup(configure(*shape), seed)
+    r, c, _ = shape
+    setup.add(rows=1, act_words=1, n=1)
+    setup.add(rows=5, act_words=2, n=2 * r + 1, residual=True, out_bits=16)
+    setup.add(rows=1, act_words=2, n=c + 1, digits=2)
+    setup.add(rows=3, act_words=1, n=2 * c, broadcast=True, out_bits=5)
+    setup.add(rows=r + c, act_words=1, n=r, digits=2, broadcast=True, out_bits=16)
+    setup.add(rows=2, act_words=3, n=3 * r - 1, residual=True)
+    setup.add(rows=2, act_words=1, n=1, out_bits=2)
+    *_, memory = setup.run(seed if seed else None)
+    np.testing.assert_array_equal(memory, setup.final())
+
+
+@pytest.mark.parametrize(("act_bits", "weight_bits", "style"), [
+    (4, 8, "lut"), (8, 3, "dsp"), (2, 2, "lut"), (5, 6, "dsp")])
+def test_matches_model_at_other_widths(act_bits, weight_bits, style):
+    config = configure(4, 4, 2, act_bits=act_bits, weight_bits=weight_bits, pe_style=style,
+                       attention_bits=8)
+    setup = Setup(config, act_bits)
+    setup.add(rows=4, act_words=2, n=7, digits=config.attention_digits)
+    setup.add(rows=6, act_words=1, n=5, residual=True)
+    *_, memory = setup.run(act_bits)
+    np.testing.assert_array_equal(memory, setup.final())
