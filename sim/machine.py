@@ -19,6 +19,10 @@ from systola.sim.machine_ops import Memories
 __all__ = ["DeadlockError", "Machine", "MachineError", "ProgramFault"]
 
 
+_CHANGE = 0.02
+"""Chance per step that other engines become the fast ones."""
+
+
 class MachineError(RuntimeError):
     """The dispatcher refused an instruction.
 
@@ -54,6 +58,7 @@ class _Instruction:
     fields: dict
     data: np.ndarray | None = None
     operand: np.ndarray | None = None
+    late: tuple | None = None
     weights: list = field(default_factory=list)
     taken: int = 0
     early: bool = True
@@ -98,25 +103,28 @@ class Machine:
         """
         self._start(stream)
         actions = (self._load, self._vector, self._drain, self._matrix, self._dispatch)
-        weights = None
-        if self._rng is not None:
-            weights = 10 ** -self._rng.uniform(0, 4, len(actions))
         while not self._ended:
-            order = range(len(actions))
-            if weights is not None:
-                # Exponential races: action k comes first with probability ~ weights[k].
-                order = np.argsort(self._rng.exponential(size=len(actions)) / weights)
-            if not any(actions[k]() for k in order):
+            if not any(actions[k]() for k in self._order(len(actions))):
                 raise DeadlockError(f"no engine can move; {self._heads()}")
         self._check_left()
         return self._frames
+
+    def _order(self, count):
+        """Return in which order `count` actions are tried: the first possible one happens."""
+        rng = self._rng
+        if rng is None:
+            return range(count)
+        if self._pace is None or rng.random() < _CHANGE:
+            self._pace = 10 ** rng.uniform(0, 4, count)
+        # A race of exponential clocks: an action comes first in proportion to its pace.
+        return np.argsort(rng.exponential(size=count) / self._pace)
 
     def _start(self, stream):
         beat = self.config.bus_bytes
         self._beats = np.frombuffer(stream, np.uint8)[:len(stream) // beat * beat]
         self._beats = self._beats.reshape(-1, beat)
         self._at = self.instructions = 0
-        self._ended = False
+        self._ended, self._pace = False, None
         self._queues = {engine: deque() for engine in Engine}
         self._current = dict.fromkeys(Engine)
         self._draining, self._fifo, self._frames = deque(), [], []
@@ -282,6 +290,7 @@ class Machine:
         if started is not None:
             if started.early:
                 started.operand = self.memories.activations(started.fields)
+                started.late = self.memories.drain_operands(started.fields)
             return True
         current = self._current[Engine.MATRIX]
         if current is None:
@@ -305,6 +314,7 @@ class Machine:
         if not self._draining:
             return False
         oldest = self._draining.popleft()
-        self.memories.finish_matmul(oldest.fields, oldest.operand)
+        late = oldest.late or self.memories.drain_operands(oldest.fields)
+        self.memories.finish_matmul(oldest.fields, oldest.operand, late)
         self._complete(Engine.MATRIX, oldest)
         return True

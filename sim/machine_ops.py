@@ -111,18 +111,21 @@ class Memories:
                     for index, plane in enumerate(planes))
         return _wrap(total, config.acc_bits)
 
-    def finish_matmul(self, fields, acc):
-        """Requantize accumulators and write them: the second half of MATMUL."""
-        width = acc.shape[-1]
-        if fields["flags"] & Flag.BROADCAST:
-            bias, mult, shift = self.record(fields["param_base"])
-        else:
-            bias, mult, shift = self.records(fields["param_base"], width)
+    def drain_operands(self, fields):
+        """Return what the second half of MATMUL reads: parameters, residual (or None)."""
+        width, base = columns(fields, self.config), fields["param_base"]
+        broadcast = fields["flags"] & Flag.BROADCAST
+        params = self.record(base) if broadcast else self.records(base, width)
+        residual = self.wide(fields, "res_", width) if fields["flags"] & Flag.RESIDUAL else None
+        return tuple(np.copy(array) for array in params), residual
+
+    def finish_matmul(self, fields, acc, operands):
+        """Requantize accumulators with `drain_operands` and write them."""
+        (bias, mult, shift), residual = operands
         extra = {}
-        if fields["flags"] & Flag.RESIDUAL:
-            extra = {"residual": self.wide(fields, "res_", width),
-                     "res_mult": _wrap(fields["res_mult"], self.config.mult_bits + 1),
-                     "res_shift": fields["res_shift"]}
+        if residual is not None:
+            extra = {"residual": residual, "res_shift": fields["res_shift"],
+                     "res_mult": _wrap(fields["res_mult"], self.config.mult_bits + 1)}
         y = requantize(acc + bias, mult, shift, fields["out_bits"], **extra)
         planes = [y] if fields["out_bits"] <= 8 else [y, y >> 8]
         self.write(fields, "out_", np.stack(planes), len(planes))

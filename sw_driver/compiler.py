@@ -7,7 +7,8 @@ from systola.sw_driver.lowering import lower
 from systola.sw_driver.program import InputSlot, OutputPart, OutputTensor, Program, decode_outputs
 from systola.sw_driver.schedule import assign_tokens, prefetch_params
 
-__all__ = ["CompileError", "compile_model", "compile_operations", "decode_outputs"]
+__all__ = ["CompileError", "compile_model", "compile_operations", "decode_outputs",
+           "encode_stream"]
 
 _PARAM_SHARE = 4  # of the parameter memory for one MATMUL, so that the next ones' fit beside it
 
@@ -31,7 +32,7 @@ def compile_model(model, config, *, trace=False):
         scratchpad or the parameter memory.
     """
     build, ops = compile_operations(model, config, trace=trace)
-    stream, offsets = _encode(ops, config)
+    stream, offsets = encode_stream(ops, config)
     stores = [op for op in ops if op.opcode is Opcode.STORE]
     frame = {op: index for index, op in enumerate(stores)}
     return Program(
@@ -62,7 +63,7 @@ def compile_operations(model, config, *, trace=False):
     return build, ops
 
 
-def _encode(ops, config):
+def encode_stream(ops, config):
     """Return the stream, and for every operation the offset of its data in it."""
     def padded(instruction):
         return instruction.ljust(-(-INSTRUCTION_BYTES // config.bus_bytes) * config.bus_bytes,

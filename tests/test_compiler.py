@@ -1,0 +1,280 @@
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from systola.hw.config import PRESETS, AcceleratorConfig
+from systola.hw.isa import Engine, Flag, Opcode
+from systola.model.integer import Dyadic
+from systola.model.random import random_codes, random_vit
+from systola.sim.machine import DeadlockError, Machine, ProgramFault
+from systola.sim.shiftgelu import gelu_table
+from systola.sim.vit import forward, tensor_names
+from systola.sw_driver import packing
+from systola.sw_driver.compiler import (
+    CompileError,
+    compile_model,
+    compile_operations,
+    encode_stream,
+)
+from systola.sw_driver.program import decode_outputs
+
+DIGITS = {"channels": 64, "heads": 4, "blocks": 4, "hidden": 256, "classes": 10, "tokens": 17,
+          "patch_dim": 4}
+SMALL = {"channels": 12, "heads": 2, "blocks": 1, "hidden": 18, "classes": 5, "tokens": 7,
+         "patch_dim": 5}
+TINY = AcceleratorConfig(rows=6, cols=4, lanes=2, token_depth=8, banks=2, bank_depth=512,
+                         weight_fifo=8, stream_fifo=8, queue_depth=4, param_depth=64, max_row=64)
+
+# Sizes that divide nothing, more rows than the accumulators hold, padded heads, split layers.
+CASES = {
+    "odd": ({}, {}),
+    "chunks": ({"tokens": 11}, {"token_depth": 4}),
+    "one column": ({"heads": 3}, {"rows": 3, "cols": 1, "lanes": 1}),
+    "four heads, one word each": ({"heads": 4, "blocks": 2}, {"rows": 3, "cols": 3, "lanes": 3}),
+    "one head of two words": ({"heads": 1, "channels": 10}, {"rows": 9, "cols": 6, "lanes": 3}),
+    "few parameters": ({}, {"param_depth": 16, "rows": 4, "cols": 2, "lanes": 1}),
+    "wide bus": ({"blocks": 0}, {"rows": 128, "cols": 96, "lanes": 32}),
+    "2 bits": ({"weight_bits": 2, "act_bits": 2}, {"weight_bits": 2, "act_bits": 2}),
+    "3 by 5 bits": ({"weight_bits": 3, "act_bits": 5}, {"weight_bits": 5, "act_bits": 6}),
+    "8-bit attention": ({"attention_bits": 8}, {"attention_bits": 8}),
+    "8-bit attention, two digits": ({"attention_bits": 8, "act_bits": 7},
+                                    {"attention_bits": 8, "act_bits": 7}),
+    "table": ({"gelu": "table", "blocks": 2}, {"gelu": "table", "rows": 5, "cols": 5, "lanes": 5}),
+    "leading one": ({"norm_start": "leading_one"}, {"norm_start": "leading_one"}),
+    "full multiplier": ({"mult_bits": 31, "classes": 1}, {"mult_bits": 31}),
+    "two tokens": ({"tokens": 2}, {"token_depth": 2, "queue_depth": 2}),
+    "one bank": ({}, {"banks": 1, "bank_depth": 1024}),
+}
+
+
+def build(sizes=(), fields=(), seed=1):
+    rng = np.random.default_rng(seed)
+    model = random_vit(rng, **{**SMALL, **dict(sizes)})
+    config = dataclasses.replace(TINY, **dict(fields))
+    return model, config, random_codes(rng, model)[0]
+
+
+def run(program, codes, seed=None):
+    machine = Machine(program.config, seed)
+    return decode_outputs(program, machine.run(program.fill({"patches": codes})))
+
+
+def differing(outputs, expected):
+    return [name for name, value in outputs.items() if not np.array_equal(value, expected[name])]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_tensor_equals_the_model_under_any_schedule(name):
+    model, config, codes = build(*CASES[name])
+    expected, program = forward(model, codes), compile_model(model, config, trace=True)
+    for seed in range(6):
+        outputs = run(program, codes, seed)
+        assert list(outputs) == tensor_names(model)
+        assert differing(outputs, expected) == []
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_sizes(seed):
+    rng = np.random.default_rng(seed)
+    heads, lanes = int(rng.integers(1, 5)), int(rng.integers(1, 4))
+    act_bits = int(rng.integers(2, 9))
+    bits = {"act_bits": act_bits, "weight_bits": int(rng.integers(2, 9)),
+            "attention_bits": int(rng.choice([8, 16])), "gelu": str(rng.choice(["exact", "table"]))}
+    rows = lanes * int(rng.integers(2, 5))
+    config = {**bits, "weight_bits": 8, "rows": rows, "lanes": lanes,
+              "cols": lanes * int(rng.integers(1, rows // lanes + 1)),
+              "token_depth": int(rng.choice([2, 4, 16])), "bank_depth": 1024}
+    sizes = {**bits, "heads": heads, "channels": heads * int(rng.integers(2, 7)),
+             "hidden": int(rng.integers(2, 30)), "tokens": int(rng.integers(2, 14)),
+             "patch_dim": int(rng.integers(1, 9)), "classes": int(rng.integers(1, 9))}
+    model, config, codes = build(sizes, config, seed)
+    program = compile_model(model, config, trace=True)
+    for schedule in range(3):
+        assert differing(run(program, codes, schedule), forward(model, codes)) == []
+
+
+@pytest.mark.parametrize("preset", ["digits", "small"])
+def test_digits_model(preset):
+    model = random_vit(np.random.default_rng(0), **DIGITS)
+    codes = random_codes(np.random.default_rng(1), model)[0]
+    for trace in False, True:
+        program = compile_model(model, PRESETS[preset], trace=trace)
+        outputs = run(program, codes, 0)
+        assert len(outputs) == (43 if trace else 1)
+        assert differing(outputs, forward(model, codes)) == []
+    assert program.macs == 4 * 16 * 64 + 640 + 4 * 17 * (4 * 64**2 + 2 * 17 * 64 + 2 * 64 * 256)
+
+
+def test_stream_is_the_same_for_the_same_model():
+    programs = [compile_model(*build()[:2]) for _ in range(2)]
+    assert programs[0].stream == programs[1].stream
+
+
+def dropped_tokens(ops):
+    """Yield (waiting, giving) operation of every dependency, with it removed from `ops`."""
+    waits = [(op, other) for op in ops for other in Engine if op.wait >> other & 1]
+    for op, other in waits:
+        giver = op
+        if other != op.engine:
+            position = [o for o in ops if o.engine == op.engine and o.wait >> other & 1].index(op)
+            giver = [o for o in ops if o.engine == other and o.signal >> op.engine & 1][position]
+            giver.signal ^= 1 << op.engine
+        op.wait ^= 1 << other
+        yield op, giver
+        op.wait ^= 1 << other
+        if giver is not op:
+            giver.signal ^= 1 << op.engine
+
+
+def test_every_missing_token_is_found():
+    """Without any one of its dependencies some schedule gives a wrong result."""
+    model, config, codes = build({"heads": 1, "tokens": 5, "channels": 6, "hidden": 5},
+                                 {"param_depth": 16, "weight_fifo": 64, "bank_depth": 128})
+    expected, program = forward(model, codes), compile_model(model, config)
+    _, ops = compile_operations(model, config)
+    missed, total = [], 0
+    for waiter, giver in dropped_tokens(ops):
+        total += 1
+        broken = dataclasses.replace(program, stream=encode_stream(ops, config)[0])
+        assert broken.stream != program.stream
+        if not any(differing(run(broken, codes, seed), expected) for seed in range(60)):
+            missed.append((waiter.opcode, giver.opcode, waiter.params is giver.loads))
+    assert total > 25
+    # Parameters also stand before weights that the MATMUL before must have taken: no other order
+    # exists, so nothing can go wrong without that token.
+    assert set(missed) <= {(Opcode.MATMUL, Opcode.LOAD_PARAMS, True)}
+    assert len(missed) <= 4
+
+
+def test_unmatched_token_is_found():
+    model, config, codes = build()
+    program = compile_model(model, config)
+    _, ops = compile_operations(model, config)
+    op = next(op for op in ops if op.name == "logits" and op.engine is Engine.MATRIX)
+    op.signal |= 1 << Engine.VECTOR
+    broken = dataclasses.replace(program, stream=encode_stream(ops, config)[0])
+    with pytest.raises(ProgramFault, match=r"^tokens left over \(from, to\): \[.*1.*\]$"):
+        run(broken, codes)
+
+
+def test_wait_without_a_signal_deadlocks():
+    model, config, codes = build()
+    program = compile_model(model, config)
+    _, ops = compile_operations(model, config)
+    op = next(op for op in ops if op.opcode is Opcode.SHIFTMAX)
+    op.wait |= 1 << Engine.LOAD
+    with pytest.raises(DeadlockError, match=r"^no engine can move; .*VECTOR at \d+"):
+        run(dataclasses.replace(program, stream=encode_stream(ops, config)[0]), codes)
+
+
+def test_feeders_follow_their_matmul():
+    _, ops = compile_operations(*build(*CASES["chunks"])[:2], trace=True)
+    for before, op in itertools.pairwise(ops):
+        assert (before.opcode is Opcode.MATMUL) == op.feeds
+
+
+def test_parameters_are_loaded_one_operation_ahead():
+    _, ops = compile_operations(*build()[:2])
+    first = next(index for index, op in enumerate(ops) if op.opcode is Opcode.LAYERNORM)
+    assert any(op.loads is not None and op.loads is not ops[first].params
+               for op in ops[:first] if op.name == "blocks.0.q.0")
+
+
+def test_live_tensors_do_not_overlap():
+    model, config, _ = build({"blocks": 2}, {"banks": 4, "bank_depth": 128})
+    _, ops = compile_operations(model, config)
+    last = {}
+    for index, op in enumerate(ops):
+        for view in (*op.reads.values(), *op.writes.values()):
+            last[view.tensor] = index
+    owner = {}
+    for index, op in enumerate(ops):
+        for view in op.writes.values():
+            for address in view.tensor.view().addresses():
+                before = owner.get(address)
+                assert before in (None, view.tensor) or last[before] < index
+                owner[address] = view.tensor
+
+
+def test_projection_weights_follow_the_padded_context():
+    model, config, _ = build({"heads": 3, "channels": 6}, {"rows": 4, "cols": 2, "lanes": 2})
+    _, ops = compile_operations(model, config)
+    index = next(i for i, op in enumerate(ops) if op.name == "blocks.0.attn_out"
+                 and op.opcode is Opcode.MATMUL)
+    assert ops[index].fields["act_words"] == 3
+    tile = ops[index + 1].data[:2].reshape(2, -1).view(np.int8)
+    weight = model.blocks[0].proj.weight
+    assert tile.tolist() == [[*weight[0, :2], 0, 0], [*weight[1, :2], 0, 0]]
+
+
+def test_fetch_of_v_is_transposed_and_of_k_is_not():
+    _, ops = compile_operations(*build()[:2])
+    flags = {op.name.split(".")[2]: op.fields["flags"] for op in ops if op.opcode is Opcode.FETCH}
+    assert flags == {"scores": 0, "context": Flag.TRANSPOSE}
+
+
+def test_gelu_table_equals_the_model():
+    rng = np.random.default_rng(0)
+    for x0 in -1, -7, -20, -99, -300, -4095:
+        mult, shift = int(rng.integers(-2**24, 2**24)), int(rng.integers(24, 36))
+        for bits, case_shift in (8, shift), (2, shift), (8, 0), (5, 1):
+            case = (1 if case_shift < 2 else mult), case_shift, bits
+            assert packing.gelu_table(x0, *case).tolist() == gelu_table(x0, *case).tolist()
+
+
+MISFITS = [
+    ({}, {"attention_bits": 8}, r"attention_bits must be 16 as in the model, not 8"),
+    ({}, {"gelu": "table"}, r"gelu must be 'exact' as in the model, not 'table'"),
+    ({}, {"norm_start": "leading_one"}, r"norm_start must be 'published' .*, not 'leading_one'"),
+    ({}, {"weight_bits": 7}, r"weight_bits must be at least 8 as in the model, not 7"),
+    ({}, {"act_bits": 7}, r"act_bits must be at least 8 as in the model, not 7"),
+    ({}, {"mult_bits": 23}, r"mult_bits must be at least 24 as in the model, not 23"),
+    ({"weight_bits": 4}, {"weight_bits": 4},
+     r"weight_bits must be at least 8, the bits of K and V, not 4"),
+    ({}, {"max_row": 17}, r"max_row must be at least 18, the hidden channels, not 17"),
+    ({}, {"max_row": 11}, r"max_row must be at least 12, the channels, not 11"),
+    ({}, {"acc_bits": 24}, r"acc_bits must be at least 26, the worst case of .*context, not 24"),
+    ({}, {"x0_bits": 1}, r"blocks\.0\.softmax_x0 must be from -1 to -1 \(x0_bits\), not -\d+"),
+    ({}, {"bank_depth": 16}, r"scratchpad must have at least \d+ words for .*, not 32 \(.*\)"),
+    ({}, {"param_depth": 4}, r"param_depth must be larger than 4 words: .* needs \d+ beside .*"),
+]
+
+
+@pytest.mark.parametrize(("sizes", "fields", "message"), MISFITS)
+def test_misfit_names_the_values(sizes, fields, message):
+    model, config, _ = build(sizes, fields)
+    with pytest.raises(CompileError, match=f"^{message}$"):
+        compile_model(model, config)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"heads": 5}, r"heads must divide the 12 channels, not 5"),
+    ({"cls_row": np.full(12, 40000)}, r"cls_row must be from -32768 to 32767, not 40000"),
+    ({"position": np.zeros((6, 11))}, r"position must have shape \(6, 12\), not \(6, 11\)"),
+    ({"position_residual": Dyadic(mult=np.int64(1 << 25), shift=np.int64(3))},
+     r"position_residual multipliers must be below 2\*\*24 \(mult_bits\), not 33554432"),
+    ({"position_residual": Dyadic(mult=np.int64(1), shift=np.int64(64))},
+     r"position_residual shifts must be from 0 to 63, not 64"),
+    ({"mult_bits": 25}, r"mult_bits must be at least 25 as in the model, not 24"),
+])
+def test_bad_model_is_refused(changes, message):
+    model, config, _ = build()
+    with pytest.raises(CompileError, match=f"^{message}$"):
+        compile_model(dataclasses.replace(model, **changes), config)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"out_bits": 17}, r"patch out_bits must be from 9 to 16, not 17"),
+    ({"out_bits": 8}, r"patch out_bits must be from 9 to 16, not 8"),
+    ({"weight": np.full((12, 5), 128)}, r"patch weight must be from -128 to 127, not 128"),
+    ({"bias": np.full(12, 1 << 31)}, r"patch bias must be from -2147483648 to 2147483647, .*"),
+    ({"bias": np.zeros(11)}, r"patch bias must have shape \(12,\), not \(11,\)"),
+    ({"bias": np.full(12, (1 << 31) - 1)}, r"acc_bits must be at least 33, .* of patch, not 32"),
+])
+def test_bad_layer_is_refused(changes, message):
+    model, config, _ = build()
+    layer = dataclasses.replace(model.patch, **changes)
+    with pytest.raises(CompileError, match=f"^{message}$"):
+        compile_model(dataclasses.replace(model, patch=layer), config)
