@@ -7,7 +7,7 @@ import numpy as np
 
 from systola.hw.config import AcceleratorConfig
 from systola.model.integer import Block, Dyadic, IntegerVit, Linear, Norm
-from systola.model.quantize import MAX_SHIFT, MAX_X0, RESIDUAL_BITS
+from systola.model.quantize import MAX_SHIFT, MAX_X0, RESIDUAL_BITS, VECTOR_BITS
 from systola.model.storage import ModelError, read_tensors, write_tensors
 
 __all__ = ["VERSION", "is_integer_model", "load_model", "save_model"]
@@ -96,7 +96,8 @@ def _check_header(header):
     except ValueError as error:
         raise ModelError(str(error)) from None
     for name in _SIZES:
-        value, low = header[name], 0 if name in ("hidden", "blocks") else 1
+        value, low = header[name], {"blocks": 0, "tokens": 2, "channels": 2}.get(name, 1)
+        low = 0 if name == "hidden" and not header["blocks"] else low
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value < 2**20:
             raise ModelError(f"{name} must be an integer from {low} to {2**20 - 1}, not {value!r}")
     if header["channels"] % header["heads"]:
@@ -118,10 +119,10 @@ def _layout(header):
         layout[f"{name}.mult"] = shape, np.int32, -high, high
         layout[f"{name}.shift"] = shape, np.uint8, 0, MAX_SHIFT
 
-    def linear(name, rows, columns):
+    def linear(name, rows, columns, bits=(VECTOR_BITS + 1, RESIDUAL_BITS)):
         layout[f"{name}.weight"] = (rows, columns), np.int8, -weight, weight
         layout[f"{name}.bias"] = (rows,), np.int32, *_INT32
-        layout[f"{name}.out_bits"] = (), np.uint8, 2, RESIDUAL_BITS
+        layout[f"{name}.out_bits"] = (), np.uint8, *bits
         dyadic(f"{name}.requant", (rows,))
 
     def norm(name):
@@ -135,10 +136,10 @@ def _layout(header):
     for index in range(header["blocks"]):
         block = f"blocks.{index}"
         norm(f"{block}.norm1")
-        linear(f"{block}.qkv", 3 * channels, channels)
+        linear(f"{block}.qkv", 3 * channels, channels, (2, VECTOR_BITS))
         linear(f"{block}.proj", channels, channels)
         norm(f"{block}.norm2")
-        linear(f"{block}.fc1", hidden, channels)
+        linear(f"{block}.fc1", hidden, channels, (2, VECTOR_BITS))
         linear(f"{block}.fc2", channels, hidden)
         for name in "scores", "context", "gelu", "attn_residual", "mlp_residual":
             dyadic(f"{block}.{name}")

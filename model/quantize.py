@@ -82,6 +82,7 @@ class _Quantizer:
         self.scales = {name: self._scale(name, *bounds) for name, bounds in ranges.items()}
         position = self.p["pos_embed"][1:]
         self.scales["position"] = scale_for(position.min(), position.max(), RESIDUAL_BITS)
+        self._widen_residuals()
 
     def _scale(self, name, low, high):
         """Return the float32 scale of one activation tensor."""
@@ -94,6 +95,29 @@ class _Quantizer:
             scale = max(scale, np.nextafter(np.float32(1 / (_X0_FACTOR[kind] * MAX_X0)),
                                             np.float32(1)))
         return scale
+
+    def _widen_residuals(self):
+        """Make every residual tensor and the logits coarse enough for the multipliers into it.
+
+        Operands of few bits and short multipliers can ask for a ratio of 2**mult_bits or more,
+        which no right shift expresses; the sum needs no steps that much finer than its terms.
+        """
+        sites, stream = [("patch_embed.proj", "input", "position", "embed")], "embed"
+        for index in range(self.vit.blocks):
+            name = f"blocks.{index}"
+            sites += [(f"{name}.attn.proj", f"{name}.context", stream, f"{name}.attn_out"),
+                      (f"{name}.mlp.fc2", f"{name}.gelu", f"{name}.attn_out", f"{name}.out")]
+            stream = f"{name}.out"
+        for layer, source, residual, target in [*sites, ("head", "norm", "logits", "logits")]:
+            coarsest = max(self._weight_scales(layer).max() * self.scales[source],
+                           self.scales[residual])
+            limit = coarsest / np.float32(2.0 ** (self.settings["mult_bits"] - 1))
+            self.scales[target] = max(self.scales[target], limit)
+
+    def _weight_scales(self, layer):
+        """Return the scales of the output channels of `layer`, float32 (N,)."""
+        weight = self.p[f"{layer}.weight"]
+        return scale_for(weight.min(axis=1), weight.max(axis=1), self.weight_bits)
 
     def model(self):
         """Return the whole integer model."""
@@ -148,8 +172,7 @@ class _Quantizer:
         gamma of zero); their products go into the bias, exactly.
         """
         weight, bias = self.p[f"{name}.weight"], self.p[f"{name}.bias"]
-        scale = np.array([scale_for(row.min(), row.max(), self.weight_bits) for row in weight],
-                         dtype=np.float32)
+        scale = self._weight_scales(name)
         codes = to_codes(weight, scale[:, None], self.weight_bits)
         bias = bias_codes(bias, scale, self.scales[source])
         if constant is not None:

@@ -183,6 +183,23 @@ def test_output_widths(weight_bits, act_bits, qkv_bits):
     for name, bits in ("qkv", qkv_bits), ("norm1", act_bits), ("context", act_bits), (
             "gelu", act_bits), ("scores", 8):
         assert np.abs(got[f"blocks.1.{name}"]).max() <= 2 ** (bits - 1), name
+    for name in "scores", "fc1":  # never operands of the array: 8 bits whatever act_bits is
+        assert np.abs(got[f"blocks.1.{name}"]).max() > 64, name
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_coarse_operands_and_short_multipliers_are_expressible(seed):
+    """The residual scales give way where a ratio would need a left shift."""
+    vit, patches, model = make(seed, weight_bits=2, act_bits=2, mult_bits=8)
+    full = quantize(vit, patches, weight_bits=2, act_bits=2, mult_bits=31)
+    widened = [name for name in full.scales if model.scales[name] > full.scales[name]]
+    assert widened
+    assert all(name == "logits" or name.endswith(("embed", "attn_out", "out")) for name in widened)
+    assert all(model.scales[name] >= scale for name, scale in full.scales.items())
+    for name, linear, source, target in linears(vit, model):
+        accumulator = np.abs(vit.parameters[f"{name}.weight"]).max(axis=1) * source
+        ratio = linear.requant.mult / 2.0**linear.requant.shift
+        np.testing.assert_allclose(ratio, accumulator / target, rtol=2**-7)
 
 
 @pytest.mark.parametrize(("settings", "message"), [
