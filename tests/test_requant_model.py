@@ -1,0 +1,119 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from systola.sim.requant import dyadic, requantize, residual_add, round_shift, saturate
+
+quick = settings(derandomize=True, deadline=None, max_examples=150)
+products = st.builds(lambda z, drop: z >> drop, st.integers(-2**40, 2**40), st.integers(0, 40))
+mults = st.builds(lambda m, drop: m >> drop, st.integers(-2**31, 2**31), st.integers(0, 31))
+
+
+def reference(z, mult, shift, bits, *branch):
+    """Unbounded integers; Python's round of a Fraction is half to even."""
+    total = round(Fraction(z * mult, 1 << shift))
+    if branch:
+        total += round(Fraction(branch[0] * branch[1], 1 << branch[2]))
+    return max(-1 << bits - 1, min((1 << bits - 1) - 1, total))
+
+
+@quick
+@given(products, mults, st.integers(0, 63), st.integers(2, 32))
+def test_requantize_is_exact(z, mult, shift, bits):
+    assert requantize(z, mult, shift, bits) == reference(z, mult, shift, bits)
+
+
+@quick
+@given(st.integers(-2**31, 2**31 - 1), st.integers(0, 62), st.integers(-2, 2), st.integers(0, 1))
+def test_ties_and_their_neighbours(z, shift, step, odd):
+    # A product within two units of a tie, of which 62-bit ones need the limbs.
+    mult = 1 << min(shift, 31)
+    z = (z >> 1 << 1) + odd
+    for value in (z, z * 2**9 + step):
+        assert requantize(value, mult, shift, 32) == reference(value, mult, shift, 32)
+
+
+@quick
+@given(products, mults, st.integers(0, 63), st.integers(-2**15, 2**15 - 1), mults,
+       st.integers(0, 63))
+def test_residual_rounds_twice_and_saturates_once(z, mult, shift, res, res_mult, res_shift):
+    want = reference(z, mult, shift, 16, res, res_mult, res_shift)
+    assert requantize(z, mult, shift, 16, residual=res, res_mult=res_mult,
+                      res_shift=res_shift) == want
+    assert residual_add(z, mult, shift, res, res_mult, res_shift) == want
+
+
+def test_two_roundings_differ_from_one():
+    assert residual_add(1, 1, 1, 1, 1, 1) == 0  # 0.5 + 0.5, each to even
+    assert residual_add(3, 1, 1, 3, 1, 1) == 4
+
+
+@quick
+@given(st.integers(-2**63, 2**63 - 1), st.integers(0, 63))
+def test_round_shift_holds_for_every_int64(v, c):
+    assert round_shift(v, c) == round(Fraction(v, 1 << c))
+
+
+def test_round_shift_takes_ties_to_even():
+    assert round_shift([-5, -3, -1, 1, 3, 5], 1).tolist() == [-2, -2, 0, 0, 2, 2]
+
+
+def test_limbs_and_plain_product_agree_on_a_mixed_array():
+    rng = np.random.default_rng(1)
+    z = rng.integers(-2**31, 2**31, (50, 6)) << rng.integers(0, 12, (50, 6))
+    mult, shift = rng.integers(-2**31, 2**31, 6), rng.integers(0, 64, 6)
+    whole = requantize(z, mult, shift, 16)
+    for (i, c), value in np.ndenumerate(whole):
+        assert value == reference(int(z[i, c]), int(mult[c]), int(shift[c]), 16)
+
+
+def test_saturates_at_every_width():
+    for bits in range(1, 33):
+        assert saturate([-2**40, 2**40], bits).tolist() == [-1 << bits - 1, (1 << bits - 1) - 1]
+
+
+@quick
+@given(st.floats(2.0**-20, 2.0**6), st.integers(8, 31), st.booleans())
+def test_dyadic_is_the_nearest_normalised_multiplier(ratio, bits, negative):
+    mult, shift = (int(a) for a in dyadic(-ratio if negative else ratio, bits))
+    assert (mult < 0) == negative
+    assert 1 << bits - 1 <= abs(mult) < 1 << bits
+    assert abs(abs(mult) - Fraction(ratio) * 2**shift) <= Fraction(1, 2)
+
+
+def test_dyadic_rounds_half_away_from_zero_and_renormalises():
+    assert [int(a) for a in dyadic(1 + 2.0**-8, 8)] == [129, 7]
+    assert [int(a) for a in dyadic(-1 - 2.0**-8, 8)] == [-129, 7]
+    assert [int(a) for a in dyadic(2 - 2.0**-9, 8)] == [128, 6]  # 255.75 rounds up to 2**8
+    assert [int(a) for a in dyadic(0.0)] == [0, 0]
+
+
+def test_dyadic_takes_arrays():
+    mult, shift = dyadic(np.array([0.5, 0.0, -0.75]), 8)
+    assert mult.tolist() == [128, 0, -192]
+    assert shift.tolist() == [8, 0, 8]
+
+
+@pytest.mark.parametrize(("ratio", "bits", "message"), [
+    (2.0**40, 31, "ratio must be 0 or need a shift from 0 to 63 at 31 bits, not 1099511627776.0"),
+    (2.0**-40, 31, "ratio must be 0 or need a shift from 0 to 63"),
+    (float("nan"), 31, "ratio must be finite, not nan"),
+    (1.0, 32, "bits must be from 2 to 31, not 32"),
+])
+def test_dyadic_refuses(ratio, bits, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        dyadic(ratio, bits)
+
+
+@pytest.mark.parametrize(("args", "message"), [
+    ((1, 1, 64, 8), "shift must be from 0 to 63, not 64"),
+    ((1, 1, -1, 8), "shift must be from 0 to 63, not -1"),
+    ((2**46, 1, 0, 8), "z \\* mult must be of at most 46 by 32 bits"),
+    ((1, 1, 0, 64), "bits must be from 1 to 63, not 64"),
+])
+def test_requantize_refuses(args, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        requantize(*args)
