@@ -133,7 +133,7 @@ def _mlp(model, block, x):
 
 def _heads(qkv, count, groups):
     """Split (..., T, groups*C) into `groups` arrays of (..., heads, T, head_dim)."""
-    split = qkv.reshape(*qkv.shape[:-1], count, -1)
+    split = qkv.reshape(*qkv.shape[:-1], count, qkv.shape[-1] // count)
     return np.split(np.swapaxes(split, -3, -2), groups, axis=-3)
 
 
