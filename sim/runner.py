@@ -104,18 +104,18 @@ def build_component(make, *, name, key, simulator="verilator", optimize="-O1"):
         Name of the top module.
     key : JSON value
         What distinguishes this component from others of that name. The sources of all units and
-        benches are part of the identity as well, so an edit of one recompiles.
+        benches are part of the identity as well: an edit of one generates the Verilog again, and
+        compiles it if it changed.
     simulator : str
         ``verilator`` or ``icarus``.
     optimize : str
         Optimization flag of the C++ compiler.
     """
-    text = json.dumps([name, key, simulator, optimize, _versions()], sort_keys=True)
-    with _entry(b"\0".join([text.encode(), *_sources()]), name) as (folder, fill):
+    text = json.dumps([name, key, _versions()], sort_keys=True)
+    with _entry(b"\0".join([text.encode(), *_sources()]), f"{name}-verilog") as (folder, fill):
         if fill:
-            _compile(write_verilog(make(), fill / f"{name}.v", name), name, fill, simulator,
-                     optimize)
-    return Built(folder=folder, top=name, simulator=simulator)
+            write_verilog(make(), fill / f"{name}.v", name)
+    return build_verilog(folder / f"{name}.v", top=name, simulator=simulator, optimize=optimize)
 
 
 def build_verilog(path, *, top, simulator="verilator", optimize="-O1"):
