@@ -52,15 +52,16 @@ def open_float(source, *, heads=None):
         raise ModelError(str(error)) from None
 
 
-def open_model(source, *, calibration=None, heads=None, progress=None, **settings):
+def open_model(source, *, data=None, heads=None, progress=None, **settings):
     """Return the integer model of `source`, quantizing a float checkpoint on training images.
 
     Parameters
     ----------
     source : str or Path
         ``digits``, a float checkpoint, or an integer model file, which excludes `settings`.
-    calibration : str or Path, optional
-        Training images (see `systola.model.images.load_data`); needed for a float checkpoint.
+    data : str or Path, optional
+        Training images to take ranges from (see `systola.model.images.load_data`); needed for a
+        float checkpoint. Test images here would flatter the result.
     heads : int, optional
         Overrides the checkpoint.
     progress, **settings
@@ -76,7 +77,7 @@ def open_model(source, *, calibration=None, heads=None, progress=None, **setting
             raise ModelError(f"model file {str(source)!r} is quantized already; "
                              f"{', '.join(sorted(settings))} cannot be set")
         return load_model(source)
-    model = _quantized(open_float(source, heads=heads), _data_source(source, calibration,
+    model = _quantized(open_float(source, heads=heads), _data_source(source, data,
                                                                      "calibration"),
                        progress=progress, **settings)
     return replace(model, meta={**model.meta, "source": Path(source).stem})
@@ -167,8 +168,10 @@ def evaluate_source(source="digits", *, data=None, calibration=None, reference=N
 
     Parameters
     ----------
-    source, calibration, heads, **settings
+    source, heads, **settings
         As in `open_model`.
+    calibration : str or Path, optional
+        Training images to take ranges from, ``data`` of `open_model`.
     data : str or Path, optional
         Labelled test images; the digits' own for ``digits`` and integer models made from it.
     reference : str or Path, optional
@@ -187,7 +190,7 @@ def evaluate_source(source="digits", *, data=None, calibration=None, reference=N
     ValueError
         If a file or a setting is unusable; one line.
     """
-    model = open_model(source, calibration=calibration, heads=heads, **settings)
+    model = open_model(source, data=calibration, heads=heads, **settings)
     origin = model.meta.get("source") if _is_integer(source) else source
     if reference is None and (not _is_integer(source) or origin == "digits"):
         reference = origin
@@ -202,11 +205,12 @@ def deviation(reference, logits):
     Returns
     -------
     dict
-        ``logits_different`` (share), ``largest_difference`` (LSB of the 16-bit logits) and
-        ``agreement`` (equal predictions).
+        ``logits_different`` and ``images_different`` (shares), ``largest_difference`` (LSB of the
+        16-bit logits) and ``agreement`` (equal predictions).
     """
     difference = np.abs(np.asarray(logits, dtype=np.int64) - reference)
     return {"logits_different": float(np.mean(difference != 0)),
+            "images_different": float(np.mean(difference.any(axis=1))),
             "largest_difference": int(difference.max()),
             "agreement": float(np.mean(logits.argmax(axis=1) == reference.argmax(axis=1)))}
 

@@ -158,8 +158,8 @@ def test_random_models_take_no_images():
 def test_deviation_counts():
     reference = np.array([[1, 5, 3], [9, 2, 2]])
     logits = np.array([[1, 5, 3], [2, 2, 5]])
-    assert deviation(reference, logits) == {"logits_different": 2 / 6, "largest_difference": 7,
-                                            "agreement": 0.5}
+    assert deviation(reference, logits) == {"logits_different": 2 / 6, "images_different": 0.5,
+                                            "largest_difference": 7, "agreement": 0.5}
 
 
 def test_options_are_measured_against_full_width(monkeypatch):
