@@ -4,6 +4,7 @@ from systola.hw.isa import INSTRUCTION_BYTES, Opcode, encode
 from systola.sw_driver.checks import check_model
 from systola.sw_driver.layout import CompileError, allocate_params, allocate_scratchpad
 from systola.sw_driver.lowering import lower
+from systola.sw_driver.predict import predict_cycles
 from systola.sw_driver.program import InputSlot, OutputPart, OutputTensor, Program, decode_outputs
 from systola.sw_driver.schedule import assign_tokens, prefetch_params
 
@@ -42,7 +43,8 @@ def compile_model(model, config, *, trace=False):
                                words=op.fields["words"])
                      for name, op, rows, channels in build.inputs),
         outputs=tuple(_output(output, frame) for output in build.outputs),
-        model=_describe(model))
+        model=_describe(model),
+        predicted=predict_cycles(ops, config, build.macs).to_dict())
 
 
 def compile_operations(model, config, *, trace=False):

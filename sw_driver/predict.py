@@ -1,0 +1,270 @@
+"""Predict the cycles of a program without running it.
+
+Every operation is placed on the time axis in stream order from what it waits for: the stream (one
+beat a cycle, a full queue or FIFO stops it), its engine, and its tokens. A MATMUL and the operation
+that feeds it are worked out together, word by word of the weights, as the weight FIFO couples them.
+All figures that depend on the hardware's pipelines are in `Costs`; bank conflicts are not modelled.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from systola.hw.isa import INSTRUCTION_BYTES, Engine, Flag, Opcode
+from systola.sw_driver.costs import COSTS, vector_cycles
+
+__all__ = ["Prediction", "predict_cycles"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Cycles from start to done, and per engine the cycles with an instruction inside."""
+
+    cycles: int
+    busy: dict
+    stream_beats: int
+    utilisation: float
+
+    def to_dict(self):
+        """Return the figures as plain data for the program image."""
+        return {"cycles": self.cycles, "stream_beats": self.stream_beats,
+                "utilisation": round(self.utilisation, 6),
+                **{f"{engine.name.lower()}_busy": cycles for engine, cycles in self.busy.items()}}
+
+
+def predict_cycles(ops, config, macs, *, costs=COSTS):
+    """Return the `Prediction` for operations with their tokens, in stream order.
+
+    Parameters
+    ----------
+    ops : list of Operation
+        The program without BEGIN and END.
+    config : AcceleratorConfig
+        The accelerator.
+    macs : int
+        The model's multiply-accumulates, for the utilisation.
+    costs : Costs
+        Pipeline figures of the hardware.
+    """
+    line = _Timeline(config, costs)
+    matmul = None
+    for op in ops:
+        if op.opcode is Opcode.MATMUL:
+            matmul = line.begin(op)
+        elif op.feeds:
+            line.feed(op, matmul)
+        elif op.engine is Engine.VECTOR:
+            line.vector(op)
+        else:
+            line.load(op)
+    cycles = line.end()
+    return Prediction(cycles=cycles, busy=dict(line.busy), stream_beats=line.beats,
+                      utilisation=macs / (config.rows * config.cols * cycles))
+
+
+@dataclass
+class _Begun:
+    """A MATMUL that waits for its weights."""
+
+    op: object
+    start: int
+
+
+class _Timeline:
+    """Times of everything placed so far; `now` is when the stream can give its next beat."""
+
+    def __init__(self, config, costs):
+        self.config, self.costs = config, costs
+        self.header = -(-INSTRUCTION_BYTES // config.bus_bytes)
+        self.now = self.beats = 0
+        self.free = dict.fromkeys(Engine, 0)         # the engine can take its next instruction
+        self.finished = dict.fromkeys(Engine, 0)     # all its instructions so far are complete
+        self.busy = dict.fromkeys(Engine, 0)
+        self.queued = {engine: deque(maxlen=config.queue_depth) for engine in Engine}
+        self.tokens = {(giver, taker): deque() for giver in Engine for taker in Engine}
+        self.loaded = deque(maxlen=config.weight_fifo + config.cols)  # of the newest weights
+        self.entered = 0          # the last activation has entered the array
+        self.swapped = -(1 << 30)
+        self.halves = deque([0, 0], maxlen=2)  # the accumulator halves are free again
+        self.drained = self.settled = 0
+        self._take_header()       # BEGIN
+
+    def _take_header(self):
+        self.now += self.header + self.costs.decode
+        self.beats += self.header
+
+    def _dispatch(self, op):
+        """Return when `op` is at the head of its engine and may start."""
+        queue = self.queued[op.engine]
+        if len(queue) == queue.maxlen:
+            self.now = max(self.now, queue[0] + self.costs.queue_free)
+        self._take_header()
+        start = max(self.now + self.costs.queue, self.free[op.engine])
+        for other in Engine:
+            if other is not op.engine and op.wait >> other & 1:
+                start = max(start, self.tokens[other, op.engine].popleft() + self.costs.token)
+        if op.engine is Engine.MATRIX and op.wait >> op.engine & 1:
+            start = max(start, self.finished[op.engine] + self.costs.fence)
+        queue.append(start)
+        return start
+
+    def _complete(self, op, start, done):
+        self.busy[op.engine] += done - max(start, self.finished[op.engine]) + 1
+        self.finished[op.engine] = max(done, self.finished[op.engine])
+        for other in Engine:
+            if op.signal >> other & 1:
+                self.tokens[op.engine, other].append(done)
+
+    def load(self, op):
+        """Place a LOAD operation other than those that feed weights."""
+        costs, start = self.costs, self._dispatch(op)
+        if op.opcode is Opcode.STORE:
+            done = start + costs.read_latency + op.fields["rows"] * op.fields["words"]
+        else:
+            fifo = self.config.stream_fifo
+            first = max(start + 1, self.now + costs.data_latency)
+            last = first + (255 if op.opcode is Opcode.LOAD_TABLE else op.beats - 1)
+            self.now = max(self.now + op.beats, last - fifo)
+            self.beats += op.beats
+            done = last + costs.load_done
+        self.free[Engine.LOAD] = done + 1
+        self._complete(op, start, done)
+
+    def vector(self, op):
+        """Place a VECTOR operation."""
+        start = self._dispatch(op)
+        done = start + vector_cycles(op.opcode, op.fields, self.config, self.costs)
+        self.free[Engine.VECTOR] = done + self.costs.vector_gap
+        self._complete(op, start, done)
+
+    def begin(self, op):
+        """Start a MATMUL; it is placed when what feeds it is known."""
+        return _Begun(op, self._dispatch(op))
+
+    def feed(self, op, matmul):
+        """Place a feeding operation and the MATMUL it feeds."""
+        start = self._dispatch(op)
+        if op.opcode is Opcode.LOAD_WEIGHTS:
+            source = _Streamed(self, op, start)
+        else:
+            source = _Fetched(op, start, self.config, self.costs)
+        last = self._multiply(matmul, source)
+        if op.opcode is Opcode.LOAD_WEIGHTS:
+            self.now, self.beats = source.passed, self.beats + op.beats
+        done = last + self.costs.load_done
+        self.free[Engine.LOAD] = done + 1
+        self._complete(op, start, done)
+
+    def _multiply(self, matmul, source):
+        """Run the tiles of a MATMUL; returns when the last weight entered the FIFO."""
+        config, costs, fields = self.config, self.costs, matmul.op.fields
+        columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]
+        passes = max(fields["rows"], 2) * fields["digits"]
+        entry = max(self.entered + 1 + costs.matmul_gap, matmul.start + costs.read_latency)
+        wide = fields["out_bits"] > 8 or fields["flags"] & Flag.RESIDUAL
+        drain_from = self.settled + costs.wide_gap if wide else 0
+        pushed = 0
+        for first in range(0, columns, config.cols):
+            entry = max(entry, self.halves[0] + costs.half_free)
+            for _ in range(fields["act_words"]):
+                pushed, ready = self._tile(source, pushed)
+                entry = max(entry, ready)
+                self.swapped, entry = entry, entry + passes
+            full = entry - 1 + config.rows + config.cols + costs.array
+            begin = max(full, self.drained + 1, drain_from)
+            self.drained = begin + fields["rows"] * self._row_cycles(first, columns, wide)
+            self.halves.append(self.drained)
+        self.entered = entry - 1
+        done = self.drained + costs.write_latency
+        if wide:
+            self.settled = done
+        self.free[Engine.MATRIX] = self.entered - costs.run_ahead
+        self._complete(matmul.op, matmul.start, done)
+        return pushed
+
+    def _tile(self, source, pushed):
+        """Push one tile of weights; returns the last push and when the tile may be swapped in."""
+        config, costs = self.config, self.costs
+        hold = self.swapped + config.rows - 1
+        loaded = 0
+        for column in range(config.cols):
+            pushed = max(source.next(), pushed + 1)
+            if len(self.loaded) == self.loaded.maxlen:
+                pushed = max(pushed, self.loaded[0] + costs.fifo_free)
+            source.taken(pushed)
+            loaded = max(pushed + costs.fifo, hold + column, loaded + 1)
+            self.loaded.append(loaded)
+        # With its first column loaded and the rest at hand, the swap may follow the wave.
+        ready = max(pushed + costs.fifo + 1, self.swapped + max(config.rows, config.cols))
+        return pushed, ready
+
+    def _row_cycles(self, first, columns, wide):
+        """Return the drain cycles of one row of the tile at column `first`."""
+        config = self.config
+        count = min(config.cols, columns - first)
+        words = (first + count - 1) // config.rows - first // config.rows + 1
+        return max(-(-count // config.lanes), words * (2 if wide else 1))
+
+    def end(self):
+        """Return when the program is done."""
+        self._take_header()
+        return max(self.now, *self.finished.values()) + self.costs.finish
+
+
+class _Streamed:
+    """Weights from the stream: times at which each beat reaches the LOAD engine."""
+
+    def __init__(self, line, op, start):
+        self.passed, self.costs = line.now, line.costs
+        self.start, self.fifo = start + 1, deque(maxlen=line.config.stream_fifo)
+
+    def next(self):
+        """Return when the next beat can be pushed."""
+        self.passed += 1
+        if len(self.fifo) == self.fifo.maxlen:
+            self.passed = max(self.passed, self.fifo[0] + 1)
+        return max(self.start, self.passed + self.costs.data_latency)
+
+    def taken(self, time):
+        """Note when it was."""
+        self.fifo.append(time)
+
+
+class _Fetched:
+    """Weights from the scratchpad: reads a word a cycle, blocks for a transposed fetch."""
+
+    def __init__(self, op, start, config, costs):
+        self.time = start + costs.read_latency
+        fields = op.fields
+        self.reads = None
+        if fields["flags"] & Flag.TRANSPOSE:
+            self.time += costs.transpose_latency
+            self.reads = self._blocks(fields, config)
+        self.cols, self.count, self.block = config.cols, 0, 0
+        self.read = start + costs.read_latency
+        self.costs, self.emitted = costs, deque([0, 0], maxlen=2)
+
+    @staticmethod
+    def _blocks(fields, config):
+        """Yield for every tile of C channels and R rows the reads that it takes."""
+        columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]
+        for first in range(0, columns, config.cols):
+            last = min(first + config.cols, columns) - 1
+            words = last // config.rows - first // config.rows + 1
+            for row in range(0, fields["rows"], config.rows):
+                yield words * min(config.rows, fields["rows"] - row)
+
+    def next(self):
+        """Return when the next word can be pushed."""
+        if self.reads is None:
+            return self.time
+        if self.count % self.cols == 0:
+            # Two blocks are held: reading one needs the one before the last to be emitted.
+            self.read = max(self.read, self.emitted[0]) + next(self.reads)
+            self.block = self.read + self.costs.transpose_latency
+        return max(self.time, self.block)
+
+    def taken(self, time):
+        """Note when it was."""
+        self.time, self.count = time + 1, self.count + 1
+        if self.count % self.cols == 0:
+            self.emitted.append(time)
