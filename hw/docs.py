@@ -1,0 +1,91 @@
+"""Reference pages made from the data they describe: instruction set and registers."""
+
+from systola.hw.isa import FORMATS, INSTRUCTION_BYTES, Engine, Error, Opcode
+from systola.hw.regmap import REGISTERS
+
+__all__ = ["isa_page", "register_table"]
+
+_PREFACE = f"""# Instruction set
+
+Made by `python -m systola.hw.docs > docs/ISA.md` from `hw/isa.py` and `hw/regmap.py`; do not edit.
+
+A program is one stream of beats, `config.bus_bytes` bytes wide (R bytes rounded up to a power of
+two). It holds instructions of {INSTRUCTION_BYTES} bytes, little-endian, each in
+ceil({INSTRUCTION_BYTES} / bus bytes) beats (one beat if the bus is wider), and behind an
+instruction with a `beats` field that many beats of data, one scratchpad word (the lowest R bytes)
+in each.
+
+| bytes | bits | content |
+|---|---|---|
+| 0 | 7..0 | opcode |
+| 1 | 2..0 | `wait`: a bit per engine ({", ".join(f"{e.value} {e.name}" for e in Engine)}) |
+| 1 | 5..3 | `signal`: a bit per engine |
+| 2.. | | the operation's fields, in the order below without gaps; the rest is zero |
+
+**Tokens.** An instruction starts when it has taken one token from each other engine in `wait`; its
+own engine's bit means that everything before it in this engine is complete. When all its effects
+are visible it gives one token to every engine in `signal`. **Order.** Instructions are a valid
+sequential program, except that a MATMUL stands before the LOAD_WEIGHTS or FETCH that feeds it.
+**Checks.** The dispatcher checks every instruction before anything of it happens; a refused one
+sets the sticky error (below), and the rest of the stream is discarded until reset.
+
+Tensors, planes and regions are described in [ARCHITECTURE.md](ARCHITECTURE.md), section 2. `R`,
+`C` and `lanes` are `rows`, `cols` and `lanes` of the configuration.
+"""
+
+
+def _operations():
+    yield "## Operations\n"
+    yield "| code | operation | engine | does |"
+    yield "|---|---|---|---|"
+    for opcode, form in FORMATS.items():
+        engine = form.engine.name if form.engine is not None else "dispatcher"
+        yield f"| {opcode.value} | [{opcode.name}](#{opcode.name.lower()}) | {engine} | {form.doc} |"
+
+
+def _fields(opcode):
+    form = FORMATS[opcode]
+    yield f"\n### {opcode.name}\n"
+    yield form.doc + "\n"
+    if not form.fields:
+        yield "No fields."
+        return
+    yield "| byte | bits | field | meaning |"
+    yield "|---|---|---|---|"
+    for field in form.fields:
+        sign = ", signed" if field.signed else ""
+        yield f"| {form.offset(field.name)} | {field.bits}{sign} | `{field.name}` | {field.doc} |"
+
+
+def _errors():
+    yield "\n## Error causes\n"
+    yield "| code | cause |"
+    yield "|---|---|"
+    yield from (f"| {error.value} | {error.name} |" for error in Error)
+
+
+def register_table():
+    """Return the AXI4-Lite registers as a Markdown table."""
+    lines = ["| offset | register | bits | access | meaning |", "|---|---|---|---|---|"]
+    for register in REGISTERS.values():
+        access = "" if register.fields else "ro"
+        lines.append(f"| 0x{register.offset:02x} | `{register.name}` | 31..0 | {access} "
+                     f"| {register.doc} |")
+        for field in register.fields:
+            high = field.lsb + field.width - 1
+            bits = str(high) if field.width == 1 else f"{high}..{field.lsb}"
+            lines.append(f"| | `.{field.name}` | {bits} | {field.access} | {field.doc} |")
+    return "\n".join(lines)
+
+
+def isa_page():
+    """Return docs/ISA.md."""
+    lines = [_PREFACE, *_operations()]
+    for opcode in Opcode:
+        lines += _fields(opcode)
+    lines += [*_errors(), "\n## Registers\n", register_table()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(isa_page(), end="")

@@ -1,0 +1,22 @@
+"""The generated reference pages are current, and complete."""
+
+from pathlib import Path
+
+from systola.hw.docs import isa_page
+from systola.hw.isa import FORMATS
+from systola.hw.regmap import REGISTERS
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def test_isa_page_is_current():
+    assert (DOCS / "ISA.md").read_text() == isa_page(), (
+        "run: python -m systola.hw.docs > docs/ISA.md")
+
+
+def test_isa_page_names_every_operation_field_and_register():
+    page = isa_page()
+    for opcode, form in FORMATS.items():
+        assert f"### {opcode.name}\n" in page
+        assert all(f"`{field.name}`" in page for field in form.fields)
+    assert all(f"`{name}`" in page for name in REGISTERS)
