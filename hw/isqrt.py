@@ -56,9 +56,8 @@ class InverseRoot(wiring.Component):
         published = start == "published"
         root_bits = max(16, width - 16) + 1 if published else half + 1
         factor_bits = 25 if published else 31
-        self.divider = Divider(width=max(width, 31), den_width=root_bits, steps=steps,
-                               quot_bits=max(factor_bits, half + 1))
-        self.latency = ITERATIONS * (self.divider.cycles + 1) + 1
+        self.quot_bits, self.steps = max(factor_bits, half + 1), steps
+        self.latency = ITERATIONS * (-(-self.quot_bits // steps) + 1) + 1
         super().__init__({
             "i": In(stream.Signature(data.StructLayout({"v": unsigned(width), "tag": tag}))),
             "o": Out(stream.Signature(data.StructLayout(
@@ -67,7 +66,9 @@ class InverseRoot(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.divider = divider = self.divider
+        m.submodules.divider = divider = Divider(
+            width=max(len(self.i.p.v), 31), den_width=len(self.o.p.root), steps=self.steps,
+            quot_bits=self.quot_bits)
         v, tag = Signal.like(self.i.p.v, reset_less=True), Signal.like(self.i.p.tag)
         shift = Signal(range(max(17, len(v) // 2 + 2)), reset_less=True)
         root, next_root = Signal.like(self.o.p.root, reset_less=True), Signal.like(self.o.p.root)

@@ -4,44 +4,17 @@ from amaranth import Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.pipeline import Pipeline
 from systola.hw.shapes import param_record
 
 __all__ = ["Requantizer"]
-
-LIMB = 17
-"""Unsigned bits of ``z + bias`` in one multiplication: what a DSP slice's 18-bit input takes."""
 
 FINE = 3
 """Low bits of the shift that the second of the two shift stages handles."""
 
 
-class _Pipe:
-    """Registers that advance together."""
-
-    def __init__(self, m, advance):
-        self.m, self.advance = m, advance
-
-    def reg(self, value, shape=None, *, reset_less=True):
-        """Return `value` one cycle later, in `shape` (by default its own)."""
-        value = Value.cast(value)
-        register = Signal(shape or value.shape(), reset_less=reset_less)
-        with self.m.If(self.advance):
-            self.m.d.sync += register.eq(value)
-        return register
-
-    def delay(self, value, cycles, *, reset_less=True):
-        """Return `value` that many cycles later."""
-        for _ in range(cycles):
-            value = self.reg(value, reset_less=reset_less)
-        return value
-
-    def multiply(self, a, b):
-        """Return the exact signed product ``a * b`` two cycles later."""
-        starts = range(0, max(len(a) - 1, 1), LIMB)  # the top limb is signed, and may be one wider
-        parts = [a[start:start + LIMB] for start in starts[:-1]] + [a[starts[-1]:].as_signed()]
-        products = [self.reg(part * b) for part in parts]
-        total = sum(product << start for product, start in zip(products, starts, strict=True))
-        return self.reg(total, signed(len(a) + len(b)))
+class _Rescaler(Pipeline):
+    """The steps of the requantizer that are more than a register."""
 
     def round_shift(self, value, shift, keep):
         """Return ``(rne(value, shift), overflow, sign)`` three cycles later.
@@ -153,7 +126,7 @@ class Requantizer(wiring.Component):
         m = Module()
         advance = Signal()
         m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.i.ready.eq(advance)]
-        pipe, beat = _Pipe(m, advance), self.i.p
+        pipe, beat = _Rescaler(m, advance), self.i.p
         m.d.comb += self.o.valid.eq(pipe.delay(self.i.valid, self.latency, reset_less=False))
         if "tag" in beat.shape().members:
             m.d.comb += Value.cast(self.o.p.tag).eq(pipe.delay(beat.tag, self.latency))
