@@ -40,7 +40,8 @@ def _operations():
     yield "|---|---|---|---|"
     for opcode, form in FORMATS.items():
         engine = form.engine.name if form.engine is not None else "dispatcher"
-        yield f"| {opcode.value} | [{opcode.name}](#{opcode.name.lower()}) | {engine} | {form.doc} |"
+        link = f"[{opcode.name}](#{opcode.name.lower()})"
+        yield f"| {opcode.value} | {link} | {engine} | {form.doc} |"
 
 
 def _fields(opcode):
