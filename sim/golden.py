@@ -64,7 +64,7 @@ class Golden:
     def __init__(self, path):
         self.name = Path(path).name
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
                 self._arrays = {name: archive[name] for name in archive.files}
         except (OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, MemoryError,
                 NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
