@@ -3,7 +3,7 @@
 from systola.hw.isa import INSTRUCTION_BYTES, Opcode, encode
 from systola.sw_driver.checks import check_model
 from systola.sw_driver.layout import CompileError, allocate_params, allocate_scratchpad
-from systola.sw_driver.lowering import lower
+from systola.sw_driver.network import lower
 from systola.sw_driver.predict import predict_cycles
 from systola.sw_driver.program import InputSlot, OutputPart, OutputTensor, Program, decode_outputs
 from systola.sw_driver.schedule import assign_tokens, prefetch_params
