@@ -140,12 +140,12 @@ class Lowering:
                   **self.region(source.words, channels)}
         return lambda: Operation(Opcode.FETCH, name, reads={"": source}, fields=fields)
 
-    def linear(self, name, layer, act, out, *, depth=None, residual=None, rescale=None):
+    def linear(self, name, layer, act, out, *, weight=None, residual=None, rescale=None):
         """Append a linear layer from view `act` to view `out`, in column groups and row chunks.
 
-        `depth` is a weight array (N, K) in the lane order of `act` when that is padded.
+        `weight` (N, K) replaces the layer's, in the lane order of a padded `act`.
         """
-        weight = layer.weight if depth is None else depth
+        weight = layer.weight if weight is None else weight
         rows = self.config.rows
         limit = max(self.param_words * self.config.lanes // rows, 1) * rows
         for start in range(0, len(weight), limit):
@@ -157,11 +157,11 @@ class Lowering:
                                  words=tiles * self.config.cols // self.config.lanes)
             feed = self.weights(name, weight[part])
             for low, count in self.chunks(act.rows):
-                cut = {"word": start // rows, "words": self.words(columns), "rows": count}
+                part_of = {"word": start // rows, "words": self.words(columns), "rows": count}
                 self.matmul(
-                    name, cut(act, low, count), cut(out, low, **cut), feed, params,
+                    name, cut(act, low, count), cut(out, low, **part_of), feed, params,
                     channels=columns, bits=layer.out_bits, rescale=rescale,
-                    residual=None if residual is None else cut(residual, low, **cut))
+                    residual=None if residual is None else cut(residual, low, **part_of))
 
     def vector(self, opcode, name, source, out, channels, *, params=None, table=False, **fields):
         """Append a VECTOR operation over all rows, in the row chunks of the MATMULs."""

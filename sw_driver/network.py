@@ -72,7 +72,7 @@ def _attention(build, model, block, prefix, x):
     padded[:, :, :width] = np.reshape(block.proj.weight, (channels, heads, width))
     out = build.tensor(prefix + "attn_out", model.tokens, channels, planes=2, bank=1)
     build.linear(prefix + "attn_out", block.proj, context.view(), out.view(),
-                 depth=padded.reshape(channels, -1), residual=x.view(),
+                 weight=padded.reshape(channels, -1), residual=x.view(),
                  rescale=block.attn_residual)
     build.store_traced(prefix + "attn_out", out, channels)
     return out
