@@ -38,9 +38,11 @@ def quantize(float_vit, calibration_images, *, weight_bits=8, act_bits=8, attent
     """Return the integer model of a float model, following ARITHMETIC sections 1 to 7 and 16.
 
     Weights have a scale per output channel, activations one per tensor, from running ranges over
-    the calibration images. Both branches of a residual are rescaled straight to the scale of the
-    sum. The outputs of qkv are streamed (Q) and stationary (K, V) operands of the array, so they
-    have the smaller of `weight_bits` and `act_bits`.
+    the calibration images; those of Shiftmax and ShiftGELU inputs are widened until their ShiftExp
+    constant x0 is exact (on the digits that takes a third off the error). Both branches of a
+    residual are rescaled straight to the scale of the sum. The outputs of qkv are streamed (Q) and
+    stationary (K, V) operands of the array, so they have the smaller of `weight_bits` and
+    `act_bits`.
 
     Parameters
     ----------
@@ -91,10 +93,7 @@ class _Quantizer:
             return np.float32(2.0 ** (1 - self.settings["attention_bits"]))
         bits = {"qkv": self.qkv_bits, **_FIXED_BITS}.get(kind, self.act_bits)
         scale = scale_for(low, high, bits)
-        if kind in _X0_FACTOR:
-            scale = max(scale, np.nextafter(np.float32(1 / (_X0_FACTOR[kind] * MAX_X0)),
-                                            np.float32(1)))
-        return scale
+        return _exact_exponential(scale, _X0_FACTOR[kind]) if kind in _X0_FACTOR else scale
 
     def _widen_residuals(self):
         """Make every residual tensor and the logits coarse enough for the multipliers into it.
@@ -219,6 +218,19 @@ class _Quantizer:
         if not -MAX_X0 <= value <= -1:
             raise ModelError(f"x0 of {name} must be from {-MAX_X0} to -1, not {value}")
         return value
+
+
+def _exact_exponential(scale, factor):
+    """Widen `scale` so that ``1 / (factor * scale)`` is an integer of at most `MAX_X0`.
+
+    ShiftExp computes exp(code / -x0). With x0 = floor(-1 / scale) = -12 for 1 / scale = 11.1 all
+    its exponents would be 8 % too small; the next exact scale costs no more range than that.
+    """
+    count = min(int(1 / (factor * float(scale))), MAX_X0)
+    if count < 1:
+        return scale
+    # One float above: below the exact quotient, the floor would give the next constant.
+    return max(scale, np.nextafter(np.float32(1 / (factor * count)), np.float32(np.inf)))
 
 
 def _ratio(source, target):

@@ -110,11 +110,25 @@ def test_multipliers_have_at_most_mult_bits(mult_bits):
         assert (site.shift <= MAX_SHIFT).all()
 
 
-def test_constants_of_the_exponentials():
-    _, _, model = make()
+@pytest.mark.parametrize("seed", range(6))
+def test_constants_of_the_exponentials_are_exact(seed):
+    vit, patches, model = make(seed)
+    ranges = calibrate(vit, patches)
     for i, block in enumerate(model.blocks):
-        assert block.softmax_x0 == floor(-1 / model.scales[f"blocks.{i}.scores"])
-        assert block.gelu_x0 == floor(-1 / (1.702 * model.scales[f"blocks.{i}.fc1"]))
+        for x0, factor, name in ((block.softmax_x0, 1, "scores"), (block.gelu_x0, 1.702, "fc1")):
+            scale = model.scales[f"blocks.{i}.{name}"]
+            assert x0 == floor(-1 / (factor * scale))
+            assert -x0 * factor * scale == pytest.approx(1, rel=1e-6)
+            observed = max(-ranges[f"blocks.{i}.{name}"][0], ranges[f"blocks.{i}.{name}"][1]) / 127
+            assert observed * 0.999999 <= scale <= observed / (1 - factor * observed)
+
+
+def test_coarse_exponential_scales_stay():
+    vit, patches, _ = make()
+    vit.parameters["blocks.0.attn.qkv.weight"][:] *= 30
+    model = quantize(vit, patches)
+    assert model.scales["blocks.0.scores"] > 1
+    assert model.blocks[0].softmax_x0 == -1
 
 
 def test_fine_scales_are_widened_to_the_largest_x0():
