@@ -21,19 +21,21 @@ def reference(z, mult, shift, bits, *branch):
 
 
 @quick
-@given(products, mults, st.integers(0, 63), st.integers(2, 32))
+@given(products, mults, st.integers(0, 63), st.integers(2, 63))
 def test_requantize_is_exact(z, mult, shift, bits):
     assert requantize(z, mult, shift, bits) == reference(z, mult, shift, bits)
 
 
 @quick
-@given(st.integers(-2**31, 2**31 - 1), st.integers(0, 62), st.integers(-2, 2), st.integers(0, 1))
-def test_ties_and_their_neighbours(z, shift, step, odd):
-    # A product within two units of a tie, of which 62-bit ones need the limbs.
-    mult = 1 << min(shift, 31)
-    z = (z >> 1 << 1) + odd
-    for value in (z, z * 2**9 + step):
-        assert requantize(value, mult, shift, 32) == reference(value, mult, shift, 32)
+@given(st.integers(2**30, 2**31 - 1), st.integers(1, 42), st.integers(-3, 3), st.booleans())
+def test_ties_and_their_neighbours(mult, shift, step, negative):
+    # The z whose product with an odd multiplier ends within `step` of a tie: many of these
+    # products exceed 62 bits, and only the lowest bits of the lowest limb tell which side it is.
+    mult |= 1
+    z = (2 ** (shift - 1) + step) * pow(mult, -1, 2**shift) % 2**shift
+    for value in (z, z - 2**shift, z + (2**42 >> shift << shift)):
+        signed = -mult if negative else mult
+        assert requantize(value, signed, shift, 63) == reference(value, signed, shift, 63)
 
 
 @quick
