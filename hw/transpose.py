@@ -17,11 +17,15 @@ def block_tag(rows):
                               "pad": range(rows + 1), "final": 1})
 
 
-def rotate(lanes, amount):
-    """Return the list `lanes` rotated: item i is ``lanes[(i + amount) mod len(lanes)]``."""
+def rotate(m, lanes, amount):
+    """Return the bytes `lanes` rotated: item i is ``lanes[(i + amount) mod len(lanes)]``."""
     for bit, move in enumerate(amount):
-        step = (1 << bit) % len(lanes)
-        lanes = [Mux(move, lanes[(i + step) % len(lanes)], lane) for i, lane in enumerate(lanes)]
+        step, moved = (1 << bit) % len(lanes), []
+        for i, lane in enumerate(lanes):
+            # A signal a stage: nested expressions would double with each.
+            moved.append(Signal(8, name=f"moved_{bit}_{i}"))
+            m.d.comb += moved[i].eq(Mux(move, lanes[(i + step) % len(lanes)], lane))
+        lanes = moved
     return lanes
 
 
@@ -99,12 +103,12 @@ class Transposer(wiring.Component):
         m.d.sync += [full[k].eq((full[k] | write & self.i.p.last & (fill == k))
                                 & ~(read & ends & (emit == k))) for k in range(2)]
 
-        outputs = self._memories(m, rotate(list(self.i.p.word), skew), Cat(row, fill), write,
+        outputs = self._memories(m, rotate(m, list(self.i.p.word), skew), Cat(row, fill), write,
                                  column, emit)
         with m.If(~self.o.valid | self.o.ready):
             m.d.sync += [self.o.valid.eq(read), self.o.p.final.eq(ends & tag.final)]
             m.d.sync += [self.o.p.word[r].eq(Mux(zero | (top < r), 0, byte))
-                         for r, byte in enumerate(rotate(outputs, column))]
+                         for r, byte in enumerate(rotate(m, outputs, column))]
         return m
 
     def _memories(self, m, bytes_in, address, enable, column, emit):
