@@ -1,0 +1,70 @@
+"""The accelerator with its bus ports: AXI4-Lite registers, AXI4-Stream in and out."""
+
+from amaranth import Module, ResetInserter
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from systola.hw.core import Core
+from systola.hw.csr import RegisterFile, axi_lite_ports
+from systola.hw.regmap import COUNTERS
+
+__all__ = ["Accelerator"]
+
+
+class Accelerator(wiring.Component):
+    """Runs integer Vision Transformers from a program stream; the top of the generated Verilog.
+
+    Model: ``systola.sim.machine``. Registers: ``hw/regmap.py``. Program: ``hw/isa.py``.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        Everything that can be chosen.
+
+    Members
+    -------
+    s_axil_* : AXI4-Lite subordinate
+        32-bit registers.
+    s_axis_* : AXI4-Stream in
+        Program, ``config.bus_bytes`` wide, every beat full; TLAST is ignored.
+    m_axis_* : AXI4-Stream out
+        Results, as wide; a scratchpad word in the lowest R bytes, the rest zero. TLAST ends every
+        STORE.
+    irq : Out(1)
+        Done or error, while enabled.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        bits = 8 * config.bus_bytes
+        super().__init__(axi_lite_ports() | {
+            "s_axis_tdata": In(bits), "s_axis_tvalid": In(1), "s_axis_tready": Out(1),
+            "s_axis_tlast": In(1),
+            "m_axis_tdata": Out(bits), "m_axis_tvalid": Out(1), "m_axis_tready": In(1),
+            "m_axis_tlast": Out(1),
+            "irq": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.registers = registers = RegisterFile(self.config)
+        core = Core(self.config)
+        m.submodules.core = ResetInserter(registers.reset)(core)
+        for name in axi_lite_ports():
+            inside, outside = getattr(registers, name), getattr(self, name)
+            forward = self.signature.members[name].flow is In
+            m.d.comb += inside.eq(outside) if forward else outside.eq(inside)
+        m.d.comb += [
+            core.start.eq(registers.start),
+            core.stream.p.eq(self.s_axis_tdata), core.stream.valid.eq(self.s_axis_tvalid),
+            self.s_axis_tready.eq(core.stream.ready),
+            self.m_axis_tdata.eq(core.result.p.word), self.m_axis_tlast.eq(core.result.p.last),
+            self.m_axis_tvalid.eq(core.result.valid), core.result.ready.eq(self.m_axis_tready),
+            self.irq.eq(registers.irq_enable & (core.done | core.error)),
+            registers.values.STATUS.eq(core.busy | core.done << 1 | core.error << 2),
+            registers.values.ERROR.eq(core.cause), registers.values.ERROR_INDEX.eq(core.index),
+            registers.values.ERROR_WORD.eq(core.word),
+        ]
+        m.d.comb += [registers.values[name].eq(getattr(core, f"count_{name.lower()}"))
+                     for name, _ in COUNTERS]
+        return m

@@ -1,0 +1,151 @@
+"""Dispatcher, engines and memories wired together: everything that a soft reset clears."""
+
+from amaranth import Cat, Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out
+
+from systola.hw import shapes
+from systola.hw.dispatch import Dispatcher
+from systola.hw.fetch import result_beat
+from systola.hw.isa import FORMATS, Engine
+from systola.hw.load import LoadEngine
+from systola.hw.matrix import MatrixEngine
+from systola.hw.params import ParamMemory
+from systola.hw.regmap import COUNTERS
+from systola.hw.scratchpad import Scratchpad
+from systola.hw.tokens import TokenGate, connect_gates
+from systola.hw.unpack import bus_beat
+from systola.hw.vector import VectorEngine
+
+__all__ = ["Core"]
+
+
+def _body_bits(engine):
+    """Return the bits that the longest operation of `engine` has behind its header."""
+    return max(sum(field.bits for field in form.fields)
+               for form in FORMATS.values() if form.engine is engine)
+
+
+class Core(wiring.Component):
+    """The accelerator without its bus: program stream in, result stream out.
+
+    Scratchpad priority: MATRIX activations, MATRIX residual, VECTOR, LOAD for reads; MATRIX,
+    VECTOR, LOAD for writes.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        Sizes.
+
+    Members
+    -------
+    stream : In(stream.Signature(bus_beat(config)))
+        Program.
+    result : Out(stream.Signature(result_beat(config)))
+        Words of STORE.
+    start : In(1)
+        Take a program; ignored while busy or after an error.
+    busy, done, error : Out(1)
+        State, see the STATUS register.
+    cause, index, word : Out
+        The refused instruction, see the ERROR registers.
+    count_* : Out(32)
+        One for every name of ``regmap.COUNTERS``, in lower case.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        super().__init__({
+            "stream": In(stream.Signature(bus_beat(config))),
+            "result": Out(stream.Signature(result_beat(config))),
+            "start": In(1), "busy": Out(1), "done": Out(1), "error": Out(1),
+            "cause": Out(8), "index": Out(32), "word": Out(32),
+            **{f"count_{name.lower()}": Out(32) for name, _ in COUNTERS},
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.dispatcher = dispatcher = Dispatcher(config)
+        engines = {Engine.LOAD: LoadEngine(config), Engine.MATRIX: MatrixEngine(config),
+                   Engine.VECTOR: VectorEngine(config)}
+        for engine, unit in engines.items():
+            m.submodules[engine.name.lower()] = unit
+        load, matrix, vector = engines.values()
+
+        wiring.connect(m, wiring.flipped(self.stream), dispatcher.stream)
+        wiring.connect(m, wiring.flipped(self.result), load.result)
+        for name in "busy", "done", "error", "cause", "index", "word":
+            m.d.comb += getattr(self, name).eq(getattr(dispatcher, name))
+        m.d.comb += dispatcher.start.eq(self.start)
+
+        self._connect_memories(m, load, matrix, vector)
+        self._connect_fifo(m, "stream_data", dispatcher.data, load.data, config.stream_fifo)
+        self._connect_fifo(m, "weights", load.weights, matrix.weights, config.weight_fifo)
+        gates = [self._connect_queue(m, engine, getattr(dispatcher, engine.name.lower()), unit)
+                 for engine, unit in engines.items()]
+        connect_gates(m, [gate for gate, _ in gates])
+        m.d.comb += [gate.clear.eq(self.start & ~self.busy) for gate, _ in gates]
+        m.d.comb += dispatcher.idle.eq(~Cat(waiting | gate.busy for gate, waiting in gates).any())
+        self._count(m, dispatcher, [gate for gate, _ in gates])
+        return m
+
+    def _connect_memories(self, m, load, matrix, vector):
+        config = self.config
+        m.submodules.scratchpad = scratchpad = Scratchpad(config, readers=4, writers=3)
+        m.submodules.params = params = ParamMemory(config, readers=2)
+        for port, reader in zip(scratchpad.r, (matrix.act, matrix.res, vector.src, load.src),
+                                strict=True):
+            wiring.connect(m, port, reader)
+        for port, writer in zip(scratchpad.w, (matrix.out, vector.dst, load.dst), strict=True):
+            wiring.connect(m, port, writer)
+        for port, reader in zip(params.r, (matrix.param, vector.param), strict=True):
+            wiring.connect(m, port, reader)
+        wiring.connect(m, params.w, load.param)
+        wiring.connect(m, vector.table, load.table)
+
+    def _connect_fifo(self, m, name, source, sink, depth):
+        """Put a FIFO of `depth` words between two streams of the same payload."""
+        fifo = SyncFIFOBuffered(width=source.p.shape().size, depth=depth)
+        m.submodules[name] = fifo
+        m.d.comb += [fifo.w_data.eq(source.p), fifo.w_en.eq(source.valid),
+                     source.ready.eq(fifo.w_rdy),
+                     sink.p.eq(fifo.r_data), sink.valid.eq(fifo.r_rdy), fifo.r_en.eq(sink.ready)]
+
+    def _connect_queue(self, m, engine, source, unit):
+        """Put queue and token gate before an engine; returns the gate, and whether it waits."""
+        name, bits = engine.name.lower(), _body_bits(engine)
+        gate = TokenGate(engine=engine, payload=shapes.engine_instruction())
+        queue = SyncFIFOBuffered(width=14 + bits, depth=self.config.queue_depth)
+        m.submodules[f"{name}_queue"], m.submodules[f"{name}_gate"] = queue, gate
+        payload = source.p.payload
+        # Only what this engine's operations use is stored; the rest of an instruction is zero.
+        m.d.comb += [
+            queue.w_data.eq(Cat(payload.opcode, source.p.wait, source.p.signal,
+                                payload.body[:bits])),
+            queue.w_en.eq(source.valid), source.ready.eq(queue.w_rdy),
+            Cat(gate.i.p.payload.opcode, gate.i.p.wait, gate.i.p.signal,
+                gate.i.p.payload.body[:bits]).eq(queue.r_data),
+            gate.i.valid.eq(queue.r_rdy), queue.r_en.eq(gate.i.ready),
+            gate.done.eq(unit.done),
+        ]
+        wiring.connect(m, gate.o, unit.instr)
+        return gate, queue.level != 0
+
+    def _count(self, m, dispatcher, gates):
+        """Count events: start clears the counters, they run while busy."""
+        events = {"CYCLES": 1, "STREAM_STALL": self.stream.ready & ~self.stream.valid,
+                  "RESULT_STALL": self.result.valid & ~self.result.ready,
+                  "INSTRUCTIONS": dispatcher.issued}
+        for engine, gate in zip(Engine, gates, strict=True):
+            events[f"{engine.name}_BUSY"] = gate.busy
+            events[f"{engine.name}_STALL"] = gate.stall
+        for name, _ in COUNTERS:
+            counter = getattr(self, f"count_{name.lower()}")
+            step = Signal(name=f"step_{name.lower()}")
+            m.d.comb += step.eq(events[name])
+            with m.If(self.start & ~self.busy):
+                m.d.sync += counter.eq(0)
+            with m.Elif(self.busy):
+                m.d.sync += counter.eq(counter + step)
