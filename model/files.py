@@ -7,7 +7,8 @@ import numpy as np
 
 from systola.hw.config import AcceleratorConfig
 from systola.model.integer import Block, Dyadic, IntegerVit, Linear, Norm
-from systola.model.quantize import MAX_SHIFT, MAX_X0, RESIDUAL_BITS, VECTOR_BITS
+from systola.model.quantize import MAX_SHIFT
+from systola.model.scales import MAX_X0, RESIDUAL_BITS, VECTOR_BITS
 from systola.model.storage import ModelError, read_tensors, write_tensors
 
 __all__ = ["VERSION", "is_integer_model", "load_model", "save_model"]

@@ -7,30 +7,27 @@ import numpy as np
 from systola.hw.config import AcceleratorConfig
 from systola.model.calibrate import calibrate
 from systola.model.integer import Block, Dyadic, IntegerVit, Linear, Norm
+from systola.model.scales import (
+    MAX_X0,
+    RESIDUAL_BITS,
+    VECTOR_BITS,
+    X0_FACTOR,
+    activation_scales,
+    qkv_bits,
+    weight_scales,
+)
 from systola.model.storage import ModelError
-from systola.sim.quantize import bias_codes, exp_constant, scale_for
+from systola.sim.quantize import bias_codes, exp_constant
 from systola.sim.quantize import quantize as to_codes
 from systola.sim.requant import dyadic
 
-__all__ = ["MAX_SHIFT", "MAX_X0", "RESIDUAL_BITS", "VECTOR_BITS", "quantize"]
-
-RESIDUAL_BITS = 16
-"""Bits of the residual stream, of the position embedding and of the logits."""
-
-MAX_X0 = 2 ** AcceleratorConfig().x0_bits - 1
-"""Largest ``-x0`` an accelerator's ShiftExp takes; finer scales are widened to it."""
+__all__ = ["MAX_SHIFT", "quantize"]
 
 MAX_SHIFT = 63
 """Largest right shift of a requantizer."""
 
-VECTOR_BITS = 8
-"""Bits of the codes that go into Shiftmax and ShiftGELU; the array never sees them."""
-
 _SIGMOID_BITS = 8
-_FIXED_BITS = {"embed": RESIDUAL_BITS, "attn_out": RESIDUAL_BITS, "out": RESIDUAL_BITS,
-               "logits": RESIDUAL_BITS, "scores": VECTOR_BITS, "fc1": VECTOR_BITS}
 _INT32 = (-2**31, 2**31 - 1)
-_X0_FACTOR = {"scores": 1.0, "fc1": 1.702}
 
 
 def quantize(float_vit, calibration_images, *, weight_bits=8, act_bits=8, attention_bits=16,
@@ -80,43 +77,8 @@ class _Quantizer:
     def __init__(self, vit, settings, ranges):
         self.vit, self.settings, self.p = vit, settings, vit.parameters
         self.act_bits, self.weight_bits = settings["act_bits"], settings["weight_bits"]
-        self.qkv_bits = min(self.act_bits, self.weight_bits)
-        self.scales = {name: self._scale(name, *bounds) for name, bounds in ranges.items()}
-        position = self.p["pos_embed"][1:]
-        self.scales["position"] = scale_for(position.min(), position.max(), RESIDUAL_BITS)
-        self._widen_residuals()
-
-    def _scale(self, name, low, high):
-        """Return the float32 scale of one activation tensor."""
-        kind = name.rsplit(".", 1)[-1]
-        if kind == "attention":
-            return np.float32(2.0 ** (1 - self.settings["attention_bits"]))
-        bits = {"qkv": self.qkv_bits, **_FIXED_BITS}.get(kind, self.act_bits)
-        scale = scale_for(low, high, bits)
-        return _exact_exponential(scale, _X0_FACTOR[kind]) if kind in _X0_FACTOR else scale
-
-    def _widen_residuals(self):
-        """Make every residual tensor and the logits coarse enough for the multipliers into it.
-
-        Operands of few bits and short multipliers can ask for a ratio of 2**mult_bits or more,
-        which no right shift expresses; the sum needs no steps that much finer than its terms.
-        """
-        sites, stream = [("patch_embed.proj", "input", "position", "embed")], "embed"
-        for index in range(self.vit.blocks):
-            name = f"blocks.{index}"
-            sites += [(f"{name}.attn.proj", f"{name}.context", stream, f"{name}.attn_out"),
-                      (f"{name}.mlp.fc2", f"{name}.gelu", f"{name}.attn_out", f"{name}.out")]
-            stream = f"{name}.out"
-        for layer, source, residual, target in [*sites, ("head", "norm", "logits", "logits")]:
-            coarsest = max(self._weight_scales(layer).max() * self.scales[source],
-                           self.scales[residual])
-            limit = coarsest / np.float32(2.0 ** (self.settings["mult_bits"] - 1))
-            self.scales[target] = max(self.scales[target], limit)
-
-    def _weight_scales(self, layer):
-        """Return the scales of the output channels of `layer`, float32 (N,)."""
-        weight = self.p[f"{layer}.weight"]
-        return scale_for(weight.min(axis=1), weight.max(axis=1), self.weight_bits)
+        self.qkv_bits = qkv_bits(settings)
+        self.scales = activation_scales(vit, ranges, settings)
 
     def model(self):
         """Return the whole integer model."""
@@ -171,7 +133,7 @@ class _Quantizer:
         gamma of zero); their products go into the bias, exactly.
         """
         weight, bias = self.p[f"{name}.weight"], self.p[f"{name}.bias"]
-        scale = self._weight_scales(name)
+        scale = weight_scales(weight, self.weight_bits)
         codes = to_codes(weight, scale[:, None], self.weight_bits)
         bias = bias_codes(bias, scale, self.scales[source])
         if constant is not None:
@@ -214,23 +176,10 @@ class _Quantizer:
 
     def x0(self, name):
         """Return the ShiftExp constant of tensor `name`: the integer image of -1."""
-        value = exp_constant(self.scales[name], _X0_FACTOR[name.rsplit(".", 1)[-1]])
+        value = exp_constant(self.scales[name], X0_FACTOR[name.rsplit(".", 1)[-1]])
         if not -MAX_X0 <= value <= -1:
             raise ModelError(f"x0 of {name} must be from {-MAX_X0} to -1, not {value}")
         return value
-
-
-def _exact_exponential(scale, factor):
-    """Widen `scale` so that ``1 / (factor * scale)`` is an integer of at most `MAX_X0`.
-
-    ShiftExp computes exp(code / -x0). With x0 = floor(-1 / scale) = -12 for 1 / scale = 11.1 all
-    its exponents would be 8 % too small; the next exact scale costs no more range than that.
-    """
-    count = min(int(1 / (factor * float(scale))), MAX_X0)
-    if count < 1:
-        return scale
-    # One float above: below the exact quotient, the floor would give the next constant.
-    return max(scale, np.nextafter(np.float32(1 / (factor * count)), np.float32(np.inf)))
 
 
 def _ratio(source, target):

@@ -8,8 +8,9 @@ import pytest
 from systola.hw.config import ConfigError
 from systola.model import float_vit
 from systola.model.calibrate import calibrate
-from systola.model.quantize import MAX_SHIFT, MAX_X0, quantize
+from systola.model.quantize import MAX_SHIFT, quantize
 from systola.model.random import random_codes, random_float_vit, random_vit
+from systola.model.scales import MAX_X0
 from systola.model.storage import ModelError
 from systola.sim.quantize import quantize as to_codes
 from systola.sim.requant import requantize
