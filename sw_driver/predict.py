@@ -86,6 +86,7 @@ class _Timeline:
         self.swapped = -(1 << 30)
         self.halves = deque([0, 0], maxlen=2)  # the accumulator halves are free again
         self.drained = self.settled = 0
+        self.taken = deque([0, 0], maxlen=2)  # when the next but one MATMUL may be taken
         self._take_header()       # BEGIN
 
     def _take_header(self):
@@ -158,26 +159,28 @@ class _Timeline:
         """Run the tiles of a MATMUL; returns when the last weight entered the FIFO."""
         config, costs, fields = self.config, self.costs, matmul.op.fields
         columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]
-        passes = max(fields["rows"], 2) * fields["digits"]
-        entry = max(self.entered + 1 + costs.matmul_gap, matmul.start + costs.read_latency)
-        wide = fields["out_bits"] > 8 or fields["flags"] & Flag.RESIDUAL
-        drain_from = self.settled + costs.wide_gap if wide else 0
+        rows, residual = fields["rows"], bool(fields["flags"] & Flag.RESIDUAL)
+        passes = max(rows, 2) * (fields["digits"] - 1) + rows
+        wide = fields["out_bits"] > 8
+        twice = 1 + (wide or residual)
+        entry = max(self.entered + 1 + costs.matmul_gap, matmul.start + costs.first_word)
+        drain_from = self.settled + (costs.residual_gap if residual else costs.wide_gap)
         pushed = 0
         for first in range(0, columns, config.cols):
             entry = max(entry, self.halves[0] + costs.half_free)
             for _ in range(fields["act_words"]):
                 pushed, ready = self._tile(source, pushed)
-                entry = max(entry, ready)
-                self.swapped, entry = entry, entry + passes
+                self.swapped = max(entry, ready)
+                entry = self.swapped + passes
             full = entry - 1 + config.rows + config.cols + costs.array
-            begin = max(full, self.drained + 1, drain_from)
-            self.drained = begin + fields["rows"] * self._row_cycles(first, columns, wide)
+            begin = max(full, self.drained + costs.tile_gap, drain_from)
+            self.drained = begin + rows * self._row_cycles(first, columns, twice) - 1
             self.halves.append(self.drained)
         self.entered = entry - 1
-        done = self.drained + costs.write_latency
-        if wide:
-            self.settled = done
-        self.free[Engine.MATRIX] = self.entered - costs.run_ahead
+        done = self.drained + costs.write_latency + wide
+        self.settled = done if twice == 2 else 0
+        self.taken.append(done + costs.wide_next if twice == 2 else 0)
+        self.free[Engine.MATRIX] = max(self.entered - costs.run_ahead, self.taken[0])
         self._complete(matmul.op, matmul.start, done)
         return pushed
 
@@ -191,18 +194,18 @@ class _Timeline:
             if len(self.loaded) == self.loaded.maxlen:
                 pushed = max(pushed, self.loaded[0] + costs.fifo_free)
             source.taken(pushed)
-            loaded = max(pushed + costs.fifo, hold + column, loaded + 1)
+            loaded = max(pushed + costs.fifo + 1, hold + column, loaded + 1)
             self.loaded.append(loaded)
         # With its first column loaded and the rest at hand, the swap may follow the wave.
         ready = max(pushed + costs.fifo + 1, self.swapped + max(config.rows, config.cols))
         return pushed, ready
 
-    def _row_cycles(self, first, columns, wide):
+    def _row_cycles(self, first, columns, accesses):
         """Return the drain cycles of one row of the tile at column `first`."""
         config = self.config
         count = min(config.cols, columns - first)
         words = (first + count - 1) // config.rows - first // config.rows + 1
-        return max(-(-count // config.lanes), words * (2 if wide else 1))
+        return max(-(-count // config.lanes), words * accesses)
 
     def end(self):
         """Return when the program is done."""

@@ -18,6 +18,8 @@ from systola.sw_driver.compiler import (
     compile_operations,
     encode_stream,
 )
+from systola.sw_driver.costs import COSTS
+from systola.sw_driver.predict import predict_cycles
 from systola.sw_driver.program import decode_outputs
 
 DIGITS = {"channels": 64, "heads": 4, "blocks": 4, "hidden": 256, "classes": 10, "tokens": 17,
@@ -278,3 +280,50 @@ def test_bad_layer_is_refused(changes, message):
     layer = dataclasses.replace(model.patch, **changes)
     with pytest.raises(CompileError, match=f"^{message}$"):
         compile_model(dataclasses.replace(model, patch=layer), config)
+
+
+def predicted(sizes=(), fields=(), **costs):
+    model, config, _ = build(sizes, fields)
+    lowering, ops = compile_operations(model, config)
+    line = predict_cycles(ops, config, lowering.macs, costs=dataclasses.replace(COSTS, **costs))
+    return line, ops, config, lowering
+
+
+def test_prediction_is_above_every_bound():
+    for sizes, fields in CASES.values():
+        line, ops, config, lowering = predicted(sizes, fields)
+        data = sum(op.beats for op in ops)
+        header = -(-64 // config.bus_bytes)
+        assert line.stream_beats == data + header * (len(ops) + 2)
+        passes = sum(op.fields["rows"] * op.fields["digits"] * len(weights.data) // config.cols
+                     for op, weights in itertools.pairwise(ops)
+                     if op.opcode is Opcode.MATMUL and weights.data is not None)
+        assert line.cycles >= max(line.stream_beats, passes, *line.busy.values())
+        assert line.busy[Engine.MATRIX] >= passes
+        assert line.utilisation == lowering.macs / (config.rows * config.cols * line.cycles) < 1
+
+
+def test_prediction_is_in_the_program():
+    model, config, _ = build()
+    line, *_ = predicted()
+    assert compile_model(model, config).predicted == line.to_dict()
+    assert line.to_dict()["matrix_busy"] == line.busy[Engine.MATRIX]
+
+
+def test_every_cost_counts():
+    # Wide results, residuals, a starved FIFO, transposed fetches: every delay is on some path.
+    cases = [CASES["odd"], ({"blocks": 2, "hidden": 40}, {"weight_fifo": 2, "stream_fifo": 4,
+                                               "queue_depth": 2}),
+             ({"gelu": "table"}, {"gelu": "table"}),
+             ({"classes": 60}, {"param_depth": 16, "stream_fifo": 64})]
+    useless = set()
+    for field in dataclasses.fields(COSTS):
+        changes = {field.name: getattr(COSTS, field.name) + 60}
+        differences = [predicted(*case, **changes)[0].cycles - predicted(*case)[0].cycles
+                       for case in cases]
+        if field.name == "run_ahead":  # the only one that is a head start
+            assert max(differences) <= 0
+        else:
+            assert min(differences) >= 0
+            useless |= {field.name} if max(differences) == 0 else set()
+    assert useless == set()
