@@ -117,9 +117,9 @@ def _scale(z, mult, shift):
     far = round_shift(np.clip(high, -_WIDE >> 2, (_WIDE >> 2) - 1) << 2 | sticky,
                       np.maximum(shift - _LIMB + 2, 0))
     # Less than 16: the result still contains all of `high`.
-    up = np.maximum(_LIMB - shift, 0)
-    limit = np.int64(_WIDE) >> up
-    near = (np.clip(high, -limit, limit) << up) + round_shift(low, np.minimum(shift, _LIMB))
+    up = np.maximum(_LIMB - shift, 1)
+    limit = np.int64(1) << 63 - up
+    near = (np.clip(high, -limit, limit - 2) << up) + round_shift(low, np.minimum(shift, _LIMB))
     return np.where(shift >= _LIMB, far, np.clip(near, -_WIDE, _WIDE))
 
 

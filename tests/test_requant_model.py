@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from systola.sim.requant import dyadic, requantize, residual_add, round_shift, saturate
@@ -27,6 +27,9 @@ def test_requantize_is_exact(z, mult, shift, bits):
 
 
 @quick
+@example(2**31 - 1, 15, 1, False)
+@example(2**31 - 1, 16, 1, False)  # the first shift beyond a limb
+@example(2**31 - 1, 17, -1, True)
 @given(st.integers(2**30, 2**31 - 1), st.integers(1, 42), st.integers(-3, 3), st.booleans())
 def test_ties_and_their_neighbours(mult, shift, step, negative):
     # The z whose product with an odd multiplier ends within `step` of a tie: many of these
