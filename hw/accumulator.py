@@ -26,8 +26,8 @@ class Accumulators(wiring.Component):
     sums for the same entry must be at least `gap` = 2 cycles apart. Sums wrap at `acc_bits`.
 
     Meanwhile the other half can be read: ``row_en`` in one cycle gives all columns of entry
-    ``row_t`` of ``row_half`` in the next and holds them. That half must be at rest, from ``done``
-    until its next control.
+    ``row_t`` of ``row_half`` in the next and holds them. Meanwhile, that half's entries may only
+    be written with ``first`` sums.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ class Accumulators(wiring.Component):
                 write, read = memory.write_port(), memory.read_port()
                 drain = self.row_en & (self.row_half == half)
                 m.d.comb += [
-                    read.en.eq(drain | (valids[c] & (here.half == half))),
+                    read.en.eq(drain | (valids[c] & (here.half == half) & ~here.first)),
                     read.addr.eq(Mux(drain, self.row_t, here.t)),
                     write.en.eq(valids[c + 1] & (after.half == half)),
                     write.addr.eq(after.t), write.data.eq(total),

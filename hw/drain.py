@@ -35,6 +35,8 @@ class Drain(wiring.Component):
         Another tile has been accumulated, in the order of the instructions' tiles.
     free : Out(1)
         The oldest tile has been read out.
+    rows_read : Out(range(token_depth + 1))
+        Rows of the oldest tile that have been read, 0 between tiles.
     row_en, row_t, row_half, row
         Read port of `systola.hw.accumulator.Accumulators`.
     param, res, out
@@ -53,6 +55,7 @@ class Drain(wiring.Component):
             "instr": In(stream.Signature(shapes.body(Opcode.MATMUL))),
             "tile": In(1), "free": Out(1), "row_en": Out(1), "row_half": Out(1),
             "row_t": Out(range(config.token_depth)),
+            "rows_read": Out(range(config.token_depth + 1)),
             "row": In(data.ArrayLayout(signed(config.acc_bits), config.cols)),
             "param": Out(shapes.ParamPort(config)), "res": Out(shapes.ReadPort(config)),
             "out": Out(shapes.WritePort(config)), "done": Out(1),
@@ -61,7 +64,9 @@ class Drain(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        m.submodules.notes = notes = SyncFIFO(width=self.note_layout.size, depth=8)
+        # Far enough ahead to hide the residual's latency of 6 cycles, at one group a cycle.
+        m.submodules.notes = notes = SyncFIFO(width=self.note_layout.size, depth=16)
+        m.submodules.params = params = SyncFIFO(width=16, depth=16)
         m.submodules.residual = residual = ResidualReader(config)
         m.submodules.writer = writer = WordWriter(config)
         m.submodules.requant = requant = Requantizer(
@@ -76,18 +81,20 @@ class Drain(wiring.Component):
             requant.res_mult.eq(ins.res_mult), requant.res_shift.eq(ins.res_shift),
             self.done.eq(writer.done),
         ]
-        self._request(m, ins, notes, residual)
+        m.d.comb += [self.param.req.valid.eq(params.r_rdy), self.param.req.p.eq(params.r_data),
+                     params.r_en.eq(self.param.req.ready)]
+        self._request(m, ins, notes, params, residual)
         self._join(m, notes, residual, requant)
         return m
 
-    def _request(self, m, ins, notes, residual):
+    def _request(self, m, ins, notes, params, residual):
         """Walk over all groups: request parameters and residual, queue where the result goes."""
         config, lanes = self.config, self.config.lanes
         place = data.StructLayout({"word": 16, "lane": range(config.rows), "param": 16})
         here, tile, after = Signal(place), Signal(place), Signal(place)  # `tile`: its first group
         t, group = Signal(range(config.token_depth)), Signal(range(self.groups))
         out_row, res_row = Signal(16), Signal(16)
-        active, step, room = Signal(), Signal(), Signal()
+        active, step = Signal(), Signal()
         in_flight = Signal(2)  # instructions taken and not done; at most 3 as their tiles are 2
         word_end, row_end, tile_end, end = Signal(), Signal(), Signal(), Signal()
         new_word, wide, use_res = Signal(), Signal(), Signal()
@@ -103,9 +110,9 @@ class Drain(wiring.Component):
             after.word.eq(here.word + word_end), after.param.eq(here.param + ~broadcast),
             after.lane.eq(Mux(word_end, 0, here.lane + lanes)),
             new_word.eq(use_res & ((group == 0) | (here.lane == 0))),
-            room.eq(active & notes.w_rdy & (~new_word | residual.i.ready)),
-            self.param.req.valid.eq(room), self.param.req.p.eq(here.param),
-            step.eq(room & self.param.req.ready), notes.w_en.eq(step),
+            # `params` is never fuller than `notes`: a group leaves only with its parameters.
+            step.eq(active & notes.w_rdy & (~new_word | residual.i.ready)),
+            notes.w_en.eq(step), params.w_en.eq(step), params.w_data.eq(here.param),
             residual.i.valid.eq(step & new_word), residual.i.p.eq(res_row + here.word),
             self.instr.ready.eq(~active & ((in_flight == 0) | ~(wide | use_res))
                                 & (in_flight != 3)),
@@ -139,7 +146,7 @@ class Drain(wiring.Component):
         config, lanes = self.config, self.config.lanes
         note = data.View(self.note_layout, notes.r_data)
         tiles, half = Signal(2), Signal()
-        t, group = Signal(range(config.token_depth)), Signal(range(self.groups))
+        t, group = self.rows_read, Signal(range(self.groups))
         has_row, go = Signal(), Signal()
         beat = requant.i.p
         m.d.comb += [

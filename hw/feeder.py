@@ -17,9 +17,11 @@ class Feeder(wiring.Component):
 
     For every tile of C output columns, every activation word k and every digit plane, one pass of
     `rows` words from ``act_base + digit*act_plane + t*act_stride + k``. Requests run ahead; the
-    first word of a pass waits at the array's door for its weights (``swap_ready``), for a free
-    accumulator half (``half_free``) and for `Accumulators.gap`. One word a cycle otherwise, without
-    a gap between passes; one cycle between instructions without requests.
+    first word of a pass waits at the array's door for its weights (``swap_ready``) and for
+    `Accumulators.gap`. The first pass of a tile may enter a half that is still being drained, row
+    by row behind the drain, as it only writes; the tile's other passes wait until the half is
+    free. One word a cycle otherwise, without a gap between passes; one cycle between
+    instructions without requests.
 
     The byte lanes become signed(act_bits + 1): the top digit of two or more is unsigned.
 
@@ -34,12 +36,16 @@ class Feeder(wiring.Component):
         Taken as soon as the previous instruction's last request is out.
     act : Out(shapes.ReadPort(config))
         Activations.
-    swap_ready, half_free : In(1)
-        The array can take a swap; the accumulator half after the current one is free.
+    swap_ready : In(1)
+        The array can take a swap.
+    tiles : In(2)
+        Tiles that have started and are not drained.
+    rows_read : In(range(token_depth + 1))
+        Rows of the oldest of them that the drain has read.
     valid, acts, swap : Out
         A word enters the array, and whether it is the first of a tile of weights.
     start : Out(1)
-        The word is the first of a tile of columns and takes the free half.
+        The word is the first of a tile of columns.
     control : Out(control_layout(token_depth, attention_digits))
         What the accumulators need, in the cycle of ``valid``.
     """
@@ -53,8 +59,9 @@ class Feeder(wiring.Component):
         super().__init__({
             "instr": In(stream.Signature(shapes.body(Opcode.MATMUL))),
             "act": Out(shapes.ReadPort(config)),
-            "swap_ready": In(1), "half_free": In(1), "valid": Out(1), "swap": Out(1),
-            "start": Out(1), "control": Out(self.control_layout),
+            "swap_ready": In(1), "tiles": In(2), "rows_read": In(range(config.token_depth + 1)),
+            "valid": Out(1), "swap": Out(1), "start": Out(1),
+            "control": Out(self.control_layout),
             "acts": Out(data.ArrayLayout(signed(config.act_bits + 1), config.rows)),
         })
 
@@ -110,16 +117,19 @@ class Feeder(wiring.Component):
                          *(s.eq(self.instr.p.act_base) for s in (word, plane, addr))]
 
     def _enter(self, m, words):
-        """Let words into the array in order, the first of a pass only when all is prepared."""
+        """Let words into the array in order, each when its place is prepared."""
         note = data.View(self.word_layout, words.r_data)
         half = Signal()
         since = Signal(range(Accumulators.gap))  # cycles until the next pass may begin
-        may_begin = Signal()
+        may_begin, behind, room = Signal(), Signal(), Signal()
         m.d.comb += [
             self.start.eq(self.valid & note.begin & note.first),
-            may_begin.eq((since == 0) & (~note.swap | self.swap_ready)
-                         & (~note.first | self.half_free)),
-            self.act.rsp.ready.eq(words.r_rdy & (~note.begin | may_begin)),
+            may_begin.eq((since == 0) & (~note.swap | self.swap_ready)),
+            # With two tiles ahead of this one, the drain is still reading this one's half.
+            behind.eq(note.first & (note.t < self.rows_read)),
+            room.eq(Mux(note.begin & note.first, (self.tiles < 2) | (behind & (self.tiles == 2)),
+                        (self.tiles != 3) | behind)),
+            self.act.rsp.ready.eq(words.r_rdy & room & (~note.begin | may_begin)),
             self.valid.eq(self.act.rsp.valid & self.act.rsp.ready),
             words.r_en.eq(self.valid),
             self.swap.eq(self.valid & note.swap),

@@ -23,12 +23,19 @@ class MatrixEngine(wiring.Component):
     requantizes the other half. Both run ahead of each other over tiles and instructions as far as
     the two halves permit. Weights are prefetched one tile beyond the one that waits in the array.
 
-    Cycles, with memories that answer at once (``hw/matrix_cycles.py`` computes them):
+    Cycles, with memories that answer at once and weights in time; the test computes them so:
 
-    - a pass of the front end: rows; with the swaps of its tile at least max(R, C) cycles apart;
-    - a tile of the back end: 1 + rows * max(groups, accesses), where groups is the number of
-      `lanes` columns in it and accesses the words that its columns touch (twice if 16 bits wide);
-    - from a tile's last word to its first group: R + C + 5; from its last group to the write: 10.
+    - The first word enters the array 3 cycles after the instruction is taken; then a word a cycle.
+      Swaps are at least max(R, C) cycles apart, passes at least 2. Of two instructions that follow
+      each other directly, the second's first word enters 2 cycles after the first's last word.
+    - A tile's first group leaves R + C + 5 cycles after its last word, or 2 cycles after the
+      previous tile's last group. It takes rows * max(groups, accesses) cycles: groups of `lanes`
+      columns, and the words that its columns touch, twice if there is a residual or a wide output.
+    - The next tile but one may enter 1 cycle after the tile's last group; but row t of its first
+      pass already when row t of this tile is at the requantizer, one cycle before its first group.
+    - ``done`` comes 11 cycles after the last group, 12 after a 16-bit one. After an instruction
+      with a residual or wide output, the next one's first group comes 5 cycles after its ``done``
+      at the earliest, 7 with a residual, and the one after that enters 5 cycles after it.
 
     Parameters
     ----------
@@ -82,11 +89,12 @@ class MatrixEngine(wiring.Component):
         # One register in front of the array, for weights and activations alike.
         m.d.sync += [array.acts.eq(feeder.acts), array.swap.eq(feeder.swap),
                      array.w.eq(loader.w), array.w_col.eq(loader.w_col)]
-        free = Signal(2, init=2)  # halves that are neither accumulated into nor drained
-        m.d.sync += free.eq(free - feeder.start + drain.free)
+        tiles = Signal(2)
+        m.d.sync += tiles.eq(tiles + feeder.start - drain.free)
         m.d.comb += [
             loader.swap.eq(feeder.swap), feeder.swap_ready.eq(loader.ready),
-            feeder.half_free.eq(free != 0), sums.psum.eq(array.psum), drain.tile.eq(sums.done),
+            feeder.tiles.eq(tiles), feeder.rows_read.eq(drain.rows_read),
+            sums.psum.eq(array.psum), drain.tile.eq(sums.done),
             sums.row_en.eq(drain.row_en), sums.row_t.eq(drain.row_t),
             sums.row_half.eq(drain.row_half), drain.row.eq(sums.row), self.done.eq(drain.done),
         ]

@@ -114,6 +114,28 @@ def test_a_half_is_read_while_the_other_is_added_to():
     assert rows[6:] == [14 + 18 + 2 * t for t in range(4)]
 
 
+def test_first_sums_leave_the_row_in_hand_alone():
+    dut = Accumulators(cols=1, psum_bits=8, act_bits=8, digits=1, acc_bits=16, depth=4)
+    rows = []
+
+    async def testbench(ctx):
+        for value in 10, 50:  # the second round overwrites the half while it is being read
+            for t in range(4):
+                ctx.set(dut.valid, 1)
+                ctx.set(dut.i, {"half": 0, "t": t, "digit": 0, "first": 1, "last": 0})
+                ctx.set(dut.row_en, value == 50 and t == 0)
+                ctx.set(dut.row_t, 2)
+                if rows or (value, t) > (50, 0):
+                    rows.append(ctx.get(dut.row[0]))
+                await ctx.tick()
+                ctx.set(dut.psum[0], value + t)
+        ctx.set(dut.valid, 0)
+        await ctx.tick()
+
+    run(dut, testbench)
+    assert rows == [12, 12, 12]
+
+
 @pytest.mark.parametrize("name", ["cols", "psum_bits", "act_bits", "digits", "acc_bits", "depth"])
 def test_error_names_the_parameter(name):
     good = {"cols": 3, "psum_bits": 12, "act_bits": 4, "digits": 1, "acc_bits": 20, "depth": 8}

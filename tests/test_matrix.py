@@ -194,6 +194,46 @@ async def serve_writes(ctx, port, memory, rng):
                     memory[request.addr, lane] = value
 
 
+def predict(config, jobs, columns_ready):
+    """Return the cycles of every ``done``, as the engine's documentation states them.
+
+    Instructions are offered from cycle 0 on, and the first tile of weights is ready in cycle
+    `columns_ready`.
+    """
+    period, depth = max(config.rows, config.cols), config.rows + config.cols
+    enter, swap, begun, drained, released, done = 3, -period, -2, -2, [0, 0], []
+    reads = [[0], [0]]  # of the tiles before: when the drain has read each row
+    after = 0  # earliest next group by the writes of a wide instruction
+    enter, earliest = max(enter, columns_ready), [0, 0]
+    for job in jobs:
+        enter = max(enter, earliest[-2])
+        f = job.fields
+        wide, residual = f["out_bits"] > 8, bool(f["flags"] & Flag.RESIDUAL)
+        n = (f["words"] - 1) * config.rows + f["lanes_last"]
+        for first in range(0, n, config.cols):
+            count = min(config.cols, n - first)
+            words = (first + count - 1) // config.rows - first // config.rows + 1
+            free, behind = released[-2] + 1, reads[-2]  # of the half, and of each row in it
+            for p in range(f["act_words"] * f["digits"]):
+                swaps = p % f["digits"] == 0
+                enter = max(enter, begun + 2, min(free, behind[0]) if p == 0 else free,
+                            swap + period if swaps else 0)
+                swap, begun = enter if swaps else swap, enter
+                for t in range(f["rows"]):
+                    ahead = p == 0 and t < len(behind)
+                    enter = max(enter, min(free, behind[t]) if ahead else free) + 1
+            begin = max(enter - 1 + depth + 5, drained + 2, after + (7 if residual else 5))
+            row = max(-(-count // config.lanes), words * (1 + (wide or residual)))
+            drained = begin + f["rows"] * row - 1
+            released.append(drained)
+            reads.append([begin + t * row for t in range(f["rows"])])
+        done.append(drained + 11 + wide)
+        after = done[-1] if wide or residual else 0
+        earliest.append(done[-1] + 5 if wide or residual else 0)
+        enter += 1
+    return done
+
+
 SHAPES = [(4, 4, 1), (4, 4, 2), (8, 4, 4), (5, 3, 1), (6, 4, 2), (4, 1, 1), (6, 6, 3), (2, 2, 2)]
 
 
@@ -223,3 +263,27 @@ def test_matches_model_at_other_widths(act_bits, weight_bits, style):
     setup.add(rows=6, act_words=1, n=5, residual=True)
     *_, memory = setup.run(act_bits)
     np.testing.assert_array_equal(memory, setup.final())
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("shape", [(4, 4, 2), (8, 4, 1), (6, 4, 2)])
+def test_cycles_as_documented(shape, seed):
+    config = configure(*shape)
+    setup, rng = Setup(config, seed), random.Random(seed)
+    for _ in range(6):
+        setup.add(rows=rng.randint(1, 16), act_words=rng.randint(1, 4),
+                  n=rng.randint(1, 3 * shape[0]), digits=rng.choice([1, 1, 2]),
+                  residual=rng.random() < 0.3, out_bits=rng.choice([8, 8, 16]))
+    _, done, _ = setup.run()
+    assert done[0] == pytest.approx(predict(config, setup.jobs, config.cols)[0], abs=1)
+    assert done == pytest.approx(predict(config, setup.jobs, config.cols), abs=4)
+
+
+def test_passes_follow_without_a_bubble():
+    config = configure(5, 3, 1)
+    setup = Setup(config, 1)
+    for _ in range(3):  # four tiles of eight passes each, longer than their drain
+        setup.add(rows=5, act_words=8, n=12)
+    taken, done, _ = setup.run()
+    assert np.diff(done).tolist() == [4 * 8 * 5 + 1] * 2
+    assert taken[0] == 0
