@@ -1,0 +1,181 @@
+"""Dispatcher: cuts the program stream into checked instructions and their data."""
+
+from amaranth import Cat, Module, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from systola.hw import shapes
+from systola.hw.checker import Checker
+from systola.hw.checks import COUNT_FIELDS
+from systola.hw.isa import FORMATS, INSTRUCTION_BYTES, Engine, Error, Opcode
+from systola.hw.unpack import bus_beat
+
+__all__ = ["Dispatcher", "queued_instruction"]
+
+
+def queued_instruction():
+    """Return what waits in an engine's queue: the instruction and its token bits."""
+    engines = len(Engine)
+    return data.StructLayout({"payload": shapes.engine_instruction(), "wait": engines,
+                              "signal": engines})
+
+
+class Dispatcher(wiring.Component):
+    """Take a program from the stream, refuse what is wrong, hand the rest to the engines.
+
+    An instruction is collected from ``64 / bus_bytes`` beats (one if the bus is wider; its upper
+    bytes are ignored), decoded in a cycle, checked (`Checker`) and queued; the beats that belong
+    to it are then forwarded one a cycle before the next instruction is read. The first
+    instruction must be BEGIN, and BEGIN must come nowhere else (`Error.BAD_OPCODE`). A refused
+    instruction reaches no engine; from there on the stream is discarded, so that a host which
+    sends a whole program never hangs, until this unit is reset. After END nothing is taken from
+    the stream until the next start. Model: ``systola.sim.machine``.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        Sizes and limits.
+
+    Members
+    -------
+    stream : In(stream.Signature(bus_beat(config)))
+        Program.
+    load, matrix, vector : Out(stream.Signature(queued_instruction()))
+        Instructions of each engine.
+    data : Out(stream.Signature(bus_beat(config)))
+        The beats that follow instructions.
+    start : In(1)
+        Take a program; ignored while ``busy`` or ``error``.
+    idle : In(1)
+        No instruction is in a queue or an engine.
+    busy, done, error : Out(1)
+        From start to END or error; END was reached and everything is idle; an instruction was
+        refused.
+    cause, index, word : Out
+        With ``error``: the `Error`, the instruction's index and its first 32 bits.
+    issued : Out(1)
+        One cycle high for every accepted instruction, END when it is complete.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        queue = Out(stream.Signature(queued_instruction()))
+        super().__init__({
+            "stream": In(stream.Signature(bus_beat(config))),
+            "load": queue, "matrix": queue, "vector": queue,
+            "data": Out(stream.Signature(bus_beat(config))),
+            "start": In(1), "idle": In(1), "busy": Out(1), "done": Out(1), "error": Out(1),
+            "cause": Out(8), "index": Out(32), "word": Out(32), "issued": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.checker = checker = Checker(self.config)
+        instruction = Signal(8 * INSTRUCTION_BYTES)
+        beats = max(INSTRUCTION_BYTES // self.config.bus_bytes, 1)
+        beat, left = Signal(range(beats)), Signal(32)
+        refuse = Signal(8)  # cause, in the cycle of the refusal
+        opcode = instruction[:8]
+        m.d.comb += [checker.word.eq(instruction), self.data.p.eq(self.stream.p),
+                     self.word.eq(instruction[:32])]
+        self._present(m, instruction)
+        with m.If(self.issued):
+            m.d.sync += self.index.eq(self.index + 1)
+
+        with m.FSM():
+            with m.State("IDLE"):
+                with m.If(self.start):
+                    m.d.sync += [self.busy.eq(1), self.done.eq(0), self.index.eq(0)]
+                    m.next = "COLLECT"
+            with m.State("COLLECT"):
+                m.d.comb += self.stream.ready.eq(1)
+                with m.If(self.stream.valid):
+                    arrived = self.stream.p.as_value()[:len(instruction)]
+                    m.d.sync += [instruction.eq(Cat(instruction, arrived)[len(arrived):]),
+                                 beat.eq(beat + 1)]
+                    with m.If(beat == beats - 1):
+                        m.d.sync += beat.eq(0)
+                        m.next = "DECODE"
+            with m.State("DECODE"):
+                self._decode(m, instruction, refuse, checker.start)
+                with m.If(refuse != Error.NONE):
+                    m.next = "ERROR"
+            with m.State("CHECK"):
+                with m.If(checker.done):
+                    m.d.comb += refuse.eq(checker.cause)
+                    m.next = "ISSUE"
+                with m.If(refuse != Error.NONE):
+                    m.next = "ERROR"
+            with m.State("ISSUE"):
+                self._issue(m, opcode, instruction, left)
+            with m.State("DATA"):
+                m.d.comb += [self.data.valid.eq(self.stream.valid),
+                             self.stream.ready.eq(self.data.ready)]
+                with m.If(self.stream.valid & self.data.ready):
+                    m.d.sync += left.eq(left - 1)
+                    with m.If(left == 1):
+                        m.next = "COLLECT"
+            with m.State("DRAIN"):
+                with m.If(self.idle):
+                    m.d.comb += self.issued.eq(1)
+                    m.d.sync += [self.busy.eq(0), self.done.eq(1)]
+                    m.next = "IDLE"
+            with m.State("ERROR"):
+                m.d.comb += self.stream.ready.eq(1)
+        with m.If(refuse != Error.NONE):
+            m.d.sync += [self.error.eq(1), self.cause.eq(refuse), self.busy.eq(0)]
+        return m
+
+    def _present(self, m, instruction):
+        """Put the instruction on every queue's payload; its valid says whose it is."""
+        for queue in self.load, self.matrix, self.vector:
+            m.d.comb += [queue.p.payload.opcode.eq(instruction[:8]),
+                         queue.p.wait.eq(instruction[8:11]), queue.p.signal.eq(instruction[11:14]),
+                         queue.p.payload.body.eq(instruction[16:])]
+
+    def _decode(self, m, instruction, refuse, check):
+        """Refuse unknown operations, misplaced or foreign BEGIN and zero counts; start the rest."""
+        m.next = "CHECK"
+        with m.Switch(instruction[:8]):
+            for opcode, form in FORMATS.items():
+                layout = shapes.body(opcode)
+                body = layout(instruction[16:16 + layout.size])
+                with m.Case(opcode):
+                    misplaced = (self.index == 0) != (opcode is Opcode.BEGIN)
+                    with m.If(misplaced):
+                        m.d.comb += refuse.eq(Error.BAD_OPCODE)
+                    if opcode is Opcode.BEGIN:
+                        with m.Elif(body.config_hash != self.config.hash):
+                            m.d.comb += refuse.eq(Error.CONFIG_HASH)
+                        with m.Else():
+                            m.d.comb += self.issued.eq(1)
+                            m.next = "COLLECT"
+                    elif form.engine is None:
+                        with m.Else():
+                            m.next = "DRAIN"
+                    else:
+                        zeros = [body[field.name] == 0 for field in form.fields
+                                 if field.name in COUNT_FIELDS]
+                        with m.Elif(Cat(*zeros).any()):
+                            m.d.comb += refuse.eq(Error.ZERO_COUNT)
+                        with m.Else():
+                            m.d.comb += check.eq(1)
+            with m.Default():
+                m.d.comb += refuse.eq(Error.BAD_OPCODE)
+
+    def _issue(self, m, opcode, instruction, left):
+        """Offer the instruction to its engine's queue, then go on with its data or the next."""
+        queues = {Engine.LOAD: self.load, Engine.MATRIX: self.matrix, Engine.VECTOR: self.vector}
+        with m.Switch(opcode):
+            for code, form in FORMATS.items():
+                if form.engine is None:
+                    continue
+                layout = shapes.body(code)
+                with m.Case(code):
+                    m.d.comb += [queues[form.engine].valid.eq(1),
+                                 self.issued.eq(queues[form.engine].ready)]
+                    with m.If(self.issued):
+                        m.next = "COLLECT"
+                        if "beats" in layout.members:
+                            m.d.sync += left.eq(layout(instruction[16:16 + layout.size]).beats)
+                            m.next = "DATA"

@@ -1,0 +1,133 @@
+"""Sequential checks against the instruction model, at and beside every limit."""
+
+import random
+
+import pytest
+
+from systola.hw.checker import Checker
+from systola.hw.checks import COUNT_FIELDS, MAX_DIGITS
+from systola.hw.config import PRESETS, AcceleratorConfig
+from systola.hw.isa import FORMATS, Error, Opcode, encode
+from systola.sim.harness import run
+from systola.sim.machine_checks import check_instruction
+
+CONFIGS = [PRESETS["digits"], PRESETS["tiny"],
+           AcceleratorConfig(rows=6, cols=3, lanes=3, banks=1, bank_depth=64, param_depth=16,
+                             max_row=30, x0_bits=5, attention_bits=8, act_bits=4)]
+OPERATIONS = [opcode for opcode, form in FORMATS.items() if form.engine is not None]
+
+
+def valid_fields(rng, opcode, config):
+    """Return fields that the model accepts, mostly close to the limits."""
+    while True:
+        words, rows = rng.randrange(1, 4), rng.randrange(1, 9)
+        fields = {"rows": rows, "words": words, "act_words": rng.randrange(1, 4),
+                  "digits": rng.randrange(1, 4), "count": rng.randrange(1, 4),
+                  "lanes_last": rng.randrange(1, config.rows + 1),
+                  "x0": rng.randrange(1, 1 << config.x0_bits), "out_bits": rng.randrange(2, 9),
+                  "flags": rng.randrange(4), "res_shift": rng.randrange(64),
+                  "res_mult": rng.randrange(-9, 9)}
+        if opcode is Opcode.MATMUL:
+            fields["out_bits"] = rng.randrange(2, 17)
+        top = config.scratchpad_words
+        step = rng.choice([1, max(top // 8, 2)])  # rows on top of each other leave other limits
+        for field in FORMATS[opcode].fields:
+            if field.name.endswith("base"):
+                fields[field.name] = rng.randrange(top) if rng.random() < 0.5 else rng.randrange(8)
+            elif field.name.endswith(("stride", "plane")):
+                fields[field.name] = rng.randrange(step)
+        if opcode is Opcode.LOAD_PARAMS:
+            fields["base"] = rng.randrange(config.param_depth)
+        if "param_base" in fields:
+            fields["param_base"] = rng.randrange(config.param_depth)
+        fields["beats"] = {Opcode.LOAD: rows * words,
+                           Opcode.LOAD_PARAMS: fields["count"] * config.param_beats,
+                           Opcode.LOAD_TABLE: -(-256 // config.rows),
+                           Opcode.LOAD_WEIGHTS: config.cols * words}.get(opcode, 0)
+        names = [field.name for field in FORMATS[opcode].fields]
+        fields = {name: fields[name] for name in names}
+        if check_instruction(opcode, fields, config) is Error.NONE:
+            return fields
+
+
+def neighbours(rng, opcode, fields, config):
+    """Yield variants: each field moved to the largest and smallest value that passes, and past."""
+    for field in FORMATS[opcode].fields:
+        if field.signed or field.name == "flags":
+            continue
+        def cause(value, name=field.name):
+            return check_instruction(opcode, {**fields, name: value}, config)
+        low, high = fields[field.name], (1 << field.bits) - 1
+        while high - low > 1:  # the last value that passes, if passing is monotonous
+            middle = (low + high) // 2
+            low, high = (middle, high) if cause(middle) is Error.NONE else (low, middle)
+        values = {low, high, (1 << field.bits) - 1, fields[field.name] - 1, 0, 1,
+                  rng.randrange(1 << field.bits)}
+        for value in values:
+            if value < 0 or (value == 0 and field.name in COUNT_FIELDS):
+                continue  # the dispatcher's own check
+            yield {**fields, field.name: value}
+
+
+def expected(opcode, fields, config):
+    """Return the model's cause, with the two limits that hardware sets differently."""
+    if fields.get("digits", 0) > MAX_DIGITS:
+        return Error.FIELD_RANGE
+    cause = check_instruction(opcode, fields, config)
+    if opcode is Opcode.LOAD_WEIGHTS and fields["beats"]:
+        return Error.NONE  # a count that is no multiple of C is not refused
+    return cause
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["digits", "tiny", "odd"])
+def test_matches_model_at_every_limit(config):
+    rng = random.Random(config.hash)
+    cases = []
+    for opcode in OPERATIONS:
+        for _ in range(4):
+            fields = valid_fields(rng, opcode, config)
+            cases.append((opcode, fields))
+            cases += [(opcode, other) for other in neighbours(rng, opcode, fields, config)]
+    rng.shuffle(cases)
+    dut, causes, slowest = Checker(config), set(), [0]
+
+    async def bench(ctx):
+        for opcode, fields in cases:
+            ctx.set(dut.word, int.from_bytes(encode(opcode, **fields), "little"))
+            ctx.set(dut.start, 1)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            cycles = 1
+            while not ctx.get(dut.done):
+                await ctx.tick()
+                cycles += 1
+            cause = expected(opcode, fields, config)
+            assert Error(ctx.get(dut.cause)) is cause, (opcode.name, fields)
+            causes.add(cause)
+            slowest[0] = max(slowest[0], cycles)
+            await ctx.tick()
+
+    run(dut, bench, max_cycles=200_000)
+    assert causes >= {Error.NONE, Error.SCRATCHPAD_RANGE, Error.PARAM_RANGE, Error.ROW_RANGE,
+                      Error.TOKEN_RANGE, Error.FIELD_RANGE, Error.BEAT_COUNT}
+    assert slowest[0] <= 40
+
+
+def test_matmul_of_the_digits_network_takes_about_25_cycles():
+    config, dut, cycles = PRESETS["digits"], Checker(PRESETS["digits"]), []
+    fields = {field.name: 1 for field in FORMATS[Opcode.MATMUL].fields} | {
+        "rows": 17, "act_words": 4, "words": 12, "lanes_last": 16, "out_bits": 8, "flags": 0}
+
+    async def bench(ctx):
+        ctx.set(dut.word, int.from_bytes(encode(Opcode.MATMUL, **fields), "little"))
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        while not ctx.get(dut.done):
+            await ctx.tick()
+            cycles.append(1)
+        assert ctx.get(dut.cause) == Error.NONE
+
+    run(dut, bench)
+    assert config.rows == 16
+    assert len(cycles) <= 26
