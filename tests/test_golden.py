@@ -5,6 +5,9 @@ import pytest
 
 from systola.sim.conform import ModelEngine, conform, passed
 from systola.sim.golden import ARITHMETIC, JUDGED, MISSING, OPAQUE, SHOWN, GoldenError
+from systola.sim.quantize import exp_constant
+from systola.sim.requant import dyadic, requantize
+from systola.sim.shiftmax import shiftmax
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = sorted(path.name for path in GOLDEN.glob("*.npz"))
@@ -154,6 +157,31 @@ def test_other_shapes_and_case_letters(tmp_path):
     found = conform(tmp_path)
     assert {row.array for row in found} == {f"zz_{name}" for name in (
         "x0_f64", "x0_f32", "exp_f64", "factor_f64", "out_f64", "factor_f32", "out_f32")}
+    assert passed(found)
+
+
+@pytest.mark.parametrize("name", ["block_asis.npz", "block_clean.npz"])
+def test_block_with_several_heads(tmp_path, name):
+    contents, heads, d = arrays(name), 4, 16
+    contents["heads"] = np.int8(heads)
+    qkv = contents["attn.qact1.out_int"].astype(np.int64)
+    q, k, v = (np.stack([qkv[:, 64 * g + d * h:][:, :d] for h in range(heads)]) for g in range(3))
+    scores = np.stack([q[h] @ k[h].T for h in range(heads)])
+    ratio = contents["attn.matmul_1.scale"] / 4 / contents["attn.qact_attn1.scale"]
+    codes = requantize(scores, *dyadic(ratio.astype(float)), 8)
+    scale = contents["attn.qact_attn1.scale"].item()
+    attention = shiftmax(codes, exp_constant(scale, dtype=np.float32))
+    for key in [key for key in contents if key.endswith((".out_int", ".out_f32"))]:
+        del contents[key]
+    contents["attn.matmul_1.out_int"] = scores
+    contents["attn.int_softmax.out_int"] = attention
+    contents["attn.matmul_2.out_int"] = np.stack([attention[h] @ v[h] for h in range(heads)])
+    context = requantize(np.concatenate(contents["attn.matmul_2.out_int"], axis=1), *dyadic(
+        (contents["attn.matmul_2.scale"] / contents["attn.qact2.scale"]).astype(float)), 8)
+    contents["attn.qact2.out_int"] = context
+    found = conform(write(tmp_path, name, contents))
+    assert [row.array.removesuffix(".out_int") for row in found] == [
+        "attn.matmul_1", "attn.int_softmax", "attn.matmul_2", "attn.qact2"]
     assert passed(found)
 
 
