@@ -10,6 +10,7 @@ _REGIONS = {
     Opcode.SHIFTGELU: (("src_", 1), ("dst_", 1)),
     Opcode.LAYERNORM: (("src_", 2), ("dst_", 1)),
 }
+_MAX_DIGITS = 8
 _COUNTS = ("rows", "words", "act_words", "digits", "count")
 _VECTOR = Opcode.SHIFTMAX, Opcode.SHIFTGELU, Opcode.LAYERNORM
 
@@ -47,7 +48,8 @@ def check_instruction(opcode, fields, config):
 
 def _fields(opcode, fields, config):
     limits = {"lanes_last": (1, config.rows), "x0": (1, (1 << config.x0_bits) - 1),
-              "out_bits": (2, 16 if opcode is Opcode.MATMUL else 8), "res_shift": (0, 63)}
+              "out_bits": (2, 16 if opcode is Opcode.MATMUL else 8), "res_shift": (0, 63),
+              "digits": (1, _MAX_DIGITS)}
     bad = any(name in fields and not low <= fields[name] <= high
               for name, (low, high) in limits.items())
     return Error.FIELD_RANGE if bad else Error.NONE
@@ -96,7 +98,7 @@ def _beats(opcode, fields, config):
         Opcode.LOAD_TABLE: lambda: -(-256 // config.rows),
     }.get(opcode)
     if opcode is Opcode.LOAD_WEIGHTS:
-        wrong = fields["beats"] == 0 or fields["beats"] % config.cols
+        wrong = fields["beats"] == 0
     else:
         wrong = expected is not None and fields["beats"] != expected()
     return Error.BEAT_COUNT if wrong else Error.NONE
