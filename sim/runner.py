@@ -36,7 +36,7 @@ SIMULATORS = ("verilator", "icarus")
 
 _VERILATOR_ARGS = ["-Wno-fatal", "-Wno-lint", "-fno-merge-cond-motion"]
 _RUNTIME = [f"{name}.o" for name in ("verilated", "verilated_dpi", "verilated_threads",
-                                     "verilated_vpi", "verilator")]
+                                     "verilated_vpi")]  # not cocotb's verilator.o: it knows Vtop
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -315,7 +315,7 @@ def _runtime():
 
     They take four times as long to compile as a small unit does.
     """
-    identity = json.dumps([_versions(), os.environ.get("CXX")]).encode()
+    identity = json.dumps([_versions(), _RUNTIME, os.environ.get("CXX")]).encode()
     with _entry(identity, "runtime") as (folder, fill):
         if fill:
             (fill / "empty.v").write_text("module empty(clk); input clk; endmodule\n")
