@@ -1,26 +1,28 @@
-"""Cycles that the hardware's pipelines take, measured on the RTL, in one table."""
+"""Cycles that the hardware's pipelines take: fixed delays in one table, and formulas."""
 
 from dataclasses import dataclass
 
-from systola.hw.isa import Opcode
+from systola.hw.isa import FORMATS, Engine, Flag, Opcode
 
-__all__ = ["COSTS", "Costs", "vector_cycles"]
+__all__ = ["COSTS", "Costs", "check_cycles", "vector_cycles"]
 
 
 @dataclass(frozen=True)
 class Costs:
     """Fixed delays in cycles; what is counted is said beside each."""
 
+    start: int = 1              # from the start command to the first beat
     decode: int = 1             # per instruction, with the stream stopped
-    queue: int = 2              # from an instruction's last beat to its engine's gate
+    check: int = 2              # the same, for all but BEGIN and END, beyond `check_cycles`
+    queue: int = 2              # from issue to the engine's gate
     queue_free: int = 1         # from an engine's start to room in its queue
     token: int = 2              # from done to the start of the engine that waits for it
     fence: int = 1              # from done to the start of the fenced instruction
     data_latency: int = 2       # from a beat's arrival to the LOAD engine
     load_done: int = 1          # from the last word of a LOAD operation to done
-    read_latency: int = 4       # from start to the first scratchpad word at its consumer
-    transpose_latency: int = 3  # from a block's last row to its first column
-    fifo: int = 1               # from a push into the weight FIFO to the tile loader
+    read_latency: int = 4       # from start to the first word of FETCH and STORE
+    transpose: int = 2          # from a block's last row to its first column
+    fifo: int = 2               # from a push into the weight FIFO to the tile loader
     fifo_free: int = 2          # from a column's load to room in the FIFO
     first_word: int = 3         # from a MATMUL's start to its first word at the array
     matmul_gap: int = 1         # between the activations of two MATMULs
@@ -32,27 +34,105 @@ class Costs:
     residual_gap: int = 7       # the same if the next one has a residual
     wide_next: int = 2          # from its done to the start of the next but one
     write_latency: int = 11     # from the last group to done, one more if 16 bits wide
-    vector_start: int = 8       # VECTOR: from start to the first beat at the unit, and its end
-    vector_gap: int = 1         # from done to the next start
-    shiftmax: int = 40          # latency of a row
+    shiftmax: int = 28          # VECTOR: latencies of a row beyond its beats and writes
     shiftmax_row: int = 9       # least cycles a row, its division
-    shiftgelu: int = 40         # latency of a row
-    layernorm: int = 180        # latency of a row
-    layernorm_row: int = 150    # least cycles a row, its root
-    finish: int = 4             # from the last completion to done
+    shiftgelu: int = 43
+    table: int = 6
+    layernorm: int = 38         # beyond the root
+    layernorm_row: int = 16     # least cycles a row, its mean
+    finish: int = 2             # from the last completion to done
 
 
 COSTS = Costs()
+_ROOTS = 4  # rows of I-LayerNorm whose root is computed at the same time
 
 
 def vector_cycles(opcode, fields, config, costs):
     """Return the cycles of a VECTOR operation from its start to done."""
     columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]
-    beats = -(-columns // config.lanes)
-    if opcode is Opcode.SHIFTMAX:
-        row, latency = max(beats, costs.shiftmax_row), costs.shiftmax
-    elif opcode is Opcode.LAYERNORM:
-        row, latency = max(beats, costs.layernorm_row), costs.layernorm
-    else:
-        row, latency = beats + (config.gelu == "exact"), costs.shiftgelu
-    return costs.vector_start + beats + latency + (fields["rows"] - 1) * row + beats
+    words = [-(-min(config.rows, columns - first) // config.lanes)
+             for first in range(0, columns, config.rows)]
+    beats, rows = sum(words), fields["rows"]
+    planes = config.attention_digits if opcode is Opcode.SHIFTMAX else 1
+    every, last = _writes(words, planes)
+    if opcode is Opcode.SHIFTMAX:  # two passes over a row, then the product
+        latency = costs.shiftmax + (config.lanes - 1).bit_length() + 2 * beats
+        return latency + (rows - 1) * max(beats, every, costs.shiftmax_row) + last
+    if opcode is Opcode.LAYERNORM:
+        root = _root_cycles(config)
+        every, began = max(beats, every, costs.layernorm_row), []
+        for row in range(rows):
+            after = began[-1] + every if row else 0
+            began.append(max(after, began[-_ROOTS] + root if row >= _ROOTS else 0))
+        levels = -(-(config.lanes - 1).bit_length() // 2)
+        return costs.layernorm - 1 + levels + root + beats + began[-1] + last
+    if config.gelu == "exact":
+        return costs.shiftgelu + beats + (rows - 1) * max(beats + 1, every) + last
+    return costs.table + (rows - 1) * max(beats, every) + last
+
+
+def _writes(words, planes):
+    """Return the cycles per row of its writes, and those from the last row's first beat to done.
+
+    `words` are the beats of each word of a row; a word is assembled while another is written.
+    """
+    time = busy = 0
+    for _ in range(3):  # the third row has the rhythm of all that follow
+        began = time
+        for beats in words:
+            time = max(time + beats, busy)
+            busy = time + planes
+    return time - began, busy - began
+
+
+def _root_cycles(config):
+    """Return the cycles between two roots of I-LayerNorm from the same unit."""
+    bits = (config.max_row << 30).bit_length()
+    published = config.norm_start == "published"
+    quotient = max(25 if published else 31, (bits + 1) // 2 + 1)
+    return 10 * (-(-quotient // 2) + 1) + 2
+
+
+def _steps(factor):
+    """Return the cycles of a product with `factor`, four bits each."""
+    return max(-(-int(factor).bit_length() // 4), 1)
+
+
+def check_cycles(opcode, fields, config):
+    """Return the cycles of the dispatcher's sequential checks, a few bits of a product each."""
+    names = fields.keys()
+    cycles = len(names & {"lanes_last", "x0", "out_bits", "res_shift", "digits"})
+    per_channel = not (opcode is Opcode.MATMUL and fields["flags"] & Flag.BROADCAST)
+    for prefix in [name.removesuffix("base") for name in names if name.endswith("base")]:
+        if f"{prefix}stride" in names:
+            cycles += _region_steps(opcode, prefix, fields, config)
+    if opcode is Opcode.LOAD_PARAMS:
+        cycles += 1 + _steps(fields["count"] - 1) + _steps(config.param_beats)
+    elif opcode is Opcode.SHIFTGELU:
+        cycles += 1
+    elif "param_base" in names:
+        cycles += _steps(fields["param_base"])
+        cycles += _steps(fields["words"] - 1) + _steps(1) if per_channel else 2
+    if opcode is Opcode.MATMUL:
+        cycles += 1
+    elif FORMATS[opcode].engine is Engine.VECTOR:
+        cycles += _steps(fields["words"] - 1) + 1
+    elif opcode is Opcode.LOAD:
+        cycles += _steps(fields["words"])
+    elif opcode in (Opcode.LOAD_TABLE, Opcode.LOAD_WEIGHTS):
+        cycles += 1
+    return cycles
+
+
+def _region_steps(opcode, prefix, fields, config):
+    if prefix == "res_" and not fields["flags"] & Flag.RESIDUAL:
+        return 4
+    words = fields["act_words" if prefix == "act_" else "words"]
+    cycles = 1 + _steps(words - 1) + _steps(fields["rows"] - 1)
+    if prefix == "act_":
+        return cycles + _steps(fields["digits"] - 1)
+    if prefix in ("out_", "res_"):
+        return cycles + 1
+    planes = {(Opcode.SHIFTMAX, "dst_"): config.attention_digits,
+              (Opcode.LAYERNORM, "src_"): 2}.get((opcode, prefix), 1)
+    return cycles + (_steps(planes - 1) if planes > 1 else 0)

@@ -10,9 +10,11 @@ from collections import deque
 from dataclasses import dataclass
 
 from systola.hw.isa import INSTRUCTION_BYTES, Engine, Flag, Opcode
-from systola.sw_driver.costs import COSTS, vector_cycles
+from systola.sw_driver.costs import COSTS, check_cycles, vector_cycles
 
 __all__ = ["Prediction", "predict_cycles"]
+
+_LONG_AGO = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class _Timeline:
     def __init__(self, config, costs):
         self.config, self.costs = config, costs
         self.header = -(-INSTRUCTION_BYTES // config.bus_bytes)
-        self.now = self.beats = 0
+        self.now, self.beats = costs.start, 0
         self.free = dict.fromkeys(Engine, 0)         # the engine can take its next instruction
         self.finished = dict.fromkeys(Engine, 0)     # all its instructions so far are complete
         self.busy = dict.fromkeys(Engine, 0)
@@ -83,9 +85,10 @@ class _Timeline:
         self.tokens = {(giver, taker): deque() for giver in Engine for taker in Engine}
         self.loaded = deque(maxlen=config.weight_fifo + config.cols)  # of the newest weights
         self.entered = 0          # the last activation has entered the array
-        self.swapped = -(1 << 30)
-        self.halves = deque([0, 0], maxlen=2)  # the accumulator halves are free again
-        self.drained = self.settled = 0
+        self.swapped = -_LONG_AGO
+        self.begun = -_LONG_AGO   # the newest pass
+        self.halves = deque([_Half(-1, 0, 0, costs)] * 2, maxlen=2)
+        self.drained = self.settled = -_LONG_AGO
         self.taken = deque([0, 0], maxlen=2)  # when the next but one MATMUL may be taken
         self._take_header()       # BEGIN
 
@@ -96,10 +99,12 @@ class _Timeline:
     def _dispatch(self, op):
         """Return when `op` is at the head of its engine and may start."""
         queue = self.queued[op.engine]
-        if len(queue) == queue.maxlen:
-            self.now = max(self.now, queue[0] + self.costs.queue_free)
         self._take_header()
-        start = max(self.now + self.costs.queue, self.free[op.engine])
+        issue = self.now + check_cycles(op.opcode, op.resolved(), self.config) + self.costs.check
+        if len(queue) == queue.maxlen:
+            issue = max(issue, queue[0] + self.costs.queue_free)
+        self.now = issue + 1
+        start = max(issue + self.costs.queue, self.free[op.engine])
         for other in Engine:
             if other is not op.engine and op.wait >> other & 1:
                 start = max(start, self.tokens[other, op.engine].popleft() + self.costs.token)
@@ -124,7 +129,7 @@ class _Timeline:
             fifo = self.config.stream_fifo
             first = max(start + 1, self.now + costs.data_latency)
             last = first + (255 if op.opcode is Opcode.LOAD_TABLE else op.beats - 1)
-            self.now = max(self.now + op.beats, last - fifo)
+            self.now = max(self.now + op.beats, last - fifo + 2)
             self.beats += op.beats
             done = last + costs.load_done
         self.free[Engine.LOAD] = done + 1
@@ -134,7 +139,7 @@ class _Timeline:
         """Place a VECTOR operation."""
         start = self._dispatch(op)
         done = start + vector_cycles(op.opcode, op.fields, self.config, self.costs)
-        self.free[Engine.VECTOR] = done + self.costs.vector_gap
+        self.free[Engine.VECTOR] = done
         self._complete(op, start, done)
 
     def begin(self, op):
@@ -150,7 +155,7 @@ class _Timeline:
             source = _Fetched(op, start, self.config, self.costs)
         last = self._multiply(matmul, source)
         if op.opcode is Opcode.LOAD_WEIGHTS:
-            self.now, self.beats = source.passed, self.beats + op.beats
+            self.now, self.beats = source.passed + 1, self.beats + op.beats
         done = last + self.costs.load_done
         self.free[Engine.LOAD] = done + 1
         self._complete(op, start, done)
@@ -160,25 +165,29 @@ class _Timeline:
         config, costs, fields = self.config, self.costs, matmul.op.fields
         columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]
         rows, residual = fields["rows"], bool(fields["flags"] & Flag.RESIDUAL)
-        passes = max(rows, 2) * (fields["digits"] - 1) + rows
         wide = fields["out_bits"] > 8
         twice = 1 + (wide or residual)
         entry = max(self.entered + 1 + costs.matmul_gap, matmul.start + costs.first_word)
         drain_from = self.settled + (costs.residual_gap if residual else costs.wide_gap)
         pushed = 0
         for first in range(0, columns, config.cols):
-            entry = max(entry, self.halves[0] + costs.half_free)
+            half, follow = self.halves[0], True
             for _ in range(fields["act_words"]):
                 pushed, ready = self._tile(source, pushed)
-                self.swapped = max(entry, ready)
-                entry = self.swapped + passes
+                for digit in range(fields["digits"]):
+                    begin = max(entry, self.begun + 2, ready if digit == 0 else 0)
+                    self.begun, entry = half.enter(begin, rows, follow)
+                    if digit == 0:
+                        self.swapped = self.begun
+                    follow = False
             full = entry - 1 + config.rows + config.cols + costs.array
             begin = max(full, self.drained + costs.tile_gap, drain_from)
-            self.drained = begin + rows * self._row_cycles(first, columns, twice) - 1
-            self.halves.append(self.drained)
+            half = _Half(begin, rows, self._row_cycles(first, columns, twice), costs)
+            self.drained = half.last
+            self.halves.append(half)
         self.entered = entry - 1
         done = self.drained + costs.write_latency + wide
-        self.settled = done if twice == 2 else 0
+        self.settled = done if twice == 2 else -_LONG_AGO
         self.taken.append(done + costs.wide_next if twice == 2 else 0)
         self.free[Engine.MATRIX] = max(self.entered - costs.run_ahead, self.taken[0])
         self._complete(matmul.op, matmul.start, done)
@@ -213,11 +222,40 @@ class _Timeline:
         return max(self.now, *self.finished.values()) + self.costs.finish
 
 
+@dataclass
+class _Half:
+    """An accumulator half that is being drained: a row every `row` cycles from `begin` on."""
+
+    begin: int
+    rows: int
+    row: int
+    costs: object
+
+    @property
+    def last(self):
+        """The last group leaves."""
+        return self.begin + self.rows * self.row - 1
+
+    def enter(self, begin, rows, follow):
+        """Return when the first word of a pass enters, and when the pass is over.
+
+        The first pass of a tile may follow the drain, row behind row; others find it finished.
+        """
+        free = self.last + self.costs.half_free
+        first = max(begin, min(free, self.begin) if follow else free)
+        last = rows - 1
+        if follow and last < self.rows:
+            limit = min(free, self.begin + last * self.row)
+        else:
+            limit = free + (last - self.rows if follow else 0)
+        return first, max(first + last, limit) + 1
+
+
 class _Streamed:
     """Weights from the stream: times at which each beat reaches the LOAD engine."""
 
     def __init__(self, line, op, start):
-        self.passed, self.costs = line.now, line.costs
+        self.passed, self.costs = line.now - 1, line.costs
         self.start, self.fifo = start + 1, deque(maxlen=line.config.stream_fifo)
 
     def next(self):
@@ -236,38 +274,36 @@ class _Fetched:
     """Weights from the scratchpad: reads a word a cycle, blocks for a transposed fetch."""
 
     def __init__(self, op, start, config, costs):
-        self.time = start + costs.read_latency
-        fields = op.fields
-        self.reads = None
-        if fields["flags"] & Flag.TRANSPOSE:
-            self.time += costs.transpose_latency
-            self.reads = self._blocks(fields, config)
-        self.cols, self.count, self.block = config.cols, 0, 0
-        self.read = start + costs.read_latency
-        self.costs, self.emitted = costs, deque([0, 0], maxlen=2)
-
-    @staticmethod
-    def _blocks(fields, config):
-        """Yield for every tile of C channels and R rows the reads that it takes."""
-        columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]
-        for first in range(0, columns, config.cols):
-            last = min(first + config.cols, columns) - 1
-            words = last // config.rows - first // config.rows + 1
-            for row in range(0, fields["rows"], config.rows):
-                yield words * min(config.rows, fields["rows"] - row)
+        self.time = self.read = start + costs.read_latency
+        self.costs, self.left = costs, 0
+        self.emitted = deque([0, 0], maxlen=2)  # of the two blocks before: the last column
+        transposed = op.fields["flags"] & Flag.TRANSPOSE
+        self.blocks = _blocks(op.fields, config) if transposed else None
 
     def next(self):
         """Return when the next word can be pushed."""
-        if self.reads is None:
-            return self.time
-        if self.count % self.cols == 0:
+        if self.blocks is not None and self.left == 0:
+            reads, self.left = next(self.blocks)
             # Two blocks are held: reading one needs the one before the last to be emitted.
-            self.read = max(self.read, self.emitted[0]) + next(self.reads)
-            self.block = self.read + self.costs.transpose_latency
-        return max(self.time, self.block)
+            self.read = max(self.read, self.emitted[0] + 1) + reads
+            self.time = max(self.time, self.read - 1 + self.costs.transpose)
+        return self.time
 
     def taken(self, time):
         """Note when it was."""
-        self.time, self.count = time + 1, self.count + 1
-        if self.count % self.cols == 0:
+        self.time, self.left = time + 1, self.left - 1
+        if self.left == 0:
             self.emitted.append(time)
+
+
+def _blocks(fields, config):
+    """Yield (rows read, columns emitted) of the blocks that a transposed FETCH consists of."""
+    columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]
+    for first in range(0, columns, config.cols):
+        count = min(config.cols, columns - first)
+        here = min(count, config.rows - first % config.rows)
+        padding = config.cols - count
+        parts = [here + padding] if here == count else [here, count - here + padding]
+        for row in range(0, fields["rows"], config.rows):
+            for part in parts:
+                yield min(config.rows, fields["rows"] - row), part
