@@ -187,35 +187,24 @@ CONFIGS = [
 ]
 
 
-@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("fields", CONFIGS)
-def test_matches_models(fields, seed):
-    rng = random.Random(f"{fields} {seed}")
+def test_matches_models(fields):
+    rng = random.Random(str(fields))
     fake = Fake(rng.randrange(10**6), **fields)
     for opcode in rng.sample(ALL * 2, 6):
         fake.add(opcode, rng.randint(1, 5), rng.choice([1, 2, 5, 13, rng.randint(1, 40)]))
     simulate(fake, rng)
 
 
-@pytest.mark.parametrize("opcode", ALL)
-@pytest.mark.parametrize("n", [40, 1, 7])
-def test_one_operation_without_stalls(opcode, n):
-    fake = Fake(n)
-    fake.add(opcode, 4, n)
-    fake.add(opcode, 1, n)
-    simulate(fake)
-
-
 @pytest.mark.parametrize(("opcode", "cycles"), [
-    (Opcode.SHIFTMAX, 20), (Opcode.SHIFTGELU, 21), (Opcode.LAYERNORM, 36)])
-def test_cycles_per_row(opcode, cycles):
-    """Long runs: a beat a cycle, for ShiftGELU one more a row; four roots share the LayerNorms."""
-    def completion(rows):
-        fake = Fake(1, bank_depth=1024)
-        fake.add(opcode, rows, 40)
-        return simulate(fake)[0]
-
-    assert completion(25) - completion(5) == pytest.approx(20 * cycles, rel=0.02)
+    (Opcode.SHIFTMAX, 20), (Opcode.SHIFTGELU, 21), (Opcode.LAYERNORM, 35.5)])
+def test_without_stalls_and_cycles_per_row(opcode, cycles):
+    """A beat a cycle, for ShiftGELU one more a row; four roots share the LayerNorms."""
+    fake = Fake(1, bank_depth=1024)
+    for rows, n in (3, 7), (1, 1), (8, 40), (8, 40), (20, 40):
+        fake.add(opcode, rows, n)
+    *_, before, first, second = simulate(fake)
+    assert (second - first) - (first - before) == pytest.approx(12 * cycles, abs=1)
 
 
 @pytest.mark.parametrize(("bits", "count"), [(8, 2), (4, 4), (5, 4), (2, 8)])
