@@ -72,17 +72,18 @@ def vector_cycles(opcode, fields, config, costs):
 
 
 def _writes(words, planes):
-    """Return the cycles per row of its writes, and those from the last row's first beat to done.
+    """Return the cycles per row of its writes, and those from a row's first beat to its last write.
 
     `words` are the beats of each word of a row; a word is assembled while another is written.
     """
     time = busy = 0
+    rows = []
     for _ in range(3):  # the third row has the rhythm of all that follow
-        began = time
         for beats in words:
             time = max(time + beats, busy)
             busy = time + planes
-    return time - began, busy - began
+        rows.append((time, busy))
+    return rows[2][0] - rows[1][0], rows[0][1]
 
 
 def _root_cycles(config):
