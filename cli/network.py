@@ -4,7 +4,7 @@ import click
 
 from systola.cli.report import emit, json_option, progress, table
 
-__all__ = ["evaluate", "quantize"]
+__all__ = ["SETTINGS", "evaluate", "quantize"]
 
 _MODEL = click.option("--model", "source", required=True, metavar="MODEL",
                       help="`digits`, or a checkpoint file (.safetensors or .npz, timm names).")
@@ -13,7 +13,7 @@ _DATA = click.option("--data", metavar="FILE",
                           "and `labels`); the digits bring their own.")
 _HEADS = click.option("--heads", type=int, metavar="N",
                       help="Attention heads, when the checkpoint does not say.")
-_SETTINGS = ("weight_bits", "act_bits", "attention_bits", "mult_bits", "gelu", "norm_start")
+SETTINGS = ("weight_bits", "act_bits", "attention_bits", "mult_bits", "gelu", "norm_start")
 
 
 def _settings(command):
@@ -32,7 +32,7 @@ def _settings(command):
 
 
 def _chosen(options):
-    return {name: options[name] for name in _SETTINGS if options[name] is not None}
+    return {name: options[name] for name in SETTINGS if options[name] is not None}
 
 
 @click.command()
@@ -57,7 +57,7 @@ def quantize(source, output, data, heads, as_json, **options):
         save_model(model, output)
     result = {"file": output, "channels": model.channels, "heads": model.heads,
               "blocks": len(model.blocks), "tokens": model.tokens, "hidden": model.hidden,
-              "classes": model.classes, **{name: getattr(model, name) for name in _SETTINGS}}
+              "classes": model.classes, **{name: getattr(model, name) for name in SETTINGS}}
     if as_json:
         return emit(result)
     click.echo(f"{output}: {model.weight_bits}-bit weights, {model.act_bits}-bit activations, "
