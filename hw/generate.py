@@ -87,6 +87,8 @@ def generate(config, directory):
         for name in FILES:
             Path(made, name).write_bytes(contents[name])
         directory.mkdir(exist_ok=True)
-        for name in FILES:  # the manifest last: where it is, the others are complete
+        # No manifest while files change, and it comes last: where it is, the others are complete.
+        (directory / "manifest.json").unlink(missing_ok=True)
+        for name in FILES:
             shutil.move(Path(made, name), directory / name)
     return manifest

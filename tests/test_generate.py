@@ -1,0 +1,108 @@
+"""Generated folders are complete, consistent and never half-written."""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from systola.hw import generate as module
+from systola.hw.config import PRESETS, AcceleratorConfig
+from systola.hw.generate import FILES, c_header, generate
+from systola.hw.isa import FORMATS, Error, Opcode
+from systola.hw.regmap import REGISTERS
+
+CONFIG = PRESETS["tiny"]
+PORTS = {
+    "clk": 1, "rst": 1, "irq": 1, "s_axil_awaddr": 8, "s_axil_awvalid": 1, "s_axil_awready": 1,
+    "s_axil_wdata": 32, "s_axil_wstrb": 4, "s_axil_wvalid": 1, "s_axil_wready": 1,
+    "s_axil_bresp": 2, "s_axil_bvalid": 1, "s_axil_bready": 1, "s_axil_araddr": 8,
+    "s_axil_arvalid": 1, "s_axil_arready": 1, "s_axil_rdata": 32, "s_axil_rresp": 2,
+    "s_axil_rvalid": 1, "s_axil_rready": 1, "s_axis_tdata": 32, "s_axis_tvalid": 1,
+    "s_axis_tready": 1, "m_axis_tdata": 32, "m_axis_tvalid": 1, "m_axis_tready": 1,
+    "m_axis_tlast": 1,
+}
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Skip the conversion, which has its own test."""
+    monkeypatch.setattr(module, "Accelerator", lambda config: None)
+    monkeypatch.setattr(module, "to_verilog", lambda component, name: f"module {name}; endmodule")
+
+
+@pytest.mark.slow
+def test_verilog_has_the_ports_and_the_manifest_describes_the_files(tmp_path):
+    manifest = generate(CONFIG, tmp_path / "new" / "out")
+    out = tmp_path / "new" / "out"
+    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+    assert json.loads((out / "manifest.json").read_text()) == manifest
+    assert AcceleratorConfig.from_dict(manifest["config"]) == CONFIG
+    assert int(manifest["config_hash"], 16) == CONFIG.hash
+    for name, entry in manifest["files"].items():
+        contents = (out / name).read_bytes()
+        assert len(contents) == entry["bytes"]
+        assert hashlib.sha256(contents).hexdigest() == entry["sha256"]
+    top = re.search(r"^module systola\(.*?^endmodule", (out / "systola.v").read_text(),
+                    re.DOTALL | re.MULTILINE)[0]
+    for name, width in PORTS.items():
+        found = re.search(rf"^  (?:input|output) (?:\[(\d+):0\] )?{name};$", top, re.MULTILINE)
+        assert found, name
+        assert int(found[1] or 0) + 1 == width, name
+
+
+def test_failure_leaves_nothing_new(tmp_path, monkeypatch):
+    def broken(component, name):
+        raise RuntimeError("no tool")
+
+    monkeypatch.setattr(module, "Accelerator", lambda config: None)
+    monkeypatch.setattr(module, "to_verilog", broken)
+    with pytest.raises(RuntimeError, match="no tool"):
+        generate(CONFIG, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("quick")
+def test_second_run_replaces_the_first_and_keeps_other_files(tmp_path):
+    generate(CONFIG, tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    manifest = generate(PRESETS["small"], tmp_path)
+    assert json.loads((tmp_path / "manifest.json").read_text()) == manifest
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, "notes.txt"])
+
+
+@pytest.mark.usefixtures("quick")
+def test_interrupted_replacement_leaves_no_manifest(tmp_path, monkeypatch):
+    generate(CONFIG, tmp_path / "out")
+    monkeypatch.setattr(module.shutil, "move", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        generate(PRESETS["small"], tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_output_must_not_be_a_file(tmp_path):
+    path = tmp_path / "out"
+    path.write_text("")
+    with pytest.raises(ValueError, match=r"^output '.*out' must be a folder, not a file$"):
+        generate(CONFIG, path)
+
+
+def test_header_defines_everything_and_is_valid_c(tmp_path):
+    header = c_header(CONFIG)
+    names = re.findall(r"^#define (\w+) \S+$", header, re.MULTILINE)
+    assert len(names) == len(set(names))
+    expected = {f"SYSTOLA_REG_{name}" for name in REGISTERS}
+    expected |= {f"SYSTOLA_OP_{opcode.name}" for opcode in Opcode}
+    expected |= {f"SYSTOLA_ERROR_{error.name}" for error in Error}
+    expected |= {f"SYSTOLA_{opcode.name}_{field.name.upper()}_BYTE"
+                 for opcode, form in FORMATS.items() for field in form.fields}
+    assert expected <= set(names)
+    compiler = shutil.which("cc") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    source = tmp_path / "use.c"
+    source.write_text(header + "unsigned long long hash = SYSTOLA_CONFIG_HASH;\n"
+                      "unsigned mask = SYSTOLA_STATUS_DONE_MASK;\n")
+    subprocess.run([compiler, "-Wall", "-Werror", "-fsyntax-only", source], check=True)
