@@ -1,15 +1,16 @@
 """Where tensors lie: views of scratchpad tensors, and the allocators of both memories.
 
 A tensor is placed once and lives from its first to its last use in stream order. Tensors that are
-read at the same time prefer different banks, and a bank is filled round robin, so that memory
-freed a moment ago, whose readers may still run, is reused last.
+read at the same time prefer different banks (`Group`), and a bank is filled round robin, so that
+memory freed a moment ago, whose readers may still run, is reused last.
 """
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 import numpy as np
 
-__all__ = ["CompileError", "ParamBlock", "Tensor", "View", "allocate_params",
+__all__ = ["CompileError", "Group", "ParamBlock", "Tensor", "View", "allocate_params",
            "allocate_scratchpad"]
 
 
@@ -17,18 +18,31 @@ class CompileError(ValueError):
     """The model does not fit the accelerator; the message is one line with the numbers."""
 
 
+class Group(IntEnum):
+    """Which tensors want a quarter of the banks for themselves, by who reads them when.
+
+    MATRIX reads one of STREAMED and ATTENTION in almost every cycle, and goes first. Meanwhile the
+    residual, VECTOR and FETCH read the other two.
+    """
+
+    STREAMED = 0   # what layers multiply: patches, normalised rows, context
+    PROJECTED = 1  # q, k, v; the position; the sum after the attention
+    SCORES = 2     # what VECTOR reads beside MATRIX: scores, fc1; the sum after the MLP
+    ATTENTION = 3  # what VECTOR writes to be multiplied: attention, gelu
+
+
 @dataclass(eq=False)
 class Tensor:
     """``planes`` planes of ``rows`` rows of ``words`` words, contiguous.
 
-    ``bank`` is the preferred bank (modulo the number there are); ``base`` is set by allocation.
+    ``base`` is set by allocation.
     """
 
     name: str
     rows: int
     words: int
     planes: int = 1
-    bank: int = 0
+    group: Group = Group.STREAMED
     base: int | None = None
 
     @property
@@ -143,10 +157,9 @@ def _place(tensor, span, memory, strategy, config, cursors):
 
 
 def _by_bank(tensor, starts, config, cursors):
-    """Choose from the preferred bank, else from the next, round robin within a bank."""
+    """Choose from the group's banks, else from the next group's, round robin within a bank."""
     depth = config.bank_depth
-    for step in range(config.banks):
-        bank = (tensor.bank + step) % config.banks
+    for bank in _banks(tensor.group, config.banks):
         inside = starts[(starts >= bank * depth) & (starts + tensor.size <= (bank + 1) * depth)]
         if inside.size:
             cursor = cursors.get(bank, 0)
@@ -154,6 +167,14 @@ def _by_bank(tensor, starts, config, cursors):
             cursors[bank] = start + tensor.size
             return start
     return starts[0]
+
+
+def _banks(group, banks):
+    """Return the banks in order of preference; the second choice is the group read in turn."""
+    size = max(banks // 4, 1)
+    first = group * size if banks >= 4 else (group in (Group.PROJECTED, Group.SCORES)) * banks // 2
+    order = (first ^ (other * size + bank) for other in (0, 3, 1, 2) for bank in range(size))
+    return [bank for bank in order if bank < banks]
 
 
 def _first_fit(tensor, starts, config, cursors):

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from systola.hw.isa import Flag, Opcode
-from systola.sw_driver.layout import ParamBlock, Tensor
+from systola.sw_driver.layout import Group, ParamBlock, Tensor
 from systola.sw_driver.operation import Operation
 from systola.sw_driver.packing import (
     gelu_table,
@@ -52,9 +52,9 @@ class Lowering:
         """Return the words of a row of `channels` channels."""
         return words_of(channels, self.config)
 
-    def tensor(self, name, rows, channels, *, planes=1, bank=0):
+    def tensor(self, name, rows, channels, *, planes=1, group=Group.STREAMED):
         """Return a new tensor for rows of `channels` channels."""
-        return Tensor(name, rows, self.words(channels), planes, bank)
+        return Tensor(name, rows, self.words(channels), planes, group)
 
     def region(self, words, channels):
         """Return the fields for `words` words in a row that hold `channels` channels."""
@@ -174,7 +174,7 @@ class Lowering:
 
     def norm(self, name, norm, source, channels, bits):
         """Append a LAYERNORM of view `source`; returns its output tensor."""
-        out = self.tensor(name, source.rows, channels, bank=0)
+        out = self.tensor(name, source.rows, channels)
         params = self.params(name, norm.bias, norm.requant.mult, norm.requant.shift)
         self.vector(Opcode.LAYERNORM, name, source, out.view(), channels, out_bits=bits,
                     params=params)

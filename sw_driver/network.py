@@ -10,7 +10,7 @@ import numpy as np
 from systola.hw.isa import Flag, Opcode
 from systola.model.integer import Dyadic, Linear
 from systola.sw_driver.checks import SCORE_BITS
-from systola.sw_driver.layout import Tensor
+from systola.sw_driver.layout import Group, Tensor
 from systola.sw_driver.lowering import Lowering, cut
 from systola.sw_driver.packing import code_words, split_planes
 
@@ -26,7 +26,7 @@ def lower(model, config, *, trace, param_words):
         x = _attention(build, model, block, prefix, x)
         x = _mlp(build, model, block, prefix, x)
     norm = build.norm("norm", model.norm, x.view(rows=1), model.channels, model.act_bits)
-    logits = build.tensor("logits", 1, model.classes, planes=2, bank=1)
+    logits = build.tensor("logits", 1, model.classes, planes=2, group=Group.PROJECTED)
     build.linear("logits", model.head, norm.view(), logits.view())
     build.store("logits", (model.classes,), [(logits, 0, [(0, model.classes, None, 0, 0)])])
     build.macs = _macs(model)
@@ -36,13 +36,14 @@ def lower(model, config, *, trace, param_words):
 def _embed(build, model):
     """Class row by LOAD, patches by MATMUL with the position as residual."""
     tokens, channels, depth = model.tokens, model.channels, model.patch.weight.shape[1]
-    patches = build.tensor("patches", tokens - 1, depth, bank=0)
+    patches = build.tensor("patches", tokens - 1, depth)
     codes = np.zeros((tokens - 1, depth), np.int64)
     load = build.load(patches, code_words(codes, build.config))
     build.inputs.append(("patches", load, tokens - 1, depth))
-    position = build.tensor("position", tokens - 1, channels, planes=2, bank=1)
+    position = build.tensor("position", tokens - 1, channels, planes=2,
+                            group=Group.PROJECTED)
     build.load(position, split_planes(model.position, build.config))
-    embed = build.tensor("embed", tokens, channels, planes=2, bank=2)
+    embed = build.tensor("embed", tokens, channels, planes=2, group=Group.SCORES)
     build.load(embed, split_planes(np.reshape(model.cls_row, (1, -1)), build.config),
                first_row=True)
     build.linear("embed", model.patch, patches.view(), embed.view(row=1),
@@ -55,7 +56,7 @@ def _attention(build, model, block, prefix, x):
     """Lower the attention half of a block; returns the tensor ``attn_out``."""
     heads, width, channels = model.heads, model.head_dim, model.channels
     norm = build.norm(prefix + "norm1", block.norm1, x.view(), channels, model.act_bits)
-    context = Tensor(prefix + "context", model.tokens, heads * build.words(width), 1, 0)
+    context = Tensor(prefix + "context", model.tokens, heads * build.words(width))
     work = _Heads(build, model, block, prefix, norm, context)
     if work.merged():
         work.project([(kind, head) for kind in "qk" for head in range(heads)])
@@ -70,7 +71,8 @@ def _attention(build, model, block, prefix, x):
     work.store()
     padded = np.zeros((channels, heads, build.words(width) * build.config.rows), np.int64)
     padded[:, :, :width] = np.reshape(block.proj.weight, (channels, heads, width))
-    out = build.tensor(prefix + "attn_out", model.tokens, channels, planes=2, bank=1)
+    out = build.tensor(prefix + "attn_out", model.tokens, channels, planes=2,
+                       group=Group.PROJECTED)
     build.linear(prefix + "attn_out", block.proj, context.view(), out.view(),
                  weight=padded.reshape(channels, -1), residual=x.view(),
                  rescale=block.attn_residual)
@@ -121,7 +123,8 @@ class _Heads:
         source = source.reshape(-1)[:source.size - source.shape[1] + width]
         kind, head = parts[0]
         name = f"{self.prefix}{kind}.{head}"
-        out = Tensor(name, self.model.tokens, len(parts) * words, 1, {"q": 1, "k": 2, "v": 3}[kind])
+        out = Tensor(name, self.model.tokens, len(parts) * words,
+                     group=Group.PROJECTED)
         build.linear(name, _rows(layer, source), self.norm.view(), out.view())
         self.groups.append((out, parts))
         for index, part in enumerate(parts):
@@ -131,14 +134,14 @@ class _Heads:
         """Compute Q.K^T of one head and its Shiftmax."""
         build, tokens = self.build, self.model.tokens
         name = f"{self.prefix}scores.{head}"
-        scores = build.tensor(name, tokens, tokens, bank=2 + head)
+        scores = build.tensor(name, tokens, tokens, group=Group.SCORES)
         feed = build.fetch(name, self.views["k", head], self.model.head_dim)
         for low, count in build.chunks(tokens):
             build.matmul(name, cut(self.views["q", head], low, count),
                          scores.view(row=low, rows=count), feed, self.rescale["scores"],
                          channels=tokens, bits=SCORE_BITS, flags=Flag.BROADCAST)
         attention = build.tensor(f"{self.prefix}attention.{head}", tokens, tokens,
-                                 planes=build.config.attention_digits, bank=3 + head)
+                                 planes=build.config.attention_digits, group=Group.ATTENTION)
         build.vector(Opcode.SHIFTMAX, attention.name, scores.view(), attention.view(), tokens,
                      x0=-int(self.block.softmax_x0))
         self.tensors["scores", head], self.tensors["attention", head] = scores, attention
@@ -178,13 +181,14 @@ def _mlp(build, model, block, prefix, x):
     """Lower the MLP half of a block; returns the tensor ``out``."""
     channels, hidden = model.channels, model.hidden
     norm = build.norm(prefix + "norm2", block.norm2, x.view(), channels, model.act_bits)
-    fc1 = build.tensor(prefix + "fc1", model.tokens, hidden, bank=2)
+    fc1 = build.tensor(prefix + "fc1", model.tokens, hidden, group=Group.SCORES)
     build.linear(prefix + "fc1", block.fc1, norm.view(), fc1.view())
     build.store_traced(prefix + "fc1", fc1, hidden)
-    gelu = build.tensor(prefix + "gelu", model.tokens, hidden, bank=3)
+    gelu = build.tensor(prefix + "gelu", model.tokens, hidden, group=Group.ATTENTION)
     build.gelu(block, fc1.view(), gelu, hidden, model.act_bits)
     build.store_traced(prefix + "gelu", gelu, hidden)
-    out = build.tensor(prefix + "out", model.tokens, channels, planes=2, bank=0)
+    out = build.tensor(prefix + "out", model.tokens, channels, planes=2,
+                       group=Group.SCORES)
     build.linear(prefix + "out", block.fc2, gelu.view(), out.view(), residual=x.view(),
                  rescale=block.mlp_residual)
     build.store_traced(prefix + "out", out, channels)
