@@ -1,133 +1,145 @@
-"""`systola demo`: real digits from checkpoint to simulated and synthesized accelerator."""
+"""`systola demo`: the whole chain on real digits."""
 
 import json
 import time
 from pathlib import Path
 
 import click
-import numpy as np
 
 from systola.cli.report import config_option, emit, json_option, progress
 
 __all__ = ["demo"]
 
-_SUMMARY = """# systola demo
-
-{images} scans of handwritten digits from the test split, on the simulated Verilog of preset or file
-configuration `{rows}` x `{cols}`, {weight_bits}-bit weights and {act_bits}-bit activations.
-
-![digits, predictions, attention](demo.png)
-
-| figure | value |
-|---|---|
-| top-1, float network | {float_top1:.4f} |
-| top-1, integer model | {int_top1:.4f} |
-| same prediction in both | {agreement:.4f} |
-| tensors compared with the integer model | {tensors_compared} |
-| values compared | {elements_compared} |
-| values that differ | {mismatches} |
-| cycles per image | {cycles} |
-| cycles predicted by the compiler | {cycles_predicted} |
-| useful multiply-accumulates of the array | {utilisation:.1%} |
-| simulated cycles per second | {cycles_per_second:.0f} |
-| LUT, FF, CARRY4 | {lut}, {ff}, {carry} |
-| DSP48E1, RAMB36 | {dsp}, {bram36} |
-| seconds, all steps | {seconds:.0f} |
-"""
-
-
-def _model(config, update):
-    from systola.model import evaluate as accuracy
-    from systola.model.images import load_data
-
-    fields = ("weight_bits", "act_bits", "attention_bits", "mult_bits", "gelu", "norm_start")
-    vit = accuracy.open_float("digits")
-    model = accuracy.open_model("digits", progress=update,
-                                **{name: getattr(config, name) for name in fields})
-    images, labels = load_data("digits", "test")
-    return vit, model, images, labels, accuracy.evaluate(vit, model, images, labels,
-                                                         progress=update)
-
-
-def _float_attention(vit, images):
-    """Return the float network's attention of the last block, (images, heads, T, T)."""
-    from systola.model.evaluate import float_patches
-    from systola.model.float_vit import forward
-
-    found = {}
-
-    def hook(name, array):
-        if name.endswith(".attention"):
-            found["last"] = np.array(array)
-
-    forward(vit, float_patches(vit, images), hook)
-    return found["last"]
-
-
-def _picture(path, vit, config, images, labels, result):
-    from systola.cli.picture import draw_classification
-
-    predicted = result.logits.argmax(axis=1)
-    attention = [[value for name, value in tensors.items() if name.endswith(".attention")][-1]
-                 for tensors in result.tensors]
-    right = int(np.sum(predicted == labels))
-    draw_classification(
-        path, images=images, labels=labels, predictions=predicted,
-        accelerator=[codes / 2.0 ** (config.attention_bits - 1) for codes in attention],
-        reference=_float_attention(vit, images),
-        title=f"{len(images)} test scans on the simulated accelerator, {config.rows} x "
-              f"{config.cols} array: {right} of {len(images)} right, {result.mismatches} of "
-              f"{result.elements_compared:,} stored values differ from the integer model")
-
 
 @click.command()
 @click.option("-o", "--output", default="build/demo", show_default=True, metavar="DIR",
-              help="Folder for the results.")
-@click.option("--images", "count", default=8, show_default=True, metavar="N",
-              type=click.IntRange(1, 64), help="Test images to simulate.")
+              help="Folder for everything the demo makes.")
+@click.option("--images", type=click.IntRange(min=1, max=64), default=8, show_default=True,
+              metavar="N", help="Test images to run on the simulated accelerator.")
 @config_option
 @json_option
-def demo(output, count, config, as_json):
-    """Run the whole chain on real digits: quantize, generate, simulate, synthesize, draw.
+def demo(output, images, config, as_json):
+    """Run the whole chain on real digits and draw the result.
 
-    Writes the integer model, the Verilog, demo.png, summary.md and summary.json. Ends with exit
-    code 1 if the simulated accelerator differs from the integer model in any stored value.
+    Quantizes the digits model, measures its accuracy, generates the accelerator, runs test images
+    on its simulated Verilog, compares every intermediate tensor, synthesizes, and writes
+    summary.md, summary.json and demo.png. Ends with exit code 1 on any mismatch.
     """
-    from systola.boards.synth import synthesize
-    from systola.hw.generate import generate
-    from systola.model.files import save_model
-    from systola.model.images import encode
-    from systola.sim.simulate import simulate
-
-    folder = Path(output)
-    if folder.exists() and not folder.is_dir():
-        raise click.UsageError(f"output {output!r} must be a folder, not a file")
-    start = time.perf_counter()
-    with progress("quantizing") as update:
-        vit, model, images, labels, accuracy = _model(config, update)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_model(model, folder / "digits.safetensors")
-        update(0, None, "generating Verilog")
-        manifest = generate(config, folder / "verilog")
-        images, labels = images[:count], labels[:count]
-        result = simulate(model, config, encode(model, images), progress=update)
-        update(0, None, "drawing")
-        _picture(folder / "demo.png", vit, config, images, labels, result)
-        update(0, None, "synthesizing (minutes)")
-        size = synthesize(config, progress=lambda text: update(text=f"synthesizing: {text}"))
-    report = {**result.report(), "accuracy": accuracy, "config": config.to_dict(),
-              "config_hash": manifest["config_hash"], "predictions": result.logits.argmax(axis=1),
-              "labels": labels, "synthesis": size.to_dict(),
-              "total_seconds": time.perf_counter() - start}
-    text = json.dumps(report, indent=2, default=lambda value: value.tolist())
-    (folder / "summary.json").write_text(text + "\n")
-    summary = _SUMMARY.format(**{**config.to_dict(), **result.report(), **accuracy,
-                                 **size.to_dict()["total"], "images": count,
-                                 "seconds": report["total_seconds"]})
-    (folder / "summary.md").write_text(summary)
+    chain = _Chain(Path(output), images, config)
+    with progress("starting") as update:
+        for text, step in chain.steps():
+            if not as_json:
+                update(0, None, text)
+            start = time.perf_counter()
+            step(update)
+            chain.summary["seconds"][text] = round(time.perf_counter() - start, 1)
+    chain.write()
     if as_json:
-        emit(report)
+        emit(chain.summary)
     else:
-        click.echo(summary)
-        click.echo(f"Written to {folder}: demo.png, summary.md, summary.json, verilog/")
-    return 1 if result.mismatches else 0
+        click.echo(chain.text())
+        click.echo(f"written to {output}: summary.md, summary.json, demo.png, verilog/")
+    return 1 if chain.summary["simulate"]["mismatches"] else 0
+
+
+class _Chain:
+    """The steps of the demo, and what they found."""
+
+    def __init__(self, folder, images, config):
+        self.folder, self.count, self.config = folder, images, config
+        self.summary = {"config": config.to_dict(), "seconds": {}}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def steps(self):
+        """Return the steps, each with what it is called."""
+        return [("quantizing", self.quantize), ("evaluating", self.evaluate),
+                ("generating Verilog", self.generate), ("simulating", self.simulate),
+                ("synthesizing", self.synthesize), ("drawing", self.draw)]
+
+    def quantize(self, update):
+        from systola.cli.network import SETTINGS
+        from systola.model.evaluate import open_float, open_model
+        from systola.model.files import save_model
+        from systola.model.images import load_data
+
+        self.vit = open_float("digits")
+        self.model = open_model("digits", **{name: getattr(self.config, name)
+                                             for name in SETTINGS})
+        save_model(self.model, self.folder / "digits.safetensors")
+        self.images, self.labels = load_data("digits", "test")
+
+    def evaluate(self, update):
+        from systola.model.evaluate import evaluate
+
+        self.summary["evaluate"] = evaluate(self.vit, self.model, self.images, self.labels)
+
+    def generate(self, update):
+        from systola.hw.generate import generate
+
+        self.summary["generate"] = generate(self.config, self.folder / "verilog")
+
+    def simulate(self, update):
+        from systola.model.images import encode
+        from systola.sim.simulate import simulate
+
+        self.result = simulate(self.model, self.config,
+                               encode(self.model, self.images[:self.count]), progress=update)
+        labels = self.labels[:self.count]
+        self.predictions = self.result.logits.argmax(axis=1)
+        self.summary["simulate"] = {
+            **self.result.report(), "labels": labels.tolist(),
+            "predictions": self.predictions.tolist(),
+            "correct": int((self.predictions == labels).sum())}
+
+    def synthesize(self, update):
+        from systola.boards.synth import synthesize
+
+        self.summary["synth"] = synthesize(self.config)
+
+    def draw(self, update):
+        from systola.cli.picture import draw_classification
+        from systola.model.evaluate import float_patches
+        from systola.model.float_vit import forward
+
+        name = f"blocks.{len(self.model.blocks) - 1}.attention"
+        float_attention = {}
+        forward(self.vit, float_patches(self.vit, self.images[:self.count]),
+                lambda tensor, value: float_attention.setdefault(tensor, value))
+        scale = 2.0 ** (1 - self.model.attention_bits)
+        draw_classification(
+            self.folder / "demo.png", images=self.images[:self.count],
+            labels=self.labels[:self.count], predictions=self.predictions,
+            accelerator=[tensors[name] * scale for tensors in self.result.tensors],
+            reference=list(float_attention[name]),
+            title=f"Digits on the simulated {self.config.rows} x {self.config.cols} accelerator")
+
+    def write(self):
+        """Write the summary, the JSON last: where it is, everything is complete."""
+        text = json.dumps(self.summary, indent=2, default=lambda value: value.tolist())
+        (self.folder / "summary.md").write_text(f"# systola demo\n\n{self.text()}\n")
+        part = self.folder / ".summary.json"
+        part.write_text(text + "\n")
+        part.replace(self.folder / "summary.json")
+
+    def text(self):
+        """Return the summary for a reader, as Markdown."""
+        run, accuracy = self.summary["simulate"], self.summary["evaluate"]
+        size = ", ".join(f"{value:,} {name}" for name, value in
+                         self.summary["synth"]["total"].items())
+        rows = [
+            ("Top-1, float", f"{accuracy['float_top1']:.4f} of {accuracy['images']} test images"),
+            ("Top-1, integers only", f"{accuracy['int_top1']:.4f}"),
+            ("Equal predictions", f"{accuracy['agreement']:.4f}"),
+            ("Images on the simulated RTL", f"{run['images']}, {run['correct']} correct"),
+            ("Tensors compared", (f"{run['tensors_compared']} with "
+                                  f"{run['elements_compared']:,} elements")),
+            ("Mismatches", f"{run['mismatches']}"),
+            ("Array", f"{self.config.rows} x {self.config.cols}"),
+            ("Cycles an image", f"{run['cycles']:,} (predicted {run['cycles_predicted']:,})"),
+            ("Array utilisation", f"{run['utilisation']:.1%}"),
+            ("Size, 7-series", size),
+            ("Time", f"{sum(self.summary['seconds'].values()):.0f} s"),
+        ]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join([f"| {'':{width}} | |", f"|{'-' * (width + 2)}|---|",
+                          *(f"| {name:{width}} | {value} |" for name, value in rows)])

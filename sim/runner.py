@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import re
 import shutil
@@ -218,13 +219,15 @@ class Session:
 
 def _launch(built, bench, folder, **env):
     """Run the simulation in `folder` until it ends; raises `SimulationError` if it failed."""
+    runner = _runner(built.simulator)
+    runner.log.setLevel(logging.CRITICAL)  # what failed is in the exception
     try:
-        _runner(built.simulator).test(
+        runner.test(
             bench, built.top, hdl_toplevel_lang="verilog", build_dir=built.folder,
             test_dir=folder, results_xml=str(folder / "results.xml"), log_file=folder / "log",
             extra_env={"COCOTB_LOG_LEVEL": "WARNING", "COCOTB_ANSI_OUTPUT": "0",
                        "PYTHONWARNINGS": "ignore", **env})
-    except SystemExit:
+    except (SystemExit, RuntimeError):
         raise SimulationError(
             f"{bench} failed on {built.top}:\n{_tail(folder / 'log')}") from None
 
@@ -338,7 +341,7 @@ def _compile(path, top, folder, runner, keep=()):
         runner.build(sources=sources, hdl_toplevel=top, build_dir=work, log_file=log,
                      build_args=_VERILATOR_ARGS if simulator == "verilator" else [],
                      timescale=("1ns", "1ps"), always=True)
-    except SystemExit:
+    except (SystemExit, RuntimeError):  # depending on where cocotb's runner gives up
         raise SimulationError(f"{simulator} cannot compile {top}:\n{_tail(log)}") from None
     for name in (top, "sim.vvp", *keep):
         if (work / name).is_file():

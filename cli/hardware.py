@@ -1,0 +1,56 @@
+"""`systola generate` and `systola synth`."""
+
+import click
+
+from systola.cli.report import config_option, emit, json_option, progress, table
+
+__all__ = ["generate", "synth"]
+
+
+@click.command()
+@config_option
+@click.option("-o", "--output", required=True, metavar="DIR",
+              help="Folder for systola.v, systola_regs.h and manifest.json.")
+@json_option
+def generate(config, output, as_json):
+    """Write the accelerator's Verilog, manifest and C header.
+
+    The Verilog is self-contained: top module `systola`, AXI4-Lite registers, AXI4-Stream in and
+    out. The driver refuses hardware whose configuration hash is not the program's.
+    """
+    from systola.hw.generate import generate as write
+
+    with progress("generating Verilog"):
+        manifest = write(config, output)
+    if as_json:
+        return emit({"directory": output, **manifest})
+    for name, file in manifest["files"].items():
+        click.echo(f"{output}/{name}: {file['bytes']:,} bytes")
+    click.echo(f"configuration hash {manifest['config_hash']}")
+
+
+@click.command()
+@config_option
+@json_option
+def synth(config, as_json):
+    """Synthesize with Yosys for Xilinx 7-series and list what every module needs.
+
+    LUT, flip-flops (FF), carry chains (CARRY), DSP slices and block RAM by module. No place and
+    route, so no timing.
+    """
+    from systola.boards.synth import synthesize
+
+    with progress("synthesizing (minutes for a large array)"):
+        result = synthesize(config)
+    if as_json:
+        return emit(result)
+    show(result)
+
+
+def show(result):
+    """Print a size table."""
+    columns = list(result["total"])
+    rows = [(name, *(module[column] for column in columns))
+            for name, module in result["modules"].items()]
+    table("", ["module", *columns],
+          [*rows, ("total", *(result["total"][column] for column in columns))])
