@@ -1,6 +1,6 @@
 """Pipelined product of a small number and a reciprocal, without a multiplier."""
 
-from amaranth import Cat, Const, Module, Mux, Signal, unsigned
+from amaranth import Cat, Const, Module, Mux, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 

@@ -14,7 +14,7 @@ class RowMaximum(wiring.Component):
     """Delay each row until its maximum is known; send the row with the maximum on every beat.
 
     One beat per cycle in and out: a row streams in while the ones before it stream out. A row's
-    first beat is on ``o`` 4 cycles after its last beat was taken, or directly after the row before.
+    first beat is on ``o`` 2 cycles after its last beat was taken, or directly after the row before.
     Holds two rows of `max_row`, or `slots` shorter ones. Longer rows never come out. Model: numpy
     ``max``.
 

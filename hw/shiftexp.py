@@ -4,10 +4,17 @@ from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["ShiftExp", "delay", "saturate"]
+__all__ = ["ShiftExp", "check_integers", "delay", "saturate"]
 
 _STEPS = 2
 """Quotient bits per pipeline stage."""
+
+
+def check_integers(**checks):
+    """Raise ``ValueError`` unless every ``name=(value, low, high)`` is an integer in its range."""
+    for name, (value, low, high) in checks.items():
+        if not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"{name} must be an integer from {low} to {high}, not {value!r}")
 
 
 def delay(m, value, cycles, *, reset=False):
@@ -64,22 +71,24 @@ class ShiftExp(wiring.Component):
     """
 
     def __init__(self, *, lanes, x_bits, x0_bits, n, positive=0):
-        for name, value, low, high in (
-                ("lanes", lanes, 1, 1024), ("x_bits", x_bits, 2, 17), ("x0_bits", x0_bits, 1, 24),
-                ("n", n, 16 if positive else 1, 30), ("positive", positive, 0, lanes)):
-            if not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"{name} must be an integer from {low} to {high}, not {value!r}")
+        check_integers(lanes=(lanes, 1, 1024), x_bits=(x_bits, 2, 17), x0_bits=(x0_bits, 1, 24),
+                       positive=(positive, 0, lanes), n=(n, 16 if positive else 1, 30))
         self.lanes, self.n, self.positive = lanes, n, positive
         self._quot_bits = n.bit_length()
         lowest = -(1 << x_bits - 1)
         self._m_bits = (-(lowest + (lowest >> 1) - (lowest >> 4))).bit_length()
-        self.latency = 2 + -(-self._quot_bits // _STEPS)
+        self.latency = self.latency_for(n)
         shift_shape = unsigned((2 * n + 1 if positive else n).bit_length())
         super().__init__({
             "x": In(data.ArrayLayout(signed(x_bits), lanes)), "x0": In(unsigned(x0_bits)),
             "mant": Out(data.ArrayLayout(unsigned(x0_bits + 1), lanes)),
             "shift": Out(data.ArrayLayout(shift_shape, lanes)),
         })
+
+    @staticmethod
+    def latency_for(n):
+        """Return the latency of a unit with `n` octaves."""
+        return 2 + -(-n.bit_length() // _STEPS)
 
     def elaborate(self, platform):
         m = Module()

@@ -1,7 +1,7 @@
 """ShiftGELU of I-ViT, exact with the row maximum, and as a table."""
 
 from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
@@ -9,7 +9,7 @@ from systola.hw.credit import CreditQueue
 from systola.hw.reciprocal import ReciprocalProduct
 from systola.hw.rowmax import RowMaximum
 from systola.hw.shapes import row_beat, table_write
-from systola.hw.shiftexp import ShiftExp, delay, saturate
+from systola.hw.shiftexp import ShiftExp, check_integers, delay, saturate
 
 __all__ = ["GeluTable", "ShiftGelu"]
 
@@ -21,9 +21,9 @@ class ShiftGelu(wiring.Component):
     min((e * ((2**31 - 1) // D)) >> (32 - out_bits), 2**(out_bits-1) - 1)``, ``o = x * s``.
 
     Two passes: a row is buffered until its maximum is known, then ``-max`` goes down the pipeline
-    ahead of it. A long run of rows of B beats takes ``B + 1`` cycles a row. Latency from a row's
-    last beat in to its first beat out: attribute ``latency``. Every lane has its own pipelined
-    division. Model: ``systola.sim.shiftgelu.shiftgelu``.
+    ahead of it. A long run of rows of B beats takes ``B + 1`` cycles a row. A row's first beat is
+    out ``latency`` cycles after its last beat was in (attribute; 31 for n = 23). Every lane has its
+    own pipelined division. Model: ``systola.sim.shiftgelu.shiftgelu``.
 
     Parameters
     ----------
@@ -54,14 +54,13 @@ class ShiftGelu(wiring.Component):
     """
 
     def __init__(self, *, lanes, max_row, x0_bits, in_bits=8, n=23, out_bits=8):
-        if not isinstance(out_bits, int) or not 2 <= out_bits <= 8:
-            raise ValueError(f"out_bits must be an integer from 2 to 8, not {out_bits!r}")
-        self.lanes, self.out_bits, self.n, self._mant_bits = lanes, out_bits, n, x0_bits + 1
-        self._rows = RowMaximum(lanes=lanes, max_row=max_row, in_bits=in_bits)
-        self._exp = ShiftExp(lanes=lanes, x_bits=in_bits + 1, x0_bits=x0_bits, n=n, positive=1)
-        self._reciprocals = [ReciprocalProduct(mant_bits=x0_bits + 1) for _ in range(lanes)]
-        self._pipeline = 1 + self._exp.latency + 2 + ReciprocalProduct.latency + 3
-        self.latency = 4 + 1 + self._pipeline + 1
+        check_integers(lanes=(lanes, 1, 1024), max_row=(max_row, 1, 1 << 20), n=(n, 16, 30),
+                       x0_bits=(x0_bits, 1, 24), in_bits=(in_bits, 2, 16),
+                       out_bits=(out_bits, 2, 8))
+        self.lanes, self.max_row, self.x0_bits = lanes, max_row, x0_bits
+        self.in_bits, self.out_bits, self.n = in_bits, out_bits, n
+        self._pipeline = 1 + ShiftExp.latency_for(n) + 2 + ReciprocalProduct.latency + 3
+        self.latency = 3 + self._pipeline + 1  # row maximum 2, head 1, queue 1
         super().__init__({
             "i": In(stream.Signature(row_beat(signed(in_bits), lanes))),
             "o": Out(stream.Signature(row_beat(signed(in_bits + out_bits), lanes))),
@@ -70,7 +69,10 @@ class ShiftGelu(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.rows, m.submodules.exp = rows, exp = self._rows, self._exp
+        m.submodules.rows = rows = RowMaximum(
+            lanes=self.lanes, max_row=self.max_row, in_bits=self.in_bits)
+        m.submodules.exp = exp = ShiftExp(lanes=self.lanes, x_bits=self.in_bits + 1,
+                                          x0_bits=self.x0_bits, n=self.n, positive=1)
         m.submodules.queue = queue = CreditQueue(shape=self.o.p.shape(), depth=self._pipeline + 3)
         wiring.connect(m, wiring.flipped(self.i), rows.i)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
@@ -87,16 +89,15 @@ class ShiftGelu(wiring.Component):
         head = delay(m, head, at_exp + 1)
         for k in range(self.lanes):
             mant, shift, low = exp.mant[k], exp.shift[k], self.n.bit_length()
-            value = (mant << shift[:low])[1:]
-            if k == 0:
-                value = Cat(value, shift[low:])  # 2**low > n octaves: more than 31 bits
+            # Lane 0 carries the head: 2**low octaves (low > 4) are more than 31 bits.
+            value = Cat((mant << shift[:low])[1:], shift[low:]) if k == 0 else (
+                (mant << shift[:low])[1:len(mant) + self.n])
             e = delay(m, saturate(value, 31), 1)
             if k == 0:
-                # Follows while the row's head waits; settled when its first beat arrives here.
-                with m.If(head):
+                with m.If(head):  # follows while the row waits, settles with its first beat
                     m.d.sync += exp_max.eq(e)
             x = delay(m, rows.o.p.x[k], at_exp + 2 + ReciprocalProduct.latency)
-            m.submodules[f"reciprocal_{k}"] = unit = self._reciprocals[k]
+            m.submodules[f"reciprocal_{k}"] = unit = ReciprocalProduct(mant_bits=len(mant))
             m.d.sync += unit.den.eq(saturate(e + exp_max, 31))
             m.d.comb += unit.mant.eq(delay(m, mant, 2))
             shift = delay(m, shift[:low], 2 + unit.latency)
@@ -109,7 +110,7 @@ class ShiftGelu(wiring.Component):
     def _times_sigmoid(self, m, x, product, shift):
         """Return ``x * sigmoid`` three cycles later; four radix-4 digits, no multiplier."""
         # Below 2**32 unless the sum was clamped; then the factor is 1, the product a mantissa.
-        scaled = (product << shift)[33 - self.out_bits:max(32, self._mant_bits + self.n)]
+        scaled = (product << shift)[33 - self.out_bits:max(32, self.x0_bits + 1 + self.n)]
         sigmoid = delay(m, saturate(scaled, self.out_bits - 1), 1)
         x, triple = delay(m, x, 1), delay(m, x + (x << 1), 1)
         parts = []

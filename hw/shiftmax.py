@@ -9,7 +9,7 @@ from systola.hw.credit import CreditQueue
 from systola.hw.divider import Divider
 from systola.hw.rowmax import RowMaximum
 from systola.hw.shapes import row_beat
-from systola.hw.shiftexp import ShiftExp, delay, saturate
+from systola.hw.shiftexp import ShiftExp, check_integers, delay, saturate
 
 __all__ = ["Shiftmax"]
 
@@ -25,8 +25,9 @@ class Shiftmax(wiring.Component):
 
     Four stages work on successive rows at once: buffering for the maximum; exponentials, kept in a
     second buffer, and their sum; the division; the product. A long run of rows of B beats takes
-    ``max(B, division)`` cycles a row, where ``division`` is an attribute (9 cycles for n = 15).
-    Latency from a row's last beat in to its first beat out: attribute ``latency``.
+    ``max(B, division)`` cycles a row, where ``division`` is an attribute (9 cycles for n = 15). A
+    row's first beat is out ``latency + B`` cycles after its last beat was in (attribute; 26 for 4
+    lanes, 12 bits of x0).
     No multiplier: the product adds radix-4 digits of the mantissa. Model:
     ``systola.sim.shiftmax.shiftmax``.
 
@@ -59,19 +60,17 @@ class Shiftmax(wiring.Component):
     """
 
     def __init__(self, *, lanes, max_row, x0_bits, in_bits=8, out_bits=16, n=15):
-        if not isinstance(out_bits, int) or not 2 <= out_bits <= 16:
-            raise ValueError(f"out_bits must be an integer from 2 to 16, not {out_bits!r}")
-        self.lanes, self.out_bits, self.n = lanes, out_bits, n
-        self._rows = RowMaximum(lanes=lanes, max_row=max_row, in_bits=in_bits)
-        self._exp = ShiftExp(lanes=lanes, x_bits=in_bits + 1, x0_bits=x0_bits, n=n)
-        self._divider = Divider(width=31, den_width=31, steps=_STEPS, quot_bits=31 - n)
+        check_integers(lanes=(lanes, 1, 1024), max_row=(max_row, 1, 1 << 20), n=(n, 1, 30),
+                       x0_bits=(x0_bits, 1, 24), in_bits=(in_bits, 2, 16),
+                       out_bits=(out_bits, 2, 16))
+        self.lanes, self.max_row, self.x0_bits = lanes, max_row, x0_bits
+        self.in_bits, self.out_bits, self.n = in_bits, out_bits, n
+        self.division = -(-(31 - n) // _STEPS) + 1
         self._digits = -(-(x0_bits + 1) // 2)
         self._product_latency = -(-self._digits // _STEPS) + 1
-        levels = (lanes - 1).bit_length()
-        self.division = self._divider.cycles + 1
-        self.latency = (4 + 1 + self._exp.latency + 1 + levels + 1 + 1 + self.division + 1
-                        + self._product_latency + 1)
-        self._e_bits = min(x0_bits + n, 31)
+        # Row maximum, difference, exponential, sum, factor and output queue take one or two each.
+        self.latency = (6 + ShiftExp.latency_for(n) + (lanes - 1).bit_length() + self.division
+                        + self._product_latency)
         super().__init__({
             "i": In(stream.Signature(row_beat(signed(in_bits), lanes))),
             "o": Out(stream.Signature(row_beat(unsigned(out_bits), lanes))),
@@ -80,25 +79,27 @@ class Shiftmax(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.rows, m.submodules.exp, m.submodules.divider = (
-            self._rows, self._exp, self._divider)
-        wiring.connect(m, wiring.flipped(self.i), self._rows.i)
-        held = data.StructLayout({"mant": self._exp.mant.shape(), "shift": self._exp.shift.shape(),
+        m.submodules.rows = rows = RowMaximum(
+            lanes=self.lanes, max_row=self.max_row, in_bits=self.in_bits)
+        m.submodules.exp = exp = ShiftExp(
+            lanes=self.lanes, x_bits=self.in_bits + 1, x0_bits=self.x0_bits, n=self.n)
+        m.submodules.divider = divider = Divider(
+            width=31, den_width=31, steps=_STEPS, quot_bits=31 - self.n)
+        wiring.connect(m, wiring.flipped(self.i), rows.i)
+        held = data.StructLayout({"mant": exp.mant.shape(), "shift": exp.shift.shape(),
                                   "last": 1, "keep": self.lanes - 1})
-        depth = self._rows.depth + 2 * self._exp.latency
+        beats = -(-self.max_row // self.lanes)
         m.submodules.exponentials = exponentials = SyncFIFOBuffered(
-            width=held.size, depth=depth)
-        sums = SyncFIFO(width=31, depth=self._rows.slots)
-        m.submodules.sums = sums
-        self._exponentials(m, held, exponentials, sums)
-        m.d.comb += [self._divider.i.p.num.eq(2**31 - 1), self._divider.i.p.den.eq(sums.r_data),
-                     self._divider.i.valid.eq(sums.r_rdy), sums.r_en.eq(self._divider.i.ready)]
-        self._products(m, held, exponentials)
+            width=held.size, depth=beats + max(beats, 32))  # 32: a row on its way to its factor
+        m.submodules.sums = sums = SyncFIFO(width=31, depth=rows.slots)
+        self._exponentials(m, held, rows.o, exp, exponentials, sums)
+        m.d.comb += [divider.i.p.num.eq(2**31 - 1), divider.i.p.den.eq(sums.r_data),
+                     divider.i.valid.eq(sums.r_rdy), sums.r_en.eq(divider.i.ready)]
+        self._products(m, held, exponentials, divider.o)
         return m
 
-    def _exponentials(self, m, held, exponentials, sums):
+    def _exponentials(self, m, held, rows, exp, exponentials, sums):
         """Turn beats into exponentials in the buffer, and rows into sums in their queue."""
-        rows, exp = self._rows.o, self._exp
         beats_held, sums_held = Signal(range(exponentials.depth + 1)), Signal(range(sums.depth + 1))
         take = Signal()
         m.d.comb += [
@@ -120,10 +121,8 @@ class Shiftmax(wiring.Component):
         last, keep = tail[0], Cat(1, tail[1:])
         level = []
         for k in range(self.lanes):
-            e = Signal(self._e_bits, reset_less=True)
             value = (exp.mant[k] << exp.shift[k])[1:len(exp.mant[k]) + self.n]
-            m.d.sync += e.eq(Mux(keep[k], saturate(value, 31), 0))
-            level.append(e)
+            level.append(delay(m, Mux(keep[k], saturate(value, 31), 0), 1))
         valid, last = delay(m, valid, 1, reset=True), delay(m, last, 1)
         while len(level) > 1:
             pairs = [saturate(a + b, 31) for a, b in zip(level[::2], level[1::2], strict=False)]
@@ -135,12 +134,11 @@ class Shiftmax(wiring.Component):
         with m.If(valid):
             m.d.sync += total.eq(Mux(last, 0, new_total))
 
-    def _products(self, m, held, exponentials):
+    def _products(self, m, held, exponentials, quot):
         """Multiply each row of exponentials by its factor."""
         m.submodules.queue = queue = CreditQueue(shape=self.o.p.shape(),
                                                  depth=self._product_latency + 3)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
-        quot = self._divider.o
         factor = Signal.like(quot.p.quot, reset_less=True)
         triple = Signal(len(factor) + 2, reset_less=True)
         active, take, finish = Signal(), Signal(), Signal()

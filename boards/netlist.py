@@ -1,0 +1,42 @@
+"""Amaranth's RTLIL text prepared for hierarchical synthesis."""
+
+import re
+
+__all__ = ["merge_identical", "quote_indices"]
+
+_NAME = re.compile(r"\\[^\s\"]+")
+_MODULE = re.compile(r"^module (\S+)\n(.*?)^end\n", re.MULTILINE | re.DOTALL)
+_TOP = "attribute \\top 1\n"
+_CELL = re.compile(r"^( *cell )(\\\S+)( )", re.MULTILINE)
+
+
+def quote_indices(text):
+    r"""Return RTLIL `text` with names like ``\x[3]`` written ``\x.3``.
+
+    Technology mapping names bit 3 of ``x`` like that, and fails if the name is taken.
+    """
+    return _NAME.sub(lambda match: match[0].replace("[", ".").replace("]", ""), text)
+
+
+def merge_identical(text):
+    """Return RTLIL `text` with one module for all that differ in name only, first instance's name.
+
+    Works upwards from the leaves, so that identical trees merge. Modules appear before or after
+    their users.
+    """
+    bodies = dict(_MODULE.findall(text))
+    merged, by_body = {}, {}
+
+    def visit(name):
+        if name not in merged:
+            body = _CELL.sub(lambda match: match[1] + (
+                visit(match[2]) if match[2] in bodies else match[2]) + match[3], bodies[name])
+            merged[name] = by_body.setdefault(body, name)
+        return merged[name]
+
+    for name in bodies:
+        visit(name)
+    kept = {name: body for body, name in by_body.items()}
+    top = next(iter(bodies))
+    return "".join((_TOP if name == top else "") + f"module {name}\n{kept[name]}end\n"
+                   for name in bodies if name in kept)

@@ -1,0 +1,262 @@
+"""Synthesis with Yosys: a configuration, component or Verilog file to a table of sizes."""
+
+import json
+import re
+import subprocess
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from amaranth.back import rtlil
+
+from systola.boards.netlist import merge_identical, quote_indices
+from systola.hw.accelerator import Accelerator
+from systola.hw.config import AcceleratorConfig
+from systola.hw.verilog import find_yosys
+
+__all__ = ["FAMILIES", "ModuleSize", "Size", "Synthesis", "SynthesisError", "synthesize"]
+
+FAMILIES = "xc7", "xcup"
+"""Xilinx families: 7 series, UltraScale+."""
+
+_LUT_RAM = {"RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4, "RAM32M": 4, "RAM64M": 4, "RAM32M16": 8,
+            "RAM64M8": 8, "RAM16X1D": 2, "RAM32X1S": 1, "RAM64X1S": 1, "RAM128X1S": 2,
+            "RAM256X1S": 4, "RAM256X1D": 8, "RAM512X1S": 8}
+_LUT = re.compile(r"LUT[1-6]|INV|SRL16E|SRLC16E|SRLC32E")
+_FF = re.compile(r"FD[RSCP]E(_1)?")
+_CARRY = re.compile(r"CARRY[48]")
+_DSP = re.compile(r"DSP48E[12]")
+_BRAM = {"RAMB18E1": 0.5, "RAMB18E2": 0.5, "RAMB36E1": 1, "RAMB36E2": 1}
+_STEP = re.compile(r"^[\d.]+ Executing (\S+) pass", re.MULTILINE)
+
+
+class SynthesisError(RuntimeError):
+    """Yosys failed, or the design has a latch or a combinational loop; one line says which."""
+
+
+@dataclass
+class Size:
+    """Primitives: ``lut`` with LUT memory and shift registers, ``bram36`` with halves for 18 kbit.
+
+    A LUT counts for one even where two small functions could share it, as place and route may do.
+    """
+
+    lut: int = 0
+    ff: int = 0
+    carry: int = 0
+    dsp: int = 0
+    bram36: float = 0
+
+    def add(self, other, times=1):
+        """Add `other` `times` times."""
+        for item in fields(Size):
+            setattr(self, item.name, getattr(self, item.name) + times * getattr(other, item.name))
+
+
+@dataclass
+class ModuleSize:
+    """One kind of module: how often it occurs, and its size with and without its submodules."""
+
+    instances: int
+    total: Size
+    own: Size
+
+
+@dataclass
+class Synthesis:
+    """Result of `synthesize`; ``modules`` maps paths (of the first instance) to sizes."""
+
+    top: str
+    family: str
+    seconds: float
+    total: Size
+    modules: dict[str, ModuleSize] = field(default_factory=dict)
+    array: dict = field(default_factory=dict)
+
+    def to_dict(self):
+        """Return everything as plain dictionaries and numbers.
+
+        ``total`` and each of ``modules`` have ``lut``, ``ff``, ``carry``, ``dsp``, ``bram36``; a
+        module also ``instances`` and ``own``, the same without its submodules. With a systolic
+        array there are ``macs``, ``lut_per_mac``, ``ff_per_mac`` and ``macs_per_dsp``.
+        """
+        modules = {name: {"instances": size.instances, **asdict(size.total),
+                          "own": asdict(size.own)} for name, size in self.modules.items()}
+        return {"top": self.top, "family": self.family, "seconds": self.seconds,
+                "total": asdict(self.total), "modules": modules, **self.array}
+
+
+def synthesize(design, top="systola", *, family="xc7", flatten=False, log=None, progress=None):
+    """Synthesize `design` and return its size.
+
+    Modules are kept apart, so that each has its own figures, and identical ones are synthesized
+    once. Nothing is cached.
+
+    Parameters
+    ----------
+    design : AcceleratorConfig, amaranth component, str or Path
+        What to build: the accelerator of a configuration, a component, or a Verilog file.
+    top : str
+        Name of the top module; must exist in a Verilog file.
+    family : str
+        One of `FAMILIES`.
+    flatten : bool
+        Optimize across modules; there is then only one module in the table.
+    log : str or Path, optional
+        File for Yosys' complete log.
+    progress : callable, optional
+        Called with one short text whenever the step changes.
+
+    Returns
+    -------
+    Synthesis
+
+    Raises
+    ------
+    SynthesisError
+        If Yosys fails, or finds a latch, a combinational loop or a net driven twice.
+    ValueError
+        If `family` or `design` is not usable.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"family must be one of {', '.join(FAMILIES)}, not {family!r}")
+    progress = progress or (lambda text: None)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="systola_synth_") as folder:
+        folder = Path(folder)
+        progress("elaborating")
+        read = _write_design(design, top, folder)
+        flags = " -flatten" if flatten else ""
+        # Loops may close across modules: look for them in a flat copy, before any mapping.
+        (folder / "run.ys").write_text(
+            f"{read}\nhierarchy -check -top {top}\nproc\ndesign -save whole\n"
+            "flatten\nopt_clean\nsimplemap\nselect -assert-none t:$_DLATCH* t:$_SR_*\n"
+            "check -assert\n"
+            "design -load whole\n"
+            f"synth_xilinx -family {family} -abc9 -noiopad{flags} -top {top}\n"
+            "tee -o stat.json stat -json\n")
+        _run_yosys(folder, log, progress)
+        stat = json.loads((folder / "stat.json").read_text())
+    modules = _sizes(stat["modules"], top)
+    result = Synthesis(top, family, round(time.perf_counter() - start, 1), modules[top].total,
+                       modules)
+    if isinstance(design, AcceleratorConfig):
+        result.array = _per_mac(modules, design.rows * design.cols)
+    return result
+
+
+def _write_design(design, top, folder):
+    """Write `design` into `folder`; return the command that reads it."""
+    if isinstance(design, str | Path):
+        path = Path(design)
+        if not path.is_file():
+            raise ValueError(f"design must be a Verilog file, a component or a configuration, "
+                             f"not {str(design)!r}")
+        (folder / "design.v").write_bytes(path.read_bytes())
+        return "read_verilog design.v"
+    if isinstance(design, AcceleratorConfig):
+        design = Accelerator(design)
+    text = rtlil.convert(design, name=top, emit_src=False)
+    (folder / "design.il").write_text(merge_identical(quote_indices(text)))
+    return "read_rtlil design.il"
+
+
+def _run_yosys(folder, log, progress):
+    """Run the script in `folder`, telling `progress` the pass; the log is kept even on failure."""
+    written, shown = folder / "yosys.log", None
+    command = [find_yosys(), "-q", "-l", written.name, "-s", "run.ys"]
+    try:
+        with (folder / "output").open("w+") as output, subprocess.Popen(
+                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output,
+                stderr=subprocess.STDOUT) as process:
+            try:
+                while process.poll() is None:
+                    time.sleep(0.2)
+                    steps = _STEP.findall(_tail(written))
+                    if steps and steps[-1] != shown:
+                        shown = steps[-1]
+                        progress(f"Yosys {shown}")
+            except BaseException:
+                process.kill()
+                raise
+    except OSError as error:
+        raise SynthesisError(f"Yosys cannot be started: {error}") from None
+    finally:
+        if log is not None and written.exists():
+            Path(log).parent.mkdir(parents=True, exist_ok=True)
+            Path(log).write_bytes(written.read_bytes())
+    if process.returncode or not (folder / "stat.json").exists():
+        text = written.read_text() if written.exists() else (folder / "output").read_text()
+        raise SynthesisError(_reason(text, process.returncode))
+
+
+def _tail(path, size=4096):
+    """Return the end of a growing file."""
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - size))
+        return file.read().decode(errors="replace")
+
+
+def _reason(text, code):
+    """Return one line that says why Yosys failed, from its log."""
+    loops = re.findall(r"found logic loop in module .*?:\n((?:    .*\n)+)", text)
+    if loops:
+        wires = re.findall(r"wire \\?(\S+)", loops[0])
+        return f"the design has a combinational loop through {', '.join(wires)}"
+    latches = re.findall(r"Latch inferred for signal `\\?(\S+?)'", text)
+    if latches or "Selection contains:" in text:
+        names = ", ".join(latches).replace(".\\", ".")
+        return f"the design has a latch at {names or 'a cell'}"
+    drivers = re.search(r"Warning: (multiple conflicting drivers .*?):?\n", text)
+    if drivers:
+        return f"the design has {drivers[1]}"
+    errors = re.findall(r"ERROR: (.*)", text)
+    last = text.strip().splitlines()[-1:]
+    return f"Yosys failed: {' '.join(errors or last) or f'exit code {code}'}"
+
+
+def _sizes(stat, top):
+    """Return `ModuleSize` by module, in the order of the hierarchy from `top` down."""
+    cells = {name.removeprefix("\\"): module["num_cells_by_type"] for name, module in stat.items()}
+    children = {name: {kind.removeprefix("\\"): count for kind, count in types.items()
+                       if kind.removeprefix("\\") in cells} for name, types in cells.items()}
+    modules = {}
+
+    def visit(name, times):
+        if name not in modules:
+            modules[name] = ModuleSize(0, Size(), _own(cells[name]))
+        modules[name].instances += times
+        total = Size()
+        total.add(modules[name].own)
+        for child, count in children[name].items():
+            total.add(visit(child, times * count), count)
+        modules[name].total = total
+        return total
+
+    visit(top, 1)
+    return modules
+
+
+def _own(types):
+    """Return the `Size` of the primitives among `types`."""
+    size = Size()
+    for kind, count in types.items():
+        size.lut += count * (_LUT_RAM.get(kind, 0) or bool(_LUT.fullmatch(kind)))
+        size.ff += count * bool(_FF.fullmatch(kind))
+        size.carry += count * bool(_CARRY.fullmatch(kind))
+        size.dsp += count * bool(_DSP.fullmatch(kind))
+        size.bram36 += count * _BRAM.get(kind, 0)
+    return size
+
+
+def _per_mac(modules, macs):
+    """Return the figures of the systolic array, processing elements and skew included."""
+    arrays = [size.total for name, size in modules.items() if name.endswith(".array")]
+    if not arrays:
+        return {}
+    size = arrays[0]
+    return {"macs": macs, "lut_per_mac": size.lut / macs, "ff_per_mac": size.ff / macs,
+            "macs_per_dsp": macs / size.dsp if size.dsp else None}
