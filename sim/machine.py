@@ -160,9 +160,8 @@ class Machine:
             opcode, wait, signal, fields = decode(word)
         except ValueError:
             raise MachineError(Error.BAD_OPCODE, index) from None
-        cause = check_instruction(opcode, fields, self.config)
-        if cause is Error.NONE and (opcode is Opcode.BEGIN) != (index == 0):
-            cause = Error.BAD_OPCODE
+        misplaced = (opcode is Opcode.BEGIN) != (index == 0)
+        cause = Error.BAD_OPCODE if misplaced else check_instruction(opcode, fields, self.config)
         if cause is not Error.NONE:
             raise MachineError(cause, index)
         beats = fields.get("beats", 0)

@@ -244,6 +244,7 @@ REFUSED = [
     (bytes(64), Error.BAD_OPCODE),
     (bytes([13]) + bytes(63), Error.BAD_OPCODE),
     (encode(Opcode.BEGIN, config_hash=CONFIG.hash), Error.BAD_OPCODE),
+    (encode(Opcode.BEGIN, config_hash=1), Error.BAD_OPCODE),
     (op(Opcode.STORE, REGION, base=125), Error.SCRATCHPAD_RANGE),
     (op(Opcode.STORE, REGION, stride=65535, rows=2), Error.SCRATCHPAD_RANGE),
     (op(Opcode.MATMUL, MATMUL, act_base=126), Error.SCRATCHPAD_RANGE),
