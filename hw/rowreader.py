@@ -18,9 +18,10 @@ def row_region():
 class RowReader(wiring.Component):
     """Read a region row by row and cut its words into beats of ``config.lanes`` elements.
 
-    Elements are sign-extended bytes, or 16 bits from the low and the high byte plane, requested
-    one after the other. One request a cycle and one beat a cycle, the next word being collected
-    while one is cut; the first beat follows its (second) word by one cycle.
+    Elements are bytes (in the low half; the high half is no extension of them), or 16 bits from the
+    low and the high byte plane, requested one after the other. One request a cycle and one beat a
+    cycle, the next word being collected while one is cut; the first beat follows its (second) word
+    by one cycle.
 
     Parameters
     ----------
@@ -106,8 +107,8 @@ class RowReader(wiring.Component):
                 m.d.sync += [
                     has_low.eq(0), full.eq(1), words.eq(words - 1), row_end.eq(words == 1),
                     left.eq(Mux(words == 1, region.lanes_last, size)),
-                    word.eq(Cat(Cat(Mux(region.wide, low[k], rsp.p[k]), Mux(
-                        region.wide, rsp.p[k], rsp.p[k][7].replicate(8))) for k in range(size))),
+                    word.eq(Cat(Cat(Mux(region.wide, low[k], rsp.p[k]), rsp.p[k])
+                                for k in range(size))),
                 ]
                 with m.If(words == 1):
                     m.d.sync += [words.eq(region.words), rows.eq(rows - 1)]

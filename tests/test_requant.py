@@ -39,12 +39,12 @@ def random_case(rng, size):
         case |= {"res": [signed_value(rng, 16) for _ in range(lanes)],
                  "use_res": int(rng.random() < 0.7)}
         if rng.random() < 0.3:  # the residual nearly cancels a branch far beyond the output
-            case["res_mult"], case["res_shift"] = 1 << mult_bits - 1, 0
+            case["res_mult"], case["res_shift"] = -(1 << mult_bits), 0
             low, high = -(1 << in_bits - 1), (1 << in_bits - 1) - 1
             for k, res in enumerate(case["res"]):
-                shift = rng.choice([0, 0, 1])
-                case["p"][k] = {"bias": 0, "mult": -(1 << mult_bits - 1), "shift": shift}
-                case["z"][k] = max(low, min(high, (res << shift) + rng.choice([0, 1])))
+                shift = rng.choice([0, 1, 7, 15])
+                case["p"][k] = {"bias": 0, "mult": -(1 << mult_bits), "shift": shift}
+                case["z"][k] = max(low, min(high, rng.choice([0, 1]) - (res << shift)))
         else:
             case["res_mult"], case["res_shift"] = multiplier(rng, mult_bits), rng.randrange(64)
     return case
