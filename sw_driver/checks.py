@@ -44,8 +44,9 @@ def _check_options(model, config):
         wanted, there = getattr(model, name), getattr(config, name)
         if wanted > there:
             raise CompileError(f"{name} must be at least {wanted} as in the model, not {there}")
-    if model.act_bits > config.weight_bits:
-        raise CompileError(f"weight_bits must be at least {model.act_bits}, the bits of K and V, "
+    bits = max((block.qkv.out_bits for block in model.blocks), default=0)
+    if bits > config.weight_bits:
+        raise CompileError(f"weight_bits must be at least {bits}, the bits of K and V, "
                            f"not {config.weight_bits}")
 
 

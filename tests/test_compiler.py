@@ -233,8 +233,6 @@ MISFITS = [
     ({}, {"weight_bits": 7}, r"weight_bits must be at least 8 as in the model, not 7"),
     ({}, {"act_bits": 7}, r"act_bits must be at least 8 as in the model, not 7"),
     ({}, {"mult_bits": 23}, r"mult_bits must be at least 24 as in the model, not 23"),
-    ({"weight_bits": 4}, {"weight_bits": 4},
-     r"weight_bits must be at least 8, the bits of K and V, not 4"),
     ({}, {"max_row": 17}, r"max_row must be at least 18, the hidden channels, not 17"),
     ({}, {"max_row": 11}, r"max_row must be at least 12, the channels, not 11"),
     ({}, {"acc_bits": 24}, r"acc_bits must be at least 26, the worst case of .*context, not 24"),
@@ -249,6 +247,16 @@ def test_misfit_names_the_values(sizes, fields, message):
     model, config, _ = build(sizes, fields)
     with pytest.raises(CompileError, match=f"^{message}$"):
         compile_model(model, config)
+
+
+def test_keys_and_values_must_fit_the_stationary_side():
+    model, config, _ = build({"weight_bits": 4}, {"weight_bits": 4})
+    compile_model(model, config)
+    block = model.blocks[0]
+    wide = dataclasses.replace(block, qkv=dataclasses.replace(block.qkv, out_bits=8))
+    with pytest.raises(CompileError,
+                       match=r"^weight_bits must be at least 8, the bits of K and V, not 4$"):
+        compile_model(dataclasses.replace(model, blocks=(wide,)), config)
 
 
 @pytest.mark.parametrize(("changes", "message"), [
