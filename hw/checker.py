@@ -73,8 +73,10 @@ class Checker(wiring.Component):
             fails.eq((cause_due != Error.NONE) & ((total < low_due) | (total > high_due))),
             self.done.eq(due & (fails | ending_due)), self.cause.eq(Mux(fails, cause_due, 0)),
         ]
+        # Written as shifts, or synthesis would spend DSP slices that the array needs.
+        product = sum(Mux(y[k], x << k, 0) for k in range(4))
         with m.If(active):
-            m.d.sync += [total.eq(Mux(fresh, 0, total) + x * y[:4]), x.eq(x << 4), y.eq(y >> 4),
+            m.d.sync += [total.eq(Mux(fresh, 0, total) + product), x.eq(x << 4), y.eq(y >> 4),
                          fresh.eq(0)]
         m.d.sync += [due.eq(leave), ending_due.eq(ending)]
         m.d.sync += [later.eq(now) for later, now in zip(checks, limits, strict=True)]
