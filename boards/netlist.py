@@ -6,6 +6,7 @@ __all__ = ["merge_identical", "quote_indices"]
 
 _NAME = re.compile(r"\\[^\s\"]+")
 _MODULE = re.compile(r"^module (\S+)\n(.*?)^end\n", re.MULTILINE | re.DOTALL)
+_PORT = re.compile(r"((?:in|out)put) \d+")
 _TOP = "attribute \\top 1\n"
 _CELL = re.compile(r"^( *cell )(\\\S+)( )", re.MULTILINE)
 
@@ -25,18 +26,24 @@ def merge_identical(text):
     their users.
     """
     bodies = dict(_MODULE.findall(text))
-    merged, by_body = {}, {}
+    merged, first, kept = {}, {}, {}
 
     def visit(name):
         if name not in merged:
             body = _CELL.sub(lambda match: match[1] + (
                 visit(match[2]) if match[2] in bodies else match[2]) + match[3], bodies[name])
-            merged[name] = by_body.setdefault(body, name)
+            merged[name], kept[name] = first.setdefault(_key(body), name), body
         return merged[name]
 
     for name in bodies:
         visit(name)
-    kept = {name: body for body, name in by_body.items()}
     top = next(iter(bodies))
     return "".join((_TOP if name == top else "") + f"module {name}\n{kept[name]}end\n"
-                   for name in bodies if name in kept)
+                   for name in bodies if merged[name] == name)
+
+
+def _key(body):
+    """Return what identical modules share: ports and connections in any order."""
+    blocks = _PORT.sub(r"\1", body).strip("\n").split("\n\n")
+    return tuple(sorted("\n".join(sorted(block.split("\n"))) if block.startswith("  cell ")
+                        else block for block in blocks))

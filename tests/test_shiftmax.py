@@ -82,24 +82,25 @@ def test_clamped_sums_saturate(x0):
 def test_golden_rows(case):
     rows, x0 = GOLDEN[f"{case}_x"][-14:], -int(GOLDEN[f"{case}_x0_f64"])
     n, bits = int(GOLDEN[f"{case}_n"]), int(GOLDEN[f"{case}_obits"])
-    got = simulate(rows.tolist(), x0, lanes=8, max_row=rows.shape[1], n=n, out_bits=bits)[1]
+    got = simulate(rows.tolist(), x0, lanes=8, max_row=rows.shape[1], n=n, out_bits=bits,
+                   in_bits=12)[1]
     expected = np.minimum(GOLDEN[f"{case}_out_f64"][-14:], (1 << bits - 1) - 1)
     assert got == expected.tolist()
 
 
 @pytest.mark.parametrize(("lanes", "latency"), [(1, 24), (2, 25), (4, 26), (5, 27)])
 def test_latency(lanes, latency):
-    for count in 1, 2, 20:
+    for count in 1, 20:
         cycles = simulate([[3] * lanes * count], 20, lanes=lanes, max_row=20 * lanes)[0]
         assert cycles == (count - 1) + (latency + count) + count
     assert Shiftmax(lanes=lanes, max_row=8, x0_bits=12).latency == latency
 
 
-@pytest.mark.parametrize("count", [1, 5, 9, 16, 40])
+@pytest.mark.parametrize("count", [1, 9, 40])
 def test_rows_overlap(count):
     cycles = [simulate([[3] * 2 * count] * rows, 20, lanes=2, max_row=2 * count)[0]
-              for rows in (4, 14)]
-    assert cycles[1] - cycles[0] == 10 * max(count, 9)
+              for rows in (4, 12)]
+    assert cycles[1] - cycles[0] == 8 * max(count, 9)
 
 
 @pytest.mark.parametrize(("params", "message"), [
