@@ -67,10 +67,10 @@ def region(rng, config, **extra):
     return {"base": base, "stride": stride, "rows": rows, "words": words, **extra}
 
 
-def random_operation(rng, config):
+def random_operation(rng, config, opcode=None):
     """Return an opcode, its fields and its beats (n, bus bytes)."""
-    opcode = rng.choice([Opcode.LOAD, Opcode.LOAD_PARAMS, Opcode.LOAD_TABLE, Opcode.LOAD_WEIGHTS,
-                         Opcode.FETCH, Opcode.FETCH, Opcode.FETCH, Opcode.STORE])
+    opcode = rng.choice([Opcode.LOAD, Opcode.LOAD_PARAMS, Opcode.LOAD_WEIGHTS, Opcode.FETCH,
+                         Opcode.FETCH, Opcode.FETCH, Opcode.STORE]) if opcode is None else opcode
     names = {field.name for field in FORMATS[opcode].fields}
     fields = region(rng, config, lanes_last=rng.randrange(1, config.rows + 1),
                     flags=rng.randrange(2))
@@ -177,7 +177,9 @@ def simulate(config, program, rng=None, seed=0):
 def test_random_operations_match_model(name, seed):
     config = AcceleratorConfig(**CONFIGS[name], **SIZES)
     rng = random.Random(seed)
-    program = [random_operation(rng, config) for _ in range(10)]
+    program = [random_operation(rng, config) for _ in range(9)]
+    if seed == 0:  # 256 cycles and more: once is enough
+        program.insert(rng.randrange(10), random_operation(rng, config, Opcode.LOAD_TABLE))
     simulate(config, program, rng, seed)
 
 
