@@ -28,7 +28,8 @@ _FF = re.compile(r"FD[RSCP]E(_1)?")
 _CARRY = re.compile(r"CARRY[48]")
 _DSP = re.compile(r"DSP48E[12]")
 _BRAM = {"RAMB18E1": 0.5, "RAMB18E2": 0.5, "RAMB36E1": 1, "RAMB36E2": 1}
-_STEP = re.compile(r"^[\d.]+ Executing (\S+) pass", re.MULTILINE)
+_STEP = re.compile(r"^[\d.]+ Executing (\S+) pass|^Extracted .* module `\\?(\S+)' to",
+                   re.MULTILINE)
 
 
 class SynthesisError(RuntimeError):
@@ -173,10 +174,11 @@ def _run_yosys(folder, log, progress):
             try:
                 while process.poll() is None:
                     time.sleep(0.2)
-                    steps = _STEP.findall(_tail(written))
-                    if steps and steps[-1] != shown:
-                        shown = steps[-1]
-                        progress(f"Yosys {shown}")
+                    for step, module in _STEP.findall(_tail(written))[-1:]:
+                        text = f"mapping {module}" if module else f"Yosys {step}"
+                        if text != shown:
+                            progress(text)
+                        shown = text
             except BaseException:
                 process.kill()
                 raise

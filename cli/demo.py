@@ -94,7 +94,8 @@ class _Chain:
     def synthesize(self, update):
         from systola.boards.synth import synthesize
 
-        self.summary["synth"] = synthesize(self.config)
+        result = synthesize(self.config, progress=lambda text: update(text=f"synthesizing: {text}"))
+        self.summary["synth"] = result.to_dict()
 
     def draw(self, update):
         from systola.cli.picture import draw_classification

@@ -40,17 +40,17 @@ def synth(config, as_json):
     """
     from systola.boards.synth import synthesize
 
-    with progress("synthesizing (minutes for a large array)"):
-        result = synthesize(config)
+    with progress("synthesizing (minutes for a large array)") as update:
+        result = synthesize(config, progress=lambda text: update(text=f"synthesizing: {text}"))
+    result = result.to_dict()
     if as_json:
         return emit(result)
     show(result)
 
 
 def show(result):
-    """Print a size table."""
+    """Print a size table: each module with what is inside it, once for all equal instances."""
     columns = list(result["total"])
-    rows = [(name, *(module[column] for column in columns))
+    rows = [(name, module["instances"], *(module[column] for column in columns))
             for name, module in result["modules"].items()]
-    table("", ["module", *columns],
-          [*rows, ("total", *(result["total"][column] for column in columns))])
+    table("", ["module (and what is in it)", "instances", *columns], rows)

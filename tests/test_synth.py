@@ -65,7 +65,7 @@ def test_sizes_of_modules_and_total(tmp_path):
     assert total == {key: sum(size["instances"] * size["own"][key]
                               for size in result["modules"].values()) for key in total}
     assert "elaborating" in steps
-    assert any("ABC9" in step for step in steps)
+    assert any(step.startswith("Yosys ") for step in steps)
     assert "Executing" in (tmp_path / "logs/yosys.log").read_text()
 
 
