@@ -76,33 +76,35 @@ class RowWriter(wiring.Component):
         word = Signal(data.ArrayLayout(shapes.word(self.config), planes), reset_less=True)
         sent = Signal.like(word)
         group = Signal(range(size // lanes))       # of the word being assembled
-        full, row_end, sent_end = Signal(), Signal(), Signal()
+        full, row_end = Signal(), Signal()
+        final, sent_final = Signal(), Signal()     # the region's last word
         plane = Signal(range(planes + 1))          # of the word being written
         row_addr, addr, write_addr = Signal(16), Signal(16), Signal(16)
-        rows, last, move = Signal(16), Signal(), Signal()
+        rows, last, move = Signal(16), Signal(), Signal()  # `rows` yet to end at the input
         m.d.comb += [
             self.region.ready.eq(~busy),
             last.eq(req.valid & req.ready & (plane + 1 == region.planes)),
-            move.eq(full & (~req.valid | last)), self.i.ready.eq(busy & (~full | move)),
+            move.eq(full & (~req.valid | last)), self.i.ready.eq((rows != 0) & (~full | move)),
             req.p.addr.eq(write_addr), req.p.data.eq(Array(sent)[plane]),
             req.p.mask.eq((1 << size) - 1),
         ]
-        m.d.sync += self.done.eq(last & sent_end & (rows == 0))
+        m.d.sync += self.done.eq(last & sent_final)
         with m.If(req.valid & req.ready):
             m.d.sync += [plane.eq(plane + 1), write_addr.eq(write_addr + region.plane)]
         with m.If(last):
             m.d.sync += req.valid.eq(0)
-            with m.If(sent_end & (rows == 0)):
+            with m.If(sent_final):
                 m.d.sync += busy.eq(0)
         with m.If(move):
-            m.d.sync += [full.eq(0), req.valid.eq(1), sent.eq(word), sent_end.eq(row_end),
+            m.d.sync += [full.eq(0), req.valid.eq(1), sent.eq(word), sent_final.eq(final),
                          plane.eq(0), write_addr.eq(addr), addr.eq(addr + 1)]
             with m.If(row_end):
-                m.d.sync += [addr.eq(row_addr + region.stride), rows.eq(rows - 1),
+                m.d.sync += [addr.eq(row_addr + region.stride),
                              row_addr.eq(row_addr + region.stride)]
         with m.If(self.i.valid & self.i.ready):
             end = (group == size // lanes - 1) | self.i.p.last
-            m.d.sync += [full.eq(end), row_end.eq(self.i.p.last), group.eq(group + 1)]
+            m.d.sync += [full.eq(end), row_end.eq(self.i.p.last), group.eq(group + 1),
+                         final.eq(self.i.p.last & (rows == 1)), rows.eq(rows - self.i.p.last)]
             with m.If(end):
                 m.d.sync += group.eq(0)
             for first in range(size // lanes):
