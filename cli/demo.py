@@ -125,7 +125,7 @@ class _Chain:
     def text(self):
         """Return the summary for a reader, as Markdown."""
         run, accuracy = self.summary["simulate"], self.summary["evaluate"]
-        size = ", ".join(f"{value:,} {name}" for name, value in
+        size = ", ".join(f"{value:,} {name.upper()}" for name, value in
                          self.summary["synth"]["total"].items())
         rows = [
             ("Top-1, float", f"{accuracy['float_top1']:.4f} of {accuracy['images']} test images"),

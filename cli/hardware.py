@@ -31,9 +31,11 @@ def generate(config, output, as_json):
 
 @click.command()
 @config_option
+@click.option("--family", type=click.Choice(["xc7", "xcup"]), default="xc7", show_default=True,
+              help="Xilinx 7 series or UltraScale+.")
 @json_option
-def synth(config, as_json):
-    """Synthesize with Yosys for Xilinx 7-series and list what every module needs.
+def synth(config, family, as_json):
+    """Synthesize with Yosys for a Xilinx FPGA and list what every module needs.
 
     LUT, flip-flops (FF), carry chains (CARRY), DSP slices and block RAM by module. No place and
     route, so no timing.
@@ -41,7 +43,8 @@ def synth(config, as_json):
     from systola.boards.synth import synthesize
 
     with progress("synthesizing (minutes for a large array)") as update:
-        result = synthesize(config, progress=lambda text: update(text=f"synthesizing: {text}"))
+        result = synthesize(config, family=family,
+                            progress=lambda text: update(text=f"synthesizing: {text}"))
     result = result.to_dict()
     if as_json:
         return emit(result)

@@ -1,0 +1,96 @@
+"""The accelerator on Verilator, through the driver and its AXI ports, against the models."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from systola.hw.config import PRESETS, AcceleratorConfig
+from systola.model.evaluate import open_model
+from systola.model.images import encode, load_data
+from systola.model.random import random_codes, random_vit
+from systola.sim.randomize import random_case
+from systola.sim.simulate import simulate
+from systola.sim.vit import forward, tensor_names
+
+pytestmark = pytest.mark.slow
+
+ODD = AcceleratorConfig(rows=7, cols=5, lanes=1, token_depth=4, banks=2, bank_depth=512,
+                        weight_fifo=7, stream_fifo=5, queue_depth=3, param_depth=128, max_row=64)
+"""R and C share no factor with any size of the network in the tests, nor with each other."""
+
+
+def settings(config):
+    return {name: getattr(config, name) for name in ("weight_bits", "act_bits", "attention_bits",
+                                                     "mult_bits", "gelu", "norm_start")}
+
+
+def check(result, model, codes):
+    """Every tensor was stored, compared and equal, and once more as seen from here."""
+    assert result.differing == {}
+    assert result.mismatches == 0
+    names = tensor_names(model)
+    # The traced run stores every tensor, the other one the logits.
+    assert result.tensors_compared == len(codes) * (len(names) + 1)
+    expected = forward(model, codes)
+    for image, tensors in enumerate(result.tensors):
+        assert list(tensors) == names
+        for name, got in tensors.items():
+            assert np.array_equal(got, expected[name][image]), name
+    assert np.array_equal(result.logits, expected["logits"])
+
+
+@pytest.mark.parametrize("preset", ["digits", "small"])
+def test_digits_model(preset):
+    config = PRESETS[preset]
+    model = open_model("digits", **settings(config))
+    images, labels = load_data("digits", "test")
+    codes = encode(model, images[:2])
+    result = simulate(model, config, codes)
+    check(result, model, codes)
+    assert (result.logits.argmax(axis=1) == labels[:2]).all()
+    assert abs(result.cycles_predicted - result.cycles) <= 0.02 * result.cycles
+    assert 0.2 < result.utilisation < 1
+
+
+def odd_case():
+    rng = np.random.default_rng(7)
+    model = random_vit(rng, channels=22, heads=2, blocks=2, hidden=31, classes=9, tokens=13,
+                       patch_dim=10, **settings(ODD))
+    return model, random_codes(rng, model, 2)
+
+
+@pytest.mark.parametrize("options", [{}, {"seed": 1}, {"seed": 2, "stall": 0.8},
+                                     {"cocotbext": True}, {"cocotbext": True, "seed": 3}])
+def test_sizes_that_divide_nothing(options):
+    model, codes = odd_case()
+    for size in model.channels, model.head_dim, model.hidden, model.classes, model.tokens:
+        assert size % ODD.rows
+        assert size % ODD.cols
+        assert size % ODD.token_depth
+    check(simulate(model, ODD, codes, optimize="-O0", **options), model, codes)
+
+
+def test_a_mismatch_is_counted(monkeypatch):
+    """The models compute another network than the one the accelerator runs."""
+    model, codes = odd_case()
+    other = dataclasses.replace(model, head=dataclasses.replace(
+        model.head, bias=model.head.bias + 10**6))
+    monkeypatch.setattr("systola.sim.simulate.forward",
+                        lambda model, codes: forward(other, codes))
+    result = simulate(model, ODD, codes[:1], trace=False, optimize="-O0")
+    assert result.mismatches == sum(result.differing.values()) > 0
+    assert list(result.differing) == ["image 0 logits"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_configuration(seed):
+    model, config, codes = random_case(seed)
+    check(simulate(model, config, codes, optimize="-O0"), model, codes)
+
+
+def test_random_cases_differ():
+    configs = [random_case(seed)[1] for seed in range(20)]
+    assert len({config.hash for config in configs}) == 20
+    for name in "rows", "cols", "lanes", "weight_bits", "act_bits", "gelu", "attention_bits":
+        assert len({getattr(config, name) for config in configs}) >= 2
