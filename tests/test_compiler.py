@@ -19,6 +19,14 @@ from systola.sw_driver.compiler import (
     encode_stream,
 )
 from systola.sw_driver.costs import COSTS
+from systola.sw_driver.layout import (
+    Group,
+    ParamBlock,
+    Tensor,
+    allocate_params,
+    allocate_scratchpad,
+)
+from systola.sw_driver.operation import Operation
 from systola.sw_driver.predict import predict_cycles
 from systola.sw_driver.program import decode_outputs
 
@@ -184,20 +192,43 @@ def test_parameters_are_loaded_one_operation_ahead():
                for op in ops[:first] if op.name == "blocks.0.q.0")
 
 
-def test_live_tensors_do_not_overlap():
-    model, config, _ = build({"blocks": 2}, {"banks": 4, "bank_depth": 128})
-    _, ops = compile_operations(model, config)
-    last = {}
-    for index, op in enumerate(ops):
-        for view in (*op.reads.values(), *op.writes.values()):
-            last[view.tensor] = index
-    owner = {}
-    for index, op in enumerate(ops):
-        for view in op.writes.values():
-            for address in view.tensor.view().addresses():
-                before = owner.get(address)
-                assert before in (None, view.tensor) or last[before] < index
-                owner[address] = view.tensor
+def live_together(spans):
+    """Yield all pairs of items that one operation or more needs at the same time."""
+    for (one, a), (other, b) in itertools.combinations(spans.items(), 2):
+        if a[0] <= b[1] and b[0] <= a[1]:
+            yield one, other
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_lives_together_does_not_overlap(seed):
+    """Chains of operations in memories so small that everything freed is used again at once."""
+    rng = np.random.default_rng(seed)
+    config = dataclasses.replace(TINY, banks=int(rng.choice([1, 2, 4])), bank_depth=16,
+                                 param_depth=16)
+    tensors = [Tensor(f"t{k}", 1, int(rng.integers(1, 13)), group=Group(rng.integers(4)))
+               for k in range(40)]
+    blocks = [ParamBlock(f"p{k}", np.zeros((1, 9)), int(rng.integers(1, 7))) for k in range(40)]
+    ops, spans = [], {}
+    for k in range(39):
+        ops.append(Operation(Opcode.LOAD_PARAMS, "", loads=blocks[k]))
+        ops.append(Operation(Opcode.MATMUL, "", reads={"act_": tensors[k].view()},
+                             writes={"out_": tensors[k + 1].view()},
+                             params=blocks[max(k - int(rng.integers(2)), 0)]))
+        for item in tensors[k], tensors[k + 1], blocks[k], ops[-1].params:
+            spans.setdefault(item, [len(ops) - 1 - (item is blocks[k]), 0])[1] = len(ops) - 1
+    done = 0
+    for allocate, kind in (allocate_scratchpad, Tensor), (allocate_params, ParamBlock):
+        try:
+            allocate(ops, config)
+        except CompileError:
+            continue
+        done += 1
+        for one, other in live_together({k: v for k, v in spans.items() if isinstance(k, kind)}):
+            places = [set((item.view() if kind is Tensor else item).addresses().tolist())
+                      for item in (one, other)]
+            assert not places[0] & places[1]
+            assert max(places[0]) < (config.scratchpad_words if kind is Tensor else 16)
+    assert done
 
 
 def test_projection_weights_follow_the_padded_context():
