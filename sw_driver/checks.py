@@ -73,10 +73,10 @@ def _check_shapes(model, config):
                   ("fc1", model.hidden, channels), ("fc2", channels, model.hidden))
         for name, *shape in shapes:
             _check_shape(f"blocks.{i}.{name}", getattr(block, name), shape)
-        bound = model.head_dim << 2 * (model.act_bits - 1)
-        _check_bound(f"blocks.{i}.scores", bound, config)
+        code = block.qkv.out_bits - 1
+        _check_bound(f"blocks.{i}.scores", model.head_dim << 2 * code, config)
         full_scale = (1 << model.attention_bits - 1) - 1
-        _check_bound(f"blocks.{i}.context", tokens * full_scale << model.act_bits - 1, config)
+        _check_bound(f"blocks.{i}.context", tokens * full_scale << code, config)
     _check_shape("patch", model.patch, (channels, model.patch.weight.shape[-1]))
     _check_shape("head", model.head, (model.classes, channels))
 

@@ -349,6 +349,15 @@ def test_prediction_is_in_the_program():
     assert line.to_dict()["matrix_busy"] == line.busy[Engine.MATRIX]
 
 
+def test_deeper_queues_and_fifos_cost_nothing():
+    slow = {"queue_depth": 2, "weight_fifo": 2, "stream_fifo": 4}
+    cycles = [predicted(fields=slow)[0].cycles]
+    for name in slow:
+        slow |= {name: 64}
+        cycles.append(predicted(fields=slow)[0].cycles)
+    assert cycles[0] >= cycles[1] > cycles[2] > cycles[3]
+
+
 def test_every_cost_counts():
     # Wide results, residuals, a starved FIFO, transposed fetches: every delay is on some path.
     cases = [CASES["odd"], ({"blocks": 2, "hidden": 40}, {"weight_fifo": 2, "stream_fifo": 4,
