@@ -1,8 +1,9 @@
 """Amaranth's RTLIL text prepared for hierarchical synthesis."""
 
 import re
+from collections import Counter
 
-__all__ = ["merge_identical", "quote_indices"]
+__all__ = ["keep_large", "merge_identical", "quote_indices"]
 
 _NAME = re.compile(r"\\[^\s\"]+")
 _MODULE = re.compile(r"^module (\S+)\n(.*?)^end\n", re.MULTILINE | re.DOTALL)
@@ -40,6 +41,21 @@ def merge_identical(text):
     top = next(iter(bodies))
     return "".join((_TOP if name == top else "") + f"module {name}\n{kept[name]}end\n"
                    for name in bodies if merged[name] == name)
+
+
+def keep_large(text, lines, instances=8):
+    """Return RTLIL `text` in which flattening leaves the modules that are worth a name.
+
+    Those are the ones of at least `lines` lines, and the ones used at least `instances` times by
+    another.
+    """
+    used = Counter()
+    for _, body in _MODULE.findall(text):
+        for (_, kind, _), count in Counter(_CELL.findall(body)).items():
+            used[kind] = max(used[kind], count)
+    return _MODULE.sub(lambda match: (
+        "attribute \\keep_hierarchy 1\n" if match[2].count("\n") >= lines
+        or used[match[1]] >= instances else "") + match[0], text)
 
 
 def _key(body):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from amaranth.back import rtlil
 
-from systola.boards.netlist import merge_identical, quote_indices
+from systola.boards.netlist import keep_large, merge_identical, quote_indices
 from systola.hw.accelerator import Accelerator
 from systola.hw.config import AcceleratorConfig
 from systola.hw.verilog import find_yosys
@@ -88,11 +88,11 @@ class Synthesis:
                 "total": asdict(self.total), "modules": modules, **self.array}
 
 
-def synthesize(design, top="systola", *, family="xc7", flatten=False, log=None, progress=None):
+def synthesize(design, top="systola", *, family="xc7", smallest=1000, log=None, progress=None):
     """Synthesize `design` and return its size.
 
     Modules are kept apart, so that each has its own figures, and identical ones are synthesized
-    once. Nothing is cached.
+    once; small ones become part of those around them, which halves the time. Nothing is cached.
 
     Parameters
     ----------
@@ -102,8 +102,10 @@ def synthesize(design, top="systola", *, family="xc7", flatten=False, log=None, 
         Name of the top module; must exist in a Verilog file.
     family : str
         One of `FAMILIES`.
-    flatten : bool
-        Optimize across modules; there is then only one module in the table.
+    smallest : int
+        Lines of Yosys' language from which a module stays on its own (a short queue has 400, a
+        processing element 130 but stays if there are at least 8 of it); 0 keeps all. Modules of a
+        Verilog file all stay.
     log : str or Path, optional
         File for Yosys' complete log.
     progress : callable, optional
@@ -127,13 +129,13 @@ def synthesize(design, top="systola", *, family="xc7", flatten=False, log=None, 
     with tempfile.TemporaryDirectory(prefix="systola_synth_") as folder:
         folder = Path(folder)
         progress("elaborating")
-        read = _write_design(design, top, folder)
-        flags = " -flatten" if flatten else ""
+        read = _write_design(design, top, folder, smallest)
+        flags = "" if read.startswith("read_verilog") else " -flatten"
         # Loops may close across modules: look for them in a flat copy, before any mapping.
         (folder / "run.ys").write_text(
             f"{read}\nhierarchy -check -top {top}\nproc\ndesign -save whole\n"
-            "flatten\nopt_clean\nsimplemap\nselect -assert-none t:$_DLATCH* t:$_SR_*\n"
-            "check -assert\n"
+            "setattr -mod -unset keep_hierarchy *\nflatten\nopt_clean\nsimplemap\n"
+            "select -assert-none t:$_DLATCH* t:$_SR_*\ncheck -assert\n"
             "design -load whole\n"
             f"synth_xilinx -family {family} -abc9 -noiopad{flags} -top {top}\n"
             "tee -o stat.json stat -json\n")
@@ -147,7 +149,7 @@ def synthesize(design, top="systola", *, family="xc7", flatten=False, log=None, 
     return result
 
 
-def _write_design(design, top, folder):
+def _write_design(design, top, folder, smallest):
     """Write `design` into `folder`; return the command that reads it."""
     if isinstance(design, str | Path):
         path = Path(design)
@@ -159,7 +161,8 @@ def _write_design(design, top, folder):
     if isinstance(design, AcceleratorConfig):
         design = Accelerator(design)
     text = rtlil.convert(design, name=top, emit_src=False)
-    (folder / "design.il").write_text(merge_identical(quote_indices(text)))
+    text = keep_large(merge_identical(quote_indices(text)), smallest)
+    (folder / "design.il").write_text(text)
     return "read_rtlil design.il"
 
 

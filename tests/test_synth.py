@@ -8,7 +8,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from systola.boards.netlist import merge_identical, quote_indices
+from systola.boards.netlist import keep_large, merge_identical, quote_indices
 from systola.boards.synth import SynthesisError, synthesize
 
 
@@ -53,7 +53,8 @@ class Whole(wiring.Component):
 @pytest.mark.slow
 def test_sizes_of_modules_and_total(tmp_path):
     steps = []
-    result = synthesize(Whole(), log=tmp_path / "logs/yosys.log", progress=steps.append).to_dict()
+    result = synthesize(Whole(), smallest=0, log=tmp_path / "logs/yosys.log",
+                        progress=steps.append).to_dict()
     leaf, total = result["modules"]["systola.left"], result["total"]
     # Two 8-bit additions: one LUT, one flip-flop a bit, two carry cells each.
     assert leaf == {"instances": 2, "lut": 16, "ff": 16, "carry": 4, "dsp": 0, "bram36": 0,
@@ -145,6 +146,17 @@ def test_identical_trees_merge_and_different_ones_stay():
         r"\top", r"\top.one", r"\top.one.leaf", r"\top.half"]
     assert merged.count("cell \\top.one ") == 2
     assert merged.count("cell \\top.one.leaf ") == 1
+
+
+def test_large_and_frequent_modules_are_kept():
+    text = merge_identical(rtlil.convert(Twice(), name="top", emit_src=False))
+    lines = {name: body.count("\n") for name, body in
+             re.findall(r"^module (\S+)\n(.*?)^end\n", text, re.MULTILINE | re.DOTALL)}
+    for limit in 0, lines[r"\top.one.leaf"], 10**6:
+        kept = re.findall(r"keep_hierarchy 1\nmodule (\S+)", keep_large(text, limit))
+        assert kept == [name for name in lines if lines[name] >= limit]
+    assert re.findall(r"keep_hierarchy 1\nmodule (\S+)", keep_large(text, 10**6, instances=2)) == [
+        r"\top.one"]
 
 
 def test_no_name_looks_like_a_bit_of_another():
