@@ -1,5 +1,7 @@
 """`systola quantize` and `systola evaluate`."""
 
+from pathlib import Path
+
 import click
 
 from systola.cli.report import emit, json_option, progress, table
@@ -31,6 +33,17 @@ def _settings(command):
     return command
 
 
+def _writable(value):
+    """Refuse now what would only be refused after the work."""
+    path = Path(value)
+    if path.suffix != ".safetensors":
+        raise click.UsageError(f"output must end in .safetensors, not {value!r}")
+    if not path.parent.is_dir():
+        raise click.UsageError(f"output {value!r} cannot be written: there is no folder "
+                               f"{str(path.parent)!r}")
+    return value
+
+
 def _chosen(options):
     return {name: options[name] for name in SETTINGS if options[name] is not None}
 
@@ -38,6 +51,7 @@ def _chosen(options):
 @click.command()
 @_MODEL
 @click.option("-o", "--output", required=True, metavar="FILE",
+              callback=lambda ctx, param, value: _writable(value),
               help="Integer model to write (.safetensors).")
 @_DATA
 @_HEADS

