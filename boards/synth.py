@@ -5,63 +5,28 @@ import re
 import subprocess
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from amaranth.back import rtlil
 
 from systola.boards.netlist import keep_large, merge_identical, quote_indices
+from systola.boards.sizes import ModuleSize, Size, module_sizes
 from systola.hw.accelerator import Accelerator
 from systola.hw.config import AcceleratorConfig
 from systola.hw.verilog import find_yosys
 
-__all__ = ["FAMILIES", "ModuleSize", "Size", "Synthesis", "SynthesisError", "synthesize"]
+__all__ = ["FAMILIES", "Synthesis", "SynthesisError", "synthesize"]
 
 FAMILIES = "xc7", "xcup"
 """Xilinx families: 7 series, UltraScale+."""
 
-_LUT_RAM = {"RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4, "RAM32M": 4, "RAM64M": 4, "RAM32M16": 8,
-            "RAM64M8": 8, "RAM16X1D": 2, "RAM32X1S": 1, "RAM64X1S": 1, "RAM128X1S": 2,
-            "RAM256X1S": 4, "RAM256X1D": 8, "RAM512X1S": 8}
-_LUT = re.compile(r"LUT[1-6]|INV|SRL16E|SRLC16E|SRLC32E")
-_FF = re.compile(r"FD[RSCP]E(_1)?")
-_CARRY = re.compile(r"CARRY[48]")
-_DSP = re.compile(r"DSP48E[12]")
-_BRAM = {"RAMB18E1": 0.5, "RAMB18E2": 0.5, "RAMB36E1": 1, "RAMB36E2": 1}
 _STEP = re.compile(r"^[\d.]+ Executing (\S+) pass|^Extracted .* module `\\?(\S+)' to",
                    re.MULTILINE)
 
 
 class SynthesisError(RuntimeError):
     """Yosys failed, or the design has a latch or a combinational loop; one line says which."""
-
-
-@dataclass
-class Size:
-    """Primitives: ``lut`` with LUT memory and shift registers, ``bram36`` with halves for 18 kbit.
-
-    A LUT counts for one even where two small functions could share it, as place and route may do.
-    """
-
-    lut: int = 0
-    ff: int = 0
-    carry: int = 0
-    dsp: int = 0
-    bram36: float = 0
-
-    def add(self, other, times=1):
-        """Add `other` `times` times."""
-        for item in fields(Size):
-            setattr(self, item.name, getattr(self, item.name) + times * getattr(other, item.name))
-
-
-@dataclass
-class ModuleSize:
-    """One kind of module: how often it occurs, and its size with and without its submodules."""
-
-    instances: int
-    total: Size
-    own: Size
 
 
 @dataclass
@@ -141,7 +106,7 @@ def synthesize(design, top="systola", *, family="xc7", smallest=1000, log=None, 
             "tee -o stat.json stat -json\n")
         _run_yosys(folder, log, progress)
         stat = json.loads((folder / "stat.json").read_text())
-    modules = _sizes(stat["modules"], top)
+    modules = module_sizes(stat["modules"], top)
     result = Synthesis(top, family, round(time.perf_counter() - start, 1), modules[top].total,
                        modules)
     if isinstance(design, AcceleratorConfig):
@@ -221,40 +186,6 @@ def _reason(text, code):
     errors = re.findall(r"ERROR: (.*)", text)
     last = text.strip().splitlines()[-1:]
     return f"Yosys failed: {' '.join(errors or last) or f'exit code {code}'}"
-
-
-def _sizes(stat, top):
-    """Return `ModuleSize` by module, in the order of the hierarchy from `top` down."""
-    cells = {name.removeprefix("\\"): module["num_cells_by_type"] for name, module in stat.items()}
-    children = {name: {kind.removeprefix("\\"): count for kind, count in types.items()
-                       if kind.removeprefix("\\") in cells} for name, types in cells.items()}
-    modules = {}
-
-    def visit(name, times):
-        if name not in modules:
-            modules[name] = ModuleSize(0, Size(), _own(cells[name]))
-        modules[name].instances += times
-        total = Size()
-        total.add(modules[name].own)
-        for child, count in children[name].items():
-            total.add(visit(child, times * count), count)
-        modules[name].total = total
-        return total
-
-    visit(top, 1)
-    return modules
-
-
-def _own(types):
-    """Return the `Size` of the primitives among `types`."""
-    size = Size()
-    for kind, count in types.items():
-        size.lut += count * (_LUT_RAM.get(kind, 0) or bool(_LUT.fullmatch(kind)))
-        size.ff += count * bool(_FF.fullmatch(kind))
-        size.carry += count * bool(_CARRY.fullmatch(kind))
-        size.dsp += count * bool(_DSP.fullmatch(kind))
-        size.bram36 += count * _BRAM.get(kind, 0)
-    return size
 
 
 def _per_mac(modules, macs):
