@@ -42,7 +42,7 @@ def compile_model(model, config, *, trace=False):
         inputs=tuple(InputSlot(name=name, offset=offsets[op], rows=rows, channels=channels,
                                words=op.fields["words"])
                      for name, op, rows, channels in build.inputs),
-        outputs=tuple(_output(output, frame) for output in build.outputs),
+        outputs=tuple(_output(name, *output, frame) for name, output in build.outputs.items()),
         model=_describe(model),
         predicted=predict_cycles(ops, config, build.macs).to_dict())
 
@@ -83,8 +83,7 @@ def encode_stream(ops, config):
     return b"".join((*pieces, padded(encode(Opcode.END)))), offsets
 
 
-def _output(output, frame):
-    name, shape, parts = output
+def _output(name, shape, parts, frame):
     return OutputTensor(name=name, shape=tuple(shape), parts=tuple(
         OutputPart(frame=frame[op], planes=tensor.planes, digit_bits=digit_bits, rows=tensor.rows,
                    words=tensor.words, lane=lane, columns=columns, head=head, row=row,

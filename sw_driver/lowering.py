@@ -38,7 +38,7 @@ class Lowering:
         The program without BEGIN and END.
     inputs : list of (name, Operation, rows, channels)
         LOADs whose data the driver replaces.
-    outputs : list of (name, shape, parts)
+    outputs : dict of name to (shape, parts)
         Results; each part is (STORE operation, digit_bits, lane, columns, head, row, column).
     macs : int
         Multiply-accumulates of the network, each once.
@@ -46,7 +46,7 @@ class Lowering:
 
     def __init__(self, config, *, param_words, trace=False):
         self.config, self.param_words, self.trace = config, param_words, trace
-        self.ops, self.inputs, self.outputs, self.macs = [], [], [], 0
+        self.ops, self.inputs, self.outputs, self.macs = [], [], {}, 0
 
     def words(self, channels):
         """Return the words of a row of `channels` channels."""
@@ -77,24 +77,22 @@ class Lowering:
         self.ops.append(op)
         return op
 
-    def store(self, name, shape, parts):
-        """Store tensors as result `name`.
+    def declare(self, name, shape):
+        """Give a result its shape and its place among the results."""
+        self.outputs[name] = shape, []
 
-        A part is (tensor, digit_bits, [(lane, columns, head, row, column)]).
-        """
-        stored = []
-        for tensor, digit_bits, places in parts:
-            view = tensor.view()
-            op = Operation(Opcode.STORE, name, reads={"": view},
-                           fields={"rows": tensor.rows * tensor.planes, "words": tensor.words})
-            self.ops.append(op)
-            stored += [(op, tensor, digit_bits, *place) for place in places]
-        self.outputs.append((name, shape, stored))
+    def store(self, name, tensor, places, digit_bits=0):
+        """Store `tensor` as parts of result `name`: [(lane, columns, head, row, column)]."""
+        op = Operation(Opcode.STORE, name, reads={"": tensor.view()},
+                       fields={"rows": tensor.rows * tensor.planes, "words": tensor.words})
+        self.ops.append(op)
+        self.outputs[name][1].extend((op, tensor, digit_bits, *place) for place in places)
 
     def store_traced(self, name, tensor, channels):
         """Store a plain tensor of rows of `channels` when tracing."""
         if self.trace:
-            self.store(name, (tensor.rows, channels), [(tensor, 0, [(0, channels, None, 0, 0)])])
+            self.declare(name, (tensor.rows, channels))
+            self.store(name, tensor, [(0, channels, None, 0, 0)])
 
     def params(self, name, bias, mult, shift, *, words=None):
         """Load parameter records, one operation ahead of the last MATRIX or VECTOR operation."""

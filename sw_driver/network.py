@@ -28,7 +28,8 @@ def lower(model, config, *, trace, param_words):
     norm = build.norm("norm", model.norm, x.view(rows=1), model.channels, model.act_bits)
     logits = build.tensor("logits", 1, model.classes, planes=2, group=Group.PROJECTED)
     build.linear("logits", model.head, norm.view(), logits.view())
-    build.store("logits", (model.classes,), [(logits, 0, [(0, model.classes, None, 0, 0)])])
+    build.declare("logits", (model.classes,))
+    build.store("logits", logits, [(0, model.classes, None, 0, 0)])
     build.macs = _macs(model)
     return build
 
@@ -68,7 +69,7 @@ def _attention(build, model, block, prefix, x):
     else:
         work.one_by_one()
     work.context(heads - 1)
-    work.store()
+    work.store_context()
     padded = np.zeros((channels, heads, build.words(width) * build.config.rows), np.int64)
     padded[:, :, :width] = np.reshape(block.proj.weight, (channels, heads, width))
     out = build.tensor(prefix + "attn_out", model.tokens, channels, planes=2,
@@ -86,7 +87,12 @@ class _Heads:
     def __init__(self, build, model, block, prefix, norm, out):
         self.build, self.model, self.block = build, model, block
         self.prefix, self.norm, self.out = prefix, norm, out
-        self.tensors, self.views, self.groups = {}, {}, []
+        self.views, self.attention = {}, {}
+        if build.trace:
+            tokens, square = model.tokens, (model.heads, model.tokens, model.tokens)
+            for name, shape in (("qkv", (tokens, 3 * model.channels)), ("scores", square),
+                                ("attention", square), ("context", (tokens, model.channels))):
+                build.declare(prefix + name, shape)
         self.rescale = {name: build.broadcast_params(prefix + name, getattr(block, name))
                         for name in ("scores", "context")}
 
@@ -126,7 +132,12 @@ class _Heads:
         out = Tensor(name, self.model.tokens, len(parts) * words,
                      group=Group.PROJECTED)
         build.linear(name, _rows(layer, source), self.norm.view(), out.view())
-        self.groups.append((out, parts))
+        if build.trace:
+            lanes = words * build.config.rows
+            build.store(self.prefix + "qkv", out, [
+                (index * lanes, width, None, 0,
+                 "qkv".index(kind) * self.model.channels + head * width)
+                for index, (kind, head) in enumerate(parts)])
         for index, part in enumerate(parts):
             self.views[part] = out.view(word=index * words, words=words)
 
@@ -144,7 +155,11 @@ class _Heads:
                                  planes=build.config.attention_digits, group=Group.ATTENTION)
         build.vector(Opcode.SHIFTMAX, attention.name, scores.view(), attention.view(), tokens,
                      x0=-int(self.block.softmax_x0))
-        self.tensors["scores", head], self.tensors["attention", head] = scores, attention
+        self.attention[head] = attention
+        if build.trace:
+            build.store(self.prefix + "scores", scores, [(0, tokens, head, 0, 0)])
+            build.store(self.prefix + "attention", attention, [(0, tokens, head, 0, 0)],
+                        build.config.act_bits)
 
     def context(self, head):
         """Compute A.V of one head into its words of the context."""
@@ -152,29 +167,20 @@ class _Heads:
         name = f"{self.prefix}context.{head}"
         feed = build.fetch(name, self.views["v", head], width, Flag.TRANSPOSE)
         for low, count in build.chunks(self.model.tokens):
-            build.matmul(name, self.tensors["attention", head].view(row=low, rows=count),
+            build.matmul(name, self.attention[head].view(row=low, rows=count),
                          self.out.view(row=low, rows=count, word=head * words(width),
                                        words=words(width)),
                          feed, self.rescale["context"], channels=width,
                          bits=self.model.act_bits, flags=Flag.BROADCAST)
 
-    def store(self):
-        """Store the traced tensors of the heads."""
-        build, model = self.build, self.model
-        if not build.trace:
-            return
-        tokens, width, heads = model.tokens, model.head_dim, range(model.heads)
+    def store_context(self):
+        """Store the context of all heads when tracing."""
+        build, width = self.build, self.model.head_dim
         lanes = build.words(width) * build.config.rows
-        build.store(self.prefix + "qkv", (tokens, 3 * model.channels), [
-            (tensor, 0, [(index * lanes, width, None, 0,
-                          "qkv".index(kind) * model.channels + head * width)
-                         for index, (kind, head) in enumerate(parts)])
-            for tensor, parts in self.groups])
-        for name, bits in ("scores", 0), ("attention", build.config.act_bits):
-            build.store(self.prefix + name, (model.heads, tokens, tokens), [
-                (self.tensors[name, head], bits, [(0, tokens, head, 0, 0)]) for head in heads])
-        build.store(self.prefix + "context", (tokens, model.channels), [
-            (self.out, 0, [(head * lanes, width, None, 0, head * width) for head in heads])])
+        if build.trace:
+            build.store(self.prefix + "context", self.out, [
+                (head * lanes, width, None, 0, head * width)
+                for head in range(self.model.heads)])
 
 
 def _mlp(build, model, block, prefix, x):
