@@ -73,7 +73,7 @@ def progress(text):
 
 
 class _Plain:
-    """Progress into a file or pipe."""
+    """Progress into a file or pipe; what follows a colon in a text is too much there."""
 
     def __init__(self, text):
         self.text = None
@@ -81,6 +81,7 @@ class _Plain:
         self.update(text=text)
 
     def update(self, done=None, total=None, text=None):
+        text = text and text.partition(":")[0]
         if not text or text == self.text:
             return
         self.text = text

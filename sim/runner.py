@@ -31,7 +31,8 @@ from systola.hw.verilog import write_verilog
 from systola.sim.toolcheck import MissingToolError, check_tools
 
 __all__ = ["SIMULATORS", "Built", "Session", "SimulationError", "build_component",
-           "build_verilog", "cache_dir", "cached_verilog", "finish_task", "lint_verilog", "next_task"]
+           "build_verilog", "cache_dir", "cached_verilog", "finish_task", "lint_verilog",
+           "next_task"]
 
 SIMULATORS = ("verilator", "icarus")
 
@@ -67,6 +68,10 @@ class _Verilator(Verilator):
     def __init__(self, optimize, runtime=None):
         super().__init__()
         self.optimize, self.runtime = optimize, runtime
+        # Several files need a precompiled header, which takes longer than a file without
+        # optimization.
+        self.build_args = [*_VERILATOR_ARGS, *(["--output-split", "0"] if optimize == "-O0"
+                                               else [])]
 
     def _simulator_in_path_build_only(self):
         # Not from PATH: a system Verilator may be too old for cocotb 2.
@@ -336,7 +341,7 @@ def _compile(path, top, folder, runner, keep=()):
     work = folder / "work"
     try:
         runner.build(sources=sources, hdl_toplevel=top, build_dir=work, log_file=log,
-                     build_args=_VERILATOR_ARGS if simulator == "verilator" else [],
+                     build_args=runner.build_args if simulator == "verilator" else [],
                      timescale=("1ns", "1ps"), always=True)
     except (SystemExit, RuntimeError):  # depending on where cocotb's runner gives up
         raise SimulationError(f"{simulator} cannot compile {top}:\n{_tail(log)}") from None
