@@ -138,21 +138,37 @@ def allocate_scratchpad(ops, config):
     if peak > there:
         raise CompileError(f"scratchpad must have at least {peak} words for this model, "
                            f"not {there} (banks * bank_depth)")
-    for strategy in _by_bank, _first_fit:
-        memory, cursors = _Memory(there), {}
-        if all(_place(tensor, span, memory, strategy, config, cursors)
-               for tensor, span in spans.items()):
-            return peak
-    raise CompileError(f"scratchpad of {there} words is too fragmented for this model, "
-                       f"which needs {peak} of them at once")
+    if not _place_in_banks(spans, config) and not _pack(spans, there):
+        raise CompileError(f"scratchpad of {there} words is too fragmented for this model, "
+                           f"which needs {peak} of them at once")
+    return peak
 
 
-def _place(tensor, span, memory, strategy, config, cursors):
-    starts = memory.starts(tensor.size, span[0])
-    if not starts.size:
-        return False
-    tensor.base = int(strategy(tensor, starts, config, cursors))
-    memory.until[tensor.base:tensor.base + tensor.size] = span[1]
+def _place_in_banks(spans, config):
+    """Place tensors in order of use where they disturb others least; False if one finds no room."""
+    memory, cursors = _Memory(config.scratchpad_words), {}
+    for tensor, (first, last) in spans.items():
+        starts = memory.starts(tensor.size, first)
+        if not starts.size:
+            return False
+        tensor.base = int(_by_bank(tensor, starts, config, cursors))
+        memory.until[tensor.base:tensor.base + tensor.size] = last
+    return True
+
+
+def _pack(spans, words):
+    """Place the largest tensors first, each as low as it can be; False if one finds no room."""
+    placed = []
+    for tensor in sorted(spans, key=lambda tensor: -tensor.size):
+        first, last = spans[tensor]
+        tensor.base = 0
+        for other in sorted(placed, key=lambda other: other.base):
+            alive = spans[other][0] <= last and first <= spans[other][1]
+            if alive and other.base < tensor.base + tensor.size:
+                tensor.base = max(tensor.base, other.base + other.size)
+        if tensor.base + tensor.size > words:
+            return False
+        placed.append(tensor)
     return True
 
 
@@ -175,10 +191,6 @@ def _banks(group, banks):
     first = group * size if banks >= 4 else (group in (Group.PROJECTED, Group.SCORES)) * banks // 2
     order = (first ^ (other * size + bank) for other in (0, 3, 1, 2) for bank in range(size))
     return [bank for bank in order if bank < banks]
-
-
-def _first_fit(tensor, starts, config, cursors):
-    return starts[0]
 
 
 def allocate_params(ops, config):
