@@ -17,7 +17,7 @@ def beats(row, lanes, rng):
     return result
 
 
-def simulate(rows, *, lanes=3, max_row=12, rng=None, **params):
+def simulate(rows, *, lanes=3, max_row=12, rng=None, pause=0, **params):
     dut, got = RowMaximum(lanes=lanes, max_row=max_row, **params), []
     sent = [beat for row in rows for beat in beats(row, lanes, random.Random(1))]
 
@@ -25,6 +25,8 @@ def simulate(rows, *, lanes=3, max_row=12, rng=None, **params):
         await drive(ctx, dut.i, sent, rng)
 
     async def consumer(ctx):
+        for _ in range(pause):
+            await ctx.tick()
         for beat in await collect(ctx, dut.o, len(sent), rng):
             got.append((list(beat.x), beat.keep, beat.last, beat.max))
 
@@ -43,6 +45,13 @@ def test_beats_come_back_with_the_maximum_of_their_row(seed):
     rows = [[rng.randrange(*rng.choice([(-128, 128), (-128, -100)])) for _ in range(length)]
             for length in (*rng.sample(range(1, 13), 12), 12, 12, 12, 1, 1, 1)]
     assert simulate(rows, lanes=rng.randrange(1, 6), rng=rng)[1]
+
+
+@pytest.mark.parametrize("slots", [2, 5])
+def test_rows_wait_when_nothing_is_taken(slots):
+    rng = random.Random(slots)
+    rows = [[rng.randrange(-128, 128) for _ in range(rng.choice([1, 1, 12]))] for _ in range(30)]
+    assert simulate(rows, pause=80, slots=slots)[1]
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 4])
