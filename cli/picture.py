@@ -14,7 +14,7 @@ _RIGHT, _WRONG = "#1a7f4b", "#b3261e"
 def _class_attention(attention):
     """Return the class token's attention to the patches, mean over heads, as a square map."""
     row = np.asarray(attention, dtype=np.float64)[:, 0, 1:].mean(axis=0)
-    side = int(round(len(row) ** 0.5))
+    side = round(len(row) ** 0.5)
     return row.reshape(side, side)
 
 
