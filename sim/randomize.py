@@ -39,7 +39,7 @@ def _config(rng):
     return AcceleratorConfig(
         rows=rows, cols=cols, lanes=lanes, weight_bits=weight_bits,
         act_bits=int(rng.integers(2, 9)), pe_style=choose("dsp", "lut"),
-        token_depth=choose(4, 8, 16), banks=choose(1, 2, 4), bank_depth=1024,
+        token_depth=choose(4, 8, 16), banks=(banks := choose(1, 2, 4)), bank_depth=4096 // banks,
         weight_fifo=int(rng.integers(2, 20)), stream_fifo=int(rng.integers(4, 20)),
         queue_depth=int(rng.integers(2, 9)), param_depth=256,
         mult_bits=int(rng.integers(12, 32)), attention_bits=choose(8, 16),
