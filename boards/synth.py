@@ -157,7 +157,7 @@ def _run_yosys(folder, log, progress):
             Path(log).parent.mkdir(parents=True, exist_ok=True)
             Path(log).write_bytes(written.read_bytes())
     if process.returncode or not (folder / "stat.json").exists():
-        text = written.read_text() if written.exists() else (folder / "output").read_text()
+        text = (_tail(written, 1 << 20) + "\n" + _tail(folder / "output")).strip()
         raise SynthesisError(_reason(text, process.returncode))
 
 
@@ -178,14 +178,15 @@ def _reason(text, code):
         return f"the design has a combinational loop through {', '.join(wires)}"
     latches = re.findall(r"Latch inferred for signal `\\?(\S+?)'", text)
     if latches or "Selection contains:" in text:
-        names = ", ".join(latches).replace(".\\", ".")
+        names = ", ".join(dict.fromkeys(latches)).replace(".\\", ".")
         return f"the design has a latch at {names or 'a cell'}"
     drivers = re.search(r"Warning: (multiple conflicting drivers .*?):?\n", text)
     if drivers:
         return f"the design has {drivers[1]}"
     errors = re.findall(r"ERROR: (.*)", text)
-    last = text.strip().splitlines()[-1:]
-    return f"Yosys failed: {' '.join(errors or last) or f'exit code {code}'}"
+    last = (text.splitlines() or ["nothing"])[-1]
+    return f"Yosys failed: {errors[0]}" if errors else (
+        f"Yosys ended with exit code {code}; its last words: {last}")
 
 
 def _per_mac(modules, macs):

@@ -98,6 +98,18 @@ def test_unusable_designs_are_refused_in_one_line(tmp_path, verilog, message):
     assert log.exists()
 
 
+@pytest.mark.parametrize(("script", "code"), [
+    ("echo Trap >&2; exit 3", 3), ("echo Trap; exit 0", 0), ("echo Trap; kill -9 $$", -9)])
+def test_a_yosys_that_dies_is_one_line(tmp_path, monkeypatch, script, code):
+    yosys = tmp_path / "yosys"
+    yosys.write_text(f"#!/bin/sh\n{script}\n")
+    yosys.chmod(0o755)
+    monkeypatch.setenv("YOSYS", str(yosys))
+    with pytest.raises(SynthesisError, match=rf"^Yosys ended with exit code {code}; "
+                                             "its last words: Trap$"):
+        synthesize(Leaf())
+
+
 def test_a_missing_yosys_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("YOSYS", str(tmp_path / "no-yosys"))
     with pytest.raises(SynthesisError, match=r"^Yosys cannot be started: .*no-yosys.*$"):
