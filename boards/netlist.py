@@ -43,19 +43,24 @@ def merge_identical(text):
                    for name in bodies if merged[name] == name)
 
 
-def keep_large(text, lines, instances=8):
+def keep_large(text, lines, instances=8, always=()):
     """Return RTLIL `text` in which flattening leaves the modules that are worth a name.
 
-    Those are the ones of at least `lines` lines, and the ones used at least `instances` times by
-    another.
+    Those are the ones of at least `lines` lines, the ones used at least `instances` times by
+    another, and the ones with a name in `always`.
     """
     used = Counter()
     for _, body in _MODULE.findall(text):
         for (_, kind, _), count in Counter(_CELL.findall(body)).items():
             used[kind] = max(used[kind], count)
-    return _MODULE.sub(lambda match: (
-        "attribute \\keep_hierarchy 1\n" if match[2].count("\n") >= lines
-        or used[match[1]] >= instances else "") + match[0], text)
+
+    def mark(match):
+        name, body = match.groups()
+        kept = (body.count("\n") >= lines or used[name] >= instances
+                or name.split(".")[-1] in always)
+        return ("attribute \\keep_hierarchy 1\n" if kept else "") + match[0]
+
+    return _MODULE.sub(mark, text)
 
 
 def _key(body):

@@ -69,8 +69,8 @@ def synthesize(design, top="systola", *, family="xc7", smallest=1000, log=None, 
         One of `FAMILIES`.
     smallest : int
         Lines of Yosys' language from which a module stays on its own (a short queue has 400, a
-        processing element 130 but stays if there are at least 8 of it); 0 keeps all. Modules of a
-        Verilog file all stay.
+        processing element 130 but stays if there are at least 8 of it), as arrays do; 0 keeps
+        all. Modules of a Verilog file all stay.
     log : str or Path, optional
         File for Yosys' complete log.
     progress : callable, optional
@@ -126,7 +126,7 @@ def _write_design(design, top, folder, smallest):
     if isinstance(design, AcceleratorConfig):
         design = Accelerator(design)
     text = rtlil.convert(design, name=top, emit_src=False)
-    text = keep_large(merge_identical(quote_indices(text)), smallest)
+    text = keep_large(merge_identical(quote_indices(text)), smallest, always=("array",))
     (folder / "design.il").write_text(text)
     return "read_rtlil design.il"
 

@@ -167,8 +167,9 @@ def test_large_and_frequent_modules_are_kept():
     for limit in 0, lines[r"\top.one.leaf"], 10**6:
         kept = re.findall(r"keep_hierarchy 1\nmodule (\S+)", keep_large(text, limit))
         assert kept == [name for name in lines if lines[name] >= limit]
-    assert re.findall(r"keep_hierarchy 1\nmodule (\S+)", keep_large(text, 10**6, instances=2)) == [
-        r"\top.one"]
+    for options, kept in (({"instances": 2}, r"\top.one"), ({"always": ["half"]}, r"\top.half")):
+        assert re.findall(r"keep_hierarchy 1\nmodule (\S+)",
+                          keep_large(text, 10**6, **options)) == [kept]
 
 
 def test_no_name_looks_like_a_bit_of_another():
