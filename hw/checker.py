@@ -110,6 +110,7 @@ class Checker(wiring.Component):
             return
         flags, out_bits = (self._operand(Opcode.MATMUL, name) for name in ("flags", "out_bits"))
         with m.If({When.RESIDUAL: (flags & Flag.RESIDUAL).any(),
+                   When.ROW_SCALE: (flags & Flag.ROW_SCALE).any(),
                    When.PER_CHANNEL: ~(flags & Flag.BROADCAST).any(),
                    When.WIDE: out_bits > 8}[step.when]):
             m.d.comb += term

@@ -23,6 +23,7 @@ class When(Enum):
     """Conditions on a MATMUL under which a step counts; its term is zero otherwise."""
 
     RESIDUAL = "flag RESIDUAL"
+    ROW_SCALE = "flag ROW_SCALE"
     PER_CHANNEL = "not flag BROADCAST"
     WIDE = "out_bits > 8"
 
@@ -58,6 +59,11 @@ def _steps(opcode, form, config):
         if f"{prefix}stride" in names:
             yield from _region(opcode, prefix, names, config)
     yield from _params(opcode, names, config)
+    if "factor_base" in names and config.factor_depth:
+        when = When.ROW_SCALE if opcode is Opcode.MATMUL else None
+        yield Step("factor_base", first=True, when=when)
+        yield Step(1, "rows", less=1, when=when, high=config.factor_depth - 1,
+                   cause=Error.FACTOR_RANGE)
     if opcode is Opcode.MATMUL:
         yield Step("rows", first=True, high=config.token_depth, cause=Error.TOKEN_RANGE)
     if form.engine is Engine.VECTOR:
@@ -69,7 +75,10 @@ def _steps(opcode, form, config):
 def _field_ranges(opcode, names, config):
     limits = {"lanes_last": (1, config.rows), "x0": (1, (1 << config.x0_bits) - 1),
               "out_bits": (2, 16 if opcode is Opcode.MATMUL else 8), "res_shift": (0, 63),
-              "digits": (0, MAX_DIGITS)}
+              "digits": (0, MAX_DIGITS), "table": (0, 1),
+              "out_group": (0, config.rows // config.lanes - 1)}
+    if opcode is Opcode.MATMUL:
+        limits["flags"] = (0, 31 if config.factor_depth else 15)
     for name, (low, high) in limits.items():
         if name in names:
             yield Step(name, first=True, low=low, high=high, cause=Error.FIELD_RANGE)

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
 
-__all__ = ["PRESETS", "AcceleratorConfig", "ConfigError", "digit_count"]
+__all__ = ["MULT_LIMB", "PRESETS", "AcceleratorConfig", "ConfigError", "digit_count"]
+
+MULT_LIMB = 16
+"""Multiplier bits that a requantizer takes in one cycle."""
 
 SOFTMAX_SHIFT = 15
 """``n`` of ShiftExp inside Shiftmax (I-ViT)."""
@@ -16,7 +19,7 @@ SOFTMAX_SHIFT = 15
 GELU_SHIFT = 23
 """``n`` of ShiftExp inside ShiftGELU (I-ViT)."""
 
-INSTRUCTION_SET_VERSION = 1
+INSTRUCTION_SET_VERSION = 2
 """Part of the configuration hash: a program for another instruction set is refused."""
 
 
@@ -45,27 +48,38 @@ class AcceleratorConfig:
     rows, cols : int
         Array size: reduction lanes R (also the lanes of a scratchpad word) and output columns C.
     lanes : int
-        Elements per cycle of the requantizers and of the vector units; divides gcd(rows, cols).
+        Columns that the MATRIX engine requantizes at once; divides gcd(rows, cols).
+    vector_lanes : int
+        Elements per cycle of Shiftmax and ShiftGELU; divides lanes.
+    norm_lanes : int
+        Elements per cycle of I-LayerNorm; divides vector_lanes.
     weight_bits, act_bits : int
         Bits of the stationary and of the streamed operand, 2 to 8. K and V are stationary too.
     pe_style : str
-        ``dsp`` (one multiply per DSP slice) or ``lut`` (fabric multiplier).
+        ``dsp`` (one multiply per DSP slice), ``dsp_packed`` (several, see ``hw/packing.py``;
+        stationary operands must not be -2**(weight_bits-1)) or ``lut`` (fabric multiplier).
     acc_bits : int
         Bits of an accumulator.
     token_depth : int
         Rows one pass may stream, the depth of one of the two accumulator halves.
     banks, bank_depth : int
-        Scratchpad: number of banks and words in each (powers of two).
+        Scratchpad: number of banks, and words in each (a power of two).
     weight_fifo, stream_fifo, queue_depth : int
         Words in the weight FIFO, beats in the stream data FIFO, instructions per engine queue.
     param_depth : int
         Words of the parameter memory, each ``lanes`` records (bias, multiplier, shift).
-    mult_bits : int
-        Magnitude bits of the dyadic multiplier; 31 reproduces the publications.
+    mult_bits, code_mult_bits : int
+        Magnitude bits of the dyadic multipliers, for results of more than 8 bits and for others;
+        31 reproduces the publications.
+    attention : str
+        ``exact`` (Shiftmax as published, normalised before A.V) or ``deferred`` (8-bit
+        exponentials, normalised after A.V, see docs/ARITHMETIC.md; needs 8-bit activations).
     attention_bits : int
-        Shiftmax output, 8 or 16 bits.
+        Shiftmax output, 8 or 16 bits, of exact attention.
     gelu : str
         ``exact`` (row maximum, one division per element) or ``table`` (256 entries).
+    norm_roots : int
+        Rows of I-LayerNorm whose root is computed at the same time.
     norm_start : str
         Start of the I-LayerNorm root iteration: ``published`` (2**16) or ``leading_one``.
     max_row : int
@@ -77,6 +91,8 @@ class AcceleratorConfig:
     rows: int = 16
     cols: int = 12
     lanes: int = 4
+    vector_lanes: int = 1
+    norm_lanes: int = 1
     weight_bits: int = 8
     act_bits: int = 8
     pe_style: str = "dsp"
@@ -89,8 +105,11 @@ class AcceleratorConfig:
     queue_depth: int = 8
     param_depth: int = 256
     mult_bits: int = 24
+    code_mult_bits: int = 24
+    attention: str = "exact"
     attention_bits: int = 16
     gelu: str = "exact"
+    norm_roots: int = 4
     norm_start: str = "published"
     max_row: int = 1024
     x0_bits: int = 12
@@ -105,13 +124,20 @@ class AcceleratorConfig:
             if value not in choices:
                 expected = " or ".join(repr(choice) for choice in choices)
                 raise ConfigError(f"{name} must be {expected}, not {value!r}")
-        for name in "banks", "bank_depth", "token_depth", "param_depth":
+        for name in "bank_depth", "token_depth", "param_depth":
             value = getattr(self, name)
             if value & (value - 1):
                 raise ConfigError(f"{name} must be a power of two, not {value!r}")
         if gcd(self.rows, self.cols) % self.lanes:
             raise ConfigError(f"lanes must divide rows and cols ({self.rows} and {self.cols}), "
                               f"not {self.lanes!r}")
+        for name, whole in ("vector_lanes", "lanes"), ("norm_lanes", "vector_lanes"):
+            if getattr(self, whole) % getattr(self, name):
+                raise ConfigError(f"{name} must divide {whole} ({getattr(self, whole)}), "
+                                  f"not {getattr(self, name)!r}")
+        if self.attention == "deferred" and (self.act_bits != 8 or self.mult_bits > 24):
+            raise ConfigError(f"attention 'deferred' needs act_bits 8 and mult_bits up to 24, "
+                              f"not {self.act_bits!r} and {self.mult_bits!r}")
         if self.cols > self.rows:
             raise ConfigError(f"cols must be at most rows ({self.rows}), not {self.cols!r}")
         if self.scratchpad_words > 65536:
@@ -136,7 +162,20 @@ class AcceleratorConfig:
     @property
     def attention_digits(self):
         """Digit planes in which Shiftmax outputs are stored and multiplied."""
-        return digit_count(self.attention_bits, self.act_bits)
+        return 1 if self.attention == "deferred" else digit_count(self.attention_bits, self.act_bits)
+
+    @property
+    def factor_depth(self):
+        """Entries of the row factor memory: one per row of deferred attention in flight."""
+        return 2 * self.token_depth if self.attention == "deferred" else 0
+
+    def requant_cycles(self, *, long, residual=False):
+        """Return the cycles that a requantizer takes for a group of lanes.
+
+        `long` for multipliers of ``mult_bits`` instead of ``code_mult_bits``.
+        """
+        bits = self.mult_bits if long else self.code_mult_bits
+        return -(-bits // MULT_LIMB) + bool(residual)
 
     @property
     def param_beats(self):
@@ -191,21 +230,33 @@ class AcceleratorConfig:
 
 
 _RANGES = [
-    ("rows", 2, 128), ("cols", 1, 128), ("lanes", 1, 64), ("weight_bits", 2, 8),
+    ("rows", 2, 128), ("cols", 1, 128), ("lanes", 1, 64),
+    ("vector_lanes", 1, 64), ("norm_lanes", 1, 64), ("weight_bits", 2, 8),
     ("act_bits", 2, 8), ("acc_bits", 16, 40), ("token_depth", 2, 4096), ("banks", 1, 16),
     ("bank_depth", 16, 65536), ("weight_fifo", 2, 4096), ("stream_fifo", 4, 4096),
     ("queue_depth", 2, 64), ("param_depth", 2, 65536), ("mult_bits", 8, 31),
+    ("code_mult_bits", 8, 31), ("norm_roots", 1, 16),
     ("attention_bits", 8, 16), ("max_row", 2, 65536), ("x0_bits", 1, 24),
 ]
 _CHOICES = {
-    "pe_style": ("dsp", "lut"), "attention_bits": (8, 16), "gelu": ("exact", "table"),
+    "pe_style": ("dsp", "dsp_packed", "lut"), "attention": ("exact", "deferred"),
+    "attention_bits": (8, 16), "gelu": ("exact", "table"),
     "norm_start": ("published", "leading_one"),
 }
 
 PRESETS = {
-    "digits": AcceleratorConfig(),
-    "small": AcceleratorConfig(rows=8, cols=4, lanes=2, token_depth=32, bank_depth=1024,
-                               max_row=256),
+    "digits": AcceleratorConfig(vector_lanes=4, norm_lanes=4),
+    "small": AcceleratorConfig(rows=8, cols=4, lanes=2, vector_lanes=2, norm_lanes=2,
+                               token_depth=32, bank_depth=1024, max_row=256),
     "tiny": AcceleratorConfig(rows=4, cols=4, lanes=1, token_depth=16, banks=2, bank_depth=512,
                               max_row=64, weight_fifo=8, stream_fifo=8, param_depth=128),
+    # A DeiT-Tiny on an XC7S50: 96 DSP slices with two products each, activations in block RAM.
+    "arty_s7_50": AcceleratorConfig(rows=24, cols=8, lanes=4, vector_lanes=2, norm_lanes=1,
+                                    norm_roots=1, pe_style="dsp_packed", acc_bits=28, banks=5,
+                                    bank_depth=2048, code_mult_bits=16, gelu="table",
+                                    max_row=256),
+    "array_16x16": AcceleratorConfig(rows=16, cols=16, lanes=8, vector_lanes=2, norm_lanes=1,
+                                     norm_roots=1, pe_style="dsp_packed", acc_bits=28, banks=8,
+                                     bank_depth=2048, code_mult_bits=16, gelu="table",
+                                     max_row=256),
 }

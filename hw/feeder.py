@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from systola.hw import shapes
 from systola.hw.accumulator import Accumulators, control_layout
-from systola.hw.isa import Opcode
+from systola.hw.isa import Flag, Opcode
 
 __all__ = ["Feeder"]
 
@@ -23,7 +23,7 @@ class Feeder(wiring.Component):
     free. One word a cycle otherwise, without a gap between passes; one cycle between
     instructions without requests.
 
-    The byte lanes become signed(act_bits + 1): the top digit of two or more is unsigned.
+    The byte lanes become signed(act_bits + 1): with UNSIGNED the top digit is unsigned.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ class Feeder(wiring.Component):
         m.d.comb += [
             note.t.eq(t), note.digit.eq(digit), note.begin.eq(t == 0),
             note.first.eq((k == 0) & (digit == 0)), note.swap.eq((t == 0) & (digit == 0)),
-            note.top.eq(last_digit & (digit != 0)), note.last.eq(last_t & last_digit & last_k),
+            note.top.eq(last_digit & (ins.flags & Flag.UNSIGNED).any()), note.last.eq(last_t & last_digit & last_k),
         ]
         with m.If(step):
             m.d.sync += [t.eq(t + 1), addr.eq(addr + ins.act_stride)]

@@ -44,6 +44,9 @@ class Flag(IntFlag):
 
     RESIDUAL = 1   # MATMUL: add the scaled residual before the saturation
     BROADCAST = 2  # MATMUL: one parameter record for all columns
+    SYMMETRIC = 4  # MATMUL: saturate below at -(2**(out_bits-1) - 1), for stationary operands
+    UNSIGNED = 8   # MATMUL: the top digit plane of the activations is unsigned, at most 128
+    ROW_SCALE = 16  # MATMUL: row t's multiplier is row factor factor_base + t (deferred attention)
     TRANSPOSE = 1  # FETCH: columns of the tile are channels, rows are tokens
 
 
@@ -60,6 +63,7 @@ class Error(IntEnum):
     TOKEN_RANGE = 7
     FIELD_RANGE = 8
     BEAT_COUNT = 9
+    FACTOR_RANGE = 10
 
 
 @dataclass(frozen=True)
@@ -117,8 +121,9 @@ FORMATS = {
         (_BEATS, Field("base", 16, "first parameter word"),
          Field("count", 16, "parameter words"))),
     Opcode.LOAD_TABLE: Format(
-        Engine.LOAD, "Stream to the GELU table: 256 int8 results for codes -128 to 127, "
-        "R to a beat.", (_BEATS,)),
+        Engine.LOAD, "Stream to a table of 256 bytes, R to a beat. GELU: int8 results for codes "
+        "-128 to 127. Exponentials: unsigned results, at most 128, for 0 to 255 below the row's "
+        "maximum.", (_BEATS, Field("table", 16, "0 GELU, 1 exponentials"))),
     Opcode.LOAD_WEIGHTS: Format(
         Engine.LOAD, "Stream to weight FIFO: one beat is one column (R lanes) of a stationary "
         "tile, C beats a tile, tiles in MATMUL order (reduction tiles inside column tiles).",
@@ -137,19 +142,24 @@ FORMATS = {
         "for every word of the activations, for every digit plane: stream `rows` rows.",
         (*_region("act_", "the activations", plane=True), _ROWS,
          Field("act_words", 16, "words in a row of activations, the reduction tiles"),
-         Field("digits", 16, "digit planes of the activations; plane i weighs 2**(act_bits*i). "
-               "with 2 or more the top plane is unsigned"),
+         Field("digits", 16, "digit planes of the activations; plane i weighs 2**(act_bits*i)"),
          Field("words", 16, "words in a row of the output"), _LAST,
+         Field("out_group", 16, "group of `lanes` lanes in the first word at which the output (and "
+               "the residual) begins"),
          *_region("out_", "the output", plane=True),
          Field("out_bits", 16, "bits to saturate to, 2 to 16; more than 8 writes two planes"),
          Field("param_base", 16, "first parameter word"),
-         Field("flags", 16, "bit 0 RESIDUAL, bit 1 BROADCAST"),
+         Field("flags", 16, "bit 0 RESIDUAL, 1 BROADCAST, 2 SYMMETRIC, 3 UNSIGNED, 4 ROW_SCALE"),
+         Field("factor_base", 16, "first row factor, with ROW_SCALE"),
          *_region("res_", "the 16-bit residual", plane=True),
          Field("res_mult", 32, "multiplier of the residual", signed=True),
          Field("res_shift", 16, "right shift of the residual, 0 to 63"))),
     Opcode.SHIFTMAX: Format(
-        Engine.VECTOR, "Rows of 8-bit codes to attention digits, config.attention_digits planes.",
-        (*_VECTOR, Field("x0", 32, "-x0 of ShiftExp, at least 1"))),
+        Engine.VECTOR, "Rows of 8-bit codes to attention digits, config.attention_digits planes. "
+        "Deferred: to exponentials (from the table) and a row factor numerator // sum each.",
+        (*_VECTOR, Field("x0", 32, "-x0 of ShiftExp, at least 1"),
+         Field("numerator", 32, "of the row factors (deferred)"),
+         Field("factor_base", 16, "first row factor (deferred)"))),
     Opcode.SHIFTGELU: Format(
         Engine.VECTOR, "Rows of 8-bit codes to out_bits codes; requantized by parameter record 0 "
         "at param_base (exact), or looked up (table).",

@@ -6,9 +6,9 @@ from amaranth.lib.wiring import In, Out, Signature
 
 from systola.hw.isa import FORMATS, INSTRUCTION_BYTES
 
-__all__ = ["ParamPort", "ReadPort", "WritePort", "body", "engine_instruction", "param_record",
-           "param_word", "param_write", "read_request", "row_beat", "table_write",
-           "word", "write_request"]
+__all__ = ["FactorPort", "ParamPort", "ReadPort", "WritePort", "body", "engine_instruction",
+           "factor_write", "param_record", "param_word", "param_write", "read_request", "row_beat",
+           "table_write", "word", "write_request"]
 
 
 def word(config):
@@ -67,8 +67,19 @@ def param_write(config):
 
 
 def table_write():
-    """Return the payload of a GELU table write: code + 128, and the result for that code."""
-    return data.StructLayout({"addr": unsigned(8), "data": signed(8)})
+    """Return the payload of a table write: which (see LOAD_TABLE), entry, and its byte."""
+    return data.StructLayout({"addr": unsigned(8), "data": signed(8), "table": unsigned(1)})
+
+
+def factor_write(config):
+    """Return the payload of a row factor write."""
+    return data.StructLayout({"addr": unsigned(16), "factor": unsigned(config.mult_bits)})
+
+
+def FactorPort(config):
+    """Return the client's signature of a row factor read port: entries out, factors in order in."""
+    return Signature({"req": Out(stream.Signature(unsigned(16))),
+                      "rsp": In(stream.Signature(unsigned(config.mult_bits)))})
 
 
 def ParamPort(config):

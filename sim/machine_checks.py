@@ -39,7 +39,7 @@ def check_instruction(opcode, fields, config):
         return Error.NONE if fields["config_hash"] == config.hash else Error.CONFIG_HASH
     if any(fields.get(name) == 0 for name in _COUNTS):
         return Error.ZERO_COUNT
-    for check in _fields, _regions, _params, _rows, _beats:
+    for check in _fields, _regions, _params, _factors, _rows, _beats:
         error = check(opcode, fields, config)
         if error:
             return error
@@ -49,7 +49,10 @@ def check_instruction(opcode, fields, config):
 def _fields(opcode, fields, config):
     limits = {"lanes_last": (1, config.rows), "x0": (1, (1 << config.x0_bits) - 1),
               "out_bits": (2, 16 if opcode is Opcode.MATMUL else 8), "res_shift": (0, 63),
-              "digits": (1, _MAX_DIGITS)}
+              "digits": (1, _MAX_DIGITS), "table": (0, 1),
+              "out_group": (0, config.rows // config.lanes - 1)}
+    if opcode is Opcode.MATMUL:
+        limits["flags"] = (0, 31 if config.factor_depth else 15)
     bad = any(name in fields and not low <= fields[name] <= high
               for name, (low, high) in limits.items())
     return Error.FIELD_RANGE if bad else Error.NONE
@@ -81,6 +84,15 @@ def _params(opcode, fields, config):
     else:
         return Error.NONE
     return Error.PARAM_RANGE if end > config.param_depth else Error.NONE
+
+
+def _factors(opcode, fields, config):
+    used = opcode is Opcode.SHIFTMAX or (
+        opcode is Opcode.MATMUL and fields["flags"] & Flag.ROW_SCALE)
+    if used and config.factor_depth:
+        if fields["factor_base"] + fields["rows"] > config.factor_depth:
+            return Error.FACTOR_RANGE
+    return Error.NONE
 
 
 def _rows(opcode, fields, config):

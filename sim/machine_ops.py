@@ -96,7 +96,7 @@ class Memories:
         """Return the streamed operand of MATMUL, its digit planes (digits, rows, K) int64."""
         raw = self.read(fields, "act_", fields["act_words"], fields["digits"]).astype(np.int64)
         planes = _wrap(raw, self.config.act_bits)
-        if fields["digits"] > 1:
+        if fields["flags"] & Flag.UNSIGNED:
             planes[-1] = raw[-1] & (1 << self.config.act_bits) - 1
         return planes
 

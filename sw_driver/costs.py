@@ -102,7 +102,12 @@ def _steps(factor):
 def check_cycles(opcode, fields, config):
     """Return the cycles of the dispatcher's sequential checks, a few bits of a product each."""
     names = fields.keys()
-    cycles = len(names & {"lanes_last", "x0", "out_bits", "res_shift", "digits"})
+    cycles = len(names & {"lanes_last", "x0", "out_bits", "res_shift", "digits", "table",
+                            "out_group"})
+    cycles += opcode is Opcode.MATMUL  # the flags
+    if config.factor_depth and "factor_base" in names:
+        scaled = opcode is Opcode.SHIFTMAX or fields["flags"] & Flag.ROW_SCALE
+        cycles += 1 + (_steps(fields["rows"] - 1) if scaled else 1)
     per_channel = not (opcode is Opcode.MATMUL and fields["flags"] & Flag.BROADCAST)
     for prefix in [name.removesuffix("base") for name in names if name.endswith("base")]:
         if f"{prefix}stride" in names:

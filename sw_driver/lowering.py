@@ -115,7 +115,8 @@ class Lowering:
         `act`, `out` and `residual` are views of equal rows; `feed` makes the feeding operation.
         """
         fields = {"rows": act.rows, "act_words": act.words, "digits": act.tensor.planes,
-                  **self.region(out.words, channels), "out_bits": bits}
+                  **self.region(out.words, channels), "out_group": 0, "out_bits": bits,
+                  "factor_base": 0}
         reads = {"act_": act}
         if residual is None:
             fields |= dict.fromkeys(("res_base", "res_stride", "res_plane", "res_mult",
@@ -185,6 +186,7 @@ class Lowering:
         if table:
             entries = gelu_table(block.gelu_x0, rescale.mult, rescale.shift, bits)
             self.ops.append(Operation(Opcode.LOAD_TABLE, out.name, table_write=True,
+                                      fields={"table": 0},
                                       data=table_beats(entries, self.config)))
             fields["param_base"] = 0
         else:

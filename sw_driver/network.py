@@ -154,7 +154,7 @@ class _Heads:
         attention = build.tensor(f"{self.prefix}attention.{head}", tokens, tokens,
                                  planes=build.config.attention_digits, group=Group.ATTENTION)
         build.vector(Opcode.SHIFTMAX, attention.name, scores.view(), attention.view(), tokens,
-                     x0=-int(self.block.softmax_x0))
+                     x0=-int(self.block.softmax_x0), numerator=0, factor_base=0)
         self.attention[head] = attention
         if build.trace:
             build.store(self.prefix + "scores", scores, [(0, tokens, head, 0, 0)])
@@ -171,7 +171,7 @@ class _Heads:
                          self.out.view(row=low, rows=count, word=head * words(width),
                                        words=words(width)),
                          feed, self.rescale["context"], channels=width,
-                         bits=self.model.act_bits, flags=Flag.BROADCAST)
+                         bits=self.model.act_bits, flags=Flag.BROADCAST | Flag.UNSIGNED)
 
     def store_context(self):
         """Store the context of all heads when tracing."""

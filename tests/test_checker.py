@@ -25,7 +25,9 @@ def valid_fields(rng, opcode, config):
                   "digits": rng.randrange(1, 4), "count": rng.randrange(1, 4),
                   "lanes_last": rng.randrange(1, config.rows + 1),
                   "x0": rng.randrange(1, 1 << config.x0_bits), "out_bits": rng.randrange(2, 9),
-                  "flags": rng.randrange(4), "res_shift": rng.randrange(64),
+                  "flags": rng.randrange(4), "table": rng.randrange(2),
+                  "out_group": rng.randrange(config.rows // config.lanes),
+                  "numerator": rng.randrange(1 << 31), "res_shift": rng.randrange(64),
                   "res_mult": rng.randrange(-9, 9)}
         if opcode is Opcode.MATMUL:
             fields["out_bits"] = rng.randrange(2, 17)

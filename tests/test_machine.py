@@ -18,13 +18,19 @@ VECTOR = {"src_base": 0, "src_stride": 2, "src_plane": 8, "rows": 2, "words": 2,
           "dst_base": 40, "dst_stride": 2, "dst_plane": 8}
 MATMUL = {"act_base": 0, "act_stride": 2, "act_plane": 0, "rows": 2, "act_words": 2, "digits": 1,
           "words": 2, "lanes_last": 2, "out_base": 40, "out_stride": 2, "out_plane": 8,
-          "out_bits": 8, "param_base": 0, "flags": 0, "res_base": 0, "res_stride": 0,
+          "out_group": 0, "out_bits": 8, "param_base": 0, "flags": 0,
+          "factor_base": 0, "res_base": 0, "res_stride": 0,
           "res_plane": 0, "res_mult": 0, "res_shift": 0}
 FETCH = {"base": 16, "stride": 2, "rows": 5, "words": 2, "lanes_last": 2, "flags": 0}
 
 
+UNUSED = {"numerator": 0, "factor_base": 0, "table": 0}
+
+
 def op(opcode, defaults=(), *, data=b"", wait=0, signal=0, **fields):
-    fields = {**dict(defaults), **fields}
+    known = {field.name for field in FORMATS[opcode].fields}
+    fields = {**{name: UNUSED[name] for name in UNUSED if name in known}, **dict(defaults),
+              **fields}
     if "beats" not in fields and opcode.name.startswith("LOAD"):
         fields["beats"] = len(data) // BEAT
     return encode(opcode, wait=wait, signal=signal, **fields) + data
@@ -182,7 +188,8 @@ def test_residual_broadcast_and_16_bits():
 
 def test_digits_weigh_and_only_the_top_one_is_unsigned():
     planes = np.concatenate([X, RNG.integers(0, 32, (2, 5))])
-    frame = result(matmul_stream(TILES, x=planes, digits=2, act_plane=4, shift=[6] * 5))
+    frame = result(matmul_stream(TILES, x=planes, digits=2, act_plane=4, shift=[6] * 5,
+                                 flags=Flag.UNSIGNED))
     acc = (planes[:2] + (planes[2:] << CONFIG.act_bits)) @ W.T
     assert frame.reshape(2, 6)[:, :5].tolist() == requantize(acc, 1, 6, 8).tolist()
 
