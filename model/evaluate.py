@@ -23,11 +23,13 @@ CALIBRATION_IMAGES = 2048
 _BATCH = 32
 
 OPTIONS = {
-    "full width": {"mult_bits": 31},
+    "full width": {"mult_bits": 31, "code_mult_bits": 31},
     "24-bit multipliers (default)": {},
     "20-bit multipliers": {"mult_bits": 20},
     "16-bit multipliers": {"mult_bits": 16},
+    "16-bit multipliers of 8-bit results": {"code_mult_bits": 16},
     "8-bit attention": {"attention_bits": 8},
+    "deferred attention": {"attention": "deferred"},
     "GELU table": {"gelu": "table"},
     "leading-one root start": {"norm_start": "leading_one"},
     "6-bit weights and activations": {"weight_bits": 6, "act_bits": 6},
@@ -231,7 +233,7 @@ def measure_options(source="digits", *, data=None, calibration=None, options=Non
     vit = open_float(source)
     calibration = _data_source(source, calibration, "calibration")
     images, labels = load_data(_data_source(source, data, "data"), "test")
-    reference = integer_logits(_quantized(vit, calibration, mult_bits=31), images)
+    reference = integer_logits(_quantized(vit, calibration, **OPTIONS["full width"]), images)
     report = {}
     for done, (name, settings) in enumerate(options.items()):
         logits = integer_logits(_quantized(vit, calibration, **settings), images)

@@ -7,17 +7,18 @@ import numpy as np
 
 from systola.hw.config import AcceleratorConfig
 from systola.model.integer import Block, Dyadic, IntegerVit, Linear, Norm
-from systola.model.quantize import MAX_SHIFT
+from systola.model.quantize import MAX_SHIFT, NUMERATOR_BITS
 from systola.model.scales import MAX_X0, RESIDUAL_BITS, VECTOR_BITS
 from systola.model.storage import ModelError, read_tensors, write_tensors
 
 __all__ = ["VERSION", "is_integer_model", "load_model", "save_model"]
 
-VERSION = 1
+VERSION = 2
 """Version of the file format; a reader accepts its own only."""
 
 _KEY = "systola_integer_vit"
-_SETTINGS = ("act_bits", "weight_bits", "attention_bits", "mult_bits", "gelu", "norm_start")
+_SETTINGS = ("act_bits", "weight_bits", "attention", "attention_bits", "mult_bits",
+             "code_mult_bits", "gelu", "norm_start")
 _SIZES = ("heads", "channels", "tokens", "hidden", "classes", "patch_dim", "blocks")
 _INT32 = (-2**31, 2**31 - 1)
 _INT16 = (-2**15, 2**15 - 1)
@@ -114,26 +115,29 @@ def _layout(header):
     """Return ``{tensor: (shape, dtype, lowest, highest)}`` of a model with this header."""
     channels, tokens, hidden = header["channels"], header["tokens"], header["hidden"]
     layout, weight = {}, 2 ** (header["weight_bits"] - 1) - 1
+    wide = header["mult_bits"]
+    narrow = min(wide, header["code_mult_bits"])
 
-    def dyadic(name, shape=()):
-        high = 2 ** header["mult_bits"] - 1
-        layout[f"{name}.mult"] = shape, np.int32, -high, high
+    def dyadic(name, bits, shape=(), low=None):
+        high = 2**bits - 1
+        layout[f"{name}.mult"] = shape, np.int32, -high if low is None else low, high
         layout[f"{name}.shift"] = shape, np.uint8, 0, MAX_SHIFT
 
     def linear(name, rows, columns, bits=(VECTOR_BITS + 1, RESIDUAL_BITS)):
         layout[f"{name}.weight"] = (rows, columns), np.int8, -weight, weight
         layout[f"{name}.bias"] = (rows,), np.int32, *_INT32
         layout[f"{name}.out_bits"] = (), np.uint8, *bits
-        dyadic(f"{name}.requant", (rows,))
+        layout[f"{name}.symmetric"] = (), np.uint8, 0, 1
+        dyadic(f"{name}.requant", narrow if bits[1] <= VECTOR_BITS else wide, (rows,))
 
     def norm(name):
         layout[f"{name}.bias"] = (channels,), np.int32, *_INT32
-        dyadic(f"{name}.requant", (channels,))
+        dyadic(f"{name}.requant", narrow, (channels,))
 
     linear("patch", channels, header["patch_dim"])
     layout["position"] = (tokens - 1, channels), np.int16, *_INT16
     layout["cls_row"] = (channels,), np.int16, *_INT16
-    dyadic("position_residual")
+    dyadic("position_residual", wide)
     for index in range(header["blocks"]):
         block = f"blocks.{index}"
         norm(f"{block}.norm1")
@@ -142,8 +146,13 @@ def _layout(header):
         norm(f"{block}.norm2")
         linear(f"{block}.fc1", hidden, channels, (2, VECTOR_BITS))
         linear(f"{block}.fc2", channels, hidden)
-        for name in "scores", "context", "gelu", "attn_residual", "mlp_residual":
-            dyadic(f"{block}.{name}")
+        for name, bits in (("scores", narrow), ("gelu", narrow), ("attn_residual", wide),
+                           ("mlp_residual", wide)):
+            dyadic(f"{block}.{name}", bits)
+        if header["attention"] == "deferred":
+            dyadic(f"{block}.context", min(NUMERATOR_BITS, wide + 7), low=0)
+        else:
+            dyadic(f"{block}.context", narrow)
         for name in "softmax_x0", "gelu_x0":
             layout[f"{block}.{name}"] = (), np.int32, -MAX_X0, -1
     norm("norm")
@@ -168,7 +177,7 @@ def _check_tensors(tensors, layout, stored=False):
 
 
 def _flatten(part, prefix=""):
-    """Return the arrays, x0 constants and output widths in `part` under their dotted names."""
+    """Return the arrays and plain numbers of a layer or block in `part` by their dotted names."""
     tensors = {}
     for item in fields(part):
         name, value = prefix + item.name, getattr(part, item.name)
@@ -177,8 +186,9 @@ def _flatten(part, prefix=""):
         elif isinstance(value, tuple):
             for index, block in enumerate(value):
                 tensors |= _flatten(block, f"{name}.{index}.")
-        elif isinstance(value, np.ndarray) or name.endswith(("_x0", ".out_bits")):
-            tensors[name] = np.asarray(value)
+        elif isinstance(value, np.ndarray) or name.endswith(
+                ("_x0", ".out_bits", ".symmetric")):
+            tensors[name] = np.asarray(value if isinstance(value, np.ndarray) else int(value))
     return tensors
 
 
@@ -190,7 +200,8 @@ def _assemble(header, tensors):
     def linear(name):
         return Linear(weight=tensors[f"{name}.weight"], bias=tensors[f"{name}.bias"],
                       requant=dyadic(f"{name}.requant"),
-                      out_bits=int(tensors[f"{name}.out_bits"]))
+                      out_bits=int(tensors[f"{name}.out_bits"]),
+                      symmetric=bool(tensors[f"{name}.symmetric"]))
 
     def norm(name):
         return Norm(bias=tensors[f"{name}.bias"], requant=dyadic(f"{name}.requant"))

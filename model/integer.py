@@ -19,13 +19,16 @@ class Dyadic:
 class Linear:
     """``out = sat(rne((x @ weight.T + bias) * mult, shift), out_bits)``.
 
-    ``weight`` int8 (N, K), ``bias`` int64 (N,) within 32 bits, ``requant`` per channel (N,).
+    ``weight`` int8 (N, K) without the code -2**(weight_bits-1), ``bias`` int64 (N,) within 32 bits,
+    ``requant`` per channel (N,). A `symmetric` one saturates below at -(2**(out_bits-1) - 1): its
+    outputs are stationary operands later, and a packed DSP has no room for one code more.
     """
 
     weight: np.ndarray
     bias: np.ndarray
     requant: Dyadic
     out_bits: int
+    symmetric: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,9 @@ class Block:
     """One encoder block. ``qkv`` rows are [q, k, v], each heads x head_dim, as in PyTorch.
 
     ``scores``, ``context`` and ``gelu`` are 0-d; ``attn_residual`` and ``mlp_residual`` rescale the
-    identity branch. ``softmax_x0`` and ``gelu_x0`` are negative (ARITHMETIC x0).
+    identity branch. ``softmax_x0`` and ``gelu_x0`` are negative (docs/ARITHMETIC.md). With deferred
+    attention ``context.mult`` is the numerator of the row factors: row t is rescaled by
+    ``(mult // sum of the row's exponentials) / 2**shift``.
     """
 
     norm1: Norm
@@ -66,15 +71,19 @@ class IntegerVit:
     Token 0 of the embedding is the constant ``cls_row`` (class token plus its position, folded at
     the embedding's scale); token 1+p is patch p: ``patch`` with ``position`` (int16 (T-1, C)) as
     residual, rescaled by ``position_residual``. ``head`` gives 16-bit logits at one common scale.
-    Every stored multiplier has at most ``mult_bits`` magnitude bits. ``scales`` holds the real
-    value of one code of each named tensor and is used by reports only.
+    Multipliers of results of at most 8 bits (qkv, scores, context, layer norms, fc1, gelu) have at
+    most ``code_mult_bits`` magnitude bits, the others, and all, at most ``mult_bits``; numerators
+    of deferred attention are below 2**31 and 2**(mult_bits + 7). ``scales`` holds the real value of
+    one code of each named tensor and is used by reports only.
     """
 
     heads: int
     act_bits: int
     weight_bits: int
+    attention: str
     attention_bits: int
     mult_bits: int
+    code_mult_bits: int
     gelu: str
     norm_start: str
     patch: Linear

@@ -41,8 +41,8 @@ def random_float_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, p
     return FloatVit(parameters=parameters, heads=int(heads), blocks=int(blocks))
 
 
-def random_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_dim, weight_bits=8,
-               act_bits=8, attention_bits=16, mult_bits=24, gelu="exact", norm_start="published"):
+def random_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_dim,
+               **settings):
     """Return the integer model of a random float model, calibrated on random images.
 
     Parameters
@@ -51,8 +51,8 @@ def random_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_d
         The only source of randomness: equal generators give equal models.
     channels, heads, blocks, hidden, classes, tokens, patch_dim : int
         Sizes; `tokens` includes the class token.
-    weight_bits, act_bits, attention_bits, mult_bits, gelu, norm_start
-        As in `systola.model.quantize.quantize`.
+    **settings
+        Of `systola.model.quantize.quantize`.
 
     Raises
     ------
@@ -62,9 +62,7 @@ def random_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_d
     vit = random_float_vit(rng, channels=channels, heads=heads, blocks=blocks, hidden=hidden,
                            classes=classes, tokens=tokens, patch_dim=patch_dim)
     images = rng.standard_normal((_CALIBRATION_IMAGES, tokens - 1, patch_dim), dtype=np.float32)
-    return quantize(vit, images, weight_bits=weight_bits, act_bits=act_bits,
-                    attention_bits=attention_bits, mult_bits=mult_bits, gelu=gelu,
-                    norm_start=norm_start)
+    return quantize(vit, images, **settings)
 
 
 def random_codes(rng, model, images=1):

@@ -44,7 +44,7 @@ def activation_scales(vit, ranges, settings):
     ranges : dict
         ``{tensor name: (low, high)}`` as `systola.model.calibrate.calibrate` returns.
     settings : dict
-        ``weight_bits``, ``act_bits``, ``attention_bits`` and ``mult_bits``.
+        ``weight_bits``, ``act_bits``, ``attention``, ``attention_bits`` and ``mult_bits``.
     """
     scales = {name: _scale(name, bounds, settings) for name, bounds in ranges.items()}
     position = vit.parameters["pos_embed"][1:]
@@ -62,8 +62,9 @@ def activation_scales(vit, ranges, settings):
 def _scale(name, bounds, settings):
     """Return the scale of one activation tensor."""
     kind = name.rsplit(".", 1)[-1]
-    if kind == "attention":
-        return np.float32(2.0 ** (1 - settings["attention_bits"]))
+    if kind == "attention":  # deferred: before the division by the row's sum
+        return np.float32(2.0 ** (-7 if settings["attention"] == "deferred" else
+                                  1 - settings["attention_bits"]))
     bits = qkv_bits(settings) if kind == "qkv" else _FIXED_BITS.get(kind, settings["act_bits"])
     scale = scale_for(*bounds, bits)
     return _exact_exponential(scale, X0_FACTOR[kind]) if kind in X0_FACTOR else scale

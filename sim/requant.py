@@ -66,7 +66,8 @@ def dyadic(ratio, bits=31):
     return np.where(ratio < 0, -mult, mult), shift
 
 
-def requantize(z, mult, shift, bits, *, residual=None, res_mult=None, res_shift=None):
+def requantize(z, mult, shift, bits, *, residual=None, res_mult=None, res_shift=None,
+               symmetric=False):
     """Return ``sat(rne(z * mult, shift) [+ rne(residual * res_mult, res_shift)], bits)``.
 
     Exact in int64 for ``|z| < 2**46`` and ``|mult| <= 2**31``: products beyond 62 bits are split
@@ -81,6 +82,8 @@ def requantize(z, mult, shift, bits, *, residual=None, res_mult=None, res_shift=
         Rescaling by ``mult / 2**shift``; shifts from 0 to 63.
     bits : int
         Output bits.
+    symmetric : bool
+        Saturate below at ``-(2**(bits-1) - 1)`` instead of ``-2**(bits-1)``.
 
     Raises
     ------
@@ -90,7 +93,8 @@ def requantize(z, mult, shift, bits, *, residual=None, res_mult=None, res_shift=
     y = _scale(z, mult, shift)
     if residual is not None:
         y = y + _scale(residual, res_mult, res_shift)
-    return saturate(y, bits)
+    y = saturate(y, bits)
+    return np.maximum(y, 1 - (1 << bits - 1)) if symmetric else y
 
 
 def residual_add(z1, mult1, shift1, z2, mult2, shift2, bits=16):

@@ -3,13 +3,14 @@
 import numpy as np
 
 from systola.hw.config import GELU_SHIFT, SOFTMAX_SHIFT
+from systola.sim.deferred import deferred_context, deferred_softmax, exp_table, row_factors
 from systola.sim.layernorm import layernorm_requant
 from systola.sim.requant import requantize
 from systola.sim.shiftgelu import gelu_table, shiftgelu
 from systola.sim.shiftmax import shiftmax
 from systola.sim.systolic import linear, matmul
 
-__all__ = ["forward", "tensor_names"]
+__all__ = ["forward", "forward_blocks", "tensor_names"]
 
 SCORE_BITS = 8
 _CHUNK = 32  # images at a time, so that a layer's tensors stay in the cache
@@ -41,7 +42,7 @@ def forward(model, codes, *, keep=None):
         ``embed`` (T, C); of each block ``norm1`` (T, C), ``qkv`` (T, 3C), ``scores`` and
         ``attention`` (heads, T, T), ``context``, ``attn_out`` and ``norm2`` (T, C), ``fc1`` and
         ``gelu`` (T, hidden), ``out`` (T, C); ``norm`` (1, C) and ``logits`` (classes,). A batch
-        adds a leading axis to all.
+        adds a leading axis to all. Deferred ``attention`` are the exponentials, 0 to 128.
 
     Raises
     ------
@@ -57,37 +58,83 @@ def forward(model, codes, *, keep=None):
     if not np.issubdtype(codes.dtype, np.integer) or (codes.size and not (
             -limit <= codes.min() <= codes.max() < limit)):
         raise ValueError(f"codes must be integers from {-limit} to {limit - 1}")
-    names = tensor_names(model)
+    return _chunked(_network, model, codes, _kept(tensor_names(model), keep))
+
+
+def forward_blocks(model, x, *, keep=None):
+    """Run the encoder blocks alone and return their tensors by name.
+
+    Parameters
+    ----------
+    model : systola.model.integer.IntegerVit
+        The quantized network.
+    x : int array (T, C) or (B, T, C)
+        Residual stream at the scale of ``embed``, 16 bits.
+    keep : collection of str, optional
+        Names to return; all tensors ``blocks.*`` of `tensor_names` by default.
+
+    Returns
+    -------
+    dict of str to int64 array
+        As `forward`.
+
+    Raises
+    ------
+    ValueError
+        If `x` has another shape or values out of range, or `keep` an unknown name.
+    """
+    x, shape = np.asarray(x), (model.tokens, model.channels)
+    if x.ndim not in (2, 3) or x.shape[-2:] != shape:
+        raise ValueError(f"x must be of shape {shape} or (B, {shape[0]}, {shape[1]}), "
+                         f"not {x.shape}")
+    if not np.issubdtype(x.dtype, np.integer) or (x.size and not (
+            -1 << 15 <= x.min() <= x.max() < 1 << 15)):
+        raise ValueError("x must be integers from -32768 to 32767")
+    names = [name for name in tensor_names(model) if name.startswith("blocks.")]
+    return _chunked(_only_blocks, model, x, _kept(names, keep))
+
+
+def _kept(names, keep):
     keep = set(names) if keep is None else set(keep)
     if not keep <= set(names):
         raise ValueError(f"keep must name tensors of the model, not {sorted(keep - set(names))}")
-    if codes.ndim == 2:
-        return _network(model, codes.astype(np.int64), keep)
-    parts = [_network(model, codes[i:i + _CHUNK].astype(np.int64), keep)
-             for i in range(0, max(len(codes), 1), _CHUNK)]
+    return keep
+
+
+def _chunked(function, model, inputs, keep):
+    """Run ``function(model, part, keep)`` on int64 `inputs`, a batch in parts."""
+    if inputs.ndim == 2:
+        return function(model, inputs.astype(np.int64), keep)
+    parts = [function(model, inputs[i:i + _CHUNK].astype(np.int64), keep)
+             for i in range(0, max(len(inputs), 1), _CHUNK)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _network(model, codes, keep):
     """Run `codes` (..., T-1, P) and return the tensors in `keep`."""
+    x = _embed(model, codes)
+    kept = {"embed": x} if "embed" in keep else {}
+    x = _blocks(model, x, keep, kept)
+    x = _norm(model, model.norm, x[..., :1, :])
+    last = {"norm": x, "logits": _layer(model.head, x)[..., 0, :]}
+    return kept | {name: value for name, value in last.items() if name in keep}
+
+
+def _only_blocks(model, x, keep):
     kept = {}
-
-    def note(name, value):
-        if name in keep:
-            kept[name] = value
-        return value
-
-    x = note("embed", _embed(model, codes))
-    for i, block in enumerate(model.blocks):
-        for name, value in _attention(model, block, x):
-            note(f"blocks.{i}.{name}", value)
-        x = value
-        for name, value in _mlp(model, block, x):
-            note(f"blocks.{i}.{name}", value)
-        x = value
-    x = note("norm", _norm(model, model.norm, x[..., :1, :]))
-    note("logits", _layer(model.head, x)[..., 0, :])
+    _blocks(model, x, keep, kept)
     return kept
+
+
+def _blocks(model, x, keep, kept):
+    """Run `x` (..., T, C) through all blocks, put the tensors in `keep` into `kept`, return x."""
+    for i, block in enumerate(model.blocks):
+        for half in _attention, _mlp:
+            for name, value in half(model, block, x):
+                if f"blocks.{i}.{name}" in keep:
+                    kept[f"blocks.{i}.{name}"] = value
+            x = value
+    return x
 
 
 def _embed(model, codes):
@@ -108,9 +155,16 @@ def _attention(model, block, x):
     q, k, v = _heads(qkv, 3 * model.heads, 3)
     scores = _rescale(matmul(q, k), block.scores, SCORE_BITS)
     yield "scores", scores
-    attention = shiftmax(scores, block.softmax_x0, SOFTMAX_SHIFT, model.attention_bits)
-    yield "attention", attention
-    context = _rescale(matmul(attention, np.swapaxes(v, -1, -2)), block.context, model.act_bits)
+    if model.attention == "deferred":
+        attention, sums = deferred_softmax(scores, exp_table(block.softmax_x0))
+        yield "attention", attention
+        factors = row_factors(sums, block.context.mult, model.mult_bits)
+        context = deferred_context(attention, factors, v, block.context.shift, model.act_bits)
+    else:
+        attention = shiftmax(scores, block.softmax_x0, SOFTMAX_SHIFT, model.attention_bits)
+        yield "attention", attention
+        context = _rescale(matmul(attention, np.swapaxes(v, -1, -2)), block.context,
+                           model.act_bits)
     context = np.swapaxes(context, -3, -2).reshape(x.shape)
     yield "context", context
     yield "attn_out", _layer(block.proj, context, x, block.attn_residual)
@@ -147,7 +201,7 @@ def _layer(layer, x, residual=None, rescale=None):
     extra = {} if residual is None else {"residual": residual, "res_mult": rescale.mult,
                                          "res_shift": rescale.shift}
     return requantize(linear(x, layer.weight, layer.bias), layer.requant.mult, layer.requant.shift,
-                      layer.out_bits, **extra)
+                      layer.out_bits, symmetric=layer.symmetric, **extra)
 
 
 def _rescale(z, requant, bits):

@@ -8,6 +8,7 @@ import pytest
 from systola.hw.config import ConfigError
 from systola.model import float_vit
 from systola.model.calibrate import calibrate
+from systola.model.integer import Dyadic, Linear
 from systola.model.quantize import MAX_SHIFT, quantize
 from systola.model.random import random_codes, random_float_vit, random_vit
 from systola.model.scales import MAX_X0
@@ -57,7 +58,8 @@ def linears(vit, model):
 
 
 @pytest.mark.parametrize("settings", [{}, {"mult_bits": 31, "gelu": "table"},
-                                      {"norm_start": "leading_one"}])
+                                      {"norm_start": "leading_one"}, {"code_mult_bits": 16},
+                                      {"attention": "deferred"}])
 def test_every_tensor_follows_the_float_model(settings):
     """Every tensor times its scale is near the float one: no site has a wrong scale."""
     vit, patches, model = make(**settings)
@@ -67,6 +69,8 @@ def test_every_tensor_follows_the_float_model(settings):
     assert got.keys() == expected.keys() - {"input"}
     for name, value in got.items():
         real = value * model.scales[name]
+        if model.attention == "deferred" and name.endswith("attention"):
+            real = value / value.sum(axis=-1, keepdims=True)
         error = np.sqrt(np.mean((real - expected[name]) ** 2) / np.mean(expected[name] ** 2))
         assert error < 0.12, name
 
@@ -95,20 +99,42 @@ def test_biases_and_multipliers_have_the_accumulator_scale():
         np.testing.assert_allclose(ratio, accumulator / target, rtol=1e-6)
 
 
-@pytest.mark.parametrize("mult_bits", [8, 16, 24, 31])
-def test_multipliers_have_at_most_mult_bits(mult_bits):
-    from systola.model.integer import Dyadic
-
-    _, _, model = make(mult_bits=mult_bits)
+@pytest.mark.parametrize(("mult_bits", "code_mult_bits", "narrow"), [
+    (8, 8, 8), (16, 24, 16), (24, 16, 16), (31, 24, 24), (31, 31, 31)])
+def test_widths_of_multipliers(mult_bits, code_mult_bits, narrow):
+    _, _, model = make(mult_bits=mult_bits, code_mult_bits=code_mult_bits)
     sites = list(every(model, Dyadic))
     assert len(sites) == 4 + 2 * 11
+    short = [model.norm.requant]
+    for block in model.blocks:
+        short += [block.norm1.requant, block.norm2.requant, block.qkv.requant, block.fc1.requant,
+                  block.scores, block.context, block.gelu]
     for site in sites:
         assert site.mult.dtype == site.shift.dtype == np.int64
         assert site.mult.shape == site.shift.shape
-        assert (np.abs(site.mult) < 2**mult_bits).all()
-        assert (np.abs(site.mult) >= 2 ** (mult_bits - 1)).all()
+        bits = narrow if any(site is other for other in short) else mult_bits
+        assert (np.abs(site.mult) < 2**bits).all()
+        assert (np.abs(site.mult) >= 2 ** (bits - 1)).all()
         assert (site.shift >= 0).all()
         assert (site.shift <= MAX_SHIFT).all()
+
+
+@pytest.mark.parametrize(("mult_bits", "bits"), [(24, 31), (20, 27), (8, 15)])
+def test_numerators_of_deferred_attention(mult_bits, bits):
+    """The largest ones a row factor of ``mult_bits`` bits leaves room for."""
+    _, _, model = make(attention="deferred", mult_bits=mult_bits)
+    for index, block in enumerate(model.blocks):
+        ratio = model.scales[f"blocks.{index}.qkv"] / model.scales[f"blocks.{index}.context"]
+        assert 2 ** (bits - 1) <= block.context.mult < 2**bits
+        assert block.context.mult / 2.0**block.context.shift == pytest.approx(ratio, rel=2.0**-14)
+        assert block.context.mult // 128 < 2**mult_bits
+
+
+def test_stationary_results_saturate_symmetrically():
+    for settings in {}, {"attention": "deferred"}, {"weight_bits": 3}:
+        _, _, model = make(**settings)
+        assert all(block.qkv.symmetric for block in model.blocks)
+        assert sum(linear.symmetric for linear in every(model, Linear)) == len(model.blocks)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -222,6 +248,10 @@ def test_coarse_operands_and_short_multipliers_are_expressible(seed):
     ({"act_bits": 1}, "act_bits must be an integer from 2 to 8, not 1"),
     ({"attention_bits": 12}, "attention_bits must be 8 or 16, not 12"),
     ({"mult_bits": 32}, "mult_bits must be an integer from 8 to 31, not 32"),
+    ({"code_mult_bits": 7}, "code_mult_bits must be an integer from 8 to 31, not 7"),
+    ({"attention": "late"}, "attention must be 'exact' or 'deferred', not 'late'"),
+    ({"attention": "deferred", "act_bits": 6},
+     "attention 'deferred' needs act_bits 8 and mult_bits up to 24, not 6 and 24"),
     ({"gelu": "relu"}, "gelu must be 'exact' or 'table', not 'relu'"),
     ({"norm_start": 0}, "norm_start must be 'published' or 'leading_one', not 0")])
 def test_settings_out_of_range(settings, message):

@@ -51,6 +51,13 @@ def test_residual_rounds_twice_and_saturates_once(z, mult, shift, res, res_mult,
     assert residual_add(z, mult, shift, res, res_mult, res_shift) == want
 
 
+@quick
+@given(products, mults, st.integers(0, 63), st.integers(2, 16))
+def test_symmetric_saturation(z, mult, shift, bits):
+    want = max(reference(z, mult, shift, bits), 1 - 2 ** (bits - 1))
+    assert requantize(z, mult, shift, bits, symmetric=True) == want
+
+
 def test_two_roundings_differ_from_one():
     assert residual_add(1, 1, 1, 1, 1, 1) == 0  # 0.5 + 0.5, each to even
     assert residual_add(3, 1, 1, 3, 1, 1) == 4

@@ -1,17 +1,22 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from systola.model.random import random_codes, random_vit
+from systola.sim.deferred import deferred_softmax, exp_table, row_factors
 from systola.sim.layernorm import layernorm
 from systola.sim.requant import requantize
 from systola.sim.shiftgelu import gelu_table, shiftgelu
 from systola.sim.shiftmax import shiftmax
-from systola.sim.vit import forward, tensor_names
+from systola.sim.vit import forward, forward_blocks, tensor_names
 
 SIZES = {"channels": 12, "heads": 3, "blocks": 2, "hidden": 21, "classes": 5, "tokens": 7,
          "patch_dim": 3}
 VARIANTS = [{}, {"attention_bits": 8}, {"gelu": "table"}, {"norm_start": "leading_one"},
-            {"act_bits": 5, "weight_bits": 3, "mult_bits": 12}, {"heads": 1, "tokens": 2}]
+            {"act_bits": 5, "weight_bits": 3, "mult_bits": 12}, {"heads": 1, "tokens": 2},
+            {"attention": "deferred"}, {"attention": "deferred", "weight_bits": 4, "mult_bits": 9},
+            {"code_mult_bits": 16, "gelu": "table"}]
 
 
 def make(variant, images=3, seed=0):
@@ -28,7 +33,8 @@ def scaled(z, dyadic, bits, *extra):
 def dense(layer, x, residual=None, rescale=None):
     acc = np.einsum("tk,nk->tn", x, layer.weight.astype(np.int64)) + layer.bias
     extra = () if residual is None else (residual, rescale.mult, rescale.shift)
-    return scaled(acc, layer.requant, layer.out_bits, *extra)
+    y = scaled(acc, layer.requant, layer.out_bits, *extra)
+    return np.maximum(y, 1 - 2 ** (layer.out_bits - 1)) if layer.symmetric else y
 
 
 def normed(model, norm, x):
@@ -48,8 +54,14 @@ def reference(model, codes):
             q, k, v = (part["qkv"][:, g * model.channels + h * model.head_dim:][:, :model.head_dim]
                        for g in range(3))
             scores = scaled(q @ k.T, block.scores, 8)
-            attention = shiftmax(scores, block.softmax_x0, 15, model.attention_bits)
-            heads.append((scores, attention, scaled(attention @ v, block.context, model.act_bits)))
+            if model.attention == "deferred":
+                attention, sums = deferred_softmax(scores, exp_table(block.softmax_x0))
+                factors = row_factors(sums, int(block.context.mult), model.mult_bits)
+                context = requantize(attention @ v, factors[:, None], block.context.shift, 8)
+            else:
+                attention = shiftmax(scores, block.softmax_x0, 15, model.attention_bits)
+                context = scaled(attention @ v, block.context, model.act_bits)
+            heads.append((scores, attention, context))
         part["scores"], part["attention"], context = map(np.stack, zip(*heads, strict=True))
         part["context"] = np.concatenate(context, axis=1)
         part["attn_out"] = dense(block.proj, part["context"], x, block.attn_residual)
@@ -108,7 +120,10 @@ def test_every_tensor_keeps_its_width(variant):
         part = name.rsplit(".")[-1]
         if part == "attention":
             assert value.min() >= 0
-            assert value.max() < 2 ** (model.attention_bits - 1)
+            deferred = model.attention == "deferred"
+            assert value.max() <= (128 if deferred else 2 ** (model.attention_bits - 1) - 1)
+        elif part == "qkv":
+            assert np.abs(value).max() < 2 ** (model.blocks[0].qkv.out_bits - 1)
         else:
             limit = 2 ** (bits.get(part, model.act_bits) - 1)
             assert -limit <= value.min() <= value.max() < limit, name
@@ -122,6 +137,41 @@ def test_batches_longer_than_a_chunk():
     for i in (0, 31, 32, 64):
         assert (whole["logits"][i] == forward(model, codes[i])["logits"]).all()
     assert forward(model, codes[:0])["logits"].shape == (0, 5)
+
+
+def test_unsymmetric_layers_reach_the_lowest_code():
+    model, codes = make({"blocks": 1}, images=8)
+    block = model.blocks[0]
+    for symmetric, lowest in (False, -128), (True, -127):
+        qkv = dataclasses.replace(block.qkv, bias=block.qkv.bias * 50, symmetric=symmetric)
+        changed = dataclasses.replace(model, blocks=(dataclasses.replace(block, qkv=qkv),))
+        assert forward(changed, codes)["blocks.0.qkv"].min() == lowest
+
+
+@pytest.mark.parametrize("variant", [{}, {"attention": "deferred"}], ids=str)
+def test_blocks_alone(variant):
+    model, codes = make(variant, images=2)
+    whole = forward(model, codes)
+    got = forward_blocks(model, whole["embed"])
+    assert list(got) == [name for name in tensor_names(model) if name.startswith("blocks.")]
+    assert all((value == whole[name]).all() for name, value in got.items())
+    single = forward_blocks(model, whole["embed"][1], keep=["blocks.1.out"])
+    assert list(single) == ["blocks.1.out"]
+    assert (single["blocks.1.out"] == whole["blocks.1.out"][1]).all()
+
+
+def test_errors_of_blocks_alone():
+    model, _ = make({})
+    x = np.zeros((7, 12), np.int64)
+    with pytest.raises(ValueError, match=r"^x must be of shape \(7, 12\) or \(B, 7, 12\), "
+                                         r"not \(6, 12\)$"):
+        forward_blocks(model, x[1:])
+    for bad in x + 32768, x.astype(float):
+        with pytest.raises(ValueError, match=r"^x must be integers from -32768 to 32767$"):
+            forward_blocks(model, bad)
+    with pytest.raises(ValueError, match=r"^keep must name tensors of the model, "
+                                         r"not \['logits'\]$"):
+        forward_blocks(model, x, keep=["logits"])
 
 
 def test_errors():
