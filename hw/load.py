@@ -44,7 +44,7 @@ class LoadEngine(wiring.Component):
     param : Out(stream.Signature(shapes.param_write(config)))
         Parameter memory.
     table : Out(stream.Signature(shapes.table_write()))
-        GELU table.
+        Tables of the VECTOR engine.
     """
 
     def __init__(self, config):
@@ -82,7 +82,7 @@ class LoadEngine(wiring.Component):
 
         with m.FSM():
             with m.State("IDLE"):
-                self._start(m, walker, path, left)
+                self._start(m, walker, path, table, left)
             with m.State("LOAD"):
                 m.d.comb += [self.dst.req.valid.eq(step.valid & self.data.valid),
                              step.ready.eq(self.dst.req.ready & self.data.valid),
@@ -122,7 +122,7 @@ class LoadEngine(wiring.Component):
                 m.next = "IDLE"
         return m
 
-    def _start(self, m, walker, path, left):
+    def _start(self, m, walker, path, table, left):
         """Take an instruction and hand its fields to the unit that counts for it."""
         m.d.comb += self.instr.ready.eq(1)
         states = {Opcode.LOAD: "LOAD", Opcode.LOAD_PARAMS: "PARAMS", Opcode.LOAD_TABLE: "TABLE",
@@ -139,6 +139,8 @@ class LoadEngine(wiring.Component):
                                      for name in form.members if name in walker.i.p.shape().members]
                     if opcode is Opcode.LOAD_PARAMS:
                         m.d.sync += [left.eq(body.count), self.param.p.addr.eq(body.base)]
+                    if opcode is Opcode.LOAD_TABLE:
+                        m.d.sync += table.table.eq(body.table)
                     if opcode is Opcode.LOAD_WEIGHTS:
                         m.d.sync += left.eq(body.beats)
                     if opcode is Opcode.FETCH:

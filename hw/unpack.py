@@ -64,7 +64,7 @@ class ParamUnpacker(wiring.Component):
 
 
 class TableUnpacker(wiring.Component):
-    """Split ``ceil(256 / R)`` beats into the 256 entries of the GELU table, one a cycle.
+    """Split ``ceil(256 / R)`` beats into the 256 entries of a table, one a cycle.
 
     Parameters
     ----------
@@ -75,6 +75,8 @@ class TableUnpacker(wiring.Component):
     -------
     i : In(stream.Signature(bus_beat(config)))
         Beats of R entries.
+    table : In(1)
+        Which table; constant while beats enter.
     o : Out(stream.Signature(shapes.table_write()))
         Entries, addresses 0 to 255.
     finished : Out(1)
@@ -83,7 +85,7 @@ class TableUnpacker(wiring.Component):
 
     def __init__(self, config):
         self.config = config
-        super().__init__({"i": In(stream.Signature(bus_beat(config))),
+        super().__init__({"i": In(stream.Signature(bus_beat(config))), "table": In(1),
                           "o": Out(stream.Signature(shapes.table_write())), "finished": Out(1)})
 
     def elaborate(self, platform):
@@ -92,7 +94,8 @@ class TableUnpacker(wiring.Component):
         moved, ends = Signal(), Signal()
         m.d.comb += [
             self.o.valid.eq(self.i.valid), moved.eq(self.o.valid & self.o.ready),
-            self.o.p.addr.eq(addr), self.o.p.data.eq(Array(self.i.p)[lane].as_signed()),
+            self.o.p.addr.eq(addr), self.o.p.table.eq(self.table),
+            self.o.p.data.eq(Array(self.i.p)[lane].as_signed()),
             ends.eq((lane == self.config.rows - 1) | self.finished),
             self.i.ready.eq(self.o.ready & ends), self.finished.eq(moved & (addr == 255)),
         ]

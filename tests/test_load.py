@@ -73,7 +73,7 @@ def random_operation(rng, config, opcode=None):
                          Opcode.FETCH, Opcode.FETCH, Opcode.STORE]) if opcode is None else opcode
     names = {field.name for field in FORMATS[opcode].fields}
     fields = region(rng, config, lanes_last=rng.randrange(1, config.rows + 1),
-                    flags=rng.randrange(2))
+                    flags=rng.randrange(2), table=rng.randrange(2))
     if opcode is Opcode.LOAD_PARAMS:
         base = rng.randrange(config.param_depth)
         fields = {"base": base, "count": min(rng.randrange(1, 5), config.param_depth - base)}
@@ -100,8 +100,8 @@ def model(program, config, memory):
                     *(array[word].tolist() for array in (memory.bias, memory.mult, memory.shift)),
                     strict=True))))
         elif opcode is Opcode.LOAD_TABLE:
-            memory.load_table(beats)
-            out["table"] += list(enumerate(memory.table.tolist()))
+            entries = beats[:, :config.rows].reshape(-1)[:256].view(np.int8).tolist()
+            out["table"] += [(*entry, fields["table"]) for entry in enumerate(entries)]
         elif opcode is Opcode.LOAD_WEIGHTS:
             out["weights"] += beats[:, :config.rows].tolist()
         elif opcode is Opcode.FETCH:
@@ -119,7 +119,7 @@ def observe(name, payload):
     if name == "result":
         return list(payload.word), bool(payload.last)
     if name == "table":
-        return payload.addr, payload.data
+        return payload.addr, payload.data, payload.table
     return payload.addr, [(lane.bias, lane.mult, lane.shift) for lane in payload.data]
 
 

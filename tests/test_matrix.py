@@ -91,11 +91,12 @@ class Setup:
             extra = {"residual": x[:, :n], "res_mult": res_mult, "res_shift": res_shift}
         y = requantize(z + used["bias"], used["mult"], used["shift"], out_bits, **extra)
         out = self._region(rows, words, 2 if out_bits > 8 else 1)
-        flags = Flag.RESIDUAL * residual | Flag.BROADCAST * broadcast
+        flags = (Flag.RESIDUAL * residual | Flag.BROADCAST * broadcast
+                 | Flag.UNSIGNED * (digits > 1))
         self.jobs.append(Job({
             **dict(zip(("act_base", "act_stride", "act_plane"), act, strict=True)),
             "rows": rows, "act_words": act_words, "digits": digits, "words": words,
-            "lanes_last": n - (words - 1) * r,
+            "lanes_last": n - (words - 1) * r, "out_group": 0, "factor_base": 0,
             **dict(zip(("out_base", "out_stride", "out_plane"), out, strict=True)),
             "out_bits": out_bits, "param_base": param_base, "flags": int(flags),
             **dict(zip(("res_base", "res_stride", "res_plane"), res, strict=True)),
