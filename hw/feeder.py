@@ -48,6 +48,10 @@ class Feeder(wiring.Component):
         The word is the first of a tile of columns.
     control : Out(control_layout(token_depth, attention_digits))
         What the accumulators need, in the cycle of ``valid``.
+    wait_weights, wait_room, wait_act : Out(1)
+        Why the next word that is to enter does not, one of them: its weights are not loaded (or
+        the array cannot take a swap yet), the drain has not freed its half, or the scratchpad has
+        not delivered it. None while there is nothing to enter.
     """
 
     def __init__(self, config):
@@ -61,6 +65,7 @@ class Feeder(wiring.Component):
             "act": Out(shapes.ReadPort(config)),
             "swap_ready": In(1), "tiles": In(2), "rows_read": In(range(config.token_depth + 1)),
             "valid": Out(1), "swap": Out(1), "start": Out(1),
+            "wait_weights": Out(1), "wait_room": Out(1), "wait_act": Out(1),
             "control": Out(self.control_layout),
             "acts": Out(data.ArrayLayout(signed(config.act_bits + 1), config.rows)),
         })
@@ -131,6 +136,9 @@ class Feeder(wiring.Component):
                         (self.tiles != 3) | behind)),
             self.act.rsp.ready.eq(words.r_rdy & room & (~note.begin | may_begin)),
             self.valid.eq(self.act.rsp.valid & self.act.rsp.ready),
+            self.wait_weights.eq(words.r_rdy & note.begin & ~may_begin),
+            self.wait_room.eq(words.r_rdy & ~room & ~self.wait_weights),
+            self.wait_act.eq(self.act.rsp.ready & ~self.act.rsp.valid),
             words.r_en.eq(self.valid),
             self.swap.eq(self.valid & note.swap),
             self.control.t.eq(note.t), self.control.digit.eq(note.digit),
