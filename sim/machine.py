@@ -78,7 +78,7 @@ class Machine:
     Attributes
     ----------
     memories : Memories
-        Scratchpad, parameters and table; they keep their contents from run to run.
+        Scratchpad, parameters, tables and row factors; they keep their contents from run to run.
     instructions : int
         Instructions issued by the last `run`.
     """
@@ -241,7 +241,7 @@ class Machine:
         elif current.opcode is Opcode.LOAD_PARAMS:
             memories.load_params(fields, current.data)
         elif current.opcode is Opcode.LOAD_TABLE:
-            memories.load_table(current.data)
+            memories.load_table(fields, current.data)
         else:
             self._frames.append(memories.store(fields))
         return True

@@ -2,7 +2,7 @@
 
 from systola.hw.isa import Error, Flag, Opcode
 
-__all__ = ["check_instruction", "param_words", "weight_words"]
+__all__ = ["check_instruction", "columns", "outputs", "param_words", "weight_words"]
 
 _REGIONS = {
     Opcode.LOAD: (("", None),), Opcode.FETCH: (("", None),), Opcode.STORE: (("", None),),
@@ -16,17 +16,26 @@ _VECTOR = Opcode.SHIFTMAX, Opcode.SHIFTGELU, Opcode.LAYERNORM
 
 
 def columns(fields, config):
-    """Return N, the channels of a region."""
+    """Return the lanes of a row of a region, from the first of its first word on."""
     return (fields["words"] - 1) * config.rows + fields["lanes_last"]
 
 
+def outputs(fields, config):
+    """Return N, the channels that a MATMUL writes; they begin in group `out_group`."""
+    return max(columns(fields, config) - fields["out_group"] * config.lanes, 0)
+
+
 def weight_words(fields, config):
-    """Return the weight FIFO words that a MATMUL takes."""
-    return -(-columns(fields, config) // config.cols) * fields["act_words"] * config.cols
+    """Return the weight FIFO words that a MATMUL takes: those of whole tiles, at least one."""
+    tiles = max(-(-outputs(fields, config) // config.cols), 1)
+    return tiles * fields["act_words"] * config.cols
 
 
 def param_words(opcode, fields, config):
-    """Return the parameter words that an operation reads."""
+    """Return the parameter words that must be there for an operation.
+
+    Of a MATMUL with an `out_group`, those of a row without it, which it would not need.
+    """
     if opcode is Opcode.SHIFTGELU or (
             opcode is Opcode.MATMUL and fields["flags"] & Flag.BROADCAST):
         return 1

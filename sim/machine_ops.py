@@ -4,8 +4,9 @@ import numpy as np
 
 from systola.hw.config import GELU_SHIFT, SOFTMAX_SHIFT
 from systola.hw.isa import Flag, Opcode
+from systola.sim.deferred import deferred_softmax, row_factors
 from systola.sim.layernorm import layernorm_requant
-from systola.sim.machine_checks import columns, weight_words
+from systola.sim.machine_checks import columns, outputs, weight_words
 from systola.sim.requant import requantize
 from systola.sim.shiftgelu import shiftgelu
 from systola.sim.shiftmax import shiftmax
@@ -21,10 +22,11 @@ def _wrap(values, bits):
 
 
 class Memories:
-    """Scratchpad, parameters and GELU table of one accelerator.
+    """Scratchpad, parameters, tables and row factors of one accelerator.
 
     ``words`` (scratchpad words, R) uint8; ``bias``, ``mult``, ``shift`` (parameter words, lanes)
-    int64; ``table`` (256,) int8, index code + 128. `rng` fills them with noise, as after power-up.
+    int64; ``tables`` (2, 256) uint8: GELU, int8 by code + 128, and exponentials; ``factors``
+    (factor_depth,) int64. `rng` fills them with noise, as after power-up.
     """
 
     def __init__(self, config, rng=None):
@@ -32,10 +34,11 @@ class Memories:
         self.words = np.zeros((config.scratchpad_words, config.rows), np.uint8)
         shape = config.param_depth, config.lanes
         self.bias, self.mult, self.shift = (np.zeros(shape, np.int64) for _ in range(3))
-        self.table = np.zeros(256, np.int8)
+        self.tables = np.zeros((2, 256), np.uint8)
+        self.factors = np.zeros(config.factor_depth, np.int64)
         if rng is not None:
-            self.words[:] = rng.integers(256, size=self.words.shape)
-            self.mult[:] = rng.integers(256, size=shape)
+            for memory in self.words, self.mult, self.tables, self.factors:
+                memory[:] = rng.integers(256, size=memory.shape)
 
     def addresses(self, fields, prefix, words, planes=1):
         """Return the addresses (planes, rows, words) of a region."""
@@ -49,11 +52,14 @@ class Memories:
         addresses = self.addresses(fields, prefix, words, planes)
         return self.words[addresses].reshape(planes, fields["rows"], -1)
 
-    def write(self, fields, prefix, values, planes=1):
-        """Write the low bytes of `values` (planes, rows, N); lanes beyond N keep their bytes."""
+    def write(self, fields, prefix, values, planes=1, first=0):
+        """Write the low bytes of `values` (planes, rows, N) from lane `first` of each row on.
+
+        The other lanes keep their bytes.
+        """
         addresses = self.addresses(fields, prefix, fields["words"], planes)
         lanes = self.words[addresses].reshape(planes, fields["rows"], -1)
-        lanes[:, :, :values.shape[-1]] = values & 255
+        lanes[:, :, first:first + values.shape[-1]] = values & 255
         self.words[addresses] = lanes.reshape(*addresses.shape, -1)
 
     def load(self, fields, beats):
@@ -72,9 +78,9 @@ class Memories:
         self.mult[part] = _wrap(mult, config.mult_bits + 1)
         self.shift[part] = raw[:, 8].reshape(shape) & 63
 
-    def load_table(self, beats):
+    def load_table(self, fields, beats):
         """Execute LOAD_TABLE."""
-        self.table[:] = beats[:, :self.config.rows].reshape(-1)[:256].view(np.int8)
+        self.tables[fields["table"]] = beats[:, :self.config.rows].reshape(-1)[:256]
 
     def fetch(self, fields):
         """Return the weight words (n, R) uint8 of FETCH."""
@@ -106,29 +112,44 @@ class Memories:
         assert len(weights) == weight_words(fields, config)
         tiles = weights.reshape(-1, fields["act_words"], config.cols, config.rows)
         tiles = tiles.transpose(0, 2, 1, 3).reshape(-1, planes.shape[-1])
-        stationary = _wrap(tiles[:columns(fields, config)].astype(np.int64), config.weight_bits)
+        stationary = _wrap(tiles[:outputs(fields, config)].astype(np.int64), config.weight_bits)
         total = sum(matmul(plane, stationary) << config.act_bits * index
                     for index, plane in enumerate(planes))
         return _wrap(total, config.acc_bits)
 
     def drain_operands(self, fields):
         """Return what the second half of MATMUL reads: parameters, residual (or None)."""
-        width, base = columns(fields, self.config), fields["param_base"]
-        broadcast = fields["flags"] & Flag.BROADCAST
-        params = self.record(base) if broadcast else self.records(base, width)
-        residual = self.wide(fields, "res_", width) if fields["flags"] & Flag.RESIDUAL else None
-        return tuple(np.copy(array) for array in params), residual
+        config, flags, base = self.config, fields["flags"], fields["param_base"]
+        width = outputs(fields, config)
+        params = self.record(base) if flags & Flag.BROADCAST else self.records(base, width)
+        bias, mult, shift = (np.copy(array) for array in params)
+        if flags & Flag.ROW_SCALE:
+            first = fields["factor_base"]
+            mult = self.factors[first:first + fields["rows"], None].copy()
+        else:
+            mult = _wrap(mult, self._mult_bits(fields["out_bits"]) + 1)
+        residual = None
+        if flags & Flag.RESIDUAL:
+            first = fields["out_group"] * config.lanes
+            residual = self.wide(fields, "res_", first + width)[:, first:]
+        return (bias, mult, shift), residual
+
+    def _mult_bits(self, out_bits):
+        """Return the multiplier bits that the requantizer takes for results of `out_bits`."""
+        config = self.config
+        return min(config.mult_bits, config.code_mult_bits) if out_bits <= 8 else config.mult_bits
 
     def finish_matmul(self, fields, acc, operands):
         """Requantize accumulators with `drain_operands` and write them."""
         (bias, mult, shift), residual = operands
-        extra = {}
+        extra = {"symmetric": bool(fields["flags"] & Flag.SYMMETRIC)}
         if residual is not None:
-            extra = {"residual": residual, "res_shift": fields["res_shift"],
-                     "res_mult": _wrap(fields["res_mult"], self.config.mult_bits + 1)}
+            extra |= {"residual": residual, "res_shift": fields["res_shift"],
+                      "res_mult": _wrap(fields["res_mult"], self.config.mult_bits + 1)}
         y = requantize(acc + bias, mult, shift, fields["out_bits"], **extra)
         planes = [y] if fields["out_bits"] <= 8 else [y, y >> 8]
-        self.write(fields, "out_", np.stack(planes), len(planes))
+        self.write(fields, "out_", np.stack(planes), len(planes),
+                   fields["out_group"] * self.config.lanes)
 
     def record(self, base):
         """Return bias, multiplier and shift of lane 0 of a parameter word."""
@@ -155,16 +176,24 @@ class Memories:
     def finish_vector(self, opcode, fields, x):
         """Evaluate a VECTOR operation on rows `x` and write the result."""
         config = self.config
-        if opcode is Opcode.SHIFTMAX:
+        if opcode is Opcode.SHIFTMAX and config.attention == "deferred":
+            codes, sums = deferred_softmax(x, self.tables[1])
+            first = fields["factor_base"]
+            self.factors[first:first + len(sums)] = row_factors(sums, fields["numerator"],
+                                                                config.mult_bits)
+            y = codes[None]
+        elif opcode is Opcode.SHIFTMAX:
             a = shiftmax(x, -fields["x0"], SOFTMAX_SHIFT, config.attention_bits)
             y = split_digits(a, config.act_bits, config.attention_digits)
         elif opcode is Opcode.LAYERNORM:
             bias, mult, shift = self.records(fields["param_base"], x.shape[-1])
+            mult = _wrap(mult, self._mult_bits(fields["out_bits"]) + 1)
             y = layernorm_requant(x, bias, mult, shift, fields["out_bits"], config.norm_start)[None]
         elif config.gelu == "table":
-            y = self.table[x + 128].astype(np.int64)[None]
+            y = self.tables[0].view(np.int8)[x + 128].astype(np.int64)[None]
         else:
             bias, mult, shift = self.record(fields["param_base"])
+            mult = _wrap(mult, self._mult_bits(fields["out_bits"]) + 1)
             y = requantize(shiftgelu(x, -fields["x0"], GELU_SHIFT) + bias, mult, shift,
                            fields["out_bits"])[None]
         self.write(fields, "dst_", y, len(y))

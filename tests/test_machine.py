@@ -3,6 +3,7 @@ import pytest
 
 from systola.hw.config import AcceleratorConfig
 from systola.hw.isa import FORMATS, Engine, Error, Flag, Opcode, encode
+from systola.sim.deferred import deferred_softmax, exp_table, row_factors
 from systola.sim.layernorm import layernorm_requant
 from systola.sim.machine import DeadlockError, Machine, MachineError, ProgramFault
 from systola.sim.requant import requantize
@@ -247,6 +248,87 @@ def test_table():
     assert out.tolist() == table[x + 128].tolist()
 
 
+def test_symmetric_saturation():
+    for flags, lowest in (0, -8), (Flag.SYMMETRIC, -7):
+        frame = result(matmul_stream(TILES, x=X, out_bits=4, flags=flags)).reshape(2, 6)[:, :5]
+        assert frame.tolist() == np.clip(X @ W.T, lowest, 7).tolist()
+        assert frame.min() == lowest
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_output_begins_inside_a_word(group):
+    """Channels, parameters and the residual all begin in lane `group`; its words have 5 lanes."""
+    count = 5 - group
+    padded = np.zeros((-(-count // 2) * 2, 6), np.int64)
+    padded[:count, :5] = W[:count]
+    tiles = op(Opcode.LOAD_WEIGHTS, data=words(
+        padded.reshape(-1, 2, 2, 3).transpose(0, 2, 1, 3).reshape(-1, 3)))
+    residual = RNG.integers(0, 128, (4, 5))
+    values = residual[:2] + (residual[2:] << 8)
+    bias, mult, shift = [5, -3, 100, 0, 7], [3, -5, 7, 2, 1], [1, 2, 3, 2, 0]
+    frame = result(matmul_stream(tiles, x=X, bias=bias, mult=mult, shift=shift, residual=residual,
+                                 out_group=group, flags=Flag.RESIDUAL, res_base=64, res_stride=2,
+                                 res_plane=4, res_mult=3, res_shift=9)).reshape(2, 6)
+    expected = requantize(X @ W[:count].T + bias[:count], np.array(mult[:count]),
+                          np.array(shift[:count]), 8, residual=values[:, group:], res_mult=3,
+                          res_shift=9)
+    assert frame[:, group:5].tolist() == expected.tolist()
+    assert not frame[:, :group].any()
+    assert not frame[:, 5].any()
+
+
+DEFERRED = AcceleratorConfig(**{**CONFIG.to_dict(), "act_bits": 8, "weight_bits": 8,
+                                "attention": "deferred", "code_mult_bits": 16})
+
+
+def deferred_program(*, tokens=False):
+    """Return scores, values and a program of one head's attention; broken without `tokens`."""
+    scores, v = RNG.integers(-128, 128, (2, 5)), RNG.integers(-127, 128, (5, 4))
+    data = words(np.concatenate([exp_table(-30), [9, 9]]).reshape(-1, 3))
+    instructions = [
+        (Opcode.LOAD_PARAMS, {"base": 0, "count": 1}, params([0], [5], [24])[64:]),
+        (Opcode.LOAD, {**REGION, "rows": 5, "base": 16}, words(lanes(v))),
+        (Opcode.LOAD, REGION, words(lanes(scores))),
+        (Opcode.LOAD_TABLE, {"table": 1}, data),
+        (Opcode.SHIFTMAX, {**VECTOR, "x0": 30, "numerator": 2**31 - 7, "factor_base": 3}, b""),
+        (Opcode.MATMUL, {**MATMUL, "act_base": 40, "lanes_last": 1, "out_base": 60,
+                         "factor_base": 3, "param_base": 0,
+                         "flags": Flag.BROADCAST | Flag.UNSIGNED | Flag.ROW_SCALE}, b""),
+        (Opcode.FETCH, {**FETCH, "lanes_last": 1, "flags": Flag.TRANSPOSE}, b""),
+        (Opcode.STORE, {**REGION, "base": 60}, b"")]
+    waits = {4: 1, 5: 1 << Engine.VECTOR if tokens else 0, 7: 1 << Engine.MATRIX}
+    signals = {3: 1 << Engine.VECTOR, 4: 1 << Engine.MATRIX if tokens else 0, 5: 1}
+    stream = program(*(op(opcode, fields, data=beats, wait=waits.get(index, 0),
+                          signal=signals.get(index, 0))
+                       for index, (opcode, fields, beats) in enumerate(instructions)))
+    return scores, v, encode(Opcode.BEGIN, config_hash=DEFERRED.hash) + stream[64:]
+
+
+def test_deferred_attention():
+    scores, v, stream = deferred_program(tokens=True)
+    frame = result(stream, DEFERRED, seeds=(None, *range(10))).reshape(2, 6)[:, :4]
+    codes, sums = deferred_softmax(scores, exp_table(-30))
+    factors = row_factors(sums, 2**31 - 7, 24)
+    expected = requantize(codes @ v, factors[:, None], 24, 8)
+    assert frame.tolist() == expected.tolist()
+    assert np.abs(frame).max() > 20
+
+
+def test_missing_token_before_the_row_factors_shows():
+    _, _, stream = deferred_program()
+    frames = [Machine(DEFERRED, seed).run(stream)[-1].tobytes() for seed in range(20)]
+    assert len(set(frames)) > 1
+
+
+def test_tables_are_separate():
+    stream = program(op(Opcode.LOAD_TABLE, data=bytes(range(1, 9)) * 43),
+                     op(Opcode.LOAD_TABLE, table=1, data=bytes(86 * BEAT)))
+    machine = Machine(CONFIG)
+    machine.run(stream)
+    assert machine.memories.tables[0].any()
+    assert not machine.memories.tables[1].any()
+
+
 REFUSED = [
     (bytes(64), Error.BAD_OPCODE),
     (bytes([13]) + bytes(63), Error.BAD_OPCODE),
@@ -285,6 +367,9 @@ REFUSED = [
     (op(Opcode.LOAD_TABLE, data=bytes(85 * BEAT)), Error.BEAT_COUNT),
     (op(Opcode.MATMUL, MATMUL, digits=9), Error.FIELD_RANGE),
     (op(Opcode.LOAD_WEIGHTS, beats=0), Error.BEAT_COUNT),
+    (op(Opcode.MATMUL, MATMUL, out_group=3), Error.FIELD_RANGE),
+    (op(Opcode.MATMUL, MATMUL, flags=Flag.ROW_SCALE), Error.FIELD_RANGE),
+    (op(Opcode.LOAD_TABLE, data=bytes(86 * BEAT), table=2), Error.FIELD_RANGE),
 ]
 
 
@@ -295,6 +380,16 @@ def test_refused_instruction(instruction, cause):
     with pytest.raises(MachineError, match=rf"^instruction 2 refused: {cause.name}$") as caught:
         Machine(CONFIG).run(program(store, instruction))
     assert (caught.value.cause, caught.value.index) == (cause, 2)
+
+
+def test_row_factors_out_of_range():
+    depth = DEFERRED.factor_depth
+    for instruction in (
+            op(Opcode.SHIFTMAX, VECTOR, x0=1, factor_base=depth - 1),
+            op(Opcode.MATMUL, MATMUL, flags=Flag.ROW_SCALE, factor_base=depth - 1)):
+        begin = encode(Opcode.BEGIN, config_hash=DEFERRED.hash)
+        with pytest.raises(MachineError, match=r"^instruction 1 refused: FACTOR_RANGE$"):
+            Machine(DEFERRED).run(begin + instruction)
 
 
 def test_program_must_begin_with_its_configuration():
