@@ -15,17 +15,22 @@ _DATA = click.option("--data", metavar="FILE",
                           "and `labels`); the digits bring their own.")
 _HEADS = click.option("--heads", type=int, metavar="N",
                       help="Attention heads, when the checkpoint does not say.")
-SETTINGS = ("weight_bits", "act_bits", "attention_bits", "mult_bits", "gelu", "norm_start")
+SETTINGS = ("weight_bits", "act_bits", "attention", "attention_bits", "mult_bits",
+            "code_mult_bits", "gelu", "norm_start")
 
 
 def _settings(command):
     for option in reversed([
             click.option("--weight-bits", type=int, metavar="2..8", help="Bits of weights."),
             click.option("--act-bits", type=int, metavar="2..8", help="Bits of activations."),
+            click.option("--attention", metavar="exact|deferred",
+                         help="Softmax normalised before A.V, or 8-bit exponentials after it."),
             click.option("--attention-bits", type=int, metavar="8|16",
-                         help="Bits of the attention probabilities."),
+                         help="Bits of the attention probabilities, if exact."),
             click.option("--mult-bits", type=int, metavar="8..31",
                          help="Bits of the rescaling multipliers."),
+            click.option("--code-mult-bits", type=int, metavar="8..31",
+                         help="The same, of results of at most 8 bits."),
             click.option("--gelu", metavar="exact|table", help="Form of ShiftGELU."),
             click.option("--norm-start", metavar="published|leading_one",
                          help="Start of the I-LayerNorm square root.")]):
