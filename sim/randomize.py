@@ -7,6 +7,9 @@ from systola.model.random import random_codes, random_vit
 
 __all__ = ["random_case"]
 
+_SHARED = ("weight_bits", "act_bits", "attention", "attention_bits", "mult_bits", "code_mult_bits",
+           "gelu", "norm_start")
+
 
 def random_case(seed, *, images=2):
     """Return ``(model, config, codes)`` of this seed.
@@ -22,8 +25,7 @@ def random_case(seed, *, images=2):
         blocks=int(rng.integers(1, 3)), hidden=int(rng.integers(3, 41)),
         classes=int(rng.integers(2, 13)), tokens=int(rng.integers(2, 15)),
         patch_dim=int(rng.integers(1, 20)),
-        **{name: getattr(config, name) for name in ("weight_bits", "act_bits", "attention_bits",
-                                                    "mult_bits", "gelu", "norm_start")})
+        **{name: getattr(config, name) for name in _SHARED})
     return model, config, random_codes(rng, model, images)
 
 
@@ -35,13 +37,21 @@ def _config(rng):
     rows = lanes * int(rng.integers(1, 8 // lanes + 1))
     rows = max(rows, 2 if lanes == 1 else lanes)
     cols = lanes * int(rng.integers(1, rows // lanes + 1))
-    weight_bits = int(rng.integers(2, 9))
+    vector_lanes = choose(*(n for n in range(1, lanes + 1) if lanes % n == 0))
+    attention = choose("exact", "deferred")
+    deferred = attention == "deferred"
+    mult_bits = int(rng.integers(12, 25 if deferred else 32))
+    # Three banks have three quarters of the words that the others have together.
+    banks, bank_depth = choose((1, 4096), (2, 2048), (3, 1024), (4, 1024))
     return AcceleratorConfig(
-        rows=rows, cols=cols, lanes=lanes, weight_bits=weight_bits,
-        act_bits=int(rng.integers(2, 9)), pe_style=choose("dsp", "lut"),
-        token_depth=choose(4, 8, 16), banks=(banks := choose(1, 2, 4)), bank_depth=4096 // banks,
+        rows=rows, cols=cols, lanes=lanes, vector_lanes=vector_lanes,
+        norm_lanes=choose(*(n for n in range(1, vector_lanes + 1) if vector_lanes % n == 0)),
+        weight_bits=int(rng.integers(2, 9)), act_bits=8 if deferred else int(rng.integers(2, 9)),
+        pe_style=choose("dsp", "lut"), token_depth=choose(4, 8, 16), banks=banks,
+        bank_depth=bank_depth,
         weight_fifo=int(rng.integers(2, 20)), stream_fifo=int(rng.integers(4, 20)),
         queue_depth=int(rng.integers(2, 9)), param_depth=256,
-        mult_bits=int(rng.integers(12, 32)), attention_bits=choose(8, 16),
-        gelu=choose("exact", "table"), norm_start=choose("published", "leading_one"),
+        mult_bits=mult_bits, code_mult_bits=int(rng.integers(10, mult_bits + 1)),
+        attention=attention, attention_bits=choose(8, 16), gelu=choose("exact", "table"),
+        norm_roots=choose(1, 2, 4), norm_start=choose("published", "leading_one"),
         max_row=64, x0_bits=12)
