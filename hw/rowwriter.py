@@ -1,10 +1,11 @@
 """Writer of the VECTOR engine: beats of rows to words of a region."""
 
-from amaranth import Array, Cat, Module, Signal, Value, unsigned
+from amaranth import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw import shapes
+from systola.hw.rowreader import address_bits, choose
 
 __all__ = ["RowWriter", "balanced_digits", "byte_beat", "write_region"]
 
@@ -16,8 +17,8 @@ def write_region(config):
 
 
 def byte_beat(config):
-    """Return a beat of rows of bytes: for each plane ``config.lanes`` of them; the row's end."""
-    lanes = data.ArrayLayout(unsigned(8), config.lanes)
+    """Return a beat of rows of bytes: for each plane ``config.vector_lanes`` of them; the row's end."""
+    lanes = data.ArrayLayout(unsigned(8), config.vector_lanes)
     return data.StructLayout({"x": data.ArrayLayout(lanes, config.attention_digits), "last": 1})
 
 
@@ -40,8 +41,9 @@ def balanced_digits(value, digit_bits, count):
 class RowWriter(wiring.Component):
     """Assemble beats of rows to words and write each word, plane after plane.
 
-    One beat a cycle and one write a cycle: the next word is assembled while one is written. The
-    first write follows the word's last beat by two cycles. Lanes beyond the row hold anything.
+    One beat a cycle and one write a cycle: the next word is assembled while one is written. A word
+    of b beats takes ``max(b, planes + 1)`` cycles. The first write follows the word's last beat by
+    two cycles. Lanes beyond the row hold anything.
 
     Parameters
     ----------
@@ -53,7 +55,7 @@ class RowWriter(wiring.Component):
     region : In(stream.Signature(write_region(config)))
         Taken when the previous region is done. Counts are at least 1.
     i : In(stream.Signature(byte_beat(config)))
-        Rows.
+        Rows; ``ready`` depends on registers only.
     dst : Out(shapes.WritePort(config))
         To the memory.
     done : Out(1)
@@ -70,48 +72,71 @@ class RowWriter(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        size, lanes = self.config.rows, self.config.lanes
-        planes, req = self.config.attention_digits, self.dst.req
         region, busy = Signal(write_region(self.config), reset_less=True), Signal()
-        word = Signal(data.ArrayLayout(shapes.word(self.config), planes), reset_less=True)
-        sent = Signal.like(word)
-        group = Signal(range(size // lanes))       # of the word being assembled
-        full, row_end = Signal(), Signal()
-        final, sent_final = Signal(), Signal()     # the region's last word
-        plane = Signal(range(planes + 1))          # of the word being written
-        row_addr, addr, write_addr = Signal(16), Signal(16), Signal(16)
-        rows, last, move = Signal(16), Signal(), Signal()  # `rows` yet to end at the input
+        rows, more = Signal(16), Signal()  # rows yet to end at the input; whether there are any
+        full, row_end, final, move = Signal(), Signal(), Signal(), Signal()
+        take = Signal()
         m.d.comb += [
-            self.region.ready.eq(~busy),
-            last.eq(req.valid & req.ready & (plane + 1 == region.planes)),
-            move.eq(full & (~req.valid | last)), self.i.ready.eq((rows != 0) & (~full | move)),
-            req.p.addr.eq(write_addr), req.p.data.eq(Array(sent)[plane]),
-            req.p.mask.eq((1 << size) - 1),
+            self.region.ready.eq(~busy), move.eq(full & ~self.dst.req.valid),
+            self.i.ready.eq(more & (~full | move)), take.eq(self.i.valid & self.i.ready),
         ]
-        m.d.sync += self.done.eq(last & sent_final)
-        with m.If(req.valid & req.ready):
-            m.d.sync += [plane.eq(plane + 1), write_addr.eq(write_addr + region.plane)]
-        with m.If(last):
-            m.d.sync += req.valid.eq(0)
-            with m.If(sent_final):
-                m.d.sync += busy.eq(0)
         with m.If(move):
-            m.d.sync += [full.eq(0), req.valid.eq(1), sent.eq(word), sent_final.eq(final),
-                         plane.eq(0), write_addr.eq(addr), addr.eq(addr + 1)]
-            with m.If(row_end):
-                m.d.sync += [addr.eq(row_addr + region.stride),
-                             row_addr.eq(row_addr + region.stride)]
-        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += full.eq(0)
+        word = self._assemble(m, take, full)
+        with m.If(take):
+            m.d.sync += row_end.eq(self.i.p.last)
+            with m.If(self.i.p.last):
+                m.d.sync += [rows.eq(rows - 1), final.eq(rows == 1), more.eq(rows != 1)]
+        last = self._write(m, region, word, row_end, final, move)
+        with m.If(last):
+            m.d.sync += busy.eq(0)
+        with m.If(self.region.valid & self.region.ready):
+            m.d.sync += [region.eq(self.region.p), busy.eq(1), more.eq(1), final.eq(0),
+                         rows.eq(self.region.p.rows)]
+        return m
+
+    def _assemble(self, m, take, full):
+        """Collect the beats of a word, for all planes at once; return it."""
+        size, lanes = self.config.rows, self.config.vector_lanes
+        word = Signal(data.ArrayLayout(shapes.word(self.config), self.config.attention_digits),
+                      reset_less=True)
+        group = Signal(range(size // lanes))
+        with m.If(take):
             end = (group == size // lanes - 1) | self.i.p.last
-            m.d.sync += [full.eq(end), row_end.eq(self.i.p.last), group.eq(group + 1),
-                         final.eq(self.i.p.last & (rows == 1)), rows.eq(rows - self.i.p.last)]
-            with m.If(end):
-                m.d.sync += group.eq(0)
+            m.d.sync += [full.eq(end), group.eq(Mux(end, 0, group + 1))]
             for first in range(size // lanes):
                 with m.If(group == first):
                     m.d.sync += [word[p][lanes * first + k].eq(self.i.p.x[p][k])
-                                 for p in range(planes) for k in range(lanes)]
+                                 for p in range(self.config.attention_digits)
+                                 for k in range(lanes)]
+        return word
+
+    def _write(self, m, region, word, row_end, final, move):
+        """Write `word` from the cycle after `move` on; return when the region is complete."""
+        req, planes = self.dst.req, self.config.attention_digits
+        sent, sent_final = Signal.like(word), Signal()
+        plane, last = Signal(range(planes + 1)), Signal()
+        bits = address_bits(self.config)
+        row_addr, addr, write_addr, after = (Signal(bits) for _ in range(4))
+        m.d.comb += [
+            req.p.addr.eq(write_addr), req.p.data.eq(choose(list(sent), plane[:(planes - 1)
+                                                                              .bit_length()])),
+            req.p.mask.eq((1 << self.config.rows) - 1),
+            last.eq(req.valid & req.ready & (plane + 1 == region.planes)),
+            # One adder for the next word and for the next row.
+            after.eq(Mux(row_end, row_addr, addr) + Mux(row_end, region.stride, 1)),
+        ]
+        m.d.sync += self.done.eq(last & sent_final)
+        if planes > 1:
+            with m.If(req.valid & req.ready):
+                m.d.sync += [plane.eq(plane + 1), write_addr.eq(write_addr + region.plane)]
+        with m.If(last):
+            m.d.sync += req.valid.eq(0)
+        with m.If(move):
+            m.d.sync += [req.valid.eq(1), sent.eq(word), sent_final.eq(final), plane.eq(0),
+                         write_addr.eq(addr), addr.eq(after)]
+            with m.If(row_end):
+                m.d.sync += row_addr.eq(after)
         with m.If(self.region.valid & self.region.ready):
-            m.d.sync += [region.eq(self.region.p), busy.eq(1), addr.eq(self.region.p.base),
-                         row_addr.eq(self.region.p.base), rows.eq(self.region.p.rows)]
-        return m
+            m.d.sync += [addr.eq(self.region.p.base), row_addr.eq(self.region.p.base)]
+        return last & sent_final

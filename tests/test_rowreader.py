@@ -14,7 +14,7 @@ SIZES = [(6, 2, 6), (4, 4, 4), (4, 1, 3), (6, 3, 3)]  # R, lanes, C
 def simulate(size, regions, memory, rng=None):
     """Return the cycles and all beats of `regions`, as (kept elements, last)."""
     rows, lanes, cols = size
-    dut = RowReader(AcceleratorConfig(rows=rows, cols=cols, lanes=lanes))
+    dut = RowReader(AcceleratorConfig(rows=rows, cols=cols, lanes=lanes, vector_lanes=lanes))
     asked, beats = [], []
     groups = sum(r["rows"] * ((r["words"] - 1) * (rows // lanes) + -(-r["lanes_last"] // lanes))
                  for r in regions)
@@ -74,10 +74,10 @@ def test_rows_of_bytes_and_of_codes(size, stalls):
     _, beats = simulate(size, regions, memory, rng if stalls else None)
     want = [beat for r, n in zip(regions, lengths, strict=True)
             for beat in expected(r, n, *size[:2], memory)]
-    # Bytes lie in the low half only.
+    # Bytes lie in the high half only.
     bytes_of = [r["wide"] for r, n in zip(regions, lengths, strict=True)
                 for _ in expected(r, n, *size[:2], memory)]
-    got = [(x if wide else [v & 255 for v in x], last)
+    got = [(x if wide else [v >> 8 & 255 for v in x], last)
            for (x, last), wide in zip(beats, bytes_of, strict=True)]
     assert got == want
 
