@@ -4,7 +4,7 @@ from amaranth import Module, ResetInserter
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.core import Core
+from systola.hw.core import Core, trace_layout
 from systola.hw.csr import RegisterFile, axi_lite_ports
 from systola.hw.regmap import COUNTERS
 
@@ -20,6 +20,8 @@ class Accelerator(wiring.Component):
     ----------
     config : AcceleratorConfig
         Everything that can be chosen.
+    trace : bool
+        Whether to bring out what the engines do, for simulations.
 
     Members
     -------
@@ -32,10 +34,12 @@ class Accelerator(wiring.Component):
         STORE.
     irq : Out(1)
         Done or error, while enabled.
+    trace : Out(StructLayout)
+        With `trace`, see ``regmap.TRACE``.
     """
 
-    def __init__(self, config):
-        self.config = config
+    def __init__(self, config, *, trace=False):
+        self.config, self.has_trace = config, trace
         bits = 8 * config.bus_bytes
         super().__init__(axi_lite_ports() | {
             "s_axis_tdata": In(bits), "s_axis_tvalid": In(1), "s_axis_tready": Out(1),
@@ -43,7 +47,7 @@ class Accelerator(wiring.Component):
             "m_axis_tdata": Out(bits), "m_axis_tvalid": Out(1), "m_axis_tready": In(1),
             "m_axis_tlast": Out(1),
             "irq": Out(1),
-        })
+        } | ({"trace": Out(trace_layout())} if trace else {}))
 
     def elaborate(self, platform):
         m = Module()
@@ -67,4 +71,6 @@ class Accelerator(wiring.Component):
         ]
         m.d.comb += [registers.values[name].eq(getattr(core, f"count_{name.lower()}"))
                      for name, _ in COUNTERS]
+        if self.has_trace:
+            m.d.comb += self.trace.eq(core.trace)
         return m

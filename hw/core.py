@@ -1,7 +1,7 @@
 """Dispatcher, engines and memories wired together: everything that a soft reset clears."""
 
 from amaranth import Cat, Module, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
@@ -12,13 +12,18 @@ from systola.hw.isa import FORMATS, Engine
 from systola.hw.load import LoadEngine
 from systola.hw.matrix import MatrixEngine
 from systola.hw.params import ParamMemory
-from systola.hw.regmap import COUNTERS
+from systola.hw.regmap import COUNTERS, TRACE
 from systola.hw.scratchpad import Scratchpad
 from systola.hw.tokens import TokenGate, connect_gates
 from systola.hw.unpack import bus_beat
 from systola.hw.vector import VectorEngine
 
-__all__ = ["Core"]
+__all__ = ["Core", "trace_layout"]
+
+
+def trace_layout():
+    """Return the layout of ``regmap.TRACE``."""
+    return data.StructLayout({name: bits for name, bits, _ in TRACE})
 
 
 def _body_bits(engine):
@@ -52,6 +57,8 @@ class Core(wiring.Component):
         The refused instruction, see the ERROR registers.
     count_* : Out(32)
         One for every name of ``regmap.COUNTERS``, in lower case.
+    trace : Out(StructLayout)
+        What the engines do, see ``regmap.TRACE``.
     """
 
     def __init__(self, config):
@@ -62,6 +69,7 @@ class Core(wiring.Component):
             "start": In(1), "busy": Out(1), "done": Out(1), "error": Out(1),
             "cause": Out(8), "index": Out(32), "word": Out(32),
             **{f"count_{name.lower()}": Out(32) for name, _ in COUNTERS},
+            "trace": Out(trace_layout()),
         })
 
     def elaborate(self, platform):
@@ -88,7 +96,8 @@ class Core(wiring.Component):
         connect_gates(m, [gate for gate, _ in gates])
         m.d.comb += [gate.clear.eq(self.start & ~self.busy) for gate, _ in gates]
         m.d.comb += dispatcher.idle.eq(~Cat(waiting | gate.busy for gate, waiting in gates).any())
-        self._count(m, dispatcher, [gate for gate, _ in gates])
+        self._trace(m, matrix, gates)
+        self._count(m, dispatcher, gates)
         return m
 
     def _connect_memories(self, m, load, matrix, vector):
@@ -133,19 +142,39 @@ class Core(wiring.Component):
         wiring.connect(m, gate.o, unit.instr)
         return gate, queue.level != 0
 
+    def _trace(self, m, matrix, gates):
+        """Collect what the engines do."""
+        trace = self.trace
+        for engine, (gate, _) in zip(Engine, gates, strict=True):
+            m.d.comb += [trace.started[engine].eq(gate.started), trace.done[engine].eq(gate.done),
+                         trace[f"waits_{engine.name.lower()}"].eq(gate.waits)]
+            if engine is Engine.MATRIX:
+                m.d.comb += trace.starved.eq(gate.o.ready & ~gate.i.valid)
+        m.d.comb += [
+            trace.busy.eq(self.busy), trace.entered.eq(matrix.entered),
+            trace.wait_weights.eq(matrix.wait_weights), trace.wait_drain.eq(matrix.wait_room),
+            trace.wait_data.eq(matrix.wait_act),
+        ]
+
     def _count(self, m, dispatcher, gates):
         """Count events: start clears the counters, they run while busy."""
+        trace = self.trace
         events = {"CYCLES": 1, "STREAM_STALL": self.stream.ready & ~self.stream.valid,
                   "RESULT_STALL": self.result.valid & ~self.result.ready,
-                  "INSTRUCTIONS": dispatcher.issued}
-        for engine, gate in zip(Engine, gates, strict=True):
+                  "INSTRUCTIONS": dispatcher.issued, "ARRAY_ACTIVE": trace.entered,
+                  "ARRAY_WAIT_WEIGHTS": trace.wait_weights, "ARRAY_WAIT_DRAIN": trace.wait_drain,
+                  "ARRAY_WAIT_DATA": trace.wait_data}
+        for engine, (gate, _) in zip(Engine, gates, strict=True):
+            others = [other for other in Engine if other is not engine]
             events[f"{engine.name}_BUSY"] = gate.busy
-            events[f"{engine.name}_STALL"] = gate.stall
+            events |= {f"{engine.name}_WAIT_{other.name}": gate.waits[other] for other in others}
+            events[f"{engine.name}_IDLE"] = ~gate.busy & ~Cat(
+                gate.waits[other] for other in others).any()
         for name, _ in COUNTERS:
             counter = getattr(self, f"count_{name.lower()}")
-            step = Signal(name=f"step_{name.lower()}")
-            m.d.comb += step.eq(events[name])
+            step = Signal(name=f"step_{name.lower()}")  # keeps the adder off the events' paths
+            m.d.sync += step.eq(events[name] & self.busy)
             with m.If(self.start & ~self.busy):
                 m.d.sync += counter.eq(0)
-            with m.Elif(self.busy):
+            with m.Else():
                 m.d.sync += counter.eq(counter + step)

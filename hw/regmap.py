@@ -13,7 +13,7 @@ ADDRESS_BITS = 8
 MAGIC = int.from_bytes(b"sysa", "little")
 """Value of the ``ID`` register."""
 
-VERSION = 1
+VERSION = 2
 """Version of this register map, in the ``VERSION`` register."""
 
 
@@ -63,16 +63,48 @@ class Register:
         raise KeyError(name)
 
 
+def _engine_counters(engine):
+    name = engine.name
+    wait = "Cycles in which {} was ready for its next instruction, which lacked a token of {}."
+    return (
+        (f"{name}_BUSY", f"Cycles with an instruction inside the {name} engine."),
+        *((f"{name}_WAIT_{other.name}", wait.format(name, other.name))
+          for other in Engine if other is not engine),
+        (f"{name}_IDLE", f"Cycles in which the {name} engine was empty and waited for no token."),
+    )
+
+
 COUNTERS = (
     ("CYCLES", "Clock cycles from start to done or error."),
-    *((f"{engine.name}_{kind}", doc.format(engine.name)) for engine in Engine for kind, doc in (
-        ("BUSY", "Cycles with an instruction inside the {} engine."),
-        ("STALL", "Cycles in which the {} engine was empty and its next one had to wait."))),
+    *(counter for engine in Engine for counter in _engine_counters(engine)),
+    ("ARRAY_ACTIVE", "Cycles in which a word of activations entered the array."),
+    ("ARRAY_WAIT_WEIGHTS", "Cycles in which the next word waited for its weights."),
+    ("ARRAY_WAIT_DRAIN", "Cycles in which the next word waited for accumulators to be drained."),
+    ("ARRAY_WAIT_DATA", "Cycles in which the next word waited for the scratchpad."),
     ("STREAM_STALL", "Cycles in which the input stream was wanted and offered nothing."),
     ("RESULT_STALL", "Cycles in which an output beat was offered and not taken."),
     ("INSTRUCTIONS", "Instructions issued, BEGIN and END included."),
 )
-"""Names and meanings of the performance counters; start clears them, and they wrap at 2**32."""
+"""Names and meanings of the performance counters; start clears them, and they wrap at 2**32.
+
+MATRIX takes an instruction while it still drains the one before, so that it may be busy and wait;
+LOAD and VECTOR are never both, and their counters add up to CYCLES.
+"""
+
+TRACE = (
+    ("busy", 1, "a program runs"),
+    ("started", len(Engine), "by engine: takes its next instruction"),
+    ("done", len(Engine), "by engine: its oldest instruction is complete"),
+    *((f"waits_{engine.name.lower()}", len(Engine),
+       "by engine: its next instruction lacks that token; own bit: waits for those inside")
+      for engine in Engine),
+    ("entered", 1, "a word of activations enters the array"),
+    ("wait_weights", 1, "the next word waits for its weights"),
+    ("wait_drain", 1, "it waits for accumulators to be drained"),
+    ("wait_data", 1, "it waits for the scratchpad"),
+    ("starved", 1, "MATRIX would take an instruction and none is in its queue"),
+)
+"""Fields of the trace port that simulations have, lowest first: name, bits, meaning."""
 
 _WORDS = (
     ("ID", "Magic number, the bytes `sysa`.", ()),

@@ -1,6 +1,6 @@
 """Dependency tokens between the engines."""
 
-from amaranth import Cat, Module, Signal
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
@@ -52,8 +52,13 @@ class TokenGate(wiring.Component):
         Per giver: it must not start a signalling instruction; per receiver: the same seen here.
     clear : In(1)
         Forget all tokens.
-    busy, stall : Out(1)
-        An instruction is inside the engine; none is and the next one is held back here.
+    busy : Out(1)
+        An instruction is inside the engine.
+    started : Out(1)
+        The engine takes an instruction.
+    waits : Out(3)
+        What the next instruction is held back by although the engine would take it, at most one
+        bit: a missing token of another engine, or (its own bit) instructions that are inside.
 
     Raises
     ------
@@ -76,7 +81,7 @@ class TokenGate(wiring.Component):
             "done": In(1),
             "give": Out(engines), "take": In(engines),
             "full": Out(engines), "blocked": In(engines),
-            "clear": In(1), "busy": Out(1), "stall": Out(1),
+            "clear": In(1), "busy": Out(1), "started": Out(1), "waits": Out(engines),
         })
 
     def elaborate(self, platform):
@@ -100,14 +105,18 @@ class TokenGate(wiring.Component):
                 m.d.sync += tokens.eq(0)
             m.d.sync += self.give[engine].eq(self.done & inside.r_data[engine])
         ready, granted = Signal(), Signal()
+        missing = Signal(len(Engine))
         signals = Cat(self.i.p.signal[e] & self.blocked[e] for e in others)
         m.d.comb += [
             # A counter may fill up behind an instruction that is already offered: keep offering.
-            ready.eq(granted | inside.w_rdy & ((self.i.p.wait & ~free) == 0) & (signals == 0)),
+            missing.eq(self.i.p.wait & ~free),
+            ready.eq(granted | inside.w_rdy & (missing == 0) & (signals == 0)),
             self.o.valid.eq(self.i.valid & ready), self.o.p.eq(self.i.p.payload),
             self.i.ready.eq(self.o.ready & ready),
             start.eq(self.o.valid & self.o.ready),
-            self.stall.eq(self.i.valid & ~ready & ~self.busy),
+            self.started.eq(start),
+            # The lowest of the missing ones alone.
+            self.waits.eq(Mux(self.i.valid & self.o.ready & ~granted, missing & -missing, 0)),
         ]
         m.d.sync += granted.eq(self.o.valid & ~self.o.ready)
         return m

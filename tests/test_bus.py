@@ -113,7 +113,12 @@ def test_program_counters_and_interrupt():
             cycles = await bus.read(ctx, "CYCLES")
             assert len(stream) < cycles < 4 * len(stream) + 100
             assert 40 <= await bus.read(ctx, "LOAD_BUSY") < cycles
-            assert await bus.read(ctx, "MATRIX_BUSY") == 0
+            assert await bus.read(ctx, "MATRIX_IDLE") == cycles
+            parts = [await bus.read(ctx, f"LOAD_{part}")
+                     for part in ("BUSY", "WAIT_MATRIX", "WAIT_VECTOR", "IDLE")]
+            assert sum(parts) == cycles
+            assert parts[1:3] == [0, 0]
+            assert await bus.read(ctx, "ARRAY_ACTIVE") == 0
             assert 0 < await bus.read(ctx, "STREAM_STALL") < cycles
             assert 0 < await bus.read(ctx, "RESULT_STALL") < cycles
             assert not ctx.get(bus.dut.irq)
@@ -158,7 +163,7 @@ def test_reset_frees_an_engine_that_waits_for_a_token_forever():
         for _ in range(50):
             await ctx.tick()
         assert await bus.read(ctx, "STATUS") == BUSY
-        assert await bus.read(ctx, "LOAD_STALL") > 40
+        assert await bus.read(ctx, "LOAD_WAIT_MATRIX") > 40
         await bus.write(ctx, "CONTROL", RESET)
         assert await bus.read(ctx, "STATUS") == 0
         stream, expected = copy_program(words(rng, 5))

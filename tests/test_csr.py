@@ -6,7 +6,7 @@ import pytest
 
 from systola.hw.config import PRESETS
 from systola.hw.csr import RegisterFile
-from systola.hw.regmap import MAGIC, REGISTERS
+from systola.hw.regmap import MAGIC, REGISTERS, VERSION
 from systola.sim.harness import run
 
 CONFIG = PRESETS["tiny"]
@@ -57,7 +57,7 @@ def test_every_register_reads_what_the_hardware_provides(seed):
     rng = random.Random(seed)
     dut = RegisterFile(CONFIG)
     provided = {name: rng.randrange(1 << 32) for name in dut.values.shape().members}
-    expected = provided | {"ID": MAGIC, "VERSION": 1, "CONTROL": 0,
+    expected = provided | {"ID": MAGIC, "VERSION": VERSION, "CONTROL": 0,
                            "HASH_LOW": CONFIG.hash % (1 << 32), "HASH_HIGH": CONFIG.hash >> 32}
 
     async def bench(ctx):

@@ -134,7 +134,7 @@ def test_late_results_are_waited_for(case):
 def test_identity_is_checked():
     with pytest.raises(IdentityError, match=r"^register ID must read 0x61737973, not 0xffffffff$"):
         opened(registers={"ID": 0xFFFFFFFF})
-    with pytest.raises(IdentityError, match=r"^register VERSION must read 0x1, not 0x9$"):
+    with pytest.raises(IdentityError, match=r"^register VERSION must read 0x2, not 0x9$"):
         opened(registers={"VERSION": 9})
 
 

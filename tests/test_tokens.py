@@ -140,10 +140,11 @@ def test_clear_forgets_tokens(clear):
         ctx.set(dut.clear, 0)
         ctx.set(matrix.i.payload, {"payload": 2, "wait": 1 << Engine.LOAD, "signal": 0})
         ctx.set(matrix.i.valid, 1)
-        state.append((ctx.get(matrix.o.valid), ctx.get(matrix.stall)))
+        ctx.set(matrix.o.ready, 1)
+        state.append((ctx.get(matrix.o.valid), ctx.get(matrix.waits)))
 
     run(dut, bench)
-    assert state == [(0, 1) if clear else (1, 0)]
+    assert state == [(0, 1 << Engine.LOAD) if clear else (1, 0)]
 
 
 def test_errors():
