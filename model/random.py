@@ -1,13 +1,28 @@
 """Random networks of realistic magnitude, for simulation and for sizes without a checkpoint."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from systola.model.checkpoint import FloatVit, block_shapes
 from systola.model.quantize import quantize
+from systola.sim.quantize import quantize as to_codes
+from systola.sim.vit import forward
 
-__all__ = ["random_codes", "random_float_vit", "random_vit"]
+__all__ = ["MODELS", "random_codes", "random_float_vit", "random_named", "random_stream",
+           "random_vit"]
+
+_IMAGENET = {"tokens": 197, "blocks": 12, "classes": 1000, "patch_dim": 768}
+
+MODELS = {
+    "deit_tiny": {"channels": 192, "heads": 3, "hidden": 768, **_IMAGENET},
+    "deit_small": {"channels": 384, "heads": 6, "hidden": 1536, **_IMAGENET},
+    "vit_base": {"channels": 768, "heads": 12, "hidden": 3072, **_IMAGENET},
+}
+"""Sizes of published networks, images of 224 x 224 in patches of 16 x 16, as in `random_vit`."""
 
 _CALIBRATION_IMAGES = 8
+_NAMED_IMAGES = 2  # a network of 197 tokens shows its ranges in few images
 
 
 def random_float_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_dim):
@@ -42,7 +57,7 @@ def random_float_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, p
 
 
 def random_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_dim,
-               **settings):
+               images=_CALIBRATION_IMAGES, **settings):
     """Return the integer model of a random float model, calibrated on random images.
 
     Parameters
@@ -51,6 +66,8 @@ def random_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_d
         The only source of randomness: equal generators give equal models.
     channels, heads, blocks, hidden, classes, tokens, patch_dim : int
         Sizes; `tokens` includes the class token.
+    images : int
+        Random images for the calibration.
     **settings
         Of `systola.model.quantize.quantize`.
 
@@ -61,8 +78,34 @@ def random_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_d
     """
     vit = random_float_vit(rng, channels=channels, heads=heads, blocks=blocks, hidden=hidden,
                            classes=classes, tokens=tokens, patch_dim=patch_dim)
-    images = rng.standard_normal((_CALIBRATION_IMAGES, tokens - 1, patch_dim), dtype=np.float32)
-    return quantize(vit, images, **settings)
+    patches = rng.standard_normal((images, tokens - 1, patch_dim), dtype=np.float32)
+    return quantize(vit, patches, **settings)
+
+
+def random_named(name, *, blocks=None, seed=0, **settings):
+    """Return a random integer model of the size of a published one.
+
+    Parameters
+    ----------
+    name : str
+        Key of `MODELS`.
+    blocks : int, optional
+        Encoder blocks; by default those of the published network.
+    seed : int
+        Equal seeds and sizes give equal models.
+    **settings
+        Of `systola.model.quantize.quantize`.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or a setting out of range.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model must be {' or '.join(map(repr, MODELS))}, not {name!r}")
+    sizes = MODELS[name] if blocks is None else {**MODELS[name], "blocks": blocks}
+    model = random_vit(np.random.default_rng(seed), **sizes, images=_NAMED_IMAGES, **settings)
+    return replace(model, meta={**model.meta, "source": f"{name}, random weights, seed {seed}"})
 
 
 def random_codes(rng, model, images=1):
@@ -71,6 +114,18 @@ def random_codes(rng, model, images=1):
     shape = (images, model.tokens - 1, model.patch.weight.shape[1])
     codes = np.rint(rng.standard_normal(shape) * high / 3).astype(np.int64)
     return np.clip(codes, -high, high - 1)
+
+
+def random_stream(rng, model, images=1):
+    """Return random input of the encoder blocks alone, int64 (images, T, C).
+
+    The embedding of patches like those of the calibration: 16-bit codes as the first block of the
+    whole network gets them.
+    """
+    shape = (images, model.tokens - 1, model.patch.weight.shape[1])
+    patches = rng.standard_normal(shape, dtype=np.float32)
+    codes = to_codes(patches, model.scales["input"], model.act_bits)
+    return forward(replace(model, blocks=()), codes, keep=["embed"])["embed"]
 
 
 def _parameter(rng, name, shape):

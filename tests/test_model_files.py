@@ -13,10 +13,14 @@ from systola.sim.vit import forward
 KEY = "systola_integer_vit"
 
 
+def make(**settings):
+    return random_vit(np.random.default_rng(2), channels=8, heads=2, blocks=2, hidden=12,
+                      classes=3, tokens=5, patch_dim=3, **settings)
+
+
 @pytest.fixture(scope="module")
 def model():
-    return random_vit(np.random.default_rng(2), channels=8, heads=2, blocks=2, hidden=12,
-                      classes=3, tokens=5, patch_dim=3, mult_bits=16, weight_bits=6, act_bits=7)
+    return make(mult_bits=16, weight_bits=6, act_bits=7)
 
 
 def equal(a, b):
@@ -41,8 +45,11 @@ def damage(tmp_path, model, change):
     return path
 
 
-def test_round_trip_keeps_every_field(tmp_path, model):
-    path = tmp_path / "model.safetensors"
+@pytest.mark.parametrize("settings", [
+    {"mult_bits": 16, "weight_bits": 6, "act_bits": 7}, {"attention": "deferred"},
+    {"attention": "deferred", "mult_bits": 12}, {"code_mult_bits": 10, "gelu": "table"}])
+def test_round_trip_keeps_every_field(tmp_path, settings):
+    model, path = make(**settings), tmp_path / "model.safetensors"
     save_model(model, path)
     assert is_integer_model(path)
     loaded = load_model(path)
@@ -82,6 +89,9 @@ def _edit(**entries):
     (_set("blocks.0.softmax_x0", (), -4096), "tensor 'blocks.0.softmax_x0' must lie from -4095"),
     (_set("head.out_bits", (), 17), "tensor 'head.out_bits' must lie from 9 to 16, not 17"),
     (_set("blocks.0.qkv.out_bits", (), 9), "tensor 'blocks.0.qkv.out_bits' must lie from 2 to 8"),
+    (_set("blocks.0.qkv.symmetric", (), 2), "tensor 'blocks.0.qkv.symmetric' must lie from 0 to 1"),
+    (_edit(attention="deferred"), "attention 'deferred' needs act_bits 8 and mult_bits up to 24"),
+    (_edit(code_mult_bits=10), "tensor 'blocks.0.norm1.requant.mult' must lie from -1023 to 1023"),
     (_edit(version=VERSION + 1), f"version of the integer model must be {VERSION}, not"),
     (_edit(heads=3), "heads must divide the 8 channels, not 3"),
     (_edit(heads=True), "heads must be an integer from 1 to 1048575, not True"),
@@ -98,6 +108,13 @@ def test_damaged_file_is_refused(tmp_path, model, change, message):
     with pytest.raises(ModelError, match=f"^{re.escape(message)}") as info:
         load_model(path)
     assert "\n" not in str(info.value)
+
+
+def test_numerators_leave_room_for_the_row_factors(tmp_path):
+    model = make(attention="deferred", mult_bits=12)
+    path = damage(tmp_path, model, _set("blocks.1.context.mult", (), 2**19))
+    with pytest.raises(ModelError, match=r"^tensor 'blocks.1.context.mult' must lie from 0 to 524"):
+        load_model(path)
 
 
 def test_truncated_file_is_refused(tmp_path, model):
