@@ -40,7 +40,7 @@ class Depth:
     ``levels`` and ``carry`` belong to the deepest path between registers; ``worst`` has the deepest
     path of each pair of registers, deepest first; ``histogram`` counts register inputs by levels;
     ``by_start`` has the most levels from each kind of register; ``longest`` is the path with most
-    levels and carry chains together; ``from_ports``, ``to_ports`` and ``across`` are the most levels
+    levels and chains together; ``from_ports``, ``to_ports`` and ``across`` are the most levels
     from ports of the design to registers, from registers to ports, and from ports to ports.
     """
 
