@@ -17,7 +17,7 @@ class LoadEngine(wiring.Component):
     """Run the operations of the LOAD engine, one at a time, about a word a cycle.
 
     Model: ``systola.sim.machine_ops``. An instruction is taken when the previous one is complete;
-    its first word moves 1 (from the stream) or 4 (from the scratchpad) cycles later, and ``done``
+    its first word moves 1 (from the stream) or 7 (from the scratchpad) cycles later, and ``done``
     follows its last word by one cycle. FETCH with TRANSPOSE reads a block of up to R rows for one
     tile column group, so it gives C words per R reads, or per 2R where the C channels straddle two
     words.

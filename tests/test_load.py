@@ -25,10 +25,10 @@ SIZES = {"banks": 2, "bank_depth": 64, "param_depth": 32}
 
 
 class Bench(Component):
-    """The engine with a scratchpad on its ports; port 1 of the scratchpad is the testbench's."""
+    """The engine with a scratchpad on its ports; the last of each kind are the testbench's."""
 
     def __init__(self, config):
-        self.engine, self.memory = LoadEngine(config), Scratchpad(config, 2, 2)
+        self.engine, self.memory = LoadEngine(config), Scratchpad(config, 3, 2)
         engine = self.engine.signature.members
         super().__init__({name: engine[name] for name in
                           ("instr", "done", "data", "result", "weights", "param", "table")}
@@ -38,13 +38,13 @@ class Bench(Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.engine, m.submodules.memory = engine, memory = self.engine, self.memory
-        connect(m, engine.src, memory.r[0])
+        connect(m, engine.src, memory.r[1])
         connect(m, engine.dst, memory.w[0])
-        for inner, outer in (memory.r[1].req, self.r.req), (memory.w[1].req, self.w.req), (
+        for inner, outer in (memory.r[2].req, self.r.req), (memory.w[1].req, self.w.req), (
                 engine.instr, self.instr), (engine.data, self.data):
             m.d.comb += [inner.valid.eq(outer.valid), inner.payload.eq(outer.payload),
                          outer.ready.eq(inner.ready)]
-        for inner, outer in (memory.r[1].rsp, self.r.rsp), (engine.result, self.result), (
+        for inner, outer in (memory.r[2].rsp, self.r.rsp), (engine.result, self.result), (
                 engine.weights, self.weights), (engine.param, self.param), (
                 engine.table, self.table):
             m.d.comb += [outer.valid.eq(inner.valid), outer.payload.eq(inner.payload),
