@@ -6,23 +6,26 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
 
 from systola.hw import shapes
+from systola.hw.arbiter import Arbiter
 from systola.hw.credit import CreditQueue
 
 __all__ = ["ParamMemory"]
 
 
 class ParamMemory(wiring.Component):
-    """``config.param_depth`` words of ``config.lanes`` records; every port works in every cycle.
+    """``config.param_depth`` words of ``config.lanes`` records, read by several clients in turn.
 
-    A read port gives its words in order, at the earliest 2 cycles after the request, one a cycle
-    sustained. A word written in a cycle is visible to requests of later cycles.
+    One word a cycle over all read ports, of which lower indices go first; one that waits is served
+    within `Arbiter.turns` services of others for each port behind the first. A port gives its words
+    in order, at the earliest 3 cycles after the request, one a cycle if it is alone. A word written
+    in a cycle is visible to requests of later cycles.
 
     Parameters
     ----------
     config : AcceleratorConfig
         Size of the memory.
     readers : int
-        Number of read ports; each costs a copy of the memory.
+        Number of read ports.
 
     Members
     -------
@@ -48,16 +51,20 @@ class ParamMemory(wiring.Component):
         m = Module()
         word = shapes.param_word(self.config)
         m.submodules.memory = memory = Memory(shape=word, depth=self.config.param_depth, init=[])
-        write = memory.write_port()
+        m.submodules.arbiter = arbiter = Arbiter(len(self.r))
+        write, read = memory.write_port(), memory.read_port()
         m.d.comb += [self.w.ready.eq(1), write.en.eq(self.w.valid),
-                     write.addr.eq(self.w.p.addr), write.data.eq(self.w.p.data)]
+                     write.addr.eq(self.w.p.addr), write.data.eq(self.w.p.data),
+                     arbiter.free.eq(1), read.en.eq(1)]
+        asked, arrives = Signal(len(self.r)), Signal(len(self.r))
+        m.d.sync += [asked.eq(arbiter.grant), arrives.eq(asked)]
         for index, port in enumerate(self.r):
-            read, pushed = memory.read_port(), Signal()
             m.submodules[f"queue{index}"] = queue = CreditQueue(shape=word)
             wiring.connect(m, queue.o, wiring.flipped(port.rsp))
-            m.d.comb += [read.addr.eq(port.req.p), read.en.eq(queue.take),
-                         port.req.ready.eq(queue.room),
-                         queue.take.eq(port.req.valid & queue.room),
-                         queue.push.eq(pushed), queue.data.eq(read.data)]
-            m.d.sync += pushed.eq(queue.take)
+            m.d.comb += [arbiter.valid[index].eq(port.req.valid & queue.room),
+                         port.req.ready.eq(arbiter.grant[index]),
+                         queue.take.eq(arbiter.grant[index]),
+                         queue.push.eq(arrives[index]), queue.data.eq(read.data)]
+            with m.If(arbiter.grant[index]):
+                m.d.sync += read.addr.eq(port.req.p)
         return m
