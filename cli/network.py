@@ -92,9 +92,12 @@ def quantize(source, output, data, heads, as_json, **options):
 @_settings
 @click.option("--options", "measure", is_flag=True,
               help="Also measure what every arithmetic option costs (a minute or more).")
+@click.option("--attention-error", is_flag=True,
+              help="Also measure the attention operators on random scores of 197 tokens.")
 @json_option
-def evaluate(source, quantized, data, heads, measure, as_json, **options):
+def evaluate(source, quantized, data, heads, measure, attention_error, as_json, **options):
     """Compare float and integer accuracy on the test images."""
+    from systola.model import attention_error as attention
     from systola.model import evaluate as accuracy
     from systola.model.images import load_data
 
@@ -108,14 +111,24 @@ def evaluate(source, quantized, data, heads, measure, as_json, **options):
         if measure:
             update(0, None, "measuring the options")
             result["options"] = accuracy.measure_options(source, data=data, progress=update)
+        if attention_error:
+            update(0, None, "measuring the attention operators")
+            result["attention_error"] = attention.attention_error()
     if as_json:
         return emit(result)
     click.echo(f"{result['images']} test images: float top-1 {result['float_top1']:.4f}, "
                f"integer top-1 {result['int_top1']:.4f}, equal predictions "
                f"{result['agreement']:.4f}")
     if measure:
-        table("Against full width:", ["option", "integer top-1", "logits different", "largest",
-                                      "equal predictions"],
+        table("Against full width; RMS errors of the logits in % of their RMS:",
+              ["option", "integer top-1", "logits different", "largest", "equal predictions",
+               "error to float", "to full width"],
               [(name, round(row["int_top1"], 4), round(row["logits_different"], 5),
-                row["largest_difference"], round(row["agreement"], 4))
+                row["largest_difference"], round(row["agreement"], 4),
+                round(100 * row["error_float"], 2), round(100 * row["error_full"], 2))
                for name, row in result["options"].items()])
+    if attention_error:
+        table("RMS error of A.V against float softmax, relative, on random 8-bit scores of 197 "
+              "keys:", ["operator", *(f"std {value:g}" for value in attention.DEVIATIONS)],
+              [(name, *(round(entry["operator"], 4) for entry in entries))
+               for name, entries in result["attention_error"].items()])

@@ -222,24 +222,37 @@ def measure_options(source="digits", *, data=None, calibration=None, options=Non
     """Quantize with every setting in `options` and compare the logits with those at full width.
 
     Full width is the default with 31-bit multipliers. Options that change scales (all bit widths
-    but ``mult_bits``) differ in nearly every logit; their ``int_top1`` is what counts.
+    but those of multipliers) differ in nearly every logit; their ``int_top1`` and errors are what
+    counts.
 
     Returns
     -------
     dict of str to dict
-        By option, its ``settings``, ``int_top1`` and the entries of `deviation`.
+        By option, its ``settings``, ``int_top1``, the entries of `deviation`, and the RMS errors
+        of the logits ``error_float`` (against the float model) and ``error_full`` (against full
+        width), divided by the RMS of the float logits.
     """
     options = OPTIONS if options is None else options
     vit = open_float(source)
     calibration = _data_source(source, calibration, "calibration")
     images, labels = load_data(_data_source(source, data, "data"), "test")
-    reference = integer_logits(_quantized(vit, calibration, **OPTIONS["full width"]), images)
+    exact = float_logits(vit, images).astype(np.float64)
+    full = _quantized(vit, calibration, **OPTIONS["full width"])
+    reference = integer_logits(full, images)
     report = {}
     for done, (name, settings) in enumerate(options.items()):
-        logits = integer_logits(_quantized(vit, calibration, **settings), images)
+        model = _quantized(vit, calibration, **settings)
+        logits = integer_logits(model, images)
+        real = logits * model.scales["logits"]
         report[name] = {"settings": settings,
                         "int_top1": float(np.mean(logits.argmax(axis=1) == labels)),
+                        "error_float": _rms(real - exact) / _rms(exact),
+                        "error_full": _rms(real - reference * full.scales["logits"]) / _rms(exact),
                         **deviation(reference, logits)}
         if progress:
             progress(done + 1, len(options))
     return report
+
+
+def _rms(values):
+    return float(np.sqrt(np.mean(np.square(values))))

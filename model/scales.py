@@ -6,7 +6,7 @@ from systola.hw.config import AcceleratorConfig
 from systola.sim.quantize import scale_for
 
 __all__ = ["MAX_X0", "RESIDUAL_BITS", "VECTOR_BITS", "X0_FACTOR", "activation_scales",
-           "qkv_bits", "weight_scales"]
+           "exact_exponential", "qkv_bits", "weight_scales"]
 
 RESIDUAL_BITS = 16
 """Bits of the residual stream, of the position embedding and of the logits."""
@@ -67,7 +67,7 @@ def _scale(name, bounds, settings):
                                   1 - settings["attention_bits"]))
     bits = qkv_bits(settings) if kind == "qkv" else _FIXED_BITS.get(kind, settings["act_bits"])
     scale = scale_for(*bounds, bits)
-    return _exact_exponential(scale, X0_FACTOR[kind]) if kind in X0_FACTOR else scale
+    return exact_exponential(scale, X0_FACTOR[kind]) if kind in X0_FACTOR else scale
 
 
 def _sums(blocks):
@@ -81,7 +81,7 @@ def _sums(blocks):
     yield "head", "norm", "logits", "logits"
 
 
-def _exact_exponential(scale, factor):
+def exact_exponential(scale, factor):
     """Widen `scale` so that ``1 / (factor * scale)`` is an integer of at most `MAX_X0`.
 
     ShiftExp computes exp(code / -x0). With x0 = floor(-1 / scale) = -12 for 1 / scale = 11.1 all

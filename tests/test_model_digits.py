@@ -166,8 +166,13 @@ def test_options_are_measured_against_full_width(monkeypatch):
     real = digits.load_images
     monkeypatch.setattr(digits, "load_images",
                         lambda split: tuple(array[:48] for array in real(split)))
-    report = measure_options(options={"full": {"mult_bits": 31}, "short": {"mult_bits": 10},
-                                      "default": {}})
+    report = measure_options(options={"full": {"mult_bits": 31, "code_mult_bits": 31},
+                                      "short": {"mult_bits": 10}, "default": {},
+                                      "deferred": {"attention": "deferred"}})
     assert report["full"]["logits_different"] == report["full"]["largest_difference"] == 0
     assert report["default"]["logits_different"] < 0.1 < report["short"]["logits_different"]
     assert all(entry["int_top1"] > 0.9 for entry in report.values())
+    assert report["full"]["error_full"] == 0
+    assert report["default"]["error_full"] < 0.001 < report["short"]["error_full"] < 0.2
+    assert 0.005 < report["default"]["error_float"] < 0.05
+    assert report["deferred"]["error_float"] < 2 * report["default"]["error_float"]
