@@ -106,11 +106,12 @@ class _Chain:
         float_attention = {}
         forward(self.vit, float_patches(self.vit, self.images[:self.count]),
                 lambda tensor, value: float_attention.setdefault(tensor, value))
-        scale = 2.0 ** (1 - self.model.attention_bits)
+        sums = [tensors[name].sum(axis=-1, keepdims=True) for tensors in self.result.tensors]
         draw_classification(
             self.folder / "demo.png", images=self.images[:self.count],
             labels=self.labels[:self.count], predictions=self.predictions,
-            accelerator=[tensors[name] * scale for tensors in self.result.tensors],
+            accelerator=[tensors[name] / total for tensors, total in
+                         zip(self.result.tensors, sums, strict=True)],
             reference=list(float_attention[name]),
             title=f"Digits on the simulated {self.config.rows} x {self.config.cols} accelerator")
 
