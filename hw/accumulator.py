@@ -1,5 +1,7 @@
 """Accumulator memories behind the columns of the systolic array, in two halves."""
 
+from itertools import pairwise
+
 from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
@@ -22,8 +24,8 @@ class Accumulators(wiring.Component):
     """Add up partial sums: entry (half, t) := (first ? 0 : entry) + (psum << act_bits*digit).
 
     The control `i` of column 0 comes one cycle before its psum, when the entry is read; the new
-    value is written with the psum. Column c takes both c cycles later. One sum a cycle; two
-    sums for the same entry must be at least `gap` = 2 cycles apart. Sums wrap at `acc_bits`.
+    value is written with the psum. Column c takes both ``delays[c]`` cycles later. One sum a cycle;
+    two sums for the same entry must be at least `gap` = 2 cycles apart. Sums wrap at `acc_bits`.
 
     Meanwhile the other half can be read: ``row_en`` in one cycle gives all columns of entry
     ``row_t`` of ``row_half`` in the next and holds them. Meanwhile, that half's entries may only
@@ -31,8 +33,11 @@ class Accumulators(wiring.Component):
 
     Parameters
     ----------
-    cols, psum_bits : int
-        Columns of the array and bits of their sums.
+    delays : sequence of int
+        For each column of the array, cycles that its sums are later than those of column 0; 0 and
+        rising by at most one.
+    psum_bits : int
+        Bits of the sums.
     act_bits, digits : int
         Bits and greatest number of the digits of a split operand.
     acc_bits, depth : int
@@ -42,8 +47,8 @@ class Accumulators(wiring.Component):
     -------
     valid, i : In(1), In(control_layout(depth, digits))
         Control of column 0.
-    psum : In(ArrayLayout(signed(psum_bits), cols))
-        Sums, column c delayed by c cycles.
+    psum : In(ArrayLayout(signed(psum_bits), len(delays)))
+        Sums, column c delayed by ``delays[c]`` cycles.
     done : Out(1)
         The last column has written the ``last`` sum in the previous cycle.
     row_en, row_t, row_half : In
@@ -54,30 +59,34 @@ class Accumulators(wiring.Component):
     Raises
     ------
     ValueError
-        If a parameter is not a positive integer; the message names it.
+        If `delays` is not such a sequence or another parameter not a positive integer; the message
+        names it.
     """
 
     gap = 2
 
-    def __init__(self, *, cols, psum_bits, act_bits, digits, acc_bits, depth):
-        sizes = {"cols": cols, "psum_bits": psum_bits, "act_bits": act_bits, "digits": digits,
+    def __init__(self, *, delays, psum_bits, act_bits, digits, acc_bits, depth):
+        delays = tuple(delays)
+        if not delays or delays[0] or any(b - a not in {0, 1} for a, b in pairwise(delays)):
+            raise ValueError(f"delays must start with 0 and rise by at most 1, not {delays!r}")
+        sizes = {"psum_bits": psum_bits, "act_bits": act_bits, "digits": digits,
                  "acc_bits": acc_bits, "depth": depth}
         for name, value in sizes.items():
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
-        self.cols, self.act_bits, self.digits = cols, act_bits, digits
+        self.delays, self.act_bits, self.digits = delays, act_bits, digits
         self.acc_bits, self.depth = acc_bits, depth
         super().__init__({
             "valid": In(1), "i": In(control_layout(depth, digits)),
-            "psum": In(data.ArrayLayout(signed(psum_bits), cols)), "done": Out(1),
+            "psum": In(data.ArrayLayout(signed(psum_bits), len(delays))), "done": Out(1),
             "row_en": In(1), "row_t": In(range(depth)), "row_half": In(1),
-            "row": Out(data.ArrayLayout(signed(acc_bits), cols)),
+            "row": Out(data.ArrayLayout(signed(acc_bits), len(delays))),
         })
 
     def elaborate(self, platform):
         m = Module()
         valids, controls = [self.valid], [self.i]
-        for stage in range(1, self.cols + 1):
+        for stage in range(1, self.delays[-1] + 2):
             valids.append(Signal(name=f"valid_{stage}"))
             controls.append(Signal(self.i.shape(), name=f"control_{stage}", reset_less=True))
             m.d.sync += [valids[stage].eq(valids[stage - 1]),
@@ -86,19 +95,19 @@ class Accumulators(wiring.Component):
         row_half = Signal()
         with m.If(self.row_en):
             m.d.sync += row_half.eq(self.row_half)
-        for c in range(self.cols):
+        for c, delay in enumerate(self.delays):
             old = []
             total = Signal(signed(self.acc_bits), name=f"total_{c}")
-            here, after = controls[c], controls[c + 1]
+            here, after = controls[delay], controls[delay + 1]
             for half in range(2):
                 memory = Memory(shape=signed(self.acc_bits), depth=self.depth, init=[])
                 m.submodules[f"memory_{c}_{half}"] = memory
                 write, read = memory.write_port(), memory.read_port()
                 drain = self.row_en & (self.row_half == half)
                 m.d.comb += [
-                    read.en.eq(drain | (valids[c] & (here.half == half) & ~here.first)),
+                    read.en.eq(drain | (valids[delay] & (here.half == half) & ~here.first)),
                     read.addr.eq(Mux(drain, self.row_t, here.t)),
-                    write.en.eq(valids[c + 1] & (after.half == half)),
+                    write.en.eq(valids[delay + 1] & (after.half == half)),
                     write.addr.eq(after.t), write.data.eq(total),
                 ]
                 old.append(read.data)

@@ -28,7 +28,8 @@ class MatrixEngine(wiring.Component):
     - The first word enters the array 3 cycles after the instruction is taken; then a word a cycle.
       Swaps are at least max(R, C) cycles apart, passes at least 2. Of two instructions that follow
       each other directly, the second's first word enters 2 cycles after the first's last word.
-    - A tile's first group leaves R + C + 5 cycles after its last word, or 2 cycles after the
+    - A tile's first group leaves `matmul_latency` cycles (``hw/packing.py``; R + C + 5 for ``dsp``
+      and ``lut``, R + C / group + 6 for ``dsp_packed``) after its last word, or 2 cycles after the
       previous tile's last group. It takes rows * max(groups, accesses) cycles: groups of `lanes`
       columns, and the words that its columns touch, twice if there is a residual or a wide output.
     - The next tile but one may enter 1 cycle after the tile's last group; but row t of its first
@@ -74,13 +75,13 @@ class MatrixEngine(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        size = {"rows": config.rows, "cols": config.cols}
+        size = {"rows": config.rows, "cols": config.cols, "weight_bits": config.weight_bits}
         m.submodules.feeder = feeder = Feeder(config)
-        m.submodules.loader = loader = TileLoader(weight_bits=config.weight_bits, **size)
         m.submodules.array = array = SystolicArray(
-            act_bits=config.act_bits, weight_bits=config.weight_bits, style=config.pe_style, **size)
+            act_bits=config.act_bits, style=config.pe_style, **size)
+        m.submodules.loader = loader = TileLoader(group=array.group, **size)
         m.submodules.sums = sums = Accumulators(
-            cols=config.cols, psum_bits=array.cell["psum_bits"], act_bits=config.act_bits,
+            delays=array.delays, psum_bits=array.psum_bits, act_bits=config.act_bits,
             digits=config.attention_digits, acc_bits=config.acc_bits, depth=config.token_depth)
         m.submodules.drain = drain = Drain(config)
         for own, inner in ((self.weights, loader.i), (self.act, feeder.act),

@@ -1,19 +1,25 @@
-"""Weight-stationary processing element: one multiply-accumulate with a double-buffered weight."""
+"""Weight-stationary processing elements: multiply-accumulate with a double-buffered weight."""
 
-from amaranth import Cat, Const, Module, Mux, Signal, signed
+from amaranth import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["ProcessingElement", "check_cell"]
+from systola.hw.target import has_dsp48e1
+from systola.hw.unwrap import spread_fields
+
+__all__ = ["STYLES", "PackedElement", "ProcessingElement", "check_cell"]
+
+STYLES = "dsp", "lut"
+"""What a `ProcessingElement` is made of."""
 
 
-def check_cell(*, act_bits, weight_bits, style):
-    """Raise ``ValueError`` unless these are parameters of a `ProcessingElement`."""
+def check_cell(*, act_bits, weight_bits, style, styles=STYLES):
+    """Raise ``ValueError`` unless these are parameters of a processing element of `styles`."""
     for name, value in ("act_bits", act_bits), ("weight_bits", weight_bits):
         if not isinstance(value, int) or not 2 <= value <= 8:
             raise ValueError(f"{name} must be an integer from 2 to 8, not {value!r}")
-    if style not in {"dsp", "lut"}:
-        raise ValueError(f"style must be 'dsp' or 'lut', not {style!r}")
+    if style not in styles:
+        raise ValueError(f"style must be {' or '.join(map(repr, styles))}, not {style!r}")
 
 
 def add_with_carry(a, b, carry):
@@ -116,3 +122,97 @@ class ProcessingElement(wiring.Component):
             m.d.sync += [product.eq(partial), carry.eq(first),
                          psum.eq(add_with_carry(self.psum, product, carry))]
         return m
+
+
+class PackedElement(wiring.Component):
+    """A DSP slice that multiplies several weights and activations at once, see `plan_packing`.
+
+    ``psum_out[t+3] = psum[t+2] + A * B[t]`` with all registers inside the slice: the shadow weight
+    is A1, the weight A2, the activation B1 (so that ``act_out`` is a register of its own), then
+    product and sum. `psum` enters through the C port. ``load`` and ``swap`` as in
+    `ProcessingElement`. One cell is one DSP48E1 if the platform has it
+    (`systola.hw.target.Primitives`), else plain logic with the same behaviour.
+
+    Parameters
+    ----------
+    packing : Packing
+        The plan.
+    top : bool
+        Without `psum`: the uppermost of its column.
+
+    Members
+    -------
+    act, act_out : In, Out
+        ``packing.tokens`` activations of act_bits + 1 bits, prepared by `pack_fields`.
+    swap, load : In(1)
+        As in `ProcessingElement`.
+    w : In
+        ``packing.group`` weights of weight_bits bits, prepared by `pack_fields`.
+    psum, psum_out : In, Out(signed(packing.packed_bits))
+        Sums of all fields.
+    """
+
+    def __init__(self, packing, *, top=False):
+        self.packing, self.top = packing, top
+        super().__init__({
+            "act": In(packing.tokens * (packing.act_bits + 1)),
+            "act_out": Out(packing.tokens * (packing.act_bits + 1)),
+            "swap": In(1), "w": In(packing.group * packing.weight_bits), "load": In(1),
+            "psum": In(signed(packing.packed_bits)), "psum_out": Out(signed(packing.packed_bits)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        plan = self.packing
+        act = Signal.like(self.act, reset_less=True)
+        m.d.sync += act.eq(self.act)
+        m.d.comb += self.act_out.eq(act)
+        weights = [self.w.word_select(k, plan.weight_bits) for k in range(plan.group)]
+        acts = [self.act.word_select(k, plan.act_bits + 1) for k in range(plan.tokens)]
+        a = spread_fields(weights, plan.weight_offsets,
+                          plan.weight_offsets[-1] + plan.weight_bits)
+        b = spread_fields(acts, plan.token_offsets, plan.token_offsets[-1] + plan.act_bits + 1)
+        if has_dsp48e1(platform):
+            total = Signal(48)
+            m.submodules.dsp = self._slice(a, b, total)
+            m.d.comb += self.psum_out.eq(total)
+            return m
+        shadow, weight = (Signal(signed(len(a)), reset_less=True, name=n) for n in ("a1", "a2"))
+        factor = Signal(signed(len(b)), reset_less=True)
+        product = Signal(signed(len(a) + len(b)), reset_less=True)
+        psum = Signal.like(self.psum, reset_less=True)
+        with m.If(self.load):
+            m.d.sync += shadow.eq(a)
+        with m.If(self.swap):
+            m.d.sync += weight.eq(shadow)
+        m.d.sync += [factor.eq(b), product.eq(weight * factor),
+                     psum.eq(product if self.top else self.psum + product)]
+        m.d.comb += self.psum_out.eq(psum)
+        return m
+
+    def _slice(self, a, b, total):
+        """Return the DSP48E1: P := M [+ C], M := A2 * B, A2 := A1 when swapped.
+
+        ACIN, BCIN, PCIN, CARRYCASCIN and MULTSIGNIN are dedicated wires, which no constant reaches:
+        they stay open.
+        """
+        enables = {f"i_{name}": Const(1, 1) for name in ("CEB2", "CEM", "CEP")}
+        unused = ("CEAD", "CEALUMODE", "CEB1", "CEC", "CECARRYIN", "CECTRL", "CED", "CEINMODE",
+                  "CARRYIN", "RSTA", "RSTALLCARRYIN", "RSTALUMODE", "RSTB", "RSTC", "RSTCTRL",
+                  "RSTD", "RSTINMODE", "RSTM", "RSTP")
+        registers = dict.fromkeys(("ADREG", "ALUMODEREG", "CARRYINREG", "CARRYINSELREG", "CREG",
+                                   "DREG", "INMODEREG", "OPMODEREG"), 0)
+        registers |= {"AREG": 2, "ACASCREG": 2, "BREG": 1, "BCASCREG": 1, "MREG": 1, "PREG": 1}
+
+        def extended(value, bits):
+            return Cat(value[min(k, len(value) - 1)] for k in range(bits))
+
+        return Instance(
+            "DSP48E1", **{f"p_{name}": value for name, value in registers.items()},
+            p_USE_MULT="MULTIPLY", p_USE_DPORT="FALSE", p_A_INPUT="DIRECT", p_B_INPUT="DIRECT",
+            i_CLK=ClockSignal(), i_A=extended(a, 30), i_B=extended(b, 18),
+            i_C=Const(0, 48) if self.top else extended(self.psum, 48), i_D=Const(0, 25),
+            i_CEA1=self.load, i_CEA2=self.swap, **enables,
+            **{f"i_{name}": Const(0, 1) for name in unused},
+            i_ALUMODE=Const(0, 4), i_CARRYINSEL=Const(0, 3), i_INMODE=Const(0, 5),
+            i_OPMODE=Const(0b0000101 if self.top else 0b0110101, 7), o_P=total)

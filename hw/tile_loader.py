@@ -1,6 +1,6 @@
 """Stationary tiles from a stream of columns into the systolic array, behind the swap's wave."""
 
-from amaranth import Cat, Module, Signal, signed
+from amaranth import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
@@ -11,11 +11,14 @@ __all__ = ["TileLoader"]
 class TileLoader(wiring.Component):
     """Keep one tile of columns in a FIFO and load it as early as the array permits.
 
-    In cycle s of a swap, the array still holds the next tile in its shadow registers. Column c of
-    the tile after that is loaded from cycle s + rows - 1 + c on, one column a cycle. ``ready``
-    means that a swap is allowed in this cycle: the next tile is loaded, or its first column is and
-    the FIFO holds the rest, which then stays ahead of the wave. With a stream that is never
-    late, ``ready`` comes max(rows, cols) cycles after a swap (2 cycles for a 1 x 1 array).
+    The words of `group` columns are collected and then loaded at once, as a *slice column*. In
+    cycle s of a swap, the array still holds the next tile in its shadow registers. Slice column j
+    of the tile after that is loaded from cycle s + rows - 1 + j on, one a cycle. ``ready`` means
+    that a swap is allowed in this cycle: the next tile is loaded, or its first slice column is
+    and the FIFO holds the rest, which then stays ahead of the wave. With a stream that is never
+    late, ``ready`` comes max(rows, cols) cycles after a swap (2 cycles for a 1 x 1 array): a tile
+    is `cols` words of the stream. Tiles that are already in the FIFO when the swap comes are as
+    fast as max(rows, cols / group).
 
     Parameters
     ----------
@@ -23,6 +26,8 @@ class TileLoader(wiring.Component):
         Array size; a tile is `cols` words.
     weight_bits : int
         Bits of a weight, the low bits of each lane.
+    group : int
+        Columns that the array takes at once; divides cols.
 
     Members
     -------
@@ -32,31 +37,33 @@ class TileLoader(wiring.Component):
         A vector with the swap flag enters the array in this cycle. Only while `ready`.
     ready : Out(1)
         See above.
-    w, w_col : Out(ArrayLayout(signed(weight_bits), rows)), Out(cols)
+    w, w_col : Out(ArrayLayout(signed(weight_bits), group * rows)), Out(cols / group)
         To the array.
     """
 
-    def __init__(self, *, rows, cols, weight_bits):
-        for name, value in ("rows", rows), ("cols", cols), ("weight_bits", weight_bits):
+    def __init__(self, *, rows, cols, weight_bits, group=1):
+        for name, value in (("rows", rows), ("cols", cols), ("weight_bits", weight_bits),
+                            ("group", group)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
-        self.rows, self.cols, self.weight_bits = rows, cols, weight_bits
+        if cols % group:
+            raise ValueError(f"group must divide cols ({cols}), not {group!r}")
+        self.rows, self.cols, self.weight_bits, self.group = rows, cols, weight_bits, group
         super().__init__({
             "i": In(stream.Signature(data.ArrayLayout(8, rows))),
             "swap": In(1), "ready": Out(1),
-            "w": Out(data.ArrayLayout(signed(weight_bits), rows)), "w_col": Out(cols),
+            "w": Out(data.ArrayLayout(signed(weight_bits), group * rows)),
+            "w_col": Out(cols // group),
         })
 
     def elaborate(self, platform):
         m = Module()
-        cols = self.cols
-        m.submodules.fifo = fifo = SyncFIFO(width=self.rows * self.weight_bits, depth=cols)
-        m.d.comb += [
-            fifo.w_data.eq(Cat(lane[:self.weight_bits] for lane in self.i.payload)),
-            fifo.w_en.eq(self.i.valid), self.i.ready.eq(fifo.w_rdy),
-            self.w.eq(fifo.r_data),
-        ]
-        col = Signal(range(cols + 1))     # columns of the next tile that are loaded
+        cols = self.cols // self.group
+        m.submodules.fifo = fifo = SyncFIFO(
+            width=self.group * self.rows * self.weight_bits, depth=cols)
+        self._collect(m, fifo)
+        m.d.comb += self.w.eq(fifo.r_data)
+        col = Signal(range(cols + 1))     # slice columns of the next tile that are loaded
         taken = Signal()                  # its swap is already on the way
         hold = Signal(range(self.rows))   # cycles until its first column may be loaded
         load = Signal()
@@ -76,3 +83,18 @@ class TileLoader(wiring.Component):
         with m.Elif(hold != 0):
             m.d.sync += hold.eq(hold - 1)
         return m
+
+    def _collect(self, m, fifo):
+        """Put `group` columns side by side into `fifo`."""
+        word = Cat(lane[:self.weight_bits] for lane in self.i.payload)
+        have = Signal(range(self.group))
+        last = have == self.group - 1
+        before = [Signal(len(word), name=f"word_{k}", reset_less=True)
+                  for k in range(self.group - 1)]
+        m.d.comb += [fifo.w_data.eq(Cat(*before, word)), fifo.w_en.eq(self.i.valid & last),
+                     self.i.ready.eq(fifo.w_rdy | ~last)]
+        for k, held in enumerate(before):
+            with m.If(have == k):  # also while nothing comes: what comes later replaces it
+                m.d.sync += held.eq(word)
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += have.eq(Mux(last, 0, have + 1))

@@ -8,7 +8,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.accumulator import Accumulators, control_layout
-from systola.hw.systolic import SystolicArray, psum_bits
+from systola.hw.systolic import SystolicArray
 from systola.hw.tile_loader import TileLoader
 
 __all__ = ["MatmulUnit"]
@@ -38,8 +38,9 @@ class MatmulUnit(wiring.Component):
     def __init__(self, *, rows, cols, act_bits, weight_bits, style, digits, acc_bits, depth):
         self._array = SystolicArray(rows=rows, cols=cols, act_bits=act_bits,
                                     weight_bits=weight_bits, style=style)
-        self._loader = TileLoader(rows=rows, cols=cols, weight_bits=weight_bits)
-        self._sums = Accumulators(cols=cols, psum_bits=psum_bits(rows, act_bits, weight_bits),
+        self._loader = TileLoader(rows=rows, cols=cols, weight_bits=weight_bits,
+                                  group=self._array.group)
+        self._sums = Accumulators(delays=self._array.delays, psum_bits=self._array.psum_bits,
                                   act_bits=act_bits, digits=digits, acc_bits=acc_bits,
                                   depth=depth)
         super().__init__({

@@ -6,7 +6,8 @@ import pytest
 from systola.hw.accumulator import Accumulators
 from systola.sim.harness import run
 
-COLS, DEPTH, DIGITS = 3, 8, 3
+COLS, DEPTH, DIGITS = 4, 8, 3
+DELAYS = [0, 0, 1, 2]
 IDLE = None
 
 
@@ -15,12 +16,12 @@ def simulate(sums, reads, *, act_bits=4, acc_bits=20):
 
     Returns the rows read and the cycles in which ``done`` was high.
     """
-    dut = Accumulators(cols=COLS, psum_bits=12, act_bits=act_bits, digits=DIGITS,
+    dut = Accumulators(delays=DELAYS, psum_bits=12, act_bits=act_bits, digits=DIGITS,
                        acc_bits=acc_bits, depth=DEPTH)
     rows, done = [], []
 
     async def testbench(ctx):
-        flush = [IDLE] * (COLS + 1)
+        flush = [IDLE] * (DELAYS[-1] + 2)
         for cycle in range(len(sums) + len(flush)):
             now = (sums + flush)[cycle]
             ctx.set(dut.valid, now is not None)
@@ -29,7 +30,8 @@ def simulate(sums, reads, *, act_bits=4, acc_bits=20):
                 ctx.set(dut.i, {"half": half, "t": t, "digit": digit, "first": first,
                                 "last": last})
             for c in range(COLS):
-                entry = sums[cycle - 1 - c] if 0 <= cycle - 1 - c < len(sums) else None
+                at = cycle - 1 - DELAYS[c]
+                entry = sums[at] if 0 <= at < len(sums) else None
                 ctx.set(dut.psum[c], entry[5][c] if entry else 777)
             if ctx.get(dut.done):
                 done.append(cycle)
@@ -79,13 +81,13 @@ def test_matches_model(seed):
 
 
 def test_done_follows_the_last_columns_write():
-    sums = [(0, 0, 0, 1, 0, [1, 2, 3]), IDLE, (0, 1, 0, 1, 1, [4, 5, 6]), IDLE,
-            (1, 0, 0, 1, 1, [7, 8, 9])]
-    assert simulate(sums, [])[1] == [2 + COLS + 1, 4 + COLS + 1]
+    sums = [(0, 0, 0, 1, 0, [1, 2, 3, 0]), IDLE, (0, 1, 0, 1, 1, [4, 5, 6, 0]), IDLE,
+            (1, 0, 0, 1, 1, [7, 8, 9, 0])]
+    assert simulate(sums, [])[1] == [2 + DELAYS[-1] + 2, 4 + DELAYS[-1] + 2]
 
 
 def test_a_half_is_read_while_the_other_is_added_to():
-    dut = Accumulators(cols=1, psum_bits=8, act_bits=8, digits=1, acc_bits=16, depth=4)
+    dut = Accumulators(delays=[0], psum_bits=8, act_bits=8, digits=1, acc_bits=16, depth=4)
     rows = []
 
     async def testbench(ctx):
@@ -115,7 +117,7 @@ def test_a_half_is_read_while_the_other_is_added_to():
 
 
 def test_first_sums_leave_the_row_in_hand_alone():
-    dut = Accumulators(cols=1, psum_bits=8, act_bits=8, digits=1, acc_bits=16, depth=4)
+    dut = Accumulators(delays=[0], psum_bits=8, act_bits=8, digits=1, acc_bits=16, depth=4)
     rows = []
 
     async def testbench(ctx):
@@ -136,8 +138,14 @@ def test_first_sums_leave_the_row_in_hand_alone():
     assert rows == [12, 12, 12]
 
 
-@pytest.mark.parametrize("name", ["cols", "psum_bits", "act_bits", "digits", "acc_bits", "depth"])
+@pytest.mark.parametrize("name", ["psum_bits", "act_bits", "digits", "acc_bits", "depth"])
 def test_error_names_the_parameter(name):
-    good = {"cols": 3, "psum_bits": 12, "act_bits": 4, "digits": 1, "acc_bits": 20, "depth": 8}
+    good = {"delays": [0, 1], "psum_bits": 12, "act_bits": 4, "digits": 1, "acc_bits": 20, "depth": 8}
     with pytest.raises(ValueError, match=rf"^{name} must be a positive integer, not 0$"):
         Accumulators(**{**good, name: 0})
+
+
+@pytest.mark.parametrize("delays", [[], [1, 2], [0, 2], [0, 1, 0]])
+def test_delays_must_rise_by_at_most_one(delays):
+    with pytest.raises(ValueError, match=r"^delays must start with 0 and rise by at most 1, not"):
+        Accumulators(delays=delays, psum_bits=12, act_bits=4, digits=1, acc_bits=20, depth=8)

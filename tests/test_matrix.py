@@ -11,6 +11,7 @@ from systola.hw import shapes
 from systola.hw.config import AcceleratorConfig
 from systola.hw.isa import Flag, Opcode
 from systola.hw.matrix import MatrixEngine
+from systola.hw.packing import matmul_latency
 from systola.sim.harness import drive, run
 from systola.sim.requant import requantize
 from systola.sim.systolic import matmul
@@ -59,11 +60,12 @@ class Setup:
         r, b, lanes = config.rows, config.act_bits, config.lanes
         k, words, tiles = act_words * r, -(-n // r), -(-n // config.cols)
         planes = rng.integers(-2**(b - 1), 2**(b - 1), (digits, rows, k))
+        packed = config.pe_style == "dsp_packed"
         if digits > 1:
-            planes[-1] = rng.integers(0, 2**b, (rows, k))
+            planes[-1] = rng.integers(0, 2**(b - 1) + 1 if packed else 2**b, (rows, k))
         act = self._region(rows, act_words, digits)
         self._fill(act, planes, act_words)
-        w = rng.integers(-2**(config.weight_bits - 1), 2**(config.weight_bits - 1),
+        w = rng.integers(-2**(config.weight_bits - 1) + packed, 2**(config.weight_bits - 1),
                          (tiles * config.cols, k))
         weights = [w[c, q * r:(q + 1) * r] & 255 for tile in range(tiles)
                    for q in range(act_words)
@@ -201,7 +203,7 @@ def predict(config, jobs, columns_ready):
     Instructions are offered from cycle 0 on, and the first tile of weights is ready in cycle
     `columns_ready`.
     """
-    period, depth = max(config.rows, config.cols), config.rows + config.cols
+    period, latency = max(config.rows, config.cols), matmul_latency(config)
     enter, swap, begun, drained, released, done = 3, -period, -2, -2, [0, 0], []
     reads = [[0], [0]]  # of the tiles before: when the drain has read each row
     after = 0  # earliest next group by the writes of a wide instruction
@@ -223,7 +225,7 @@ def predict(config, jobs, columns_ready):
                 for t in range(f["rows"]):
                     ahead = p == 0 and t < len(behind)
                     enter = max(enter, min(free, behind[t]) if ahead else free) + 1
-            begin = max(enter - 1 + depth + 5, drained + 2, after + (7 if residual else 5))
+            begin = max(enter - 1 + latency, drained + 2, after + (7 if residual else 5))
             row = max(-(-count // config.lanes), words * (1 + (wide or residual)))
             drained = begin + f["rows"] * row - 1
             released.append(drained)
@@ -255,7 +257,8 @@ def test_matches_model(shape, seed):
 
 
 @pytest.mark.parametrize(("act_bits", "weight_bits", "style"), [
-    (4, 8, "lut"), (8, 3, "dsp"), (2, 2, "lut"), (5, 6, "dsp")])
+    (4, 8, "lut"), (8, 3, "dsp"), (2, 2, "lut"), (5, 6, "dsp"), (8, 8, "dsp_packed"),
+    (4, 4, "dsp_packed"), (8, 4, "dsp_packed")])
 def test_matches_model_at_other_widths(act_bits, weight_bits, style):
     config = configure(4, 4, 2, act_bits=act_bits, weight_bits=weight_bits, pe_style=style,
                        attention_bits=8)

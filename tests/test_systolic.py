@@ -19,7 +19,8 @@ class LoadedArray(wiring.Component):
     def __init__(self, *, rows, cols, weight_bits=8, act_bits=8, style="dsp"):
         self.array = SystolicArray(rows=rows, cols=cols, act_bits=act_bits,
                                    weight_bits=weight_bits, style=style)
-        self.loader = TileLoader(rows=rows, cols=cols, weight_bits=weight_bits)
+        self.loader = TileLoader(rows=rows, cols=cols, weight_bits=weight_bits,
+                                 group=self.array.group)
         super().__init__({"weights": In(self.loader.i.signature.flip()), "ready": Out(1),
                           "acts": In(self.array.acts.shape()), "swap": In(1),
                           "psum": Out(self.array.psum.shape())})
@@ -38,7 +39,8 @@ class LoadedArray(wiring.Component):
 def simulate(dut, tiles, passes, weight_rng=None, act_rng=None):
     """Stream `passes` of vectors over `tiles` (R, C); return the sums and the swap cycles."""
     rows, cols = tiles[0].shape
-    latency, entered, swaps, outputs = rows + 2, {}, [], {}
+    latency, delays = dut.array.latency, dut.array.delays
+    entered, swaps, outputs = {}, [], {}
 
     async def weights(ctx):
         await drive(ctx, dut.weights, [[int(v) & 255 for v in tile[:, c]]
@@ -56,7 +58,7 @@ def simulate(dut, tiles, passes, weight_rng=None, act_rng=None):
                 entered[cycle] = p, t
                 swaps.extend([cycle] if t == 0 else [])
             for c in range(cols):
-                if (start := cycle - latency - c) in entered:
+                if (start := cycle - latency - delays[c]) in entered:
                     outputs[*entered[start], c] = ctx.get(dut.psum[c])
             await ctx.tick()
             cycle += 1
@@ -66,21 +68,30 @@ def simulate(dut, tiles, passes, weight_rng=None, act_rng=None):
             for p, x in enumerate(passes)], swaps
 
 
-def random_case(rng, rows, cols, lengths, act_bits=8, weight_bits=8):
+def random_case(rng, rows, cols, lengths, act_bits=8, weight_bits=8, packed=False):
     tiles = [rng.integers(-2**(weight_bits - 1), 2**(weight_bits - 1), (rows, cols))
              for _ in lengths]
     passes = [rng.integers(-2**(act_bits - 1), 2**act_bits, (n, rows)) for n in lengths]
-    passes[0][0], tiles[0][:, 0] = 2**act_bits - 1, -2**(weight_bits - 1)
+    if packed:
+        tiles = [np.maximum(tile, -2**(weight_bits - 1) + 1) for tile in tiles]
+        passes = [np.minimum(x, 2**(act_bits - 1)) for x in passes]
+        top, bottom = 2**(act_bits - 1), -2**(act_bits - 1)
+        passes[0][0], passes[3][0], tiles[0][:, 0] = top, bottom, -2**(weight_bits - 1) + 1
+    else:
+        passes[0][0], tiles[0][:, 0] = 2**act_bits - 1, -2**(weight_bits - 1)
     return tiles, passes
 
 
 @pytest.mark.parametrize(("rows", "cols", "widths", "style"), [
     (4, 4, (8, 8), "dsp"), (5, 3, (4, 8), "lut"), (3, 5, (2, 3), "lut"), (2, 1, (8, 4), "dsp"),
-    (1, 2, (8, 8), "dsp"), (8, 4, (3, 2), "lut"), (1, 1, (4, 4), "dsp")])
+    (1, 2, (8, 8), "dsp"), (8, 4, (3, 2), "lut"), (1, 1, (4, 4), "dsp"),
+    (8, 4, (8, 8), "dsp_packed"), (13, 2, (8, 8), "dsp_packed"), (1, 4, (8, 4), "dsp_packed"),
+    (5, 8, (4, 4), "dsp_packed"), (3, 5, (3, 3), "dsp_packed"), (9, 8, (2, 2), "dsp_packed")])
 @pytest.mark.parametrize("seed", range(3))
 def test_matches_product(rows, cols, widths, style, seed):
     rng, py = np.random.default_rng(seed), random.Random(seed)
-    tiles, passes = random_case(rng, rows, cols, [3, 1, 1, 7, 2, 12, 1, 5], *widths)
+    tiles, passes = random_case(rng, rows, cols, [3, 1, 1, 7, 2, 12, 1, 5], *widths,
+                                packed=style == "dsp_packed")
     dut = LoadedArray(rows=rows, cols=cols, act_bits=widths[0], weight_bits=widths[1], style=style)
     stalls = [(None, None), (py, None), (py, py)][seed]
     sums, _ = simulate(dut, tiles, passes, *stalls)
@@ -101,7 +112,7 @@ def test_swaps_follow_every_max_rows_cols_cycles(rows, cols):
     ({"rows": 0}, r"^rows must be a positive integer, not 0$"),
     ({"cols": "4"}, r"^cols must be a positive integer, not '4'$"),
     ({"act_bits": 9}, r"^act_bits must be an integer from 2 to 8, not 9$"),
-    ({"style": None}, r"^style must be 'dsp' or 'lut', not None$"),
+    ({"style": None}, r"^style must be 'dsp' or 'lut' or 'dsp_packed', not None$"),
 ])
 def test_error_names_the_parameter(change, message):
     good = {"rows": 4, "cols": 4, "act_bits": 8, "weight_bits": 8, "style": "dsp"}
