@@ -1,18 +1,21 @@
 """cocotb bench for the accelerator: the driver of ``sw_driver`` on its AXI ports.
 
-Each task of the session runs one input of a program: ``params`` {program: path, image: index or
-null, stall: share of cycles, cocotbext: whether cocotbext-axi drives the streams}, ``arrays``
-{codes}. Returns every output tensor, the counters, and the cycles and seconds the run took.
+Each task of the session runs one input of a program: ``params`` {program: path, streams: what
+drives them, seed and stall: for stalls, patience: cycles until a run counts as hung}, ``arrays``
+{codes}. Returns every output tensor, the counters, the records of the trace if the streams are
+files, and the cycles and seconds the run took.
 """
 
 import random
 import time
 from collections import deque
+from pathlib import Path
 
 import cocotb
+import numpy as np
 from cocotb.clock import Clock
 from cocotb.task import bridge, resume
-from cocotb.triggers import ClockCycles, Event, First, RisingEdge, Timer
+from cocotb.triggers import ClockCycles, Event, First, ReadOnly, RisingEdge, Timer, ValueChange
 from cocotb.utils import get_sim_time
 from cocotbext.axi import (
     AxiLiteBus,
@@ -23,12 +26,13 @@ from cocotbext.axi import (
     AxiStreamSource,
 )
 
+from systola.sim.host import RESULT_FILE, STREAM_FILE, TRACE_FILE
 from systola.sim.runner import finish_task, next_task
 from systola.sw_driver.driver import Accelerator
 from systola.sw_driver.program import Program
 from systola.sw_driver.transport import Transport
 
-__all__ = ["SimTransport", "accelerator"]
+__all__ = ["STREAMS", "SimTransport", "accelerator"]
 
 PERIOD = 10
 """Nanoseconds of a clock cycle."""
@@ -47,7 +51,7 @@ class _Source:
         self.queue, self.wake = deque(), Event()
         cocotb.start_soon(self._run())
 
-    def send(self, data):
+    async def send(self, data):
         """Queue bytes, whole beats."""
         self.queue.extend(data[start:start + self.width]
                           for start in range(0, len(data), self.width))
@@ -117,7 +121,7 @@ class _ExtSource:
         if rng:
             self.source.set_pause_generator(rng.random() < stall for _ in iter(int, 1))
 
-    def send(self, data):
+    async def send(self, data):
         """Queue bytes, whole beats."""
         self.source.send_nowait(AxiStreamFrame(bytes(data)))
 
@@ -138,15 +142,61 @@ class _ExtSink:
             self.arrived.set()
 
 
-class SimTransport(Transport):
-    """The driver's link into this simulation; its methods run in a bridged thread."""
+class _Files:
+    """Has the simulation itself drive both streams, see ``sim/host.py``; wakes up per frame."""
 
-    def __init__(self, dut, *, seed=None, stall=0.5, cocotbext=False):
+    def __init__(self, dut):
+        self.dut, self.width = dut, len(dut.m_axis_tdata) // 8
+        self.frames, self.arrived, self.position = deque(), Event(), 0
+        cocotb.start_soon(self._run())
+
+    async def send(self, data):
+        """Have a whole program sent; what an earlier one left is forgotten."""
+        await self.finish()
+        self.frames.clear()
+        self.position = 0
+        Path(STREAM_FILE).write_bytes(data)
+        self.dut.play.value = 1
+
+    async def finish(self):
+        """Close the files."""
+        self.dut.play.value = 0
+        await ClockCycles(self.dut.clk, 2)
+
+    async def _run(self):
+        while True:
+            await ValueChange(self.dut.frames)
+            await ReadOnly()
+            end = int(self.dut.beats.value) * self.width
+            with open(RESULT_FILE, "rb") as file:
+                file.seek(self.position)
+                self.frames.append(file.read(end - self.position))
+            self.position = end
+            self.arrived.set()
+
+
+_DRIVERS = {"python": (_Source, _Sink), "cocotbext": (_ExtSource, _ExtSink)}
+STREAMS = ("file", *_DRIVERS)
+"""What may drive the streams."""
+
+
+class SimTransport(Transport):
+    """The driver's link into this simulation; its methods run in a bridged thread.
+
+    `streams` chooses what drives the streams: ``file`` (the simulation itself, Python sleeps),
+    ``python`` (stalls at random with a `seed`), or ``cocotbext`` (the same with cocotbext-axi).
+    """
+
+    def __init__(self, dut, *, streams="file", seed=None, stall=0.5):
         rng = None if seed is None else random.Random(seed)
         self.dut = dut
+        dut.play.value = 0
         self.registers = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.clk, dut.rst)
-        source, sink = (_ExtSource, _ExtSink) if cocotbext else (_Source, _Sink)
-        self.source, self.sink = source(dut, rng, stall), sink(dut, rng, stall)
+        if streams == "file":
+            self.source = self.sink = _Files(dut)
+        else:
+            source, sink = _DRIVERS[streams]
+            self.source, self.sink = source(dut, rng, stall), sink(dut, rng, stall)
 
     def read_register(self, offset):
         """Return the register at `offset`."""
@@ -161,7 +211,7 @@ class SimTransport(Transport):
         resume(self._send)(data)
 
     async def _send(self, data):
-        self.source.send(data)
+        await self.source.send(data)
 
     def receive(self, timeout):
         """Return the next result frame."""
@@ -203,8 +253,8 @@ async def accelerator(dut):
         params, arrays = task
         if driver is None:
             dut.rst.value = 1
-            transport = SimTransport(dut, seed=params["seed"], stall=params["stall"],
-                                     cocotbext=params["cocotbext"])
+            transport = SimTransport(dut, streams=params["streams"], seed=params["seed"],
+                                     stall=params["stall"])
             await ClockCycles(dut.clk, 4)
             dut.rst.value = 0
             await ClockCycles(dut.clk, 4)
@@ -217,4 +267,7 @@ async def accelerator(dut):
         outputs = await bridge(driver.run)({program.inputs[0].name: arrays["codes"]})
         seconds, cycles = time.perf_counter() - start, await _cycles() - clock
         counters = await bridge(driver.counters)()
+        if params["streams"] == "file":
+            await transport.source.finish()
+            outputs["trace"] = np.fromfile(TRACE_FILE, "<u4").reshape(-1, 2)
         finish_task({"counters": counters, "seconds": seconds, "simulated": cycles}, **outputs)

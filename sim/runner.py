@@ -31,8 +31,8 @@ from systola.hw.verilog import write_verilog
 from systola.sim.toolcheck import MissingToolError, check_tools
 
 __all__ = ["SIMULATORS", "Built", "Session", "SimulationError", "build_component",
-           "build_verilog", "cache_dir", "cached_verilog", "finish_task", "lint_verilog",
-           "next_task"]
+           "build_text", "build_verilog", "cache_dir", "cached_verilog", "finish_task",
+           "lint_verilog", "next_task"]
 
 SIMULATORS = ("verilator", "icarus")
 
@@ -140,10 +140,15 @@ def cached_verilog(make, *, name, key):
 
 def build_verilog(path, *, top, simulator="verilator", optimize="-O1"):
     """Compile a Verilog file, or return the result of an earlier call for the same text."""
+    return build_text(Path(path).read_text(), top=top, simulator=simulator, optimize=optimize)
+
+
+def build_text(verilog, *, top, simulator="verilator", optimize="-O1"):
+    """Compile Verilog text, or return the result of an earlier call for the same."""
     text = json.dumps([top, simulator, optimize, _versions()], sort_keys=True)
-    with _entry(text.encode() + Path(path).read_bytes(), top) as (folder, fill):
+    with _entry((text + verilog).encode(), top) as (folder, fill):
         if fill:
-            shutil.copy(path, fill / f"{top}.v")
+            (fill / f"{top}.v").write_text(verilog)
             _compile(fill / f"{top}.v", top, fill,
                      _runner(simulator, optimize,
                              _runtime() if simulator == "verilator" else None))

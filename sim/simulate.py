@@ -9,7 +9,8 @@ import numpy as np
 
 from systola.hw.accelerator import Accelerator
 from systola.hw.generate import TOP
-from systola.sim.runner import Session, build_component, cache_dir
+from systola.sim.host import HOST, host_verilog
+from systola.sim.runner import Session, build_text, cache_dir, cached_verilog
 from systola.sim.vit import forward, tensor_names
 from systola.sw_driver.compiler import compile_model
 
@@ -71,12 +72,14 @@ class Simulation:
 
 def build_accelerator(config, *, simulator="verilator", optimize="-O1"):
     """Compile the accelerator of `config` for simulation."""
-    return build_component(lambda: Accelerator(config), name=TOP, key=config.to_dict(),
-                           simulator=simulator, optimize=optimize)
+    path = cached_verilog(lambda: Accelerator(config, trace=True), name=TOP,
+                          key=[config.to_dict(), "trace"])
+    text = path.read_text() + host_verilog(config, TOP)
+    return build_text(text, top=HOST, simulator=simulator, optimize=optimize)
 
 
 def simulate(model, config, codes, *, trace=True, untraced=True, seed=None, stall=0.5,
-             cocotbext=False, simulator="verilator", optimize="-O1", progress=None):
+             streams=None, simulator="verilator", optimize="-O1", progress=None):
     """Run `model` on the simulated accelerator of `config`.
 
     Parameters
@@ -94,8 +97,9 @@ def simulate(model, config, codes, *, trace=True, untraced=True, seed=None, stal
     seed, stall : int, float
         With a seed, both streams stall at random in a share `stall` of the cycles; cycles then
         mean nothing.
-    cocotbext : bool
-        Drive the streams with cocotbext-axi instead of this project's faster drivers.
+    streams : str, optional
+        What drives the streams: ``file`` (the simulation itself; default), ``python`` (default
+        with a seed) or ``cocotbext``.
     simulator, optimize : str
         See `systola.sim.runner.build_component`.
     progress : callable, optional
@@ -109,6 +113,7 @@ def simulate(model, config, codes, *, trace=True, untraced=True, seed=None, stal
         If the simulation cannot be compiled, hangs, or the accelerator reports an error.
     """
     progress = progress or (lambda *args, **more: None)
+    streams = streams or ("file" if seed is None else "python")
     if not trace and not untraced:
         raise ValueError("trace or untraced must be true, not both false")
     programs = [compile_model(model, config, trace=traced)
@@ -124,13 +129,15 @@ def simulate(model, config, codes, *, trace=True, untraced=True, seed=None, stal
         for index, program in enumerate(programs):
             path = Path(folder, f"{index}.bin")
             program.write(path)
-            params = {"program": str(path), "seed": seed, "stall": stall, "cocotbext": cocotbext,
+            params = {"program": str(path), "seed": seed, "stall": stall, "streams": streams,
                       "patience": _SLACK * program.predicted["cycles"] + 100_000}
             for image in range(len(codes)):
                 progress(len(runs), len(programs) * len(codes),
                          text=f"simulating image {image + 1} of {len(codes)}"
                          + (", storing every tensor" if len(program.frames) > 1 else ""))
-                runs.append((program, image, *session.run(params, {"codes": codes[image]})))
+                figures, tensors = session.run(params, {"codes": codes[image]})
+                figures["trace"] = tensors.pop("trace", None)
+                runs.append((program, image, figures, tensors))
     _gather(result, model, runs, expected)
     return result
 

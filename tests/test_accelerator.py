@@ -61,7 +61,8 @@ def odd_case():
 
 
 @pytest.mark.parametrize("options", [{}, {"seed": 1}, {"seed": 2, "stall": 0.8},
-                                     {"cocotbext": True}, {"cocotbext": True, "seed": 3}])
+                                     {"streams": "python"}, {"streams": "cocotbext"},
+                                     {"streams": "cocotbext", "seed": 3}])
 def test_sizes_that_divide_nothing(options):
     model, codes = odd_case()
     for size in model.channels, model.head_dim, model.hidden, model.classes, model.tokens:

@@ -24,6 +24,8 @@ RULES = [  # the first pattern that fits decides
     ("sim/vit.py", {"numpy", "systola.sim", "systola.hw.config", "systola.model.integer"}),
     ("sim/randomize.py", {"numpy", "systola.sim", "systola.hw.config", "systola.model"}),
     ("sim/simulate.py", SIMULATION),
+    ("sim/host.py", SIMULATION),
+    ("sim/timeline.py", {"numpy", "systola.hw.isa", "systola.hw.regmap"}),
     ("sim/harness.py", SIMULATION),
     ("sim/bench_*.py", SIMULATION),
     ("sim/runner.py", SIMULATION),
