@@ -60,7 +60,8 @@ class ILayerNorm(wiring.Component):
         self._roots = [InverseRoot(width=self._moments.v_bits, start=start, steps=steps,
                                    tag=signed(16)) for _ in range(roots)]
         self.period = max(self._moments.period, -(-(self._roots[0].latency + 1) // roots))
-        self.latency = self._moments.latency + self._roots[0].latency + 5
+        self._cycles = 2 + Pipeline.multiply_cycles(17)  # of `_scale`
+        self.latency = self._moments.latency + self._roots[0].latency + self._cycles + 1
         # While a row waits for its root the following ones arrive: never a stall for long rows.
         self.depth = 1 << (-(-max_row // lanes) + self.latency - 1).bit_length()
         super().__init__({
@@ -121,9 +122,10 @@ class ILayerNorm(wiring.Component):
         odd = pipe.reg(row.factor[0])
         for k in range(self.lanes):
             y = pipe.reg(beat.x[k] - row.tag)
-            rest = pipe.delay(Mux(odd, y >> 1, 0), 2)
-            m.d.comb += self.o.p.x[k].eq(pipe.reg(pipe.multiply(y, half) + rest, signed(32)))
+            rest = pipe.delay(Mux(odd, y >> 1, 0), self._cycles - 2)
+            m.d.comb += self.o.p.x[k].eq(pipe.reg(pipe.multiply(half, y) + rest, signed(32)))
         m.d.comb += [
-            self.o.valid.eq(pipe.delay(valid, 4, reset_less=False)),
-            Cat(self.o.p.keep, self.o.p.last).eq(pipe.delay(Cat(beat.keep, beat.last), 4)),
+            self.o.valid.eq(pipe.delay(valid, self._cycles, reset_less=False)),
+            Cat(self.o.p.keep, self.o.p.last).eq(
+                pipe.delay(Cat(beat.keep, beat.last), self._cycles)),
         ]

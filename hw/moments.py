@@ -48,7 +48,7 @@ class RowMoments(wiring.Component):
         self.lanes, self.count_bits = lanes, max_row.bit_length()
         self.v_bits = (max_row << 30).bit_length()  # C * 2**30 bounds the variance of 16-bit codes
         self.steps = steps
-        self.period = -(-16 // steps) + 8
+        self.period = -(-16 // steps) + 4 + 2 * Pipeline.multiply_cycles(16)
         levels = -(-(lanes - 1).bit_length() // 2)
         self.latency = 2 + levels + 1 + self.period
         super().__init__({
@@ -97,7 +97,8 @@ class RowMoments(wiring.Component):
         factor = Signal(signed(18 + self.count_bits), reset_less=True)
         product = Pipeline(m).multiply(factor, mean)
         quot, rem = divider.o.p.quot, divider.o.p.rem
-        step, rounded = Signal(range(6)), Signal(17)
+        cycles = Pipeline.multiply_cycles(16)
+        step, rounded = Signal(range(2 * cycles + 2)), Signal(17)
         m.d.comb += [
             divider.i.p.num.eq(abs(row.total)), divider.i.p.den.eq(row.count),
             divider.o.ready.eq(1),
@@ -117,11 +118,11 @@ class RowMoments(wiring.Component):
                 with m.If(divider.o.valid):
                     m.next = "MULTIPLY"
             with m.State("MULTIPLY"):
-                with m.If(step != 5):
+                with m.If(step != 2 * cycles + 1):
                     m.d.sync += step.eq(step + 1)
-                with m.If(step == 2):  # `factor` becomes the second factor; the mean stays
+                with m.If(step == cycles):  # `factor` becomes the second factor; the mean stays
                     m.d.sync += factor.eq((held.total << 1) - product)
-                with m.If((step == 5) & (~self.o.valid | self.o.ready)):
+                with m.If((step == 2 * cycles + 1) & (~self.o.valid | self.o.ready)):
                     m.d.sync += [self.o.p.mean.eq(mean), self.o.valid.eq(1),
                                  self.o.p.v.eq(held.squares - product)]
                     m.next = "IDLE"

@@ -1,11 +1,38 @@
 """Registers that advance together: how the arithmetic units write their stages."""
 
-from amaranth import Signal, Value, signed
+from amaranth import Cat, Const, Mux, Signal, Value, signed
 
-__all__ = ["LIMB", "Pipeline"]
+__all__ = ["Pipeline", "add_with_carry", "booth_row", "booth_term"]
 
-LIMB = 17
-"""Unsigned bits of a factor in one multiplication: what a DSP slice's 18-bit input takes."""
+
+def add_with_carry(a, b, carry, bits):
+    """Return ``a + b + carry`` of signed values, modulo ``2**bits``, as one carry chain.
+
+    The lowest position adds `carry` to itself: its sum is never used, its carry costs no look-up
+    table.
+    """
+    return (Cat(carry, a).as_signed() + Cat(carry, b).as_signed())[1:bits + 1].as_signed()
+
+
+def booth_term(a, low, mid, high):
+    """Return the radix-4 Booth digit ``low + mid - 2*high`` times `a`, less one if `high`.
+
+    Each bit is a function of five bits, and the missing one is the carry of the adder that adds it.
+    One bit longer than `a`.
+    """
+    once, twice = low ^ mid, Mux(high, ~mid & ~low, mid & low)
+    below = Cat(Const(0, 1), a)
+    return (Cat((Cat(a, a[-1])[j] & once | below[j] & twice) for j in range(len(a) + 1))
+            ^ high.replicate(len(a) + 1)).as_signed()
+
+
+def booth_row(total, a, low, mid, high):
+    """Return ``total + (low + mid - 2*high) * a``, two bits longer than the longer operand.
+
+    `total` must be a plain register or sum: then the selection of the digit's term and the adder
+    share one look-up table per bit.
+    """
+    return add_with_carry(total, booth_term(a, low, mid, high), high, max(len(total), len(a)) + 2)
 
 
 class Pipeline:
@@ -36,17 +63,32 @@ class Pipeline:
             value = self.reg(value, reset_less=reset_less)
         return value
 
-    def multiply(self, a, b):
-        """Return the exact signed product ``a * b`` two cycles later.
+    @staticmethod
+    def multiply_cycles(b_bits, rows=3):
+        """Return the latency of `multiply` by a factor of `b_bits` bits: two bits are a row."""
+        return -(-b_bits // (2 * rows))
 
-        `a` and `b` are signed. Partial products take `LIMB` bits of `a` each: with a `b` of up to
-        25 bits, one DSP slice.
+    def multiply(self, a, b, rows=3):
+        """Return the exact signed product ``a * b``, `multiply_cycles` of ``len(b)`` later.
+
+        `a` and `b` are signed, at least two bits each. Radix-4 Booth: ``ceil(len(b) / 2)`` rows of
+        about ``len(a) + 2`` look-up tables, `rows` of them between registers, and never a DSP
+        slice. Nothing needs to be registered before or behind.
         """
-        starts = range(0, max(len(a) - 1, 1), LIMB)  # the top limb is signed, and may be one wider
-        parts = [a[start:start + LIMB] for start in starts[:-1]] + [a[starts[-1]:].as_signed()]
-        products = [self.reg(part * b) for part in parts]
-        total = sum(product << start for product, start in zip(products, starts, strict=True))
-        return self.reg(total, signed(len(a) + len(b)))
+        bits = len(a) + len(b)
+        b = Cat(Const(0, 1), b, b[-1])
+        total, low_bits = None, []  # the sum from the current digit's weight on, and below it
+        for start in range(0, bits - len(a), 2):
+            digit = b[start], b[start + 1], b[start + 2]
+            if total is None:
+                total = add_with_carry(booth_term(a, *digit), Const(0, 1), digit[2], len(a) + 2)
+            else:
+                low_bits.append(total[:2])
+                total = booth_row(total[2:].as_signed(), a, *digit)
+            if start // 2 % rows == rows - 1 or start + 2 >= bits - len(a):
+                low_bits, total = [self.reg(Cat(low_bits))], self.reg(total)
+                a, b = self.reg(a), self.reg(b)
+        return Cat(low_bits, total)[:bits].as_signed()
 
     def add_up(self, values):
         """Return ``(sum of values, cycles)``: four to an adder, a register behind each level."""
