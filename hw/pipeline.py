@@ -1,6 +1,6 @@
 """Registers that advance together: how the arithmetic units write their stages."""
 
-from amaranth import Cat, Const, Mux, Signal, Value, signed
+from amaranth import Cat, Const, Mux, Signal, Value
 
 __all__ = ["Pipeline", "add_with_carry", "booth_row", "booth_term"]
 
