@@ -1,27 +1,34 @@
 """Front end of the MATRIX engine: reads the activations of a MATMUL, pass by pass."""
 
-from amaranth import Cat, Module, Mux, Signal, signed
+from amaranth import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
 
 from systola.hw import shapes
 from systola.hw.accumulator import Accumulators, control_layout
 from systola.hw.isa import Flag, Opcode
 
-__all__ = ["Feeder"]
+__all__ = ["Feeder", "first_lane"]
+
+
+def first_lane(config, group):
+    """Return the lane at which group `group` of ``config.lanes`` lanes begins."""
+    starts = range(0, config.rows, config.lanes)
+    return Array(starts)[group[:bits_for(len(starts) - 1)]]
 
 
 class Feeder(wiring.Component):
     """Stream activation words into the array, with the swaps and the accumulator control.
 
-    For every tile of C output columns, every activation word k and every digit plane, one pass of
-    `rows` words from ``act_base + digit*act_plane + t*act_stride + k``. Requests run ahead; the
-    first word of a pass waits at the array's door for its weights (``swap_ready``) and for
-    `Accumulators.gap`. The first pass of a tile may enter a half that is still being drained, row
-    by row behind the drain, as it only writes; the tile's other passes wait until the half is
-    free. One word a cycle otherwise, without a gap between passes; one cycle between
-    instructions without requests.
+    For every tile of C output columns (the first at lane ``out_group * lanes`` of the output),
+    every activation word k and every digit plane, one pass of `rows` words from
+    ``act_base + digit*act_plane + t*act_stride + k``. Requests run ahead; the first word of a pass
+    waits at the array's door for its weights (``swap_ready``) and for `Accumulators.gap`. The first
+    pass of a tile may enter a half that is still being drained, row by row behind the drain, as it
+    only writes; the tile's other passes wait until the half is free. One word a cycle otherwise,
+    without a gap between passes; one cycle between instructions without requests.
 
     The byte lanes become signed(act_bits + 1): with UNSIGNED the top digit is unsigned.
 
@@ -72,7 +79,7 @@ class Feeder(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.words = words = SyncFIFO(width=self.word_layout.size, depth=8)
+        m.submodules.words = words = SyncFIFO(width=self.word_layout.size, depth=16)
         self._request(m, words)
         self._enter(m, words)
         return m
@@ -102,7 +109,8 @@ class Feeder(wiring.Component):
         m.d.comb += [
             note.t.eq(t), note.digit.eq(digit), note.begin.eq(t == 0),
             note.first.eq((k == 0) & (digit == 0)), note.swap.eq((t == 0) & (digit == 0)),
-            note.top.eq(last_digit & (ins.flags & Flag.UNSIGNED).any()), note.last.eq(last_t & last_digit & last_k),
+            note.top.eq(last_digit & (ins.flags & Flag.UNSIGNED).any()),
+            note.last.eq(last_t & last_digit & last_k),
         ]
         with m.If(step):
             m.d.sync += [t.eq(t + 1), addr.eq(addr + ins.act_stride)]
@@ -118,7 +126,8 @@ class Feeder(wiring.Component):
                         with m.If(next_lane >= config.rows):
                             m.d.sync += [lane.eq(next_lane - config.rows), column.eq(column + 1)]
         with m.If(self.instr.valid & self.instr.ready):
-            m.d.sync += [ins.eq(self.instr.p), active.eq(1), column.eq(0), lane.eq(0),
+            m.d.sync += [ins.eq(self.instr.p), active.eq(1), column.eq(0),
+                         lane.eq(first_lane(config, self.instr.p.out_group)),
                          *(s.eq(self.instr.p.act_base) for s in (word, plane, addr))]
 
     def _enter(self, m, words):

@@ -2,7 +2,6 @@
 
 from amaranth import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from systola.hw import shapes
@@ -13,7 +12,7 @@ __all__ = ["ResidualReader"]
 class ResidualReader(wiring.Component):
     """Read the low and the high word of each address and pair their bytes.
 
-    One pair every 2 cycles. Up to 4 addresses are queued, up to 1 pair waits.
+    One pair every 2 cycles; up to 1 pair waits, beside what the port holds.
 
     Parameters
     ----------
@@ -23,9 +22,9 @@ class ResidualReader(wiring.Component):
     Members
     -------
     i : In(stream.Signature(16))
-        Address of the low word.
+        Address of the low word, taken with the request of the high word.
     plane : In(16)
-        Distance of the high word; constant while addresses are queued.
+        Distance of the high word; constant while addresses are offered.
     port : Out(shapes.ReadPort(config))
         To the memory.
     o : Out(stream.Signature(ArrayLayout(signed(16), config.rows)))
@@ -42,14 +41,11 @@ class ResidualReader(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         req, rsp, o = self.port.req, self.port.rsp, self.o
-        m.submodules.queue = queue = SyncFIFO(width=16, depth=4)
         high, has_low, low = Signal(), Signal(), Signal(rsp.p.shape(), reset_less=True)
         pair = Signal(o.p.shape(), reset_less=True)
         m.d.comb += [
-            queue.w_data.eq(self.i.p), queue.w_en.eq(self.i.valid), self.i.ready.eq(queue.w_rdy),
-            req.valid.eq(queue.r_rdy),
-            req.p.addr.eq(queue.r_data + Mux(high, self.plane, 0)),
-            queue.r_en.eq(req.ready & high),
+            req.valid.eq(self.i.valid), self.i.ready.eq(req.ready & high),
+            req.p.addr.eq(self.i.p + Mux(high, self.plane, 0)),
             rsp.ready.eq(~has_low | ~o.valid | o.ready),
             o.p.eq(pair),
         ]
