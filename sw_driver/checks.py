@@ -2,12 +2,19 @@
 
 import numpy as np
 
+from systola.hw.config import SOFTMAX_SHIFT
 from systola.sw_driver.layout import CompileError
 
 __all__ = ["check_model"]
 
 SCORE_BITS = 8
 """Bits of the attention scores, the input of Shiftmax, in every model."""
+
+_CODE_BITS = 8
+"""Results of at most so many bits have multipliers of ``code_mult_bits``."""
+
+_PEAK = 128
+"""Largest exponential of deferred attention, and least sum of a row of them."""
 
 
 def check_model(model, config):
@@ -16,31 +23,40 @@ def check_model(model, config):
     _check_shapes(model, config)
     for name, layer, bits in _layers(model):
         _check_linear(name, layer, bits, model, config)
-    rescales = [("position_residual", model.position_residual)]
+    rescales = [("position_residual", model.position_residual, 16)]
     norms = [("norm", model.norm)]
     for i, block in enumerate(model.blocks):
         prefix = f"blocks.{i}."
-        rescales += [(prefix + name, getattr(block, name)) for name in
-                     ("scores", "context", "gelu", "attn_residual", "mlp_residual")]
+        rescales += [(prefix + name, getattr(block, name), bits) for name, bits in
+                     (("scores", 8), ("gelu", 8), ("attn_residual", 16), ("mlp_residual", 16))]
+        if model.attention == "deferred":
+            _check_numerator(prefix + "context", block.context, config)
+        else:
+            rescales.append((prefix + "context", block.context, 8))
         norms += [(prefix + name, getattr(block, name)) for name in ("norm1", "norm2")]
         for name in "softmax_x0", "gelu_x0":
             value, limit = int(getattr(block, name)), (1 << config.x0_bits) - 1
             if not -limit <= value <= -1:
                 raise CompileError(f"{prefix}{name} must be from {-limit} to -1 (x0_bits), "
                                    f"not {value}")
-    for name, rescale in rescales:
-        _check_requant(name, rescale, (), config)
+    for name, rescale, bits in rescales:
+        _check_requant(name, rescale, (), bits, config)
     for name, norm in norms:
-        _check_requant(name, norm.requant, (model.channels,), config)
+        _check_requant(name, norm.requant, (model.channels,), model.act_bits, config)
         _check_bias(name, norm.bias, model.channels)
 
 
 def _check_options(model, config):
-    for name in "attention_bits", "gelu", "norm_start":
+    for name in "attention", "attention_bits", "gelu", "norm_start":
         wanted, there = getattr(model, name), getattr(config, name)
-        if wanted != there:
+        deferred = name == "attention_bits" and model.attention == "deferred"  # not used then
+        if wanted != there and not deferred:
             raise CompileError(f"{name} must be {wanted!r} as in the model, not {there!r}")
-    for name in "weight_bits", "act_bits", "mult_bits":
+    if model.attention == "deferred" and model.mult_bits != config.mult_bits:
+        # Row factors are clamped to the width that the hardware has.
+        raise CompileError(f"mult_bits must be {model.mult_bits} as in the model, "
+                           f"not {config.mult_bits}")
+    for name in "weight_bits", "act_bits", "mult_bits", "code_mult_bits":
         wanted, there = getattr(model, name), getattr(config, name)
         if wanted > there:
             raise CompileError(f"{name} must be at least {wanted} as in the model, not {there}")
@@ -58,7 +74,9 @@ def _check_shapes(model, config):
         raise CompileError(f"tokens must be at least 2, not {tokens}")
     rows = [("channels", channels)]
     if model.blocks:
-        rows += [("tokens", tokens), ("hidden channels", model.hidden)]
+        rows.append(("tokens", tokens))
+        if config.gelu == "exact":  # a table needs no whole rows
+            rows.append(("hidden channels", model.hidden))
     for name, value in rows:
         if value > config.max_row:
             raise CompileError(f"max_row must be at least {value}, the {name}, "
@@ -75,10 +93,23 @@ def _check_shapes(model, config):
             _check_shape(f"blocks.{i}.{name}", getattr(block, name), shape)
         code = block.qkv.out_bits - 1
         _check_bound(f"blocks.{i}.scores", model.head_dim << 2 * code, config)
-        full_scale = (1 << model.attention_bits - 1) - 1
-        _check_bound(f"blocks.{i}.context", tokens * full_scale << code, config)
+        _check_bound(f"blocks.{i}.context", _row_sum(model, block) << code, config)
     _check_shape("patch", model.patch, (channels, model.patch.weight.shape[-1]))
     _check_shape("head", model.head, (model.classes, channels))
+
+
+def _row_sum(model, block):
+    """Return a bound of the sum of a row of the attention.
+
+    Shiftmax's outputs add up to its full scale, unless the sum of the exponentials, each at most
+    -x0 * 2**n, is clamped to 31 bits: then they are these, shifted.
+    """
+    if model.attention == "deferred":
+        return model.tokens * _PEAK
+    full_scale = (1 << model.attention_bits - 1) - 1
+    exponentials = model.tokens * -int(block.softmax_x0) << SOFTMAX_SHIFT
+    return min(model.tokens * full_scale,
+               max(full_scale, exponentials >> 32 - model.attention_bits))
 
 
 def _layers(model):
@@ -98,8 +129,10 @@ def _check_linear(name, layer, bits, model, config):
     if not low <= layer.out_bits <= high:
         raise CompileError(f"{name} out_bits must be from {low} to {high}, not {layer.out_bits}")
     _check_range(f"{name} weight", layer.weight, model.weight_bits)
+    if config.pe_style == "dsp_packed":
+        _check_packed(name, layer, config)
     _check_bias(name, layer.bias, len(layer.weight))
-    _check_requant(name, layer.requant, (len(layer.weight),), config)
+    _check_requant(name, layer.requant, (len(layer.weight),), layer.out_bits, config)
     worst = np.abs(np.asarray(layer.weight, np.int64)).sum(axis=1) << model.act_bits - 1
     _check_bound(name, int((worst + np.abs(np.asarray(layer.bias, np.int64))).max()), config)
 
@@ -110,14 +143,38 @@ def _check_shape(name, layer, shape):
                            f"not {np.shape(layer.weight)}")
 
 
-def _check_requant(name, requant, shape, config):
+def _check_packed(name, layer, config):
+    """Two stationary operands share a DSP's port, which has no room for the most negative code."""
+    limit = (1 << config.weight_bits - 1) - 1
+    if np.min(layer.weight) < -limit:
+        raise CompileError(f"{name} weight must be at least {-limit} with pe_style 'dsp_packed', "
+                           f"not {np.min(layer.weight)}")
+    if name.endswith(".qkv") and layer.out_bits == config.weight_bits and not layer.symmetric:
+        raise CompileError(f"{name} must be symmetric with pe_style 'dsp_packed', as K and V are "
+                           f"stationary")
+
+
+def _check_numerator(name, dyadic, config):
+    limit = min(31, config.mult_bits + 7)
+    if not 0 <= int(dyadic.mult) < 1 << limit:
+        raise CompileError(f"{name} numerator must be from 0 to {(1 << limit) - 1}, "
+                           f"not {int(dyadic.mult)}")
+    if not 0 <= int(dyadic.shift) <= 63:
+        raise CompileError(f"{name} shift must be from 0 to 63, not {int(dyadic.shift)}")
+
+
+def _check_requant(name, requant, shape, bits, config):
     mult, shift = np.asarray(requant.mult), np.asarray(requant.shift)
     if mult.shape != shape or shift.shape != shape:
         raise CompileError(f"{name} multipliers and shifts must have shape {shape}, "
                            f"not {mult.shape} and {shift.shape}")
     largest = max(abs(int(mult.min())), abs(int(mult.max())))
-    if largest >= 1 << config.mult_bits:
-        raise CompileError(f"{name} multipliers must be below 2**{config.mult_bits} (mult_bits), "
+    field = "mult_bits"
+    if bits <= _CODE_BITS and config.code_mult_bits < config.mult_bits:
+        field = "code_mult_bits"
+    limit = getattr(config, field)
+    if largest >= 1 << limit:
+        raise CompileError(f"{name} multipliers must be below 2**{limit} ({field}), "
                            f"not {largest}")
     if shift.min() < 0 or shift.max() > 63:
         bad = int(shift.min()) if shift.min() < 0 else int(shift.max())

@@ -1,9 +1,18 @@
 """Compile an integer Vision Transformer to a program image."""
 
+import dataclasses
+
 from systola.hw.isa import INSTRUCTION_BYTES, Opcode, encode
 from systola.sw_driver.checks import check_model
-from systola.sw_driver.layout import CompileError, allocate_params, allocate_scratchpad
+from systola.sw_driver.layout import (
+    CompileError,
+    FactorBlock,
+    ParamBlock,
+    allocate_ring,
+    allocate_scratchpad,
+)
 from systola.sw_driver.network import lower
+from systola.sw_driver.plan import plans
 from systola.sw_driver.predict import predict_cycles
 from systola.sw_driver.program import InputSlot, OutputPart, OutputTensor, Program, decode_outputs
 from systola.sw_driver.schedule import assign_tokens, prefetch_params
@@ -12,10 +21,14 @@ __all__ = ["CompileError", "compile_model", "compile_operations", "decode_output
            "encode_stream"]
 
 _PARAM_SHARE = 4  # of the parameter memory for one MATMUL, so that the next ones' fit beside it
+_TRIALS = 48      # plans tried before a model counts as too large
 
 
-def compile_model(model, config, *, trace=False):
+def compile_model(model, config, *, trace=False, blocks_only=False):
     """Return the `Program` that runs `model` on an accelerator of `config`.
+
+    Activations stay in the scratchpad: what does not fit in the smallest chunks is refused with
+    the words it would need, nothing is spilled.
 
     Parameters
     ----------
@@ -24,7 +37,10 @@ def compile_model(model, config, *, trace=False):
     config : AcceleratorConfig
         The accelerator it shall run on.
     trace : bool
-        Store every named tensor as soon as it is complete, not only the logits.
+        Store every named tensor as soon as it is complete, not only the results.
+    blocks_only : bool
+        Only the encoder blocks: input ``embed``, the 16-bit residual stream, and result
+        ``blocks.<last>.out``, instead of ``patches`` and ``logits``.
 
     Raises
     ------
@@ -32,37 +48,61 @@ def compile_model(model, config, *, trace=False):
         If a value of the model does not fit the configuration, or its tensors do not fit the
         scratchpad or the parameter memory.
     """
-    build, ops = compile_operations(model, config, trace=trace)
+    build, ops = compile_operations(model, config, trace=trace, blocks_only=blocks_only)
     stream, offsets = encode_stream(ops, config)
     stores = [op for op in ops if op.opcode is Opcode.STORE]
     frame = {op: index for index, op in enumerate(stores)}
     return Program(
         config=config, stream=stream, instructions=len(ops) + 2, macs=build.macs,
         frames=tuple(op.fields["rows"] * op.fields["words"] for op in stores),
-        inputs=tuple(InputSlot(name=name, offset=offsets[op], rows=rows, channels=channels,
-                               words=op.fields["words"])
-                     for name, op, rows, channels in build.inputs),
+        inputs=tuple(InputSlot(name=name, offset=offsets[op], row=row, rows=rows,
+                               channels=channels, planes=planes,
+                               words=op.fields["words"] // planes)
+                     for name, op, row, rows, channels, planes in build.inputs),
         outputs=tuple(_output(name, *output, frame) for name, output in build.outputs.items()),
         model=_describe(model),
-        predicted=predict_cycles(ops, config, build.macs).to_dict())
+        predicted={**predict_cycles(ops, config, build.macs).to_dict(), "passes": build.passes,
+                   "scratchpad_peak": build.peak, "scratchpad_used": build.used})
 
 
-def compile_operations(model, config, *, trace=False):
+def compile_operations(model, config, *, trace=False, blocks_only=False):
     """Return the `Lowering` and its operations in stream order, placed and with their tokens."""
     check_model(model, config)
-    build = lower(model, config, trace=trace,
-                  param_words=max(config.param_depth // _PARAM_SHARE, 1))
+    if blocks_only and not model.blocks:
+        raise CompileError("blocks_only needs a model with at least one block")
+    options = {"trace": trace, "blocks_only": blocks_only,
+               "param_words": max(config.param_depth // _PARAM_SHARE, 1)}
+    plan = _fitting_plan(model, config, options)
+    build = lower(model, config, plan, **options)
     for distance in 1, 0:
         ops = prefetch_params(build.ops, distance)
         try:
-            allocate_params(ops, config)
+            allocate_ring(ops, ParamBlock, "param_depth", config.param_depth)
             break
         except CompileError:
             if distance == 0:
                 raise
-    allocate_scratchpad(ops, config)
+    allocate_ring(ops, FactorBlock, "token_depth", config.factor_depth)
+    build.used, build.peak = allocate_scratchpad(ops, config)
     assign_tokens(ops, config)
     return build, ops
+
+
+def _fitting_plan(model, config, options):
+    """Return the first plan with which the first two blocks fit; all others are as the second."""
+    short = dataclasses.replace(model, blocks=model.blocks[:2])
+    refusal = None
+    for trial, plan in enumerate(plans(model.tokens, config)):
+        build = lower(short, config, plan, **options)
+        try:
+            allocate_ring(build.ops, FactorBlock, "token_depth", config.factor_depth)
+            allocate_scratchpad(build.ops, config)
+            return plan
+        except CompileError as error:
+            refusal = error
+        if trial >= _TRIALS:
+            break
+    raise refusal
 
 
 def encode_stream(ops, config):
@@ -85,15 +125,15 @@ def encode_stream(ops, config):
 
 def _output(name, shape, parts, frame):
     return OutputTensor(name=name, shape=tuple(shape), parts=tuple(
-        OutputPart(frame=frame[op], planes=tensor.planes, digit_bits=digit_bits, rows=tensor.rows,
-                   words=tensor.words, lane=lane, columns=columns, head=head, row=row,
+        OutputPart(frame=frame[op], planes=view.planes, digit_bits=digit_bits, rows=view.rows,
+                   words=view.words, lane=lane, columns=columns, head=head, row=row,
                    column=column)
-        for op, tensor, digit_bits, lane, columns, head, row, column in parts))
+        for op, view, digit_bits, lane, columns, head, row, column in parts))
 
 
 def _describe(model):
     names = ("tokens", "channels", "heads", "hidden", "classes", "act_bits", "weight_bits",
-             "attention_bits", "mult_bits", "gelu", "norm_start")
+             "attention", "attention_bits", "mult_bits", "code_mult_bits", "gelu", "norm_start")
     return {**{name: getattr(model, name) for name in names}, "blocks": len(model.blocks),
             "meta": {key: value for key, value in model.meta.items()
                      if isinstance(value, (str, int, float))}}

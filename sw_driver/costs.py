@@ -44,27 +44,27 @@ class Costs:
 
 
 COSTS = Costs()
-_ROOTS = 4  # rows of I-LayerNorm whose root is computed at the same time
 
 
 def vector_cycles(opcode, fields, config, costs):
     """Return the cycles of a VECTOR operation from its start to done."""
     columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]
-    words = [-(-min(config.rows, columns - first) // config.lanes)
+    lanes = config.norm_lanes if opcode is Opcode.LAYERNORM else config.vector_lanes
+    words = [-(-min(config.rows, columns - first) // lanes)
              for first in range(0, columns, config.rows)]
     beats, rows = sum(words), fields["rows"]
     planes = config.attention_digits if opcode is Opcode.SHIFTMAX else 1
     every, last = _writes(words, planes)
     if opcode is Opcode.SHIFTMAX:  # two passes over a row, then the product
-        latency = costs.shiftmax + (config.lanes - 1).bit_length() + 2 * beats
+        latency = costs.shiftmax + (lanes - 1).bit_length() + 2 * beats
         return latency + (rows - 1) * max(beats, every, costs.shiftmax_row) + last
     if opcode is Opcode.LAYERNORM:
-        root = _root_cycles(config)
+        root, roots = _root_cycles(config), config.norm_roots
         every, began = max(beats, every, costs.layernorm_row), []
         for row in range(rows):
             after = began[-1] + every if row else 0
-            began.append(max(after, began[-_ROOTS] + root if row >= _ROOTS else 0))
-        levels = -(-(config.lanes - 1).bit_length() // 2)
+            began.append(max(after, began[-roots] + root if row >= roots else 0))
+        levels = -(-(lanes - 1).bit_length() // 2)
         return costs.layernorm - 1 + levels + root + beats + began[-1] + last
     if config.gelu == "exact":
         return costs.shiftgelu + beats + (rows - 1) * max(beats + 1, every) + last

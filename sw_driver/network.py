@@ -1,221 +1,247 @@
 """The network as a sequence of operations: what is computed, in which order, on which tensors.
 
-The order is a valid sequential program. It is chosen so that engines overlap: the scores of a head
-come early so that Shiftmax runs while the array multiplies on, and V is computed while the first
-scores are normalised.
+The order is a valid sequential program. Tokens are cut into chunks (`Plan`), and every layer works
+on a chunk at a time, so that VECTOR normalises or activates one chunk while the array multiplies
+another. The residual stream stays in one tensor: the projections before a residual write over it.
 """
 
 import numpy as np
 
-from systola.hw.isa import Flag, Opcode
-from systola.model.integer import Dyadic, Linear
-from systola.sw_driver.checks import SCORE_BITS
-from systola.sw_driver.layout import Group, Tensor
-from systola.sw_driver.lowering import Lowering, cut
-from systola.sw_driver.packing import code_words, split_planes
+from systola.hw.isa import Opcode
+from systola.sw_driver.attention import EXPONENTIALS, Attention
+from systola.sw_driver.lowering import Lowering
+from systola.sw_driver.packing import code_words, exp_table, gelu_table, split_planes
 
 __all__ = ["lower"]
 
+_GELU = 0
+"""The table of GELU."""
 
-def lower(model, config, *, trace, param_words):
-    """Return the `Lowering` of the complete network, its operations not yet placed."""
+
+def lower(model, config, plan, *, trace, param_words, blocks_only=False):
+    """Return the `Lowering` of the network, its operations not yet placed."""
     build = Lowering(config, param_words=param_words, trace=trace)
-    x = _embed(build, model)
-    for index, block in enumerate(model.blocks):
-        prefix = f"blocks.{index}."
-        x = _attention(build, model, block, prefix, x)
-        x = _mlp(build, model, block, prefix, x)
-    norm = build.norm("norm", model.norm, x.view(rows=1), model.channels, model.act_bits)
-    logits = build.tensor("logits", 1, model.classes, planes=2, group=Group.PROJECTED)
-    build.linear("logits", model.head, norm.view(), logits.view())
-    build.declare("logits", (model.classes,))
-    build.store("logits", logits, [(0, model.classes, None, 0, 0)])
-    build.macs = _macs(model)
+    network = _Network(build, model, plan, blocks_only)
+    network.start()
+    for index in range(len(model.blocks)):
+        network.block(index)
+    if blocks_only:
+        build.store_rest()
+    else:
+        network.head()
+    build.macs = _macs(model, blocks_only)
     return build
 
 
-def _embed(build, model):
-    """Class row by LOAD, patches by MATMUL with the position as residual."""
-    tokens, channels, depth = model.tokens, model.channels, model.patch.weight.shape[1]
-    patches = build.tensor("patches", tokens - 1, depth)
-    codes = np.zeros((tokens - 1, depth), np.int64)
-    load = build.load(patches, code_words(codes, build.config))
-    build.inputs.append(("patches", load, tokens - 1, depth))
-    position = build.tensor("position", tokens - 1, channels, planes=2,
-                            group=Group.PROJECTED)
-    build.load(position, split_planes(model.position, build.config))
-    embed = build.tensor("embed", tokens, channels, planes=2, group=Group.SCORES)
-    build.load(embed, split_planes(np.reshape(model.cls_row, (1, -1)), build.config),
-               first_row=True)
-    build.linear("embed", model.patch, patches.view(), embed.view(row=1),
-                 residual=position.view(), rescale=model.position_residual)
-    build.store_traced("embed", embed, channels)
-    return embed
+class _Network:
+    """The residual stream ``x`` and what waits for it: the rows normalised for the next block."""
+
+    def __init__(self, build, model, plan, blocks_only):
+        self.build, self.model, self.plan, self.blocks_only = build, model, plan, blocks_only
+        self.x = build.tensor("embed", model.tokens, model.channels, planes=2)
+        self.ready = []   # chunks normalised for the next block: first row, rows, tensor
+        self.todo = []    # chunks of the first block that nothing has normalised yet
+
+    def start(self):
+        """Load the residual stream, or compute it from patches."""
+        build, model, x = self.build, self.model, self.x
+        if self.blocks_only:
+            codes = np.zeros((model.tokens, model.channels), np.int64)
+            op = build.load(x.view(), split_planes(codes, build.config))
+            build.inputs.append(("embed", op, 0, model.tokens, model.channels, 2))
+            self.todo = list(self.plan.first)
+            return
+        # The position, and the whole class row; patches add to it in place.
+        rows = np.concatenate([np.reshape(model.cls_row, (1, -1)), model.position])
+        build.load(x.view(), split_planes(rows, build.config))
+        chunks = self.plan.mlp
+        following = self._load_patches(*chunks[0])
+        for index, (low, rows) in enumerate(chunks):
+            patches = following
+            if index + 1 < len(chunks):
+                following = self._load_patches(*chunks[index + 1])
+            if patches is not None:
+                out = x.view(row=low + rows - patches.rows, rows=patches.rows)
+                build.linear("embed", model.patch, patches.view(), out, residual=out,
+                             rescale=model.position_residual)
+            self._finish(-1, low, rows)
+        build.count_passes(model.channels, model.patch.weight.shape[1], model.tokens - 1)
+
+    def _load_patches(self, low, rows):
+        """Load the patches of some rows; the class token, row 0, has none."""
+        build, depth = self.build, self.model.patch.weight.shape[1]
+        first = max(low, 1)
+        count = low + rows - first
+        if count == 0:
+            return None
+        patches = build.tensor("patches", count, depth)
+        op = build.load(patches.view(), code_words(np.zeros((count, depth), np.int64),
+                                                   build.config))
+        build.inputs.append(("patches", op, first - 1, count, depth, 1))
+        return patches
+
+    def _finish(self, index, low, rows):
+        """Rows of the residual stream after block `index` (-1: the embedding) are complete."""
+        build, model = self.build, self.model
+        name = "embed" if index < 0 else f"blocks.{index}.out"
+        view = self.x.view(row=low, rows=rows)
+        shape = model.tokens, model.channels
+        last = index + 1 == len(model.blocks)
+        if last and self.blocks_only and not build.trace:
+            build.declare(name, shape)
+            build.store_later(name, view, model.channels, low)
+        else:
+            build.store_traced(name, view, shape, model.channels, None, low, 0)
+        if not last:
+            self._norm1(index + 1, low, rows)
+
+    def _norm1(self, index, low, rows):
+        out = self.build.tensor(f"blocks.{index}.norm1", rows, self.model.channels)
+        self.build.norm(out.name, self.model.blocks[index].norm1,
+                        self.x.view(row=low, rows=rows), out.view(), self.model.act_bits,
+                        row=low, rows=self.model.tokens)
+        self.ready.append((low, rows, out))
+
+    def block(self, index):
+        """Lower block `index`."""
+        model, build, block = self.model, self.build, self.model.blocks[index]
+        for _ in range(2):  # one chunk ahead of the projections
+            self._norm_first()
+        attention = Attention(build, model, block, f"blocks.{index}.", self.ready,
+                              self.plan.units)
+        mlp = _Mlp(self, index, attention)
+        attention.first_projections(lambda chunk: self._between(block, index, chunk))
+        self.ready = []
+        mlp.run(attention.run(mlp.project))
+
+    def _norm_first(self):
+        """Normalise the next chunk of the first block, if there is one."""
+        if self.todo:
+            self._norm1(0, *self.todo.pop(0))
+
+    def _between(self, block, index, chunk):
+        """After the first projections of a chunk: the next norm, and the tables in turn."""
+        self._norm_first()
+        build, model, config = self.build, self.model, self.build.config
+        if chunk == 0 and config.attention == "deferred":
+            build.load_table(f"blocks.{index}.attention", EXPONENTIALS,
+                             exp_table(block.softmax_x0))
+        if chunk == (len(self.ready) - 1) // 2 and config.gelu == "table":
+            build.load_table(f"blocks.{index}.gelu", _GELU, gelu_table(
+                block.gelu_x0, block.gelu.mult, block.gelu.shift, model.act_bits))
+
+    def head(self):
+        """Classify the class token."""
+        build, model = self.build, self.model
+        norm = build.tensor("norm", 1, model.channels)
+        build.norm("norm", model.norm, self.x.view(rows=1), norm.view(), model.act_bits,
+                   row=0, rows=1)
+        logits = build.tensor("logits", 1, model.classes, planes=2)
+        build.linear("logits", model.head, norm.view(), logits.view())
+        build.count_passes(model.classes, model.channels, 1)
+        build.declare("logits", (model.classes,))
+        build.store("logits", logits.view(), [(0, model.classes, None, 0, 0)])
 
 
-def _attention(build, model, block, prefix, x):
-    """Lower the attention half of a block; returns the tensor ``attn_out``."""
-    heads, width, channels = model.heads, model.head_dim, model.channels
-    norm = build.norm(prefix + "norm1", block.norm1, x.view(), channels, model.act_bits)
-    context = Tensor(prefix + "context", model.tokens, heads * build.words(width))
-    work = _Heads(build, model, block, prefix, norm, context)
-    if work.merged():
-        work.project([(kind, head) for kind in "qk" for head in range(heads)])
-        work.scores(0)
-        work.project([("v", head) for head in range(heads)])
-        for head in range(1, heads):
-            work.scores(head)
-            work.context(head - 1)
-    else:
-        work.one_by_one()
-    work.context(heads - 1)
-    work.store_context()
-    padded = np.zeros((channels, heads, build.words(width) * build.config.rows), np.int64)
-    padded[:, :, :width] = np.reshape(block.proj.weight, (channels, heads, width))
-    out = build.tensor(prefix + "attn_out", model.tokens, channels, planes=2,
-                       group=Group.PROJECTED)
-    build.linear(prefix + "attn_out", block.proj, context.view(), out.view(),
-                 weight=padded.reshape(channels, -1), residual=x.view(),
-                 rescale=block.attn_residual)
-    build.store_traced(prefix + "attn_out", out, channels)
-    return out
+class _Mlp:
+    """The output projection of the attention and the MLP of one block, chunk by chunk."""
+
+    def __init__(self, network, index, attention):
+        self.network, self.build, self.model = network, network.build, network.model
+        self.index, self.attention = index, attention
+        self.block, self.prefix = network.model.blocks[index], f"blocks.{index}."
+        self.chunks = network.plan.mlp
+        self.norms = {}
+        model = self.model
+        self.build.count_passes(model.channels, attention.context_rows(0, 1)[1].shape[1],
+                                model.tokens)
+        self.build.count_passes(model.hidden, model.channels, model.tokens)
+        self.build.count_passes(model.channels, model.hidden, model.tokens)
+
+    def project(self, low, rows, after):
+        """Project the context of some rows onto the residual stream, and normalise them."""
+        build, model, block, name = self.build, self.model, self.block, self.prefix + "attn_out"
+        out = self.network.x.view(row=low, rows=rows)
+        context, weight = self.attention.context_rows(low, rows)
+        build.linear(name, block.proj, context, out, weight=weight, residual=out,
+                     rescale=block.attn_residual, after=after)
+        shape = model.tokens, model.channels
+        build.store_traced(name, out, shape, model.channels, None, low, 0)
+        for first, count in self.chunks:
+            start, end = max(first, low), min(first + count, low + rows)
+            if start < end:
+                norm = self._norm(first, count)
+                build.norm(norm.name, block.norm2,
+                           self.network.x.view(row=start, rows=end - start),
+                           norm.view(row=start - first, rows=end - start), model.act_bits,
+                           row=start, rows=model.tokens)
+
+    def _norm(self, first, rows):
+        if first not in self.norms:
+            self.norms[first] = self.build.tensor(self.prefix + "norm2", rows,
+                                                  self.model.channels)
+        return self.norms[first]
+
+    def run(self, left):
+        """Emit the MLP: fc1 of a chunk before fc2 of the chunk before.
+
+        `left` are the last output projections; one of them is put off as long as it can be, as
+        its norm is waited for.
+        """
+        todo = [(rows, task) for rows, task in zip(
+            self.attention.units[-len(left):], left, strict=True)]
+        hidden = {}
+        for index, (low, rows) in enumerate(self.chunks):
+            while todo and (todo[0][0][0] < low + rows or (index == 0 and len(todo) > 1)):
+                todo.pop(0)[1]()
+            hidden[index] = self._first(low, rows)
+            if todo and index == 0:
+                todo.pop(0)[1]()
+            if index:
+                self._second(hidden.pop(index - 1), *self.chunks[index - 1])
+        last = len(self.chunks) - 1
+        self._second(hidden.pop(last), *self.chunks[last], final=True)
+
+    def _first(self, low, rows):
+        """Multiply by fc1 and activate in place; returns the tensor."""
+        build, model, block = self.build, self.model, self.block
+        name, hidden, shape = self.prefix + "gelu", model.hidden, (model.tokens, model.hidden)
+        out = build.tensor(self.prefix + "fc1", rows, hidden)
+        table = build.config.gelu == "table"
+
+        def activate(first, channels):
+            view = out.view().columns(first // build.config.rows, build.words(channels))
+            build.store_traced(self.prefix + "fc1", view, shape, channels, None, low, first)
+            params = {"param_base": 0} if table else {"params": build.broadcast_params(
+                name, block.gelu.mult, block.gelu.shift)}
+            build.vector(Opcode.SHIFTGELU, name, view, view, channels, out_bits=model.act_bits,
+                         x0=-int(block.gelu_x0), table=_GELU if table else None, **params)
+            build.store_traced(name, view, shape, channels, None, low, first)
+
+        # A table needs no whole rows: each column group is activated as it comes.
+        build.linear(self.prefix + "fc1", block.fc1, self._norm(low, rows).view(), out.view(),
+                     most=build.config.max_row if table else None,
+                     each=activate if table else None)
+        if not table:
+            activate(0, hidden)
+        return out
+
+    def _second(self, hidden, low, rows, *, final=False):
+        """Multiply by fc2 onto the residual stream."""
+        build, block = self.build, self.block
+        out = self.network.x.view(row=low, rows=rows)
+        alone = final and self.network.blocks_only and self.index + 1 == len(self.model.blocks)
+        build.linear(self.prefix + "out", block.fc2, hidden.view(), out, residual=out,
+                     rescale=block.mlp_residual,
+                     # Several MATMULs, to store the chunk before between them.
+                     most=-(-self.model.channels // 4) if alone else None)
+        self.network._finish(self.index, low, rows)
 
 
-class _Heads:
-    """The operations of one block's heads and the tensors between them."""
-
-    def __init__(self, build, model, block, prefix, norm, out):
-        self.build, self.model, self.block = build, model, block
-        self.prefix, self.norm, self.out = prefix, norm, out
-        self.views, self.attention = {}, {}
-        if build.trace:
-            tokens, square = model.tokens, (model.heads, model.tokens, model.tokens)
-            for name, shape in (("qkv", (tokens, 3 * model.channels)), ("scores", square),
-                                ("attention", square), ("context", (tokens, model.channels))):
-                build.declare(prefix + name, shape)
-        self.rescale = {name: build.broadcast_params(prefix + name, getattr(block, name))
-                        for name in ("scores", "context")}
-
-    def merged(self):
-        """Return whether heads side by side, padded to words, need fewer tiles than each alone."""
-        cols, heads, width = self.build.config.cols, self.model.heads, self.model.head_dim
-        padded = self.build.words(width) * self.build.config.rows
-        together = sum(-(-((count - 1) * padded + width) // cols) for count in (2 * heads, heads))
-        return together < 3 * heads * -(-width // cols)
-
-    def one_by_one(self):
-        """Order the heads so that Shiftmax runs beside the projections of other heads."""
-        heads = self.model.heads
-        for head in range(heads):
-            self.project([("q", head)])
-            if head:
-                self.scores(head - 1)
-            self.project([("k", head)])
-        for head in range(heads):
-            self.project([("v", head)])
-            if head == 0:
-                self.scores(heads - 1)
-            else:
-                self.context(head - 1)
-
-    def project(self, parts):
-        """Compute a list of (``q``, ``k`` or ``v``, head), side by side, each from a word on."""
-        build, width, layer = self.build, self.model.head_dim, self.block.qkv
-        words = build.words(width)
-        rows = np.arange(width)
-        source = np.full((len(parts), words * build.config.rows), -1)
-        for index, (kind, head) in enumerate(parts):
-            source[index, :width] = rows + "qkv".index(kind) * self.model.channels + head * width
-        source = source.reshape(-1)[:source.size - source.shape[1] + width]
-        kind, head = parts[0]
-        name = f"{self.prefix}{kind}.{head}"
-        out = Tensor(name, self.model.tokens, len(parts) * words,
-                     group=Group.PROJECTED)
-        build.linear(name, _rows(layer, source), self.norm.view(), out.view())
-        if build.trace:
-            lanes = words * build.config.rows
-            build.store(self.prefix + "qkv", out, [
-                (index * lanes, width, None, 0,
-                 "qkv".index(kind) * self.model.channels + head * width)
-                for index, (kind, head) in enumerate(parts)])
-        for index, part in enumerate(parts):
-            self.views[part] = out.view(word=index * words, words=words)
-
-    def scores(self, head):
-        """Compute Q.K^T of one head and its Shiftmax."""
-        build, tokens = self.build, self.model.tokens
-        name = f"{self.prefix}scores.{head}"
-        scores = build.tensor(name, tokens, tokens, group=Group.SCORES)
-        feed = build.fetch(name, self.views["k", head], self.model.head_dim)
-        for low, count in build.chunks(tokens):
-            build.matmul(name, cut(self.views["q", head], low, count),
-                         scores.view(row=low, rows=count), feed, self.rescale["scores"],
-                         channels=tokens, bits=SCORE_BITS, flags=Flag.BROADCAST)
-        attention = build.tensor(f"{self.prefix}attention.{head}", tokens, tokens,
-                                 planes=build.config.attention_digits, group=Group.ATTENTION)
-        build.vector(Opcode.SHIFTMAX, attention.name, scores.view(), attention.view(), tokens,
-                     x0=-int(self.block.softmax_x0), numerator=0, factor_base=0)
-        self.attention[head] = attention
-        if build.trace:
-            build.store(self.prefix + "scores", scores, [(0, tokens, head, 0, 0)])
-            build.store(self.prefix + "attention", attention, [(0, tokens, head, 0, 0)],
-                        build.config.act_bits)
-
-    def context(self, head):
-        """Compute A.V of one head into its words of the context."""
-        build, width, words = self.build, self.model.head_dim, self.build.words
-        name = f"{self.prefix}context.{head}"
-        feed = build.fetch(name, self.views["v", head], width, Flag.TRANSPOSE)
-        for low, count in build.chunks(self.model.tokens):
-            build.matmul(name, self.attention[head].view(row=low, rows=count),
-                         self.out.view(row=low, rows=count, word=head * words(width),
-                                       words=words(width)),
-                         feed, self.rescale["context"], channels=width,
-                         bits=self.model.act_bits, flags=Flag.BROADCAST | Flag.UNSIGNED)
-
-    def store_context(self):
-        """Store the context of all heads when tracing."""
-        build, width = self.build, self.model.head_dim
-        lanes = build.words(width) * build.config.rows
-        if build.trace:
-            build.store(self.prefix + "context", self.out, [
-                (head * lanes, width, None, 0, head * width)
-                for head in range(self.model.heads)])
-
-
-def _mlp(build, model, block, prefix, x):
-    """Lower the MLP half of a block; returns the tensor ``out``."""
-    channels, hidden = model.channels, model.hidden
-    norm = build.norm(prefix + "norm2", block.norm2, x.view(), channels, model.act_bits)
-    fc1 = build.tensor(prefix + "fc1", model.tokens, hidden, group=Group.SCORES)
-    build.linear(prefix + "fc1", block.fc1, norm.view(), fc1.view())
-    build.store_traced(prefix + "fc1", fc1, hidden)
-    gelu = build.tensor(prefix + "gelu", model.tokens, hidden, group=Group.ATTENTION)
-    build.gelu(block, fc1.view(), gelu, hidden, model.act_bits)
-    build.store_traced(prefix + "gelu", gelu, hidden)
-    out = build.tensor(prefix + "out", model.tokens, channels, planes=2,
-                       group=Group.SCORES)
-    build.linear(prefix + "out", block.fc2, gelu.view(), out.view(), residual=x.view(),
-                 rescale=block.mlp_residual)
-    build.store_traced(prefix + "out", out, channels)
-    return out
-
-
-def _macs(model):
+def _macs(model, blocks_only):
     tokens, channels = model.tokens, model.channels
     attention = 4 * tokens * channels * channels + 2 * tokens * tokens * channels
-    total = model.patch.weight.size * (tokens - 1) + model.head.weight.size
-    return int(total + len(model.blocks) * (attention + 2 * tokens * channels * model.hidden))
-
-
-def _rows(layer, source):
-    """Return `layer` with its output channels in the order of `source`; -1 is an empty one."""
-    empty = source < 0
-
-    def pick(values):
-        values = np.asarray(values)[source]
-        values[empty] = 0
-        return values
-
-    return Linear(weight=pick(layer.weight), bias=pick(layer.bias), out_bits=layer.out_bits,
-                  requant=Dyadic(mult=pick(layer.requant.mult), shift=pick(layer.requant.shift)))
+    total = len(model.blocks) * (attention + 2 * tokens * channels * model.hidden)
+    if not blocks_only:
+        total += model.patch.weight.size * (tokens - 1) + model.head.weight.size
+    return int(total)

@@ -1,10 +1,12 @@
-"""Bytes that follow instructions: words, stationary tiles, parameter records, the GELU table."""
+"""Bytes that follow instructions: words, stationary tiles, parameter records, tables."""
+
+from math import exp
 
 import numpy as np
 
 from systola.hw.config import GELU_SHIFT
 
-__all__ = ["code_words", "gelu_table", "param_beats", "param_records", "split_planes",
+__all__ = ["code_words", "exp_table", "gelu_table", "param_beats", "param_records", "split_planes",
            "table_beats", "tile_beats", "to_beats", "words_of"]
 
 _MAX31 = (1 << 31) - 1
@@ -31,9 +33,11 @@ def code_words(codes, config):
 
 
 def split_planes(values, config):
-    """Return the words of 16-bit `values` (rows, channels): low bytes, then high bytes."""
+    """Return the words of 16-bit `values` (rows, channels): per row low bytes, then high bytes."""
     values = np.asarray(values, np.int64)
-    return np.concatenate([code_words(values & 255, config), code_words(values >> 8, config)])
+    planes = [code_words(part, config).reshape(len(values), -1, config.rows)
+              for part in (values & 255, values >> 8)]
+    return np.concatenate(planes, axis=1).reshape(-1, config.rows)
 
 
 def tile_beats(weight, config):
@@ -75,6 +79,14 @@ def gelu_table(x0, mult, shift, bits):
     ShiftGELU with ``max(x, 0)`` as the row maximum, evaluated offline in Python integers.
     """
     return np.array([_gelu(x, -int(x0), int(mult), int(shift), bits) for x in range(-128, 128)])
+
+
+def exp_table(x0):
+    """Return ``rne(128 * exp(d / x0))`` for 0 <= d < 256, the exponentials of deferred attention.
+
+    float64 rounds every entry correctly: none is near a tie.
+    """
+    return np.array([round(128 * exp(d / int(x0))) for d in range(256)])
 
 
 def table_beats(table, config):

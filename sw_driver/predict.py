@@ -163,6 +163,7 @@ class _Timeline:
     def _multiply(self, matmul, source):
         """Run the tiles of a MATMUL; returns when the last weight entered the FIFO."""
         config, costs, fields = self.config, self.costs, matmul.op.fields
+        start = fields["out_group"] * config.lanes
         columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]
         rows, residual = fields["rows"], bool(fields["flags"] & Flag.RESIDUAL)
         wide = fields["out_bits"] > 8
@@ -170,7 +171,7 @@ class _Timeline:
         entry = max(self.entered + 1 + costs.matmul_gap, matmul.start + costs.first_word)
         drain_from = self.settled + (costs.residual_gap if residual else costs.wide_gap)
         pushed = 0
-        for first in range(0, columns, config.cols):
+        for first in range(start, columns, config.cols):
             half, follow = self.halves[0], True
             for _ in range(fields["act_words"]):
                 pushed, ready = self._tile(source, pushed)
@@ -182,7 +183,7 @@ class _Timeline:
                     follow = False
             full = entry - 1 + config.rows + config.cols + costs.array
             begin = max(full, self.drained + costs.tile_gap, drain_from)
-            half = _Half(begin, rows, self._row_cycles(first, columns, twice), costs)
+            half = _Half(begin, rows, self._row_cycles(first, columns, fields), costs)
             self.drained = half.last
             self.halves.append(half)
         self.entered = entry - 1
@@ -209,12 +210,15 @@ class _Timeline:
         ready = max(pushed + costs.fifo + 1, self.swapped + max(config.rows, config.cols))
         return pushed, ready
 
-    def _row_cycles(self, first, columns, accesses):
+    def _row_cycles(self, first, columns, fields):
         """Return the drain cycles of one row of the tile at column `first`."""
-        config = self.config
+        config, wide = self.config, fields["out_bits"] > 8
+        residual = bool(fields["flags"] & Flag.RESIDUAL)
+        group = config.requant_cycles(long=bool(wide or fields["flags"] & Flag.ROW_SCALE),
+                                      residual=residual)
         count = min(config.cols, columns - first)
         words = (first + count - 1) // config.rows - first // config.rows + 1
-        return max(-(-count // config.lanes), words * accesses)
+        return max(-(-count // config.lanes) * group, words * (1 + (wide or residual)))
 
     def end(self):
         """Return when the program is done."""

@@ -23,7 +23,7 @@ __all__ = ["MAGIC", "VERSION", "InputSlot", "OutputPart", "OutputTensor", "Progr
            "ProgramError", "decode_outputs"]
 
 MAGIC = b"SYSTOLA\x01"
-VERSION = 1
+VERSION = 2
 _HEADER = struct.Struct("<8sIIQI")
 _ENTRY = struct.Struct("<8sQQI")
 _SECTIONS = ("meta", "stream")
@@ -35,15 +35,19 @@ class ProgramError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class InputSlot:
-    """Where codes of ``rows`` x ``channels`` go in the stream: row-major, ``words`` beats a row.
+    """Where ``rows`` rows from ``row`` on, of ``channels`` numbers, go in the stream.
 
-    ``offset`` counts bytes from the start of the stream.
+    A row is ``planes`` times ``words`` beats: codes of 8 bits in one plane, or numbers of 16 bits
+    as two planes of bytes, low before high. ``offset`` counts bytes from the start of the stream.
+    Slots of the same name make up one input.
     """
 
     name: str
     offset: int
+    row: int
     rows: int
     channels: int
+    planes: int
     words: int
 
 
@@ -51,10 +55,11 @@ class InputSlot:
 class OutputPart:
     """One rectangle of an output tensor inside a result frame.
 
-    The frame is ``planes`` planes of ``rows`` rows of ``words`` words. ``columns`` channels from
+    The frame is ``rows`` rows of ``planes`` planes of ``words`` words. ``columns`` channels from
     lane ``lane`` of every row become the tensor's ``[head, row:row + rows, column:column +
-    columns]`` (no ``head`` axis when ``head`` is None). With two or more planes, plane i weighs
-    ``2**(digit_bits*i)``; with ``digit_bits`` 0 they are the bytes of a 16-bit number.
+    columns]`` (no ``head`` axis when ``head`` is None). With ``digit_bits`` plane i weighs
+    ``2**(digit_bits*i)`` and the top one is unsigned; with ``digit_bits`` 0 one plane is a signed
+    code, and two are the bytes of a 16-bit number.
     """
 
     frame: int
@@ -98,30 +103,34 @@ class Program:
     predicted: dict = field(default_factory=dict)
 
     def fill(self, inputs):
-        """Return the stream with `inputs`, a dict of int8 code arrays (rows, channels), in place.
+        """Return the stream with `inputs` in place.
 
-        Raises `ProgramError` for a missing or unknown name, a wrong shape, or a value that is not
-        an 8-bit code.
+        `inputs` is a dict of integer arrays (rows, channels): codes of 8 bits, or numbers of 16
+        for an input of two planes. Raises `ProgramError` for a missing or unknown name, a wrong
+        shape, or a value out of range.
         """
-        names = [slot.name for slot in self.inputs]
-        if sorted(inputs) != sorted(names):
-            raise ProgramError(f"inputs must be {', '.join(names)}, "
+        slots = {}
+        for slot in self.inputs:
+            slots.setdefault(slot.name, []).append(slot)
+        if sorted(inputs) != sorted(slots):
+            raise ProgramError(f"inputs must be {', '.join(slots)}, "
                                f"not {', '.join(map(str, inputs)) or 'nothing'}")
         stream = bytearray(self.stream)
-        beat = self.config.bus_bytes
-        for slot in self.inputs:
-            codes = np.asarray(inputs[slot.name])
-            if codes.shape != (slot.rows, slot.channels):
-                raise ProgramError(f"input {slot.name} must have shape "
-                                   f"{(slot.rows, slot.channels)}, not {codes.shape}")
-            if codes.dtype.kind not in "iu" or codes.min() < -128 or codes.max() > 127:
-                raise ProgramError(f"input {slot.name} must hold integers from -128 to 127")
-            lanes = np.zeros((slot.rows, slot.words * self.config.rows), np.int8)
-            lanes[:, :slot.channels] = codes
-            beats = np.zeros((slot.rows * slot.words, beat), np.int8)
-            beats[:, :self.config.rows] = lanes.reshape(-1, self.config.rows)
-            stream[slot.offset:slot.offset + beats.size] = beats.tobytes()
+        for name, parts in slots.items():
+            values = _checked_input(name, np.asarray(inputs[name]), parts)
+            for slot in parts:
+                data = self._beats(slot, values[slot.row:slot.row + slot.rows])
+                stream[slot.offset:slot.offset + len(data)] = data
         return bytes(stream)
+
+    def _beats(self, slot, values):
+        """Return the bytes of a slot's beats."""
+        lanes = np.zeros((slot.rows, slot.planes, slot.words * self.config.rows), np.uint8)
+        for plane in range(slot.planes):
+            lanes[:, plane, :slot.channels] = values >> 8 * plane & 255
+        beats = np.zeros((slot.rows * slot.planes * slot.words, self.config.bus_bytes), np.uint8)
+        beats[:, :self.config.rows] = lanes.reshape(-1, self.config.rows)
+        return beats.tobytes()
 
     def write(self, path):
         """Write the image to `path`; it appears there complete or not at all."""
@@ -169,6 +178,17 @@ class Program:
             raise ProgramError(f"configuration: {error}") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ProgramError(f"meta section is malformed: {error!r}") from None
+
+
+def _checked_input(name, values, parts):
+    """Return `values` as int64 if they are what the slots `parts` take."""
+    shape = sum(slot.rows for slot in parts), parts[0].channels
+    limit = 1 << 8 * parts[0].planes - 1
+    if values.shape != shape:
+        raise ProgramError(f"input {name} must have shape {shape}, not {values.shape}")
+    if values.dtype.kind not in "iu" or values.min() < -limit or values.max() >= limit:
+        raise ProgramError(f"input {name} must hold integers from {-limit} to {limit - 1}")
+    return values.astype(np.int64)
 
 
 def _split(data):
@@ -222,20 +242,28 @@ def _program(meta, stream, config_hash):
     if len(stream) % config.bus_bytes:
         raise ProgramError(f"stream must be whole beats of {config.bus_bytes} bytes, "
                            f"not {len(stream)} bytes")
+    rows = {}
     for slot in inputs:
-        _check_slot(slot, config, len(stream))
+        _check_slot(slot, config, len(stream), rows)
     for tensor in outputs:
         for part in tensor.parts:
             _check_part(tensor, part, program.frames, config)
     return program
 
 
-def _check_slot(slot, config, length):
-    numbers = slot.offset, slot.rows, slot.channels, slot.words
-    size = slot.rows * slot.words * config.bus_bytes
+def _check_slot(slot, config, length, rows):
+    """Check a slot and that it continues its input, of which `rows` says how far it is."""
+    numbers = (slot.offset, slot.row, slot.rows, slot.channels, slot.planes, slot.words)
+    size = slot.rows * slot.planes * slot.words * config.bus_bytes
     if (not all(isinstance(number, int) and number >= 0 for number in numbers)
+            or slot.planes not in (1, 2)
             or slot.offset + size > length or slot.channels > slot.words * config.rows):
         raise ProgramError(f"input {slot.name!r} does not lie inside the stream")
+    kind = slot.channels, slot.planes
+    before, same = rows.get(slot.name, (0, kind))
+    if slot.row != before or same != kind:
+        raise ProgramError(f"input {slot.name!r} must be whole, its rows in order")
+    rows[slot.name] = slot.row + slot.rows, kind
 
 
 def _check_part(tensor, part, frames, config):
@@ -274,7 +302,7 @@ def _assemble(tensor, words):
     shape = tensor.shape if len(tensor.shape) > 1 else (1, *tensor.shape)
     out = np.zeros(shape, np.int64)
     for part in tensor.parts:
-        planes = words[part.frame].reshape(part.planes, part.rows, -1)
+        planes = words[part.frame].reshape(part.rows, part.planes, -1).swapaxes(0, 1)
         lanes = planes[:, :, part.lane:part.lane + part.columns]
         target = out if part.head is None else out[part.head]
         target[part.row:part.row + part.rows,
@@ -285,9 +313,7 @@ def _assemble(tensor, words):
 def _combine(planes, digit_bits):
     """Return the numbers of raw byte `planes` (planes, rows, columns)."""
     signed = planes.astype(np.int8).astype(np.int64)
-    if len(planes) == 1:
-        return signed[0]
-    if digit_bits == 0:
-        return planes[0] + (signed[1] << 8)
-    digits = [*signed[:-1], planes[-1].astype(np.int64)]
-    return sum(digit << digit_bits * index for index, digit in enumerate(digits))
+    if digit_bits:
+        digits = [*signed[:-1], planes[-1].astype(np.int64)]
+        return sum(digit << digit_bits * index for index, digit in enumerate(digits))
+    return signed[0] if len(planes) == 1 else planes[0] + (signed[1] << 8)

@@ -9,21 +9,25 @@ needed: at most one token from each other engine, each taken by exactly one oper
 import numpy as np
 
 from systola.hw.isa import Engine, Opcode
+from systola.sw_driver.operation import addresses_of
 
 __all__ = ["assign_tokens", "prefetch_params"]
 
 _NEVER = -1
+_TABLES = range(2)
 
 
 def prefetch_params(ops, distance):
     """Return `ops` with every LOAD_PARAMS moved before `distance` more MATRIX or VECTOR ones.
 
-    A move never passes another LOAD_PARAMS, nor parts a MATMUL from what feeds it.
+    A move never passes another LOAD_PARAMS, nor parts a MATMUL from what feeds it. One with
+    `after` stays where it is: it is there to wait.
     """
     out = []
     for op in ops:
         position, place, passed = len(out), len(out), 0
-        while (op.opcode is Opcode.LOAD_PARAMS and position and passed < distance
+        while (op.opcode is Opcode.LOAD_PARAMS and not op.after and position
+               and passed < distance
                and out[position - 1].opcode is not Opcode.LOAD_PARAMS):
             position -= 1
             if out[position].engine is not Engine.LOAD:
@@ -59,36 +63,41 @@ class _Accesses:
 
 
 def _footprints(op):
-    """Return (reads, writes) as word addresses in scratchpad, parameters and table."""
-    empty = np.empty(0, np.int64)
+    """Return (reads, writes) as addresses in scratchpad, parameters, row factors and tables."""
+    def used(reads, writes):
+        return tuple(addresses_of([item for item in items if item is not None])
+                     for items in (reads, writes))
 
-    def words(items):
-        return np.concatenate([item.addresses() for item in items]) if items else empty
-
-    table = np.zeros(1, np.int64)
-    return ((words(list(op.reads.values())), words(list(op.writes.values()))),
-            (words([op.params] if op.params else []), words([op.loads] if op.loads else [])),
-            (table if op.table_read else empty, table if op.table_write else empty))
+    tables = tuple(np.array([] if table is None else [table], np.int64)
+                   for table in (op.table_read, op.table_write))
+    return (used(op.reads.values(), op.writes.values()), used([op.params], [op.loads]),
+            used([op.takes], [op.gives]), tables)
 
 
 def assign_tokens(ops, config):
     """Set ``wait`` and ``signal`` of every operation.
 
     Every operation then starts after all earlier ones whose results it reads or whose operands it
-    overwrites. Raises ``AssertionError`` if a feeder would depend on its own MATMUL.
+    overwrites. MATMULs write in order and read before they write, so only one that reads what
+    another wrote waits for it. Raises ``AssertionError`` if a feeder would depend on its own
+    MATMUL.
     """
-    memories = [_Accesses(config.scratchpad_words), _Accesses(config.param_depth), _Accesses(1)]
+    memories = [_Accesses(words) for words in (
+        config.scratchpad_words, config.param_depth, config.factor_depth, len(_TABLES))]
     started = [np.full(len(Engine), _NEVER) for _ in Engine]
-    complete = []
+    complete, index_of = [], {}
     matmul = None
     for index, op in enumerate(ops):
         op.wait = op.signal = 0
+        index_of[op] = index
         engine, prints = op.engine, _footprints(op)
         need = np.full(len(Engine), _NEVER)
         fence = _NEVER
         for memory, (reads, writes) in zip(memories, prints, strict=True):
             need = np.maximum(need, memory.needed(reads, writes))
-            fence = max(fence, memory.written_by(engine, np.concatenate([reads, writes])))
+            fence = max(fence, memory.written_by(engine, reads))
+        for other in op.after:
+            need[other.engine] = max(need[other.engine], index_of[other])
         clock = _wait(ops, op, need, started[engine], complete)
         if engine is Engine.MATRIX and fence > clock[engine]:
             op.wait |= 1 << engine

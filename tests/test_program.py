@@ -28,7 +28,7 @@ def part(**changes):
 
 
 def program(**changes):
-    slot = InputSlot(name="patches", offset=8, rows=2, channels=5, words=2)
+    slot = InputSlot(name="patches", offset=8, row=0, rows=2, channels=5, planes=1, words=2)
     tensor = OutputTensor(name="y", shape=(2, 5), parts=(part(),))
     fields = {"config": CONFIG, "stream": bytes(range(64)), "inputs": (slot,),
               "outputs": (tensor,), "frames": (4,), "instructions": 3, "macs": 7,
@@ -75,7 +75,7 @@ def test_every_changed_byte_is_refused(image):
 
 @pytest.mark.parametrize(("position", "data", "message"), [
     (0, b"ELF", r"not a program image: magic must be b'SYSTOLA\\x01', not b'ELF.*'"),
-    (8, b"\x07", r"version must be 1, not 7"),
+    (8, b"\x07", r"version must be 2, not 7"),
     (12, b"\x03", r"section count must be 2, not 3"),
     (16, b"\x00\x00\x00\x00", r"configuration hash must be 0x\w{16}, not 0x\w{16}"),
     (HEADER, b"M", r"section table fails its CRC-32"),
@@ -131,6 +131,8 @@ def forged(image, change):
     (lambda m: m["inputs"][0].update(offset=57), r"input 'patches' does not lie inside .*"),
     (lambda m: m["inputs"][0].update(offset=-1), r"input 'patches' does not lie inside .*"),
     (lambda m: m["inputs"][0].update(channels=7), r"input 'patches' does not lie inside .*"),
+    (lambda m: m["inputs"][0].update(planes=3), r"input 'patches' does not lie inside .*"),
+    (lambda m: m["inputs"][0].update(row=1), r"input 'patches' must be whole, .*"),
     (lambda m: m["inputs"][0].update(rows=1.5), r"input 'patches' does not lie inside .*"),
     (lambda m: m["outputs"][0]["parts"][0].update(frame=1), r"output 'y' does not match .*"),
     (lambda m: m["outputs"][0]["parts"][0].update(lane=2), r"output 'y' does not match .*"),
@@ -161,6 +163,31 @@ def test_fill_places_codes_and_zeroes_the_padding():
     assert beats.tolist() == [[1, 2, 3, 0], [4, -5, 0, 0], [6, 7, 8, 0], [9, -128, 0, 0]]
 
 
+def wide_slots():
+    """One input of 16-bit numbers, 2 x 2, each row its own slot."""
+    return tuple(InputSlot(name="x", offset=16 + 24 * row, row=row, rows=1, channels=2, planes=2,
+                           words=1) for row in range(2))
+
+
+def test_fill_places_16_bit_rows_in_their_slots(tmp_path):
+    program(inputs=wide_slots()).write(tmp_path / "p")
+    stream = Program.read(tmp_path / "p").fill({"x": np.array([[1, -2], [-32768, 32767]])})
+    assert stream[16:24] == bytes([1, 254, 0, 0, 0, 255, 0, 0])
+    assert stream[24:40] == bytes(range(24, 40))
+    assert stream[40:48] == bytes([0, 255, 0, 0, 128, 127, 0, 0])
+    with pytest.raises(ProgramError,
+                       match=r"^input x must hold integers from -32768 to 32767$"):
+        program(inputs=wide_slots()).fill({"x": np.full((2, 2), 32768)})
+
+
+def test_an_input_with_a_hole_is_refused(tmp_path):
+    first, second = wide_slots()
+    for bad in dataclasses.replace(second, row=2), dataclasses.replace(second, channels=3):
+        program(inputs=(first, bad)).write(tmp_path / "p")
+        with pytest.raises(ProgramError, match=r"input 'x' must be whole, its rows in order$"):
+            Program.read(tmp_path / "p")
+
+
 @pytest.mark.parametrize(("inputs", "message"), [
     ({}, "inputs must be patches, not nothing"),
     ({"pixels": np.zeros((2, 5), int)}, "inputs must be patches, not pixels"),
@@ -187,6 +214,11 @@ def test_decode_codes_16_bits_and_digits():
     two = part(rows=1, words=1, planes=2, columns=3)
     assert decode(frame, (3,), two).tolist() == [1 + 4 * 256, 255 + 5 * 256, 3 + 77 * 256]
     assert decode(np.array([[255] * 3, [255] * 3], np.uint8), (3,), two).tolist() == [-1] * 3
+    rows = np.array([[1, 2, 3], [0, 255, 1], [4, 5, 6], [1, 0, 0]], np.uint8)
+    both = dataclasses.replace(two, rows=2)
+    assert decode(rows, (2, 3), both).tolist() == [[1, 2 - 256, 259], [260, 5, 6]]
+    unsigned = part(rows=1, words=1, digit_bits=8, columns=3)
+    assert decode(np.array([[128, 0, 255]], np.uint8), (3,), unsigned).tolist() == [128, 0, 255]
     digits = part(rows=1, words=1, planes=2, digit_bits=8, columns=3)
     top = np.array([[255, 0, 128], [128, 1, 0]], np.uint8)
     assert decode(top, (3,), digits).tolist() == [-1 + 128 * 256, 256, -128]
