@@ -58,6 +58,8 @@ class MatrixEngine(wiring.Component):
         Results.
     param : Out(shapes.ParamPort(config))
         Requantization records.
+    factor : Out(shapes.FactorPort(config))
+        Row factors, with ``config.factor_depth`` only.
     entered, wait_weights, wait_room, wait_act : Out(1)
         An activation word enters the array, or why the next one does not, see `Feeder`.
     """
@@ -70,6 +72,7 @@ class MatrixEngine(wiring.Component):
             "act": Out(shapes.ReadPort(config)), "res": Out(shapes.ReadPort(config)),
             "out": Out(shapes.WritePort(config)), "param": Out(shapes.ParamPort(config)),
             "entered": Out(1), "wait_weights": Out(1), "wait_room": Out(1), "wait_act": Out(1),
+            **({"factor": Out(shapes.FactorPort(config))} if config.factor_depth else {}),
         })
 
     def elaborate(self, platform):
@@ -88,6 +91,8 @@ class MatrixEngine(wiring.Component):
                            (self.res, drain.res), (self.out, drain.out),
                            (self.param, drain.param)):
             wiring.connect(m, wiring.flipped(own), inner)
+        if config.factor_depth:
+            wiring.connect(m, wiring.flipped(self.factor), drain.factor)
         self._instructions(m, feeder, drain)
 
         # One register in front of the array, for weights and activations alike.

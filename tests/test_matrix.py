@@ -39,6 +39,8 @@ class Setup:
         self.memory = self.rng.integers(0, 256, (config.scratchpad_words, config.rows), np.uint8)
         self.initial = self.memory.copy()
         self.params, self.jobs, self.free = [], [], 0
+        self.factors = [int(v) for v in self.rng.integers(1, 2**config.mult_bits,
+                                                           config.factor_depth)]
 
     def _region(self, rows, words, planes=1):
         """Reserve a region with random gaps; return base, stride, plane."""
@@ -55,10 +57,12 @@ class Setup:
                 start = base + p * plane + t * stride
                 self.initial[start:start + words] = np.resize(row, (words, self.config.rows)) & 255
 
-    def add(self, *, rows, act_words, n, digits=1, out_bits=8, residual=False, broadcast=False):
+    def add(self, *, rows, act_words, n, digits=1, out_bits=8, residual=False, broadcast=False,
+            out_group=0, symmetric=False, row_scale=False, in_place=False):
         config, rng = self.config, self.rng
         r, b, lanes = config.rows, config.act_bits, config.lanes
-        k, words, tiles = act_words * r, -(-n // r), -(-n // config.cols)
+        skip = out_group * lanes
+        k, words, tiles = act_words * r, -(-(skip + n) // r), -(-n // config.cols)
         planes = rng.integers(-2**(b - 1), 2**(b - 1), (digits, rows, k))
         packed = config.pe_style == "dsp_packed"
         if digits > 1:
@@ -75,6 +79,8 @@ class Setup:
         groups = 1 if broadcast else -(-n // lanes)
         spread = float(np.abs(z).max() + 1)
         shift = rng.integers(18, 30, groups * lanes)
+        if row_scale:  # for multipliers of up to mult_bits bits
+            shift[:] = config.mult_bits + int(np.log2(spread)) - out_bits + 1
         record = {"bias": rng.integers(-int(spread), int(spread) + 1, groups * lanes),
                   "mult": np.clip(rng.choice([-1, 1], groups * lanes)
                                   * rng.uniform(0.4, 2) * 2.0**(shift + out_bits - 1) / spread,
@@ -84,21 +90,27 @@ class Setup:
         self.params += [[{name: int(v[g * lanes + j]) for name, v in record.items()}
                          for j in range(lanes)] for g in range(groups)]
         used = {name: v[:1] if broadcast else v[:n] for name, v in record.items()}
+        factor_base = int(rng.integers(config.factor_depth - rows)) if row_scale else 0
+        if row_scale:
+            used["mult"] = np.array(self.factors[factor_base:factor_base + rows])[:, None]
         res, extra = (0, 0, 0), {}
         res_mult, res_shift = int(rng.integers(-2**19, 2**19)), int(rng.integers(18, 22))
         if residual:
             x = rng.integers(-2**15, 2**15, (rows, words * r))
             res = self._region(rows, words, 2)
             self._fill(res, [x & 255, x >> 8 & 255], words)
-            extra = {"residual": x[:, :n], "res_mult": res_mult, "res_shift": res_shift}
+            extra = {"residual": x[:, skip:skip + n], "res_mult": res_mult, "res_shift": res_shift}
         y = requantize(z + used["bias"], used["mult"], used["shift"], out_bits, **extra)
-        out = self._region(rows, words, 2 if out_bits > 8 else 1)
-        flags = (Flag.RESIDUAL * residual | Flag.BROADCAST * broadcast
-                 | Flag.UNSIGNED * (digits > 1))
+        if symmetric:
+            y = np.maximum(y, 1 - 2**(out_bits - 1))
+        out = res if in_place else self._region(rows, words, 2 if out_bits > 8 else 1)
+        flags = (Flag.RESIDUAL * residual | Flag.BROADCAST * broadcast | Flag.SYMMETRIC * symmetric
+                 | Flag.UNSIGNED * (digits > 1) | Flag.ROW_SCALE * row_scale)
         self.jobs.append(Job({
             **dict(zip(("act_base", "act_stride", "act_plane"), act, strict=True)),
             "rows": rows, "act_words": act_words, "digits": digits, "words": words,
-            "lanes_last": n - (words - 1) * r, "out_group": 0, "factor_base": 0,
+            "lanes_last": skip + n - (words - 1) * r, "out_group": out_group,
+            "factor_base": factor_base,
             **dict(zip(("out_base", "out_stride", "out_plane"), out, strict=True)),
             "out_bits": out_bits, "param_base": param_base, "flags": int(flags),
             **dict(zip(("res_base", "res_stride", "res_plane"), res, strict=True)),
@@ -110,7 +122,7 @@ class Setup:
         for job in self.jobs:
             f = job.fields
             for t, row in enumerate(job.expected):
-                for n, value in enumerate(row):
+                for n, value in enumerate(row, f["out_group"] * self.config.lanes):
                     word = f["out_base"] + t * f["out_stride"] + n // r
                     memory[word, n % r] = value & 255
                     if f["out_bits"] > 8:
@@ -153,8 +165,10 @@ class Setup:
         def words(request):
             return [int(v) for v in memory[request.addr]]
 
+        factors = [reads(dut.factor, lambda request: self.factors[request], rngs[6])
+                   ] if self.factors else []
         run(dut, instructions, weights, watch, max_cycles=30_000, background=[
-            writes, reads(dut.act, words, rngs[3]), reads(dut.res, words, rngs[4]),
+            *factors, writes, reads(dut.act, words, rngs[3]), reads(dut.res, words, rngs[4]),
             reads(dut.param, lambda request: self.params[request], rngs[5])])
         return taken, done, memory
 
@@ -212,8 +226,9 @@ def predict(config, jobs, columns_ready):
         enter = max(enter, earliest[-2])
         f = job.fields
         wide, residual = f["out_bits"] > 8, bool(f["flags"] & Flag.RESIDUAL)
+        skip = f["out_group"] * config.lanes
         n = (f["words"] - 1) * config.rows + f["lanes_last"]
-        for first in range(0, n, config.cols):
+        for first in range(skip, max(n, skip + 1), config.cols):
             count = min(config.cols, n - first)
             words = (first + count - 1) // config.rows - first // config.rows + 1
             free, behind = released[-2] + 1, reads[-2]  # of the half, and of each row in it
@@ -256,6 +271,56 @@ def test_matches_model(shape, seed):
     np.testing.assert_array_equal(memory, setup.final())
 
 
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("shape", [(4, 4, 1), (8, 4, 4), (6, 4, 2), (6, 6, 3), (5, 3, 1)])
+def test_results_begin_inside_a_word(shape, seed):
+    setup = Setup(configure(*shape), seed)
+    r, c, lanes = shape
+    for group in range(r // lanes):
+        setup.add(rows=2, act_words=1, n=1 + group % (r - group * lanes), out_group=group)
+    for group, n in (r // lanes - 1, r), (1 % (r // lanes), c), (0, 2 * r), (r // lanes - 1, c + 1):
+        setup.add(rows=3, act_words=1, n=n, out_group=group, residual=True, out_bits=16)
+        setup.add(rows=2, act_words=2, n=n, out_group=group, broadcast=True, symmetric=True,
+                  out_bits=3)
+    *_, memory = setup.run(seed if seed else None)
+    np.testing.assert_array_equal(memory, setup.final())
+
+
+def test_a_tile_without_channels_writes_nothing():
+    setup = Setup(configure(8, 4, 2), 0)
+    setup.add(rows=2, act_words=1, n=1, out_group=3)
+    setup.jobs[0].fields["lanes_last"] = 2  # less than the lanes before the output
+    *_, memory = setup.run()
+    np.testing.assert_array_equal(memory, setup.initial)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("shape", [(4, 4, 1), (8, 4, 4), (6, 4, 2), (5, 3, 1)])
+def test_residual_may_be_replaced_by_the_result(shape, seed):
+    setup = Setup(configure(*shape), seed)
+    r, _, lanes = shape
+    setup.add(rows=4, act_words=1, n=2 * r + 1, residual=True, out_bits=16, in_place=True)
+    setup.add(rows=1, act_words=1, n=2 * r, residual=True, out_bits=16, in_place=True,
+              out_group=r // lanes - 1)
+    setup.add(rows=9, act_words=2, n=r, residual=True, out_bits=16, in_place=True)
+    *_, memory = setup.run(seed if seed else None)
+    np.testing.assert_array_equal(memory, setup.final())
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("shape", [(4, 4, 1), (8, 4, 4), (6, 4, 2), (5, 3, 1)])
+def test_rows_are_scaled_by_their_factors(shape, seed):
+    setup = Setup(configure(*shape, attention="deferred"), seed)
+    r, c, lanes = shape
+    setup.add(rows=7, act_words=1, n=r + c, row_scale=True, broadcast=True)
+    setup.add(rows=2, act_words=1, n=c)
+    setup.add(rows=16, act_words=2, n=1, row_scale=True, out_group=r // lanes - 1)
+    setup.add(rows=1, act_words=1, n=2 * r, row_scale=True, out_bits=16)
+    setup.add(rows=3, act_words=1, n=r, row_scale=True, residual=True, out_bits=12)
+    *_, memory = setup.run(seed if seed else None)
+    np.testing.assert_array_equal(memory, setup.final())
+
+
 @pytest.mark.parametrize(("act_bits", "weight_bits", "style"), [
     (4, 8, "lut"), (8, 3, "dsp"), (2, 2, "lut"), (5, 6, "dsp"), (8, 8, "dsp_packed"),
     (4, 4, "dsp_packed"), (8, 4, "dsp_packed")])
@@ -277,7 +342,8 @@ def test_cycles_as_documented(shape, seed):
     for _ in range(6):
         setup.add(rows=rng.randint(1, 16), act_words=rng.randint(1, 4),
                   n=rng.randint(1, 3 * shape[0]), digits=rng.choice([1, 1, 2]),
-                  residual=rng.random() < 0.3, out_bits=rng.choice([8, 8, 16]))
+                  residual=rng.random() < 0.3, out_bits=rng.choice([8, 8, 16]),
+                  out_group=rng.randrange(shape[0] // shape[2]))
     _, done, _ = setup.run()
     assert done[0] == pytest.approx(predict(config, setup.jobs, config.cols)[0], abs=1)
     assert done == pytest.approx(predict(config, setup.jobs, config.cols), abs=4)
