@@ -1,11 +1,11 @@
 """`systola simulate` and `systola conform`."""
 
 import dataclasses
+from pathlib import Path
 
 import click
 
-from systola.cli.network import SETTINGS
-from systola.cli.report import config_option, emit, json_option, progress, table
+from systola.cli.report import emit, json_option, progress, table
 
 __all__ = ["conform", "simulate"]
 
@@ -70,47 +70,69 @@ def _show(rows):
                f"elements: {f'{failed} FAILED' if failed else 'all equal'}")
 
 
+def _html(value):
+    """Refuse now what would only be refused after the work."""
+    path = Path(value)
+    if path.suffix != ".html" or not path.absolute().parent.is_dir():
+        raise click.UsageError(f"timeline must be an .html file in an existing folder, "
+                               f"not {value!r}")
+    return value
+
+
 @click.command()
-@click.option("--model", "source", metavar="MODEL", help="`digits`, or a file: an integer model "
-              "from `systola quantize`, or a float checkpoint.")
+@click.option("--model", "source", metavar="MODEL", help="`digits`; deit_tiny, deit_small or "
+              "vit_base with --random-weights; or a file: an integer model from `systola "
+              "quantize`, or a float checkpoint.")
 @click.option("--random", "is_random", is_flag=True,
               help="A random small network on a random small accelerator instead.")
-@click.option("--seed", type=int, metavar="N", help="Which random one [default: 0].")
+@click.option("--random-weights", is_flag=True, help="Random weights of realistic magnitude, for "
+              "models of which no checkpoint is shipped.")
+@click.option("--seed", type=int, metavar="N", help="Which random ones [default: 0].")
+@click.option("--blocks", type=click.IntRange(min=1), metavar="N", help="Only the first N encoder "
+              "blocks, without patch embedding and head.")
 @click.option("--images", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
               help="Test images to run.")
 @click.option("--data", metavar="FILE", help="Images and labels (.npz or .safetensors); default: "
               "the digits.")
-@config_option
+@click.option("--config", metavar="CONFIG", help="Accelerator: a preset (digits, small, tiny, "
+              "arty_s7_50, array_16x16) or a .toml or .json file of fields [default: arty_s7_50 "
+              "for --random-weights, else digits].")
+@click.option("--attention", type=click.Choice(["exact", "deferred"]),
+              help="Replaces the configuration's form of attention.")
 @click.option("--stalls", type=int, metavar="SEED",
               help="Stall both streams at random; cycle figures then mean nothing.")
 @click.option("--trace/--no-trace", default=True, show_default=True,
               help="Also run a program that stores every intermediate tensor, and compare them.")
+@click.option("--timeline", metavar="FILE", callback=lambda ctx, param, value: value and
+              _html(value), help="Write a picture (.html) of what the engines did.")
 @_SIMULATOR
 @json_option
-def simulate(source, is_random, seed, images, data, config, stalls, trace, simulator, as_json):
+def simulate(stalls, trace, timeline, simulator, as_json, **choice):
     """Run a network on the simulated Verilog and compare every tensor with the integer model.
 
     The accelerator of --config is generated, compiled (kept for the next time), loaded over its AXI
-    ports by the driver and run image by image. Ends with exit code 1 on any difference.
+    ports by the driver and run image by image. Utilisation counts the multiply-accumulates of the
+    model, each once, from the first load of weights to the last result. Ends with exit code 1 on
+    any difference.
     """
+    from systola.cli.cases import choose_case
     from systola.sim.simulate import simulate as run
 
-    if seed is not None and not is_random:
-        raise click.UsageError("--seed chooses a random case and needs --random")
-    if is_random == (source is not None):
-        raise click.UsageError("give either --model or --random")
+    if timeline and stalls is not None:
+        raise click.UsageError("--timeline needs a run without --stalls")
     with progress("preparing the model") as update:
-        if is_random:
-            model, config, codes, labels = _random_case(seed or 0, images)
-        else:
-            model, codes, labels = _model_case(source, config, images, data, update)
-        result = run(model, config, codes, trace=trace, seed=stalls, simulator=simulator,
-                     optimize="-O0" if is_random else "-O1", progress=update)
-    report = {"model": source or "random", **({"seed": seed or 0} if is_random else {}),
-              "rows": config.rows, "cols": config.cols, **result.report()}
-    if labels is not None:
-        report["labels"] = labels.tolist()
-        report["correct"] = int((result.logits.argmax(axis=1) == labels).sum())
+        case = choose_case(**choice, update=update)
+        result = run(case.model, case.config, case.inputs, blocks_only=case.blocks_only,
+                     trace=trace, seed=stalls, simulator=simulator, progress=update,
+                     optimize="-O0" if choice["is_random"] else "-O1")
+    config = case.config
+    report = {**case.about, "rows": config.rows, "cols": config.cols,
+              "attention": config.attention, **result.report()}
+    if case.labels is not None:
+        report["labels"] = case.labels.tolist()
+        report["correct"] = int((result.logits.argmax(axis=1) == case.labels).sum())
+    if timeline:
+        _write_page(timeline, report, result.timeline)
     if as_json:
         emit(report)
     else:
@@ -118,26 +140,11 @@ def simulate(source, is_random, seed, images, data, config, stalls, trace, simul
     return 1 if result.mismatches else 0
 
 
-def _random_case(seed, images):
-    from systola.sim.randomize import random_case
+def _write_page(path, report, timeline):
+    from systola.sim.page import timeline_page
 
-    return (*random_case(seed, images=images), None)
-
-
-def _model_case(source, config, count, data, update):
-    """Return model, codes and labels; a float checkpoint is quantized as `config` wants it."""
-    from systola.model.evaluate import open_model
-    from systola.model.files import is_integer_model
-    from systola.model.images import encode, load_data
-
-    settings = {} if source != "digits" and is_integer_model(source) else {
-        name: getattr(config, name) for name in SETTINGS}
-    model = open_model(source, data=data, progress=update, **settings)
-    images, labels = load_data(data or "digits", "test")
-    if count > len(images):
-        raise click.UsageError(f"--images must be at most {len(images)}, the test images there "
-                               f"are, not {count}")
-    return model, encode(model, images[:count]), labels[:count]
+    title = f"{report['model']} on {report['rows']} x {report['cols']}"
+    Path(path).write_text(timeline_page(timeline, title, report), encoding="utf-8")
 
 
 def _show_simulation(report):
@@ -150,5 +157,22 @@ def _show_simulation(report):
     if "correct" in report:
         click.echo(f"{report['correct']} of {report['images']} classified correctly")
     click.echo(f"{report['cycles']:,} cycles an image (predicted {report['cycles_predicted']:,}), "
-               f"array utilisation {report['utilisation']:.1%}, simulated at "
-               f"{report['cycles_per_second']:,.0f} cycles/s")
+               f"simulated at {report['cycles_per_second']:,.0f} cycles/s")
+    first, last = report["window"]
+    beyond = "" if report["overhead"] is None else (
+        f", {report['overhead']:.2%} beyond the {report['passes']:,} cycles of the tiles' passes")
+    click.echo(f"array utilisation {report['utilisation']:.1%} of {last - first:,} cycles from "
+               f"the first weights to the last result{beyond}")
+    if "array_idle" in report:
+        _show_idle(report["array_idle"], last - first)
+    if report["bandwidth"]:
+        table("\nWeights:", ["layer", "bytes", "cycles", "bytes a cycle"],
+              [(row["name"], row["bytes"], row["cycles"], round(row["bytes_per_cycle"], 3))
+               for row in report["bandwidth"]])
+
+
+def _show_idle(idle, cycles):
+    from systola.sim.timeline import CAUSES
+
+    table("\nThe array stood still, waiting for:", ["", "cycles", "share"],
+          [(text, idle[cause], f"{idle[cause] / cycles:.2%}") for cause, text in CAUSES.items()])

@@ -1,6 +1,7 @@
 """Run an integer model on the simulated accelerator and compare it with the models."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +12,8 @@ from systola.hw.accelerator import Accelerator
 from systola.hw.generate import TOP
 from systola.sim.host import HOST, host_verilog
 from systola.sim.runner import Session, build_text, cache_dir, cached_verilog
-from systola.sim.vit import forward, tensor_names
+from systola.sim.timeline import Timeline, read_timeline
+from systola.sim.vit import forward, forward_blocks, tensor_names
 from systola.sw_driver.compiler import compile_model
 
 __all__ = ["Simulation", "build_accelerator", "simulate"]
@@ -24,6 +26,9 @@ _SLACK = 20
 class Simulation:
     """What came out of `simulate`.
 
+    All figures are those of the image that took longest, in the program that stores the results
+    only.
+
     Attributes
     ----------
     images, tensors_compared, elements_compared : int
@@ -33,19 +38,31 @@ class Simulation:
     differing : dict of str to int
         Those by tensor, ``image 0 blocks.0.qkv`` for example.
     cycles, cycles_predicted : int
-        From start to done for one image (the longest), measured and as the compiler counts them.
+        From start to done, measured and as the compiler counts them.
+    window : (int, int)
+        Cycles at which the first instruction that loads weights started, and the last one of
+        MATRIX or VECTOR ended.
     utilisation : float
-        Share of the array's multiply-accumulates in those cycles that the model needed.
-    cycles_per_second : float
-        Speed of the simulation.
+        Multiply-accumulates that the model needs, in those that the array could have done in the
+        window.
+    passes : int or None
+        Cycles in which words enter the array if it never waits, as the compiler counts them.
+    overhead : float or None
+        Cycles of the window beyond the passes, in passes.
     counters : dict
-        The accelerator's performance counters for that image.
-    logits : int64 array (images, classes)
+        The accelerator's performance counters.
+    timeline : Timeline or None
+        What the engines did; not with `streams` other than files.
+    bandwidth : list or None
+        Bytes of weights by layer, and per cycle, as the compiler counts them.
+    logits : int64 array (images, classes), or None
         From the accelerator.
     tensors : list of dict
         By image, every stored tensor, from the accelerator.
     seconds : dict of str to float
         Wall time by step.
+    cycles_per_second : float
+        Simulated cycles in a second of one processor.
     """
 
     images: int
@@ -55,31 +72,43 @@ class Simulation:
     differing: dict = field(default_factory=dict)
     cycles: int = 0
     cycles_predicted: int = 0
+    window: tuple = (0, 0)
     utilisation: float = 0.0
-    cycles_per_second: float = 0.0
+    passes: int | None = None
+    overhead: float | None = None
     counters: dict = field(default_factory=dict)
+    timeline: Timeline | None = None
+    bandwidth: list | None = None
     logits: np.ndarray | None = None
     tensors: list = field(default_factory=list)
     seconds: dict = field(default_factory=dict)
+    cycles_per_second: float = 0.0
 
     def report(self):
         """Return the figures as plain data."""
         names = ("images", "mismatches", "tensors_compared", "elements_compared", "differing",
-                 "cycles", "cycles_predicted", "utilisation", "cycles_per_second", "counters",
-                 "seconds")
-        return {**{name: getattr(self, name) for name in names}, "logits": self.logits.tolist()}
+                 "cycles", "cycles_predicted", "window", "utilisation", "passes", "overhead",
+                 "counters", "bandwidth", "seconds", "cycles_per_second")
+        report = {name: getattr(self, name) for name in names}
+        if self.timeline is not None:
+            report["array_idle"] = {
+                **self.timeline.idle(),
+                "steady_state_softmax_wait": self.timeline.steady_softmax_wait()}
+        if self.logits is not None:
+            report["logits"] = self.logits.tolist()
+        return report
 
 
 def build_accelerator(config, *, simulator="verilator", optimize="-O1"):
-    """Compile the accelerator of `config` for simulation."""
+    """Compile the accelerator of `config`, with what drives it in simulation."""
     path = cached_verilog(lambda: Accelerator(config, trace=True), name=TOP,
                           key=[config.to_dict(), "trace"])
-    text = path.read_text() + host_verilog(config, TOP)
-    return build_text(text, top=HOST, simulator=simulator, optimize=optimize)
+    return build_text(path.read_text() + host_verilog(config, TOP), top=HOST,
+                      simulator=simulator, optimize=optimize)
 
 
-def simulate(model, config, codes, *, trace=True, untraced=True, seed=None, stall=0.5,
-             streams=None, simulator="verilator", optimize="-O1", progress=None):
+def simulate(model, config, inputs, *, trace=True, untraced=True, blocks_only=False, seed=None,
+             stall=0.5, streams=None, simulator="verilator", optimize="-O1", progress=None):
     """Run `model` on the simulated accelerator of `config`.
 
     Parameters
@@ -88,12 +117,15 @@ def simulate(model, config, codes, *, trace=True, untraced=True, seed=None, stal
         The network.
     config : AcceleratorConfig
         The accelerator.
-    codes : int array (images, T-1, P)
-        Patch codes.
+    inputs : int array (images, T-1, P)
+        Patch codes; with `blocks_only`, 16-bit residual streams (images, T, C).
     trace : bool
         Run a program that stores every intermediate tensor, and compare them all.
     untraced : bool
-        Run the program that stores the logits only, the one that cycles are measured on.
+        Run the program that stores the results only, the one that cycles are measured on. Both
+        run at the same time, each in its own process.
+    blocks_only : bool
+        Run the encoder blocks alone.
     seed, stall : int, float
         With a seed, both streams stall at random in a share `stall` of the cycles; cycles then
         mean nothing.
@@ -112,40 +144,66 @@ def simulate(model, config, codes, *, trace=True, untraced=True, seed=None, stal
     SimulationError
         If the simulation cannot be compiled, hangs, or the accelerator reports an error.
     """
-    progress = progress or (lambda *args, **more: None)
-    streams = streams or ("file" if seed is None else "python")
     if not trace and not untraced:
         raise ValueError("trace or untraced must be true, not both false")
-    programs = [compile_model(model, config, trace=traced)
+    progress = progress or (lambda *args, **more: None)
+    result, clock = Simulation(images=len(inputs)), _Clock()
+    progress(0, None, text="compiling the program")
+    options = {"blocks_only": True} if blocks_only else {}
+    programs = [compile_model(model, config, trace=traced, **options)
                 for traced, wanted in ((True, trace), (False, untraced)) if wanted]
-    expected = forward(model, codes)
-    result, start = Simulation(images=len(codes)), time.perf_counter()
+    result.seconds["program"] = clock.lap()
     progress(0, None, text="compiling the simulation")
     built = build_accelerator(config, simulator=simulator, optimize=optimize)
-    result.seconds["compile"] = time.perf_counter() - start
-    runs = []
+    result.seconds["compile"] = clock.lap()
+    params = {"streams": streams or ("file" if seed is None else "python"), "seed": seed,
+              "stall": stall}
+    progress(0, None, text="simulating")
+    with ThreadPoolExecutor(len(programs) + 1) as pool:
+        models = pool.submit(forward_blocks if blocks_only else forward, model, inputs)
+        runs = [pool.submit(_run, built, program, inputs, params) for program in programs]
+        runs = [run for future in runs for run in future.result()]
+        expected = models.result()
+    result.seconds["simulate"] = clock.lap()
+    progress(0, None, text="comparing")
+    _gather(result, model, runs, expected)
+    result.seconds["compare"] = clock.lap()
+    return result
+
+
+class _Clock:
+    """Wall time since the last look at it."""
+
+    def __init__(self):
+        self.start = time.perf_counter()
+
+    def lap(self):
+        """Return the seconds, rounded, and start anew."""
+        start, self.start = self.start, time.perf_counter()
+        return round(self.start - start, 3)
+
+
+def _run(built, program, inputs, params):
+    """Run all `inputs` through `program`; returns [(program, image, figures, tensors)]."""
     with TemporaryDirectory(prefix="program-", dir=cache_dir()) as folder, Session(
             built, "systola.sim.bench_accelerator") as session:
-        for index, program in enumerate(programs):
-            path = Path(folder, f"{index}.bin")
-            program.write(path)
-            params = {"program": str(path), "seed": seed, "stall": stall, "streams": streams,
-                      "patience": _SLACK * program.predicted["cycles"] + 100_000}
-            for image in range(len(codes)):
-                progress(len(runs), len(programs) * len(codes),
-                         text=f"simulating image {image + 1} of {len(codes)}"
-                         + (", storing every tensor" if len(program.frames) > 1 else ""))
-                figures, tensors = session.run(params, {"codes": codes[image]})
-                figures["trace"] = tensors.pop("trace", None)
-                runs.append((program, image, figures, tensors))
-    _gather(result, model, runs, expected)
-    return result
+        path, runs = Path(folder, "program.bin"), []
+        program.write(path)
+        params = {**params, "program": str(path),
+                  "patience": _SLACK * program.predicted["cycles"] + 100_000}
+        for image, values in enumerate(inputs):
+            figures, tensors = session.run(params, {"codes": values})
+            figures["trace"] = tensors.pop("trace", None)
+            runs.append((program, image, figures, tensors))
+    return runs
 
 
 def _gather(result, model, runs, expected):
     """Compare all tensors of all runs, and collect the figures."""
     kept = [{} for _ in range(result.images)]
-    for program, image, figures, tensors in runs:
+    longest = None
+    for run in runs:
+        program, image, figures, tensors = run
         for name, got in tensors.items():
             result.tensors_compared += 1
             result.elements_compared += got.size
@@ -156,13 +214,27 @@ def _gather(result, model, runs, expected):
         kept[image] |= tensors
         cycles = figures["counters"]["cycles"]
         if program is runs[-1][0] and cycles >= result.cycles:
-            config = program.config
-            result.cycles, result.counters = cycles, figures["counters"]
-            result.cycles_predicted = program.predicted["cycles"]
-            result.utilisation = program.macs / (cycles * config.rows * config.cols)
+            longest, result.cycles = run, cycles
+    _measure(result, *longest)
     result.tensors = [{name: tensors[name] for name in tensor_names(model) if name in tensors}
                       for tensors in kept]
-    result.logits = np.stack([tensors["logits"] for tensors in kept])
+    if "logits" in kept[0]:
+        result.logits = np.stack([tensors["logits"] for tensors in kept])
     seconds = sum(figures["seconds"] for _, _, figures, _ in runs)
-    result.seconds["simulate"] = seconds
     result.cycles_per_second = sum(figures["simulated"] for _, _, figures, _ in runs) / seconds
+
+
+def _measure(result, program, image, figures, tensors):
+    """Take the figures of one run."""
+    result.counters = figures["counters"]
+    result.cycles_predicted = program.predicted["cycles"]
+    result.passes = program.predicted.get("passes")
+    result.bandwidth = program.predicted.get("bandwidth")
+    result.window = 0, result.cycles
+    if figures["trace"] is not None:
+        result.timeline = read_timeline(figures["trace"], program)
+        result.window = result.timeline.window
+    cycles = result.window[1] - result.window[0]
+    result.utilisation = program.macs / (cycles * program.config.rows * program.config.cols)
+    if result.passes:
+        result.overhead = cycles / result.passes - 1

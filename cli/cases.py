@@ -1,0 +1,109 @@
+"""The networks and inputs that `systola simulate` can be asked for."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import click
+
+from systola.cli.network import SETTINGS
+
+__all__ = ["Case", "choose_case"]
+
+SIZES = ("deit_tiny", "deit_small", "vit_base")
+"""Published networks whose sizes are built in; their weights are not."""
+
+
+@dataclass(kw_only=True)
+class Case:
+    """What to simulate: a model, an accelerator, inputs (images first), labels if there are any.
+
+    With `blocks_only`, the inputs are 16-bit residual streams instead of patch codes.
+    """
+
+    model: object
+    config: object
+    inputs: object
+    labels: object = None
+    blocks_only: bool = False
+    about: dict
+
+
+def choose_case(source, *, is_random, random_weights, config, attention, blocks, seed, images,
+                data, update):
+    """Return the `Case` that the options of the command describe; refuses contradictions."""
+    if is_random == (source is not None):
+        raise click.UsageError("give either --model or --random")
+    if seed is not None and not (is_random or random_weights):
+        raise click.UsageError("--seed chooses a random case and needs --random or "
+                               "--random-weights")
+    if source in SIZES and not random_weights:
+        raise click.UsageError(f"no checkpoint of {source} is shipped: ask for --random-weights, "
+                               f"or give a checkpoint file as MODEL")
+    if random_weights and source not in SIZES:
+        raise click.UsageError(f"--random-weights needs --model {' or '.join(SIZES)}, "
+                               f"not {source!r}")
+    if is_random:
+        for name, value in ("--config", config), ("--attention", attention), ("--blocks", blocks):
+            if value is not None:
+                raise click.UsageError(f"--random chooses a random accelerator and network, "
+                                       f"without {name}")
+        return _random_case(seed or 0, images)
+    config = _config(config or ("arty_s7_50" if random_weights else "digits"), attention)
+    if random_weights:
+        return _named_case(source, config, blocks, seed or 0, images)
+    return _model_case(source, config, blocks, images, data, update)
+
+
+def _config(source, attention):
+    from systola.hw.config import AcceleratorConfig
+
+    config = AcceleratorConfig.load(source)
+    return config if attention is None else dataclasses.replace(config, attention=attention)
+
+
+def _settings(config):
+    return {name: getattr(config, name) for name in SETTINGS}
+
+
+def _random_case(seed, images):
+    from systola.sim.randomize import random_case
+
+    model, config, codes = random_case(seed, images=images)
+    return Case(model=model, config=config, inputs=codes, about={"model": "random", "seed": seed})
+
+
+def _named_case(name, config, blocks, seed, images):
+    import numpy as np
+
+    from systola.model.random import random_codes, random_named, random_stream
+
+    model = random_named(name, blocks=blocks, seed=seed, **_settings(config))
+    inputs = (random_codes if blocks is None else random_stream)(
+        np.random.default_rng([seed, 1]), model, images)
+    return Case(model=model, config=config, inputs=inputs, blocks_only=blocks is not None,
+                about={"model": name, "weights": "random", "seed": seed,
+                       "blocks": len(model.blocks)})
+
+
+def _model_case(source, config, blocks, count, data, update):
+    """Take a model from a file; a float checkpoint is quantized as `config` wants it."""
+    from systola.model.evaluate import open_model
+    from systola.model.files import is_integer_model
+    from systola.model.images import encode, load_data
+    from systola.sim.vit import forward
+
+    settings = {} if source != "digits" and is_integer_model(source) else _settings(config)
+    model = open_model(source, data=data, progress=update, **settings)
+    images, labels = load_data(data or "digits", "test")
+    if count > len(images):
+        raise click.UsageError(f"--images must be at most {len(images)}, the test images there "
+                               f"are, not {count}")
+    codes, about = encode(model, images[:count]), {"model": source}
+    if blocks is None:
+        return Case(model=model, config=config, inputs=codes, labels=labels[:count], about=about)
+    if blocks > len(model.blocks):
+        raise click.UsageError(f"--blocks must be at most {len(model.blocks)}, the blocks there "
+                               f"are, not {blocks}")
+    embed = forward(dataclasses.replace(model, blocks=()), codes, keep=["embed"])["embed"]
+    return Case(model=dataclasses.replace(model, blocks=model.blocks[:blocks]), config=config,
+                inputs=embed, blocks_only=True, about={**about, "blocks": blocks})
