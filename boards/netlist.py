@@ -43,11 +43,11 @@ def merge_identical(text):
                    for name in bodies if merged[name] == name)
 
 
-def keep_large(text, lines, instances=8, always=()):
+def keep_large(text, lines, instances=8, always=(), inline=()):
     """Return RTLIL `text` in which flattening leaves the modules that are worth a name.
 
     Those are the ones of at least `lines` lines, the ones used at least `instances` times by
-    another, and the ones with a name in `always`.
+    another, and the ones with a name in `always`; but none inside the ones with a name in `inline`.
     """
     used = Counter()
     for _, body in _MODULE.findall(text):
@@ -56,8 +56,9 @@ def keep_large(text, lines, instances=8, always=()):
 
     def mark(match):
         name, body = match.groups()
-        kept = (body.count("\n") >= lines or used[name] >= instances
-                or name.split(".")[-1] in always)
+        *path, last = name.removeprefix("\\").split(".")
+        kept = last in always or (not set(path) & set(inline) and (
+            body.count("\n") >= lines or used[name] >= instances))
         return ("attribute \\keep_hierarchy 1\n" if kept else "") + match[0]
 
     return _MODULE.sub(mark, text)

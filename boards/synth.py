@@ -14,12 +14,18 @@ from systola.boards.netlist import keep_large, merge_identical, quote_indices
 from systola.boards.sizes import ModuleSize, Size, module_sizes
 from systola.hw.accelerator import Accelerator
 from systola.hw.config import AcceleratorConfig
+from systola.hw.packing import plan_packing
+from systola.hw.systolic import SystolicArray
+from systola.hw.target import Primitives
 from systola.hw.verilog import find_yosys
 
-__all__ = ["FAMILIES", "Synthesis", "SynthesisError", "synthesize"]
+__all__ = ["FAMILIES", "Synthesis", "SynthesisError", "array_of", "synthesize"]
 
 FAMILIES = "xc7", "xcup"
 """Xilinx families: 7 series, UltraScale+."""
+
+_ARRAY = "array"
+"""Name of the module that holds the systolic array."""
 
 _STEP = re.compile(r"^[\d.]+ Executing (\S+) pass|^Extracted .* module `\\?(\S+)' to",
                    re.MULTILINE)
@@ -45,7 +51,7 @@ class Synthesis:
 
         ``total`` and each of ``modules`` have ``lut``, ``ff``, ``carry``, ``dsp``, ``bram36``; a
         module also ``instances`` and ``own``, the same without its submodules. With a systolic
-        array there are ``macs``, ``lut_per_mac``, ``ff_per_mac`` and ``macs_per_dsp``.
+        array there are ``macs`` per cycle, ``lut_per_mac``, ``ff_per_mac`` and ``macs_per_dsp``.
         """
         modules = {name: {"instances": size.instances, **asdict(size.total),
                           "own": asdict(size.own)} for name, size in self.modules.items()}
@@ -53,11 +59,28 @@ class Synthesis:
                 "total": asdict(self.total), "modules": modules, **self.array}
 
 
-def synthesize(design, top="systola", *, family="xc7", smallest=1000, log=None, progress=None):
+def array_of(*, weight_bits=8, act_bits=8, rows=24, cols=8, style="dsp_packed", max_tokens=4):
+    """Return a systolic array to synthesize on its own.
+
+    A packed one has the densest packing whose taps are at least two rows apart, with up to
+    `max_tokens` vectors per cycle (the accelerator streams one). Raises ``ValueError`` naming the
+    parameter, `PackingError` with the reason if nothing packs.
+    """
+    packing = None
+    if style == "dsp_packed":
+        packing = plan_packing(weight_bits, act_bits, rows, cols=cols, max_tokens=max_tokens,
+                               least_gap=2)
+    return SystolicArray(rows=rows, cols=cols, act_bits=act_bits, weight_bits=weight_bits,
+                         style=style, packing=packing)
+
+
+def synthesize(design, top="systola", *, family="xc7", smallest=1000, infer_dsp=None, log=None,
+               progress=None):
     """Synthesize `design` and return its size.
 
     Modules are kept apart, so that each has its own figures, and identical ones are synthesized
     once; small ones become part of those around them, which halves the time. Nothing is cached.
+    For ``xc7``, components may ask for its DSP slices (`Primitives`).
 
     Parameters
     ----------
@@ -70,7 +93,10 @@ def synthesize(design, top="systola", *, family="xc7", smallest=1000, log=None, 
     smallest : int
         Lines of Yosys' language from which a module stays on its own (a short queue has 400, a
         processing element 130 but stays if there are at least 8 of it), as arrays do; 0 keeps
-        all. Modules of a Verilog file all stay.
+        all. Modules of a Verilog file all stay; those inside a packed array never do.
+    infer_dsp : bool, optional
+        Whether Yosys may turn multiplications into DSP slices; by default unless the array of the
+        design has its own slices or wants none (``dsp_packed`` and ``lut``).
     log : str or Path, optional
         File for Yosys' complete log.
     progress : callable, optional
@@ -83,19 +109,24 @@ def synthesize(design, top="systola", *, family="xc7", smallest=1000, log=None, 
     Raises
     ------
     SynthesisError
-        If Yosys fails, or finds a latch, a combinational loop or a net driven twice.
+        If Yosys fails, or finds a latch, a combinational loop or a net driven twice, or a slice of
+        a packed array is gone.
     ValueError
         If `family` or `design` is not usable.
     """
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}, not {family!r}")
     progress = progress or (lambda text: None)
+    style = _style(design)
+    if infer_dsp is None:
+        infer_dsp = style not in {"dsp_packed", "lut"} or (family, style) == ("xcup", "dsp_packed")
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="systola_synth_") as folder:
         folder = Path(folder)
         progress("elaborating")
-        read = _write_design(design, top, folder, smallest)
-        flags = "" if read.startswith("read_verilog") else " -flatten"
+        read = _write_design(design, top, folder, smallest, family)
+        flags = ("" if infer_dsp else " -nodsp") + (
+            " -flatten" if (folder / "design.il").exists() else "")
         # Loops may close across modules: look for them in a flat copy, before any mapping.
         (folder / "run.ys").write_text(
             f"{read}\nhierarchy -check -top {top}\nproc\ndesign -save whole\n"
@@ -109,12 +140,19 @@ def synthesize(design, top="systola", *, family="xc7", smallest=1000, log=None, 
     modules = module_sizes(stat["modules"], top)
     result = Synthesis(top, family, round(time.perf_counter() - start, 1), modules[top].total,
                        modules)
-    if isinstance(design, AcceleratorConfig):
-        result.array = _per_mac(modules, design.rows * design.cols)
+    if style is not None:
+        result.array = _per_mac(modules, design, slices=family == "xc7" and style == "dsp_packed")
     return result
 
 
-def _write_design(design, top, folder, smallest):
+def _style(design):
+    """Return the style of processing elements of a design with an array, else None."""
+    if isinstance(design, AcceleratorConfig):
+        return design.pe_style
+    return design.style if isinstance(design, SystolicArray) else None
+
+
+def _write_design(design, top, folder, smallest, family):
     """Write `design` into `folder`; return the command that reads it."""
     if isinstance(design, str | Path):
         path = Path(design)
@@ -123,12 +161,15 @@ def _write_design(design, top, folder, smallest):
                              f"not {str(design)!r}")
         (folder / "design.v").write_bytes(path.read_bytes())
         return "read_verilog design.v"
+    inline = (_ARRAY,) if _style(design) == "dsp_packed" else ()
     if isinstance(design, AcceleratorConfig):
         design = Accelerator(design)
-    text = rtlil.convert(design, name=top, emit_src=False)
-    text = keep_large(merge_identical(quote_indices(text)), smallest, always=("array",))
+    platform = Primitives(family) if family == "xc7" else None
+    text = rtlil.convert(design, name=top, platform=platform, emit_src=False)
+    text = keep_large(merge_identical(quote_indices(text)), smallest, always=(_ARRAY,),
+                      inline=inline)
     (folder / "design.il").write_text(text)
-    return "read_rtlil design.il"
+    return "read_verilog -lib +/xilinx/cells_sim.v\nread_rtlil design.il"
 
 
 def _run_yosys(folder, log, progress):
@@ -189,11 +230,18 @@ def _reason(text, code):
         f"Yosys ended with exit code {code}; its last words: {last}")
 
 
-def _per_mac(modules, macs):
-    """Return the figures of the systolic array, processing elements and skew included."""
-    arrays = [size.total for name, size in modules.items() if name.endswith(".array")]
-    if not arrays:
-        return {}
-    size = arrays[0]
+def _per_mac(modules, design, slices):
+    """Return the figures of the systolic array: cells, skew, and what packs and unpacks.
+
+    With `slices`, every cell must still have its own.
+    """
+    size = next(size.total for name, size in modules.items() if name.split(".")[-1] == _ARRAY)
+    macs = design.rows * design.cols * getattr(design, "tokens", 1)
+    if slices:
+        packing = getattr(design, "packing", None) or plan_packing(
+            design.weight_bits, design.act_bits, design.rows, cols=design.cols)
+        if macs != packing.macs_per_dsp * size.dsp:
+            raise SynthesisError(f"the array should have {macs // packing.macs_per_dsp} DSP slices "
+                                 f"for {macs} products, but {size.dsp} are left")
     return {"macs": macs, "lut_per_mac": size.lut / macs, "ff_per_mac": size.ff / macs,
             "macs_per_dsp": macs / size.dsp if size.dsp else None}

@@ -1,6 +1,7 @@
 """`systola generate` and `systola synth`."""
 
 import click
+from click.core import ParameterSource
 
 from systola.cli.report import config_option, emit, json_option, progress, table
 
@@ -33,17 +34,33 @@ def generate(config, output, as_json):
 @config_option
 @click.option("--family", type=click.Choice(["xc7", "xcup"]), default="xc7", show_default=True,
               help="Xilinx 7 series or UltraScale+.")
+@click.option("--array", is_flag=True, help="Only a systolic array, of the options that follow.")
+@click.option("--weight-bits", type=int, metavar="N", help="Bits of a weight, 2 to 8.  [8]")
+@click.option("--act-bits", type=int, metavar="N", help="Bits of an activation, 2 to 8.  [8]")
+@click.option("--rows", type=int, metavar="N", help="Rows of the array.  [24]")
+@click.option("--cols", type=int, metavar="N", help="Columns of the array.  [8]")
+@click.option("--style", type=click.Choice(["dsp", "dsp_packed", "lut"]),
+              help="Processing elements.  [dsp_packed]")
+@click.option("--max-tokens", type=int, metavar="N",
+              help="Most vectors that a packed array may take in a cycle.  [4]")
 @json_option
-def synth(config, family, as_json):
+@click.pass_context
+def synth(ctx, config, family, array, as_json, **shape):
     """Synthesize with Yosys for a Xilinx FPGA and list what every module needs.
 
-    LUT, flip-flops (FF), carry chains (CARRY), DSP slices and block RAM by module. No place and
-    route, so no timing.
+    LUT, flip-flops (FF), carry chains (CARRY), DSP slices and block RAM by module; of the systolic
+    array, also by multiply-accumulate per cycle. No place and route, so no timing.
     """
-    from systola.boards.synth import synthesize
+    from systola.boards.synth import array_of, synthesize
 
+    given = {name: value for name, value in shape.items() if value is not None}
+    if array and ctx.get_parameter_source("config") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--array and --config exclude each other")
+    if given and not array:
+        raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} needs --array")
+    design = array_of(**given) if array else config
     with progress("synthesizing (minutes for a large array)") as update:
-        result = synthesize(config, family=family,
+        result = synthesize(design, "array" if array else "systola", family=family,
                             progress=lambda text: update(text=f"synthesizing: {text}"))
     result = result.to_dict()
     if as_json:
@@ -57,3 +74,8 @@ def show(result):
     rows = [(name, module["instances"], *(module[column] for column in columns))
             for name, module in result["modules"].items()]
     table("", ["module (and what is in it)", "instances", *columns], rows)
+    if "macs" in result:
+        dsp = result["macs_per_dsp"]
+        click.echo(f"systolic array: {result['macs']} multiply-accumulates a cycle, each "
+                   f"{result['lut_per_mac']:.2f} LUT and {result['ff_per_mac']:.2f} FF"
+                   + (f"; {dsp:g} per DSP slice" if dsp else ""))

@@ -5,8 +5,8 @@ Weights ``w_i`` and activations ``x_j`` (of different vectors) enter a multiplie
 field at ``p_i + q_j``, and the slices of a column add up such products. The sums L_f of the fields
 outgrow them: only the low bits of each are seen, and it borrows from or carries into the next.
 
-Define ``M_0 = L_0`` and ``M_f = L_f + floor(M_(f-1) / 2**s)`` for fields s bits apart. Then the bits
-of field f in the column's sum are exactly ``M_f mod 2**s``, and what is missing is the count
+Define ``M_0 = L_0`` and ``M_f = L_f + floor(M_(f-1) / 2**s)`` for fields s bits apart. Then the
+bits of field f in the column's sum are exactly ``M_f mod 2**s``, and what is missing is the count
 ``V_f = floor(M_f / 2**s)``. It follows from *taps*: every few rows, look at the field's top m bits,
 which count units of ``2**(s-m)``. Rows in between change that number by at most ``2**(m-1) - 1``,
 so the change is known from its value modulo ``2**m``, and so is whether it wrapped around. Below
@@ -17,7 +17,6 @@ Weights lie in -W..W with W = 2**(weight_bits-1) - 1, activations in -X..X with 
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 __all__ = ["DSP48E1", "ECP5", "Field", "Packing", "PackingError", "Slice", "array_delays",
            "array_latency", "field_ranges", "matmul_latency", "plan_packing"]

@@ -140,7 +140,8 @@ def test_first_sums_leave_the_row_in_hand_alone():
 
 @pytest.mark.parametrize("name", ["psum_bits", "act_bits", "digits", "acc_bits", "depth"])
 def test_error_names_the_parameter(name):
-    good = {"delays": [0, 1], "psum_bits": 12, "act_bits": 4, "digits": 1, "acc_bits": 20, "depth": 8}
+    good = {"delays": [0, 1], "psum_bits": 12, "act_bits": 4, "digits": 1, "acc_bits": 20,
+            "depth": 8}
     with pytest.raises(ValueError, match=rf"^{name} must be a positive integer, not 0$"):
         Accumulators(**{**good, name: 0})
 

@@ -38,7 +38,7 @@ class LoadedArray(wiring.Component):
 
 def simulate(dut, tiles, passes, weight_rng=None, act_rng=None):
     """Stream `passes` of vectors over `tiles` (R, C); return the sums and the swap cycles."""
-    rows, cols = tiles[0].shape
+    cols = tiles[0].shape[1]
     latency, delays = dut.array.latency, dut.array.delays
     entered, swaps, outputs = {}, [], {}
 
