@@ -14,8 +14,8 @@ _SHARED = ("weight_bits", "act_bits", "attention", "attention_bits", "mult_bits"
 def random_case(seed, *, images=2):
     """Return ``(model, config, codes)`` of this seed.
 
-    Array shape, lanes, operand widths, memories, FIFO depths and options vary, as do all sizes of
-    the network; rows, columns, tokens and channels rarely divide each other.
+    Array shape, style, lanes, operand widths, memories, FIFO depths and options vary, as do all
+    sizes of the network; rows, columns, tokens and channels rarely divide each other.
     """
     rng = np.random.default_rng(seed)
     config = _config(rng)
@@ -43,12 +43,13 @@ def _config(rng):
     mult_bits = int(rng.integers(12, 25 if deferred else 32))
     # Three banks have three quarters of the words that the others have together.
     banks, bank_depth = choose((1, 4096), (2, 2048), (3, 1024), (4, 1024))
+    # Packed slices serve two columns or three; with an even number, any widths can be packed.
+    pe_style = choose("dsp", "lut", *["dsp_packed"] * (2 if cols % 2 == 0 else 0))
     return AcceleratorConfig(
         rows=rows, cols=cols, lanes=lanes, vector_lanes=vector_lanes,
         norm_lanes=choose(*(n for n in range(1, vector_lanes + 1) if vector_lanes % n == 0)),
         weight_bits=int(rng.integers(2, 9)), act_bits=8 if deferred else int(rng.integers(2, 9)),
-        pe_style=choose("dsp", "lut"), token_depth=choose(4, 8, 16), banks=banks,
-        bank_depth=bank_depth,
+        pe_style=pe_style, token_depth=choose(4, 8, 16), banks=banks, bank_depth=bank_depth,
         weight_fifo=int(rng.integers(2, 20)), stream_fifo=int(rng.integers(4, 20)),
         queue_depth=int(rng.integers(2, 9)), param_depth=256,
         mult_bits=mult_bits, code_mult_bits=int(rng.integers(10, mult_bits + 1)),
