@@ -111,11 +111,11 @@ def instructions(program):
     """Return (opcode, name, fields) of every instruction of a program, from BEGIN to END."""
     beat = program.config.bus_bytes
     size = -(-INSTRUCTION_BYTES // beat) * beat
-    names = iter(getattr(program, "names", None) or ())
+    names = iter(program.names)
     position, found = 0, []
     while position < len(program.stream):
         opcode, _, _, fields = decode(program.stream[position:position + INSTRUCTION_BYTES])
-        name = opcode.name if FORMATS[opcode].engine is None else next(names, opcode.name)
+        name = opcode.name if FORMATS[opcode].engine is None else next(names)
         found.append((opcode, name, fields))
         position += size + fields.get("beats", 0) * beat
     return found

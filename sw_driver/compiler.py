@@ -60,7 +60,7 @@ def compile_model(model, config, *, trace=False, blocks_only=False):
                                words=op.fields["words"] // planes)
                      for name, op, row, rows, channels, planes in build.inputs),
         outputs=tuple(_output(name, *output, frame) for name, output in build.outputs.items()),
-        model=_describe(model),
+        model=_describe(model), names=tuple(op.name for op in ops),
         predicted={**predict_cycles(ops, config, build.macs).to_dict(), "passes": build.passes,
                    "scratchpad_peak": build.peak, "scratchpad_used": build.used})
 

@@ -87,6 +87,7 @@ class OutputTensor:
 class Program:
     """A compiled model.
 
+    ``names`` says what each instruction between BEGIN and END computes, for reports.
     ``frames`` lists the beats of every result frame in order. ``model`` holds the model's sizes,
     ``predicted`` the compiler's cycle estimate (see ``predict.Prediction.to_dict``), ``macs`` the
     model's multiply-accumulates, each counted once.
@@ -101,6 +102,7 @@ class Program:
     macs: int
     model: dict = field(default_factory=dict)
     predicted: dict = field(default_factory=dict)
+    names: tuple = ()
 
     def fill(self, inputs):
         """Return the stream with `inputs` in place.
@@ -238,7 +240,8 @@ def _program(meta, stream, config_hash):
                      parts=tuple(OutputPart(**part) for part in tensor["parts"]))
         for tensor in meta.pop("outputs"))
     program = Program(config=config, stream=stream, inputs=inputs, outputs=outputs,
-                      frames=tuple(meta.pop("frames")), **meta)
+                      frames=tuple(meta.pop("frames")),
+                      names=tuple(map(str, meta.pop("names"))), **meta)
     if len(stream) % config.bus_bytes:
         raise ProgramError(f"stream must be whole beats of {config.bus_bytes} bytes, "
                            f"not {len(stream)} bytes")
