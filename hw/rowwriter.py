@@ -17,7 +17,7 @@ def write_region(config):
 
 
 def byte_beat(config):
-    """Return a beat of rows of bytes: for each plane ``config.vector_lanes`` of them; the row's end."""
+    """Return a beat of rows of bytes: ``config.vector_lanes`` for each plane; the row's end."""
     lanes = data.ArrayLayout(unsigned(8), config.vector_lanes)
     return data.StructLayout({"x": data.ArrayLayout(lanes, config.attention_digits), "last": 1})
 

@@ -2,10 +2,10 @@
 
 from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import stream, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.credit import CreditQueue
+from systola.hw.lookup import ByteTable
 from systola.hw.reciprocal import ReciprocalProduct
 from systola.hw.rowmax import RowMaximum
 from systola.hw.shapes import row_beat, table_write
@@ -125,9 +125,9 @@ class ShiftGelu(wiring.Component):
 class GeluTable(wiring.Component):
     """Look up each code in a table of 256 results.
 
-    One beat per cycle, latency 1 cycle. A write takes effect from the next cycle on; rows and
-    writes do not disturb each other, but a row must not be inside while its entries change. The
-    content is undefined until written. Model: ``systola.sim.shiftgelu.gelu_table``, indexed.
+    One beat per cycle, latency 1 cycle; two lanes share a block RAM. No row must be inside while
+    entries are written; the content is undefined until then. Model:
+    ``systola.sim.shiftgelu.gelu_table``, indexed.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ class GeluTable(wiring.Component):
     i, o : In, Out(stream.Signature(row_beat(signed(8), lanes)))
         Codes and their results.
     w : In(stream.Signature(table_write()))
-        ``addr``: code + 128, ``data``: its result. Always ready.
+        ``addr``: code + 128, ``data``: its result. Always ready; other tables' are dropped.
 
     Raises
     ------
@@ -157,19 +157,14 @@ class GeluTable(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        m.submodules.table = table = ByteTable(lanes=self.lanes, table=0)
+        wiring.connect(m, wiring.flipped(self.w), table.w)
         free = ~self.o.valid | self.o.ready
-        m.d.comb += [self.i.ready.eq(free), self.w.ready.eq(1)]
+        m.d.comb += [self.i.ready.eq(free), table.en.eq(free)]
         with m.If(free):
             m.d.sync += [self.o.valid.eq(self.i.valid), self.o.p.keep.eq(self.i.p.keep),
                          self.o.p.last.eq(self.i.p.last)]
         for k in range(self.lanes):
-            # One copy a lane: a block RAM has no more read ports.
-            table = Memory(shape=signed(8), depth=256, init=[])
-            m.submodules[f"table_{k}"] = table
-            write, read = table.write_port(), table.read_port()
-            m.d.comb += [
-                write.addr.eq(self.w.p.addr), write.data.eq(self.w.p.data),
-                write.en.eq(self.w.valid), read.en.eq(free),
-                read.addr.eq(self.i.p.x[k] + 128), self.o.p.x[k].eq(read.data),
-            ]
+            m.d.comb += [table.addr[k].eq(self.i.p.x[k] ^ 0x80),  # plus 128
+                         self.o.p.x[k].eq(table.data[k].as_signed())]
         return m

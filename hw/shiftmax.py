@@ -2,11 +2,11 @@
 
 from amaranth import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
+from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.credit import CreditQueue
 from systola.hw.divider import Divider
+from systola.hw.pipeline import Pipeline
 from systola.hw.rowmax import RowMaximum
 from systola.hw.shapes import row_beat
 from systola.hw.shiftexp import ShiftExp, check_integers, delay, saturate
@@ -14,7 +14,7 @@ from systola.hw.shiftexp import ShiftExp, check_integers, delay, saturate
 __all__ = ["Shiftmax"]
 
 _STEPS = 2
-"""Quotient bits per cycle of the row's division, and radix-4 digits per stage of the product."""
+"""Radix-4 digits per stage of the product."""
 
 
 class Shiftmax(wiring.Component):
@@ -65,11 +65,11 @@ class Shiftmax(wiring.Component):
                        out_bits=(out_bits, 2, 16))
         self.lanes, self.max_row, self.x0_bits = lanes, max_row, x0_bits
         self.in_bits, self.out_bits, self.n = in_bits, out_bits, n
-        self.division = -(-(31 - n) // _STEPS) + 1
+        self.division = 32 - n
         self._digits = -(-(x0_bits + 1) // 2)
         self._product_latency = -(-self._digits // _STEPS) + 1
-        # Row maximum, difference, exponential, sum, factor and output queue take one or two each.
-        self.latency = (6 + ShiftExp.latency_for(n) + (lanes - 1).bit_length() + self.division
+        # Row maximum 2, difference, sum, factor: one each.
+        self.latency = (5 + ShiftExp.latency_for(n) + (lanes - 1).bit_length() + self.division
                         + self._product_latency)
         super().__init__({
             "i": In(stream.Signature(row_beat(signed(in_bits), lanes))),
@@ -80,36 +80,34 @@ class Shiftmax(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.rows = rows = RowMaximum(
-            lanes=self.lanes, max_row=self.max_row, in_bits=self.in_bits)
+            lanes=self.lanes, max_row=self.max_row, in_bits=self.in_bits, slots=4)
         m.submodules.exp = exp = ShiftExp(
             lanes=self.lanes, x_bits=self.in_bits + 1, x0_bits=self.x0_bits, n=self.n)
         m.submodules.divider = divider = Divider(
-            width=31, den_width=31, steps=_STEPS, quot_bits=31 - self.n)
+            width=31, den_width=31, quot_bits=31 - self.n)
         wiring.connect(m, wiring.flipped(self.i), rows.i)
         held = data.StructLayout({"mant": exp.mant.shape(), "shift": exp.shift.shape(),
                                   "last": 1, "keep": self.lanes - 1})
         beats = -(-self.max_row // self.lanes)
         m.submodules.exponentials = exponentials = SyncFIFOBuffered(
             width=held.size, depth=beats + max(beats, 32))  # 32: a row on its way to its factor
-        m.submodules.sums = sums = SyncFIFO(width=31, depth=rows.slots)
-        self._exponentials(m, held, rows.o, exp, exponentials, sums)
-        m.d.comb += [divider.i.p.num.eq(2**31 - 1), divider.i.p.den.eq(sums.r_data),
-                     divider.i.valid.eq(sums.r_rdy), sums.r_en.eq(divider.i.ready)]
+        self._exponentials(m, held, rows.o, exp, exponentials, divider.i)
         self._products(m, held, exponentials, divider.o)
         return m
 
-    def _exponentials(self, m, held, rows, exp, exponentials, sums):
-        """Turn beats into exponentials in the buffer, and rows into sums in their queue."""
-        beats_held, sums_held = Signal(range(exponentials.depth + 1)), Signal(range(sums.depth + 1))
-        take = Signal()
+    def _exponentials(self, m, held, rows, exp, exponentials, division):
+        """Turn beats into exponentials in the buffer, and rows into sums for the division."""
+        take, waiting = Signal(), Signal()  # `waiting`: a row ended and its sum is not divided yet
+        inside = 2 + exp.latency            # beats that may be on their way to the buffer
         m.d.comb += [
-            rows.ready.eq((beats_held != exponentials.depth) & (sums_held != sums.depth)),
-            take.eq(rows.valid & rows.ready), exp.x0.eq(self.x0),
+            rows.ready.eq((exponentials.w_level <= exponentials.depth - inside)
+                          & ~(waiting & rows.p.last)),
+            take.eq(rows.valid & rows.ready), exp.x0.eq(self.x0), division.p.num.eq(2**31 - 1),
         ]
-        m.d.sync += [
-            beats_held.eq(beats_held + take - (exponentials.r_rdy & exponentials.r_en)),
-            sums_held.eq(sums_held + (take & rows.p.last) - (sums.r_rdy & sums.r_en)),
-        ]
+        with m.If(division.valid & division.ready):
+            m.d.sync += [waiting.eq(0), division.valid.eq(0)]
+        with m.If(take & rows.p.last):
+            m.d.sync += waiting.eq(1)
         difference = Signal.like(exp.x, reset_less=True)
         m.d.sync += [difference[k].eq(rows.p.x[k] - rows.p.max) for k in range(self.lanes)]
         m.d.comb += exp.x.eq(difference)
@@ -129,23 +127,23 @@ class Shiftmax(wiring.Component):
             level = [delay(m, value, 1) for value in pairs + level[len(level) & ~1:]]
             valid, last = delay(m, valid, 1, reset=True), delay(m, last, 1)
         total, new_total = Signal(31), Signal(31)
-        m.d.comb += [new_total.eq(saturate(total + level[0], 31)),
-                     sums.w_data.eq(new_total), sums.w_en.eq(valid & last)]
+        m.d.comb += new_total.eq(saturate(total + level[0], 31))
         with m.If(valid):
             m.d.sync += total.eq(Mux(last, 0, new_total))
+        with m.If(valid & last):  # no row ends before the sum of the one before is divided
+            m.d.sync += [division.p.den.eq(new_total), division.valid.eq(1)]
 
     def _products(self, m, held, exponentials, quot):
         """Multiply each row of exponentials by its factor."""
-        m.submodules.queue = queue = CreditQueue(shape=self.o.p.shape(),
-                                                 depth=self._product_latency + 3)
-        wiring.connect(m, queue.o, wiring.flipped(self.o))
+        advance, active, take, finish = Signal(), Signal(), Signal(), Signal()
         factor = Signal.like(quot.p.quot, reset_less=True)
         triple = Signal(len(factor) + 2, reset_less=True)
-        active, take, finish = Signal(), Signal(), Signal()
+        pipe = Pipeline(m, advance)
         stored = data.View(held, exponentials.r_data)
         m.d.comb += [
-            take.eq(active & exponentials.r_rdy & queue.room), exponentials.r_en.eq(take),
-            queue.take.eq(take), finish.eq(take & stored.last), quot.ready.eq(~active | finish),
+            advance.eq(~self.o.valid | self.o.ready), take.eq(active & exponentials.r_rdy),
+            exponentials.r_en.eq(take & advance), finish.eq(exponentials.r_en & stored.last),
+            quot.ready.eq(~active | finish),
         ]
         with m.If(quot.ready):
             m.d.sync += [active.eq(quot.valid), factor.eq(quot.p.quot),
@@ -153,19 +151,19 @@ class Shiftmax(wiring.Component):
         product = [None] * self.lanes
         for stage in range(0, self._digits, _STEPS):
             for k in range(self.lanes):
-                mant = delay(m, stored.mant[k], stage // _STEPS)
+                mant = pipe.delay(stored.mant[k], stage // _STEPS)
                 for digit in range(stage, min(stage + _STEPS, self._digits)):
                     product[k] = _add_digit(product[k], mant, digit, factor, triple)
-                product[k] = delay(m, product[k], 1)
-            factor, triple = delay(m, factor, 1), delay(m, triple, 1)
+                product[k] = pipe.reg(product[k])
+            factor, triple = pipe.reg(factor), pipe.reg(triple)
         for k in range(self.lanes):
-            shift = delay(m, stored.shift[k], self._product_latency - 1)
+            shift = pipe.delay(stored.shift[k], self._product_latency - 1)
             # Below 2**32 unless the sum was clamped; then the factor is 1, the product a mantissa.
             result = (product[k] << shift)[33 - self.out_bits:max(32, 2 * self._digits + self.n)]
-            m.d.sync += queue.data.x[k].eq(saturate(result, self.out_bits - 1))
-        tail = delay(m, Cat(stored.last, 1, stored.keep), self._product_latency)
-        m.d.comb += [queue.push.eq(delay(m, take, self._product_latency, reset=True)),
-                     queue.data.last.eq(tail[0]), queue.data.keep.eq(tail[1:])]
+            m.d.comb += self.o.p.x[k].eq(pipe.reg(saturate(result, self.out_bits - 1)))
+        tail = pipe.delay(Cat(stored.last, 1, stored.keep), self._product_latency)
+        m.d.comb += [self.o.valid.eq(pipe.delay(take, self._product_latency, reset_less=False)),
+                     self.o.p.last.eq(tail[0]), self.o.p.keep.eq(tail[1:])]
 
 
 def _add_digit(product, mant, digit, factor, triple):

@@ -88,7 +88,7 @@ def test_golden_rows(case):
     assert got == expected.tolist()
 
 
-@pytest.mark.parametrize(("lanes", "latency"), [(1, 24), (2, 25), (4, 26), (5, 27)])
+@pytest.mark.parametrize(("lanes", "latency"), [(1, 31), (2, 32), (4, 33), (5, 34)])
 def test_latency(lanes, latency):
     for count in 1, 20:
         cycles = simulate([[3] * lanes * count], 20, lanes=lanes, max_row=20 * lanes)[0]
@@ -96,11 +96,11 @@ def test_latency(lanes, latency):
     assert Shiftmax(lanes=lanes, max_row=8, x0_bits=12).latency == latency
 
 
-@pytest.mark.parametrize("count", [1, 9, 40])
+@pytest.mark.parametrize("count", [1, 9, 17, 40])
 def test_rows_overlap(count):
     cycles = [simulate([[3] * 2 * count] * rows, 20, lanes=2, max_row=2 * count)[0]
               for rows in (4, 12)]
-    assert cycles[1] - cycles[0] == 8 * max(count, 9)
+    assert cycles[1] - cycles[0] == 8 * max(count, 17)
 
 
 @pytest.mark.parametrize(("params", "message"), [

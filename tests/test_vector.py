@@ -9,14 +9,15 @@ from systola.hw import shapes
 from systola.hw.config import AcceleratorConfig, digit_count
 from systola.hw.isa import Opcode
 from systola.hw.vector import VectorEngine
+from systola.sim.deferred import deferred_softmax, exp_table, row_factors
 from systola.sim.harness import drive, run
 from systola.sim.layernorm import layernorm_requant
 from systola.sim.requant import requantize
 from systola.sim.shiftgelu import shiftgelu
 from systola.sim.shiftmax import shiftmax
 
-BASE = {"rows": 6, "cols": 4, "lanes": 2, "banks": 2, "bank_depth": 256, "param_depth": 64,
-        "max_row": 40, "mult_bits": 24, "x0_bits": 7}
+BASE = {"rows": 6, "cols": 4, "lanes": 2, "vector_lanes": 2, "norm_lanes": 2, "banks": 2,
+        "bank_depth": 256, "param_depth": 64, "max_row": 40, "mult_bits": 24, "x0_bits": 7}
 
 
 class Fake:
@@ -31,7 +32,8 @@ class Fake:
         self.params = [[self._record() for _ in range(self.config.lanes)]
                        for _ in range(self.config.param_depth)]
         self.table = self.rng.integers(-128, 128, 256)
-        self.instructions, self.free = [], 0
+        self.exponentials = exp_table(-int(self.rng.integers(3, 60)))
+        self.instructions, self.factors, self.free = [], [], 0
 
     def _record(self):
         bits = self.config.mult_bits
@@ -67,6 +69,9 @@ class Fake:
         fields = {"rows": rows, "words": words, "lanes_last": n - (words - 1) * config.rows,
                   **{f"src_{name}": value for name, value in source.items()},
                   **{f"dst_{name}": value for name, value in target.items()}}
+        if opcode == Opcode.SHIFTMAX:
+            fields |= {"numerator": int(rng.integers(1 << 31)) >> int(rng.integers(12)),
+                       "factor_base": int(rng.integers(100))}
         if opcode != Opcode.LAYERNORM:
             fields["x0"] = int(rng.integers(1, 1 << config.x0_bits))
         if opcode != Opcode.SHIFTMAX:
@@ -82,6 +87,11 @@ class Fake:
     def _outputs(self, opcode, fields, x):
         """Return the planes of the expected result."""
         config, n = self.config, x.shape[1]
+        if opcode == Opcode.SHIFTMAX and config.attention == "deferred":
+            codes, sums = deferred_softmax(x, self.exponentials)
+            factors = row_factors(sums, fields["numerator"], config.mult_bits)
+            self.factors += [(fields["factor_base"] + k, int(f)) for k, f in enumerate(factors)]
+            return [codes]
         if opcode == Opcode.SHIFTMAX:
             return digits_of(shiftmax(x, -fields["x0"], 15, config.attention_bits),
                              config.act_bits, config.attention_digits)
@@ -130,6 +140,7 @@ async def responder(ctx, req, rsp, answer, rng, busy=0.3, latency=3):
 def simulate(fake, rng=None, max_cycles=30_000):
     """Run all instructions; return the cycle of each completion."""
     dut, config, completions = VectorEngine(fake.config), fake.config, []
+    factors, written = [], []  # and how many were written at each completion
     memory = fake.initial.copy()
     read_rng, param_rng, write_rng = (
         rng and random.Random(rng.random()) for _ in range(3))
@@ -155,8 +166,9 @@ def simulate(fake, rng=None, max_cycles=30_000):
                         memory[p.addr][lane] = p.data[lane]
 
     async def program(ctx):
-        for k, value in enumerate(fake.table):
-            await drive(ctx, dut.table, [{"addr": k, "data": int(value)}])
+        for table, entries in enumerate((fake.table, fake.exponentials.astype(np.int8))):
+            for k, value in enumerate(entries):
+                await drive(ctx, dut.table, [{"addr": k, "data": int(value), "table": table}])
         for opcode, fields in fake.instructions:
             layout = shapes.body(opcode)
             await drive(ctx, dut.instr, [{
@@ -165,12 +177,23 @@ def simulate(fake, rng=None, max_cycles=30_000):
     async def completion(ctx):
         cycle = 0
         while len(completions) < len(fake.instructions):
-            *_, done = await ctx.tick().sample(dut.done)
+            if config.factor_depth:
+                *_, done, valid, p = await ctx.tick().sample(
+                    dut.done, dut.factor.valid, dut.factor.p)
+                if valid:
+                    factors.append((p.addr, p.factor))
+            else:
+                *_, done = await ctx.tick().sample(dut.done)
             if done:
                 completions.append(cycle)
+                written.append(len(factors))
             cycle += 1
 
     run(dut, program, completion, background=(source, params, writes), max_cycles=max_cycles)
+    rows = [fields["rows"] * (opcode == Opcode.SHIFTMAX and bool(config.factor_depth))
+            for opcode, fields in fake.instructions]
+    assert factors == fake.factors
+    assert written == np.cumsum(rows).tolist()
     got = {address: int(memory.flat[address]) for address in fake.expected}
     assert got == fake.expected
     # Nothing else has changed but lanes beyond the rows, in words that were written.
@@ -181,8 +204,11 @@ def simulate(fake, rng=None, max_cycles=30_000):
 
 ALL = [Opcode.SHIFTMAX, Opcode.SHIFTGELU, Opcode.LAYERNORM]
 CONFIGS = [
-    {}, {"rows": 4, "lanes": 1, "cols": 3}, {"rows": 6, "cols": 3, "lanes": 3, "act_bits": 4},
-    {"rows": 4, "cols": 4, "lanes": 4, "gelu": "table", "norm_start": "leading_one"},
+    {}, {"rows": 4, "lanes": 1, "vector_lanes": 1, "norm_lanes": 1, "cols": 3},
+    {"rows": 6, "cols": 3, "lanes": 3, "vector_lanes": 3, "norm_lanes": 3, "act_bits": 4},
+    {"rows": 4, "cols": 4, "lanes": 4, "vector_lanes": 4, "norm_lanes": 4, "gelu": "table",
+     "norm_start": "leading_one"},
+    {"attention": "deferred", "gelu": "table"},
     {"attention_bits": 8, "mult_bits": 31}, {"act_bits": 2, "weight_bits": 2, "gelu": "table"},
 ]
 
