@@ -14,6 +14,7 @@ _COMMANDS = {
     "evaluate": ("systola.cli.network", "Compare float and integer accuracy on the test images."),
     "generate": ("systola.cli.hardware", "Write the accelerator's Verilog, manifest and C header."),
     "synth": ("systola.cli.hardware", "Synthesize and list LUT, FF, CARRY, DSP, BRAM by module."),
+    "timing": ("systola.cli.timing", "Place and route on an ECP5 for the clock frequency."),
     "simulate": ("systola.cli.simulation", "Run a model on simulated Verilog, and compare."),
     "conform": ("systola.cli.simulation", "Compare with published golden vectors."),
 }
