@@ -53,6 +53,7 @@ def test_row_factors_saturate():
     assert row_factors([128, 129, 25216], 2**31 - 1, 24).tolist() == [
         (2**31 - 1) // 128, (2**31 - 1) // 129, (2**31 - 1) // 25216]
     assert row_factors([0, 1, 2, 3], 600, 8).tolist() == [255, 255, 255, 200]
+    assert row_factors([0, 1, 2], 100, 8).tolist() == [255, 100, 50]
 
 
 @pytest.mark.parametrize("tokens", [1, 5, 197])

@@ -277,6 +277,25 @@ def test_output_begins_inside_a_word(group):
     assert not frame[:, 5].any()
 
 
+def test_no_output_still_takes_a_tile():
+    """An output group behind the last lane: hardware multiplies one tile and writes nothing."""
+    tile = op(Opcode.LOAD_WEIGHTS, data=words(PADDED[:2, :].reshape(2, 2, 3).transpose(
+        1, 0, 2).reshape(-1, 3)))
+    frame = result(matmul_stream(tile, x=X, words=1, lanes_last=1, out_group=2))
+    assert not frame.any()
+
+
+def test_codes_take_the_low_bits_of_a_multiplier():
+    config = AcceleratorConfig(**{**CONFIG.to_dict(), "code_mult_bits": 16})
+    for out_bits, mult in (8, 3), (16, (5 << 17) + 3):
+        stream = matmul_stream(TILES, x=X, mult=[(5 << 17) + 3] * 5, shift=[3] * 5,
+                               out_bits=out_bits)
+        stream = encode(Opcode.BEGIN, config_hash=config.hash) + stream[64:]
+        frame = result(stream, config).reshape(-1, 6)[:2, :5]
+        expected = requantize(X @ W.T, mult, 3, out_bits)
+        assert ((frame - expected) & 255 == 0).all()
+
+
 DEFERRED = AcceleratorConfig(**{**CONFIG.to_dict(), "act_bits": 8, "weight_bits": 8,
                                 "attention": "deferred", "code_mult_bits": 16})
 
