@@ -13,6 +13,7 @@ from systola.hw.load import LoadEngine
 from systola.hw.matrix import MatrixEngine
 from systola.hw.params import ParamMemory
 from systola.hw.regmap import COUNTERS, TRACE
+from systola.hw.rowfactor import RowFactors
 from systola.hw.scratchpad import Scratchpad
 from systola.hw.tokens import TokenGate, connect_gates
 from systola.hw.unpack import bus_beat
@@ -113,6 +114,10 @@ class Core(wiring.Component):
             wiring.connect(m, port, reader)
         wiring.connect(m, params.w, load.param)
         wiring.connect(m, vector.table, load.table)
+        if config.factor_depth:
+            m.submodules.factors = factors = RowFactors(config)
+            wiring.connect(m, factors.w, vector.factor)
+            wiring.connect(m, factors.r, matrix.factor)
 
     def _connect_fifo(self, m, name, source, sink, depth):
         """Put a FIFO of `depth` words between two streams of the same payload."""

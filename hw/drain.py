@@ -72,7 +72,7 @@ class Drain(wiring.Component):
         m.submodules.writer = writer = WordWriter(config)
         m.submodules.requant = requant = Requantizer(
             lanes=config.lanes, in_bits=config.acc_bits, mult_bits=config.mult_bits,
-            tag=group_tag(config))
+            code_mult_bits=config.code_mult_bits, tag=group_tag(config))
         wiring.connect(m, wiring.flipped(self.instr), walker.instr)
         wiring.connect(m, requant.o, writer.i)
         wiring.connect(m, residual.port, wiring.flipped(self.res))
@@ -108,14 +108,12 @@ class Drain(wiring.Component):
             source.ready.eq(go), self.param.rsp.ready.eq(go),
             residual.o.ready.eq(go & note.use_res & note.tag.flush),
             beat.tag.eq(note.tag), beat.bits.eq(note.bits), beat.use_res.eq(note.use_res),
+            beat.symmetric.eq(note.symmetric), beat.long.eq(note.tag.wide | note.row_scale),
             self.free.eq(go & note.tile_end),
             # A row is read when the group before it leaves, or as soon as its tile is complete.
             self.row_en.eq(Mux(has_row, go & note.row_end & ~note.tile_end, tiles != 0)),
             self.row_t.eq(t), self.row_half.eq(half),
         ]
-        if "long" in beat.shape().members:
-            m.d.comb += [beat.symmetric.eq(note.symmetric),
-                         beat.long.eq(note.tag.wide | note.row_scale)]
         rows = Array(self.row[k:k + lanes] for k in range(0, config.cols, lanes))
         pairs = Array(residual.o.p[k:k + lanes] for k in range(0, config.rows, lanes))
         slot = Signal(range(config.rows // lanes))

@@ -25,8 +25,8 @@ class RowFactors(wiring.Component):
 
     Members
     -------
-    w : In(stream.Signature(shapes.factor_write(config)))
-        Writes, always accepted.
+    w : In(stream.Signature(shapes.factor_write(config), always_ready=True))
+        Writes.
     r : In(shapes.FactorPort(config))
         Reads.
 
@@ -40,7 +40,8 @@ class RowFactors(wiring.Component):
         if not config.factor_depth:
             raise ValueError(f"attention must be 'deferred', not {config.attention!r}")
         self.config = config
-        super().__init__({"w": In(stream.Signature(shapes.factor_write(config))),
+        super().__init__({"w": In(stream.Signature(shapes.factor_write(config),
+                                                    always_ready=True)),
                           "r": In(shapes.FactorPort(config))})
 
     def elaborate(self, platform):
@@ -52,7 +53,7 @@ class RowFactors(wiring.Component):
         wiring.connect(m, queue.o, wiring.flipped(self.r.rsp))
         asked, arrives = Signal(), Signal()
         m.d.comb += [
-            self.w.ready.eq(1), write.en.eq(self.w.valid), write.addr.eq(self.w.p.addr),
+            write.en.eq(self.w.valid), write.addr.eq(self.w.p.addr),
             write.data.eq(self.w.p.factor),
             self.r.req.ready.eq(queue.room), queue.take.eq(self.r.req.valid & queue.room),
             queue.data.eq(read.data), queue.push.eq(arrives), read.en.eq(1),
