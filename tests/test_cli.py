@@ -78,6 +78,10 @@ def test_without_arguments_shows_help(run):
     (["evaluate", "--model", "nowhere.npz"], ["'nowhere.npz'", "does not exist"]),
     (["evaluate", "--model", "digits", "--act-bits", "9"], ["act_bits", "9", "2 to 8"]),
     (["evaluate", "--model", "digits", "--gelu", "fast"], ["gelu", "'fast'", "'table'"]),
+    (["evaluate", "--model", "digits", "--attention", "late"], ["attention", "'late'"]),
+    (["quantize", "--model", "digits", "-o", "m.safetensors", "--attention", "deferred",
+      "--act-bits", "6"], ["'deferred'", "act_bits 8", "6"]),
+    (["evaluate", "--model", "digits", "--code-mult-bits", "40"], ["code_mult_bits", "40"]),
     (["evaluate", "--model", "digits", "--heads", "5"], ["heads", "64 channels", "5"]),
     (["simulate", "--model", "digits", "--config", "tiny"], ["must", "not"]),
 ])
@@ -152,6 +156,22 @@ def test_quantize_then_evaluate(run, tmp_path):
     assert result["float_top1"] >= 0.97
     assert result["int_top1"] >= result["float_top1"] - 0.01
     assert result["agreement"] > 0.97
+
+
+def test_deferred_model_and_errors_of_the_operators(run):
+    code, out, _ = run("quantize", "--model", "digits", "-o", "deferred.safetensors",
+                       "--attention", "deferred", "--code-mult-bits", "16", "--json")
+    settings = json.loads(out)
+    assert (code, settings["attention"], settings["code_mult_bits"]) == (0, "deferred", 16)
+    args = "evaluate", "--model", "digits", "--quantized", "deferred.safetensors"
+    code, out, _ = run(*args, "--attention-error", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert result["agreement"] > 0.97
+    assert len(result["attention_error"]["deferred, 8 bits"]) == 5
+    code, out, _ = run(*args, "--attention-error")
+    assert code == 0
+    assert "deferred, 8 bits" in out
 
 
 def test_images_of_another_shape_are_refused(run, tmp_path):
