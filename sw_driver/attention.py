@@ -6,10 +6,10 @@ it never needs what it, or VECTOR, computed directly before:
 
     scores(u)  other work  context(u - 1)  scores(u + 1)  other work  context(u)  ...
 
-The other work beside one head's units are the projections to K and V of the next one, beside the
-last head's the output projection of the rows that have all heads. The context is written over Q of
-the same rows, whose heads have had their scores: without padding head h begins at channel h *
-head_dim, never beyond the words of Q of the heads up to h.
+The other work beside one head's units are the projections to K and V of the next one; beside the
+last head's, behind the context, the output projection of rows two units before. The context is
+written over Q of the same rows, whose heads have had their scores: without padding head h begins
+at channel h * head_dim, never beyond the words of Q of the heads up to h.
 """
 
 import numpy as np
@@ -125,23 +125,29 @@ class Attention:
 
     # --- Units ---
 
-    def run(self, project_rows):
-        """Emit all units; ``project_rows(low, rows, after)`` emits the output projection.
+    def run(self, project_rows, each):
+        """Emit all units but the last context; ``project_rows(low, rows, after)`` projects it.
 
-        Returns the calls of it that are left to do, which need the last units.
+        `each` is called after the scores and Shiftmax of each unit.
+
+        Returns what is left to do: that context, and the projections of the last (two) units.
         """
         units = [(head, *rows) for head in range(self.model.heads) for rows in self.units]
-        work = self._work(units, project_rows)
+        work = self._work(units)
         self._records()
         for index, unit in enumerate(units):
             self.scores(*unit)
+            each()
             for task in work[index]:
                 task()
             if index:
                 self.context(*units[index - 1])
-        self.context(*units[-1])
+            done = index - len(units) + len(self.units) - 2
+            if done >= 0:  # beside the last head: rows of two units before
+                self._projector(project_rows, *self.units[done])()
         left = max(len(self.units) - 2, 0)
-        return [self._projector(project_rows, *rows) for rows in self.units[left:]]
+        return [lambda: self.context(*units[-1]),
+                *(self._projector(project_rows, *rows) for rows in self.units[left:])]
 
     def _records(self):
         """Load what all units need; the queries are long done when this is."""
@@ -154,7 +160,7 @@ class Attention:
         self.context_params = build.broadcast_params(self.prefix + "context", mult,
                                                      block.context.shift)
 
-    def _work(self, units, project_rows):
+    def _work(self, units):
         """Return for each unit the tasks between its scores and the context of the unit before.
 
         K of a group is needed by its first scores. V is needed one unit later, and begins one unit
@@ -173,9 +179,6 @@ class Attention:
                         self._projection_task(kind, following, index)
                         for index in range(low, low + length)]
             position += slots
-        for place in range(2, count):  # beside the last head: rows two units before
-            work[len(units) - count + place].append(
-                self._projector(project_rows, *self.units[place - 2]))
         return work
 
     def _projection_task(self, kind, heads, index):

@@ -92,7 +92,7 @@ def _fitting_plan(model, config, options):
     """Return the first plan with which the first two blocks fit; all others are as the second."""
     short = dataclasses.replace(model, blocks=model.blocks[:2])
     refusal = None
-    for trial, plan in enumerate(plans(model.tokens, config)):
+    for trial, plan in enumerate(plans(model, config)):
         build = lower(short, config, plan, **options)
         try:
             allocate_ring(build.ops, FactorBlock, "token_depth", config.factor_depth)

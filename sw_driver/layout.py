@@ -135,22 +135,23 @@ def allocate_scratchpad(ops, config):
     if peak > there:
         raise CompileError(f"scratchpad must have at least {peak} words for this model ({what}), "
                            f"not {there} (banks * bank_depth)")
-    orders = (lambda tensor: -tensor.size, lambda tensor: spans[tensor][0],
-              lambda tensor: spans[tensor][0] - spans[tensor][1],
-              lambda tensor: -tensor.size * (spans[tensor][1] - spans[tensor][0] + 1))
-    for order in orders:
-        used = _pack(sorted(spans, key=order), spans, there)
-        if used is not None:
-            return used, peak
+    order = sorted(spans, key=lambda tensor: -tensor.size)
+    for _ in range(_TRIALS):
+        misfit = _pack(order, spans, there)
+        if misfit is None:
+            return max(tensor.base + tensor.size for tensor in order), peak
+        order.insert(0, order.pop(misfit))  # what found no room is placed first next time
     raise CompileError(f"scratchpad of {there} words is too fragmented for this model, "
                        f"which needs {peak} of them at once ({what})")
 
 
 def _pack(tensors, spans, words):
-    """Place `tensors` in this order, each as low as it can be; None if one finds no room."""
+    """Place `tensors` in this order, each as low as it can be.
+
+    Returns the index of the first that finds no room, None if all do.
+    """
     first, last, low, high = np.array([[*spans[tensor], 0, 0] for tensor in tensors]).reshape(
         -1, 4).T
-    used = 0
     for index, tensor in enumerate(tensors):
         alive = (first[:index] <= last[index]) & (first[index] <= last[:index])
         base = 0
@@ -159,10 +160,16 @@ def _pack(tensors, spans, words):
                 base = max(base, end)
         tensor.base = int(base)
         low[index], high[index] = base, base + tensor.size
-        used = max(used, tensor.base + tensor.size)
-        if used > words:
-            return None
-    return used
+        if high[index] > words:
+            return index
+    return None
+
+
+_TRIALS = 100
+"""Orders in which tensors are packed before memory counts as too fragmented."""
+
+_GRACE = 16, 4, 0
+"""Operations for which words stay unused if they can, so that nobody waits for their readers."""
 
 
 @dataclass
@@ -191,8 +198,11 @@ def allocate_ring(ops, kind, name, words):
     """
     memory, cursor = _Ring(words), 0
     for block, (first, last) in _lifetimes(ops, kind).items():
-        starts = memory.starts(block.count, first)
-        if not starts.size:
+        for grace in _GRACE:
+            starts = memory.starts(block.count, first - grace)
+            if starts.size:
+                break
+        else:
             raise CompileError(f"{name} must be larger than {words} words: "
                                f"{block.name} needs {block.count} beside those still in use")
         after = starts[starts >= cursor]

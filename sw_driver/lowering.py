@@ -19,6 +19,9 @@ from systola.sw_driver.packing import (
 
 __all__ = ["Lowering", "split"]
 
+_NORM_SHARE = 5
+"""Parameters of a norm are loaded once for all chunks if they take at most this part of memory."""
+
 
 def split(total, count):
     """Return (first, length) of `count` nearly equal parts of `total`, none of them empty."""
@@ -56,6 +59,8 @@ class Lowering:
         self.ops, self.inputs, self.outputs, self.macs, self.passes = [], [], {}, 0, 0
         self._tiles = {}
         self._stores = []
+        self._norm_params = {}
+        self.hold = []  # what the next layer's parameters and weights wait for
 
     def words(self, channels):
         """Return the words of a row of `channels` channels."""
@@ -108,11 +113,13 @@ class Lowering:
 
     def store_later(self, name, view, columns, row):
         """Store `view` between the next MATMULs, in pieces that their weights can wait for."""
-        config = self.config
-        room = config.weight_fifo // config.cols * view.rows // 2
-        rows = max(room // (view.words * view.planes), 1)
+        rows = max(self.store_room(view.rows) // (view.words * view.planes), 1)
         self._stores += [(name, view.cut(low, count), [(0, columns, None, row + low, 0)])
                          for low, count in split(view.rows, -(-view.rows // rows))]
+
+    def store_room(self, rows):
+        """Return the cycles for which the weight FIFO feeds passes of `rows` rows."""
+        return self.config.weight_fifo // self.config.cols * rows * 3 // 4
 
     def store_rest(self):
         """Append all pieces of `store_later` that are left."""
@@ -215,6 +222,7 @@ class Lowering:
             Called as ``each(first, channels)`` after each group.
         """
         config = self.config
+        after, self.hold = (*after, *self.hold), []
         for low, count in self.column_groups(len(layer.weight), most):
             part = slice(low, low + count)
             params = self.params(
@@ -245,17 +253,23 @@ class Lowering:
 
     def vector(self, opcode, name, source, out, channels, *, params=None, table=None,
                factors=None, **fields):
-        """Append a VECTOR operation from view `source` to view `out`."""
+        """Append a VECTOR operation from view `source` to view `out`, and return it."""
         if opcode is Opcode.SHIFTMAX and factors is None:
             fields["factor_base"] = 0
-        self.append(Operation(
+        return self.append(Operation(
             opcode, name, reads={"src_": source}, writes={"dst_": out}, params=params,
             gives=factors, table_read=table,
             fields={"rows": source.rows, **self.region(source, channels), **fields}))
 
     def norm(self, name, norm, source, out, bits, *, row, rows):
-        """Append a LAYERNORM of some rows of the network's `rows`, from `row` on."""
+        """Append a LAYERNORM of some rows of the network's `rows`, from `row` on; returns it."""
         channels = len(norm.bias)
-        params = self.params(name, norm.bias, norm.requant.mult, norm.requant.shift)
-        self.vector(Opcode.LAYERNORM, name, source, out, channels, out_bits=bits, params=params)
+        params = self._norm_params.get(name)
+        if params is None:
+            params = self.params(name, norm.bias, norm.requant.mult, norm.requant.shift)
+            if params.count * _NORM_SHARE <= self.config.param_depth:
+                self._norm_params[name] = params
+        op = self.vector(Opcode.LAYERNORM, name, source, out, channels, out_bits=bits,
+                         params=params)
         self.store_traced(name, out, (rows, channels), channels, None, row, 0)
+        return op

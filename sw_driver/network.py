@@ -97,27 +97,28 @@ class _Network:
 
     def _norm1(self, index, low, rows):
         out = self.build.tensor(f"blocks.{index}.norm1", rows, self.model.channels)
-        self.build.norm(out.name, self.model.blocks[index].norm1,
-                        self.x.view(row=low, rows=rows), out.view(), self.model.act_bits,
-                        row=low, rows=self.model.tokens)
         self.ready.append((low, rows, out))
+        return self.build.norm(
+            out.name, self.model.blocks[index].norm1, self.x.view(row=low, rows=rows), out.view(),
+            self.model.act_bits, row=low, rows=self.model.tokens)
 
     def block(self, index):
         """Lower block `index`."""
         model, build, block = self.model, self.build, self.model.blocks[index]
-        for _ in range(2):  # one chunk ahead of the projections
-            self._norm_first()
+        for ahead in range(2):  # one chunk ahead of the projections
+            op = self._norm_first()
+            if ahead == 0 and op is not None:
+                build.hold = [op]
         attention = Attention(build, model, block, f"blocks.{index}.", self.ready,
                               self.plan.units)
         mlp = _Mlp(self, index, attention)
         attention.first_projections(lambda chunk: self._between(block, index, chunk))
         self.ready = []
-        mlp.run(attention.run(mlp.project))
+        mlp.run(attention.run(mlp.project, mlp.normalise))
 
     def _norm_first(self):
-        """Normalise the next chunk of the first block, if there is one."""
-        if self.todo:
-            self._norm1(0, *self.todo.pop(0))
+        """Normalise the next chunk of the first block, if there is one; returns the operation."""
+        return self._norm1(0, *self.todo.pop(0)) if self.todo else None
 
     def _between(self, block, index, chunk):
         """After the first projections of a chunk: the next norm, and the tables in turn."""
@@ -152,6 +153,7 @@ class _Mlp:
         self.block, self.prefix = network.model.blocks[index], f"blocks.{index}."
         self.chunks = network.plan.mlp
         self.norms = {}
+        self.waiting = []  # rows that are projected but not normalised
         model = self.model
         self.build.count_passes(model.channels, attention.context_rows(0, 1)[1].shape[1],
                                 model.tokens)
@@ -159,7 +161,7 @@ class _Mlp:
         self.build.count_passes(model.channels, model.hidden, model.tokens)
 
     def project(self, low, rows, after):
-        """Project the context of some rows onto the residual stream, and normalise them."""
+        """Project the context of some rows onto the residual stream, to be normalised later."""
         build, model, block, name = self.build, self.model, self.block, self.prefix + "attn_out"
         out = self.network.x.view(row=low, rows=rows)
         context, weight = self.attention.context_rows(low, rows)
@@ -167,14 +169,20 @@ class _Mlp:
                      rescale=block.attn_residual, after=after)
         shape = model.tokens, model.channels
         build.store_traced(name, out, shape, model.channels, None, low, 0)
-        for first, count in self.chunks:
-            start, end = max(first, low), min(first + count, low + rows)
-            if start < end:
-                norm = self._norm(first, count)
-                build.norm(norm.name, block.norm2,
-                           self.network.x.view(row=start, rows=end - start),
-                           norm.view(row=start - first, rows=end - start), model.act_bits,
-                           row=start, rows=model.tokens)
+        self.waiting.append((low, rows))
+
+    def normalise(self):
+        """Normalise what was projected: behind the Shiftmax that the array needs sooner."""
+        for low, rows in self.waiting:
+            for first, count in self.chunks:
+                start, end = max(first, low), min(first + count, low + rows)
+                if start < end:
+                    norm = self._norm(first, count)
+                    self.build.norm(norm.name, self.block.norm2,
+                                    self.network.x.view(row=start, rows=end - start),
+                                    norm.view(row=start - first, rows=end - start),
+                                    self.model.act_bits, row=start, rows=self.model.tokens)
+        self.waiting = []
 
     def _norm(self, first, rows):
         if first not in self.norms:
@@ -185,22 +193,36 @@ class _Mlp:
     def run(self, left):
         """Emit the MLP: fc1 of a chunk before fc2 of the chunk before.
 
-        `left` are the last output projections; one of them is put off as long as it can be, as
-        its norm is waited for.
+        `left` are the last context and the output projections of the last units. They are put
+        between the first chunks' fc1, as Shiftmax of that context and the norms behind those
+        projections must come first.
         """
-        todo = [(rows, task) for rows, task in zip(
-            self.attention.units[-len(left):], left, strict=True)]
-        hidden = {}
-        for index, (low, rows) in enumerate(self.chunks):
-            while todo and (todo[0][0][0] < low + rows or (index == 0 and len(todo) > 1)):
-                todo.pop(0)[1]()
-            hidden[index] = self._first(low, rows)
-            if todo and index == 0:
-                todo.pop(0)[1]()
+        context, *left = left
+        units, hidden = self.attention.units, []
+        # Rows that were projected a while ago, and their norms begun.
+        early = units[-3][0] + units[-3][1] if len(units) > 3 else 0
+        starts = [units[-len(left) + index][0] for index in range(len(left))]
+
+        def first(before):
+            """Emit fc1 of the next chunk if it needs no row from `before` on."""
+            if len(hidden) < len(self.chunks) and sum(self.chunks[len(hidden)]) <= before:
+                hidden.append(self._first(*self.chunks[len(hidden)]))
+
+        first(early)
+        context()
+        self.normalise()
+        for index, task in enumerate(left):
             if index:
-                self._second(hidden.pop(index - 1), *self.chunks[index - 1])
-        last = len(self.chunks) - 1
-        self._second(hidden.pop(last), *self.chunks[last], final=True)
+                first(early if hidden else starts[-1])
+            task()
+            self.normalise()
+        done = 0
+        while done < len(self.chunks):
+            if len(hidden) < min(done + 2, len(self.chunks)):
+                first(self.model.tokens)
+            else:
+                self._second(hidden[done], *self.chunks[done], final=done == len(self.chunks) - 1)
+                hidden[done], done = None, done + 1
 
     def _first(self, low, rows):
         """Multiply by fc1 and activate in place; returns the tensor."""
@@ -219,22 +241,29 @@ class _Mlp:
             build.store_traced(name, view, shape, channels, None, low, first)
 
         # A table needs no whole rows: each column group is activated as it comes.
+        most = min(build.config.max_row if table else hidden,
+                   self._store_group(hidden, rows) or hidden)
         build.linear(self.prefix + "fc1", block.fc1, self._norm(low, rows).view(), out.view(),
-                     most=build.config.max_row if table else None,
-                     each=activate if table else None)
+                     most=most, each=activate if table else None)
         if not table:
             activate(0, hidden)
         return out
+
+    def _store_group(self, channels, rows):
+        """Return how many channels a MATMUL may have so that results are stored in between."""
+        network, build = self.network, self.build
+        if not network.blocks_only or build.trace or self.index + 1 < len(self.model.blocks):
+            return None
+        pieces = -(-rows * network.x.stride // max(build.store_room(rows), network.x.stride))
+        return -(-build.words(channels) // (pieces + 1)) * build.config.rows
 
     def _second(self, hidden, low, rows, *, final=False):
         """Multiply by fc2 onto the residual stream."""
         build, block = self.build, self.block
         out = self.network.x.view(row=low, rows=rows)
-        alone = final and self.network.blocks_only and self.index + 1 == len(self.model.blocks)
         build.linear(self.prefix + "out", block.fc2, hidden.view(), out, residual=out,
                      rescale=block.mlp_residual,
-                     # Several MATMULs, to store the chunk before between them.
-                     most=-(-self.model.channels // 4) if alone else None)
+                     most=self._store_group(self.model.channels, rows) if final else None)
         self.network._finish(self.index, low, rows)
 
 

@@ -6,11 +6,17 @@ from systola.sw_driver.lowering import split
 
 __all__ = ["Plan", "plans"]
 
-_PASS = 2
-"""Rows that a chunk should have, in times of the cycles in which a tile of weights is loaded."""
+_PASS = 1.25
+"""Least rows that a chunk should have, in times of the cycles in which a tile is loaded."""
 
-_GROWTH = 1.5
-"""Most rows of a first chunk, in times of the one before: it hides the next one's norm."""
+_UNITS, _MLP = 6, 4
+"""Chunks with which everything overlaps; more need less memory, but load the weights more often."""
+
+_FIRST = 1.5
+"""The same of the first chunk of all, whose norm nothing hides."""
+
+_HIDDEN = 0.9
+"""Share of the time of a first chunk's projections that the norm of the next chunk may take."""
 
 
 @dataclass(frozen=True)
@@ -26,42 +32,39 @@ class Plan:
     mlp: tuple
 
 
-def plans(tokens, config):
-    """Yield plans in order of preference, with more and more chunks.
-
-    More chunks need less memory at once, but load the weights more often.
-    """
-    load = max(config.rows, config.cols)
+def plans(model, config):
+    """Yield plans for `model` in order of preference, with more and more chunks."""
+    tokens, load = model.tokens, max(config.rows, config.cols)
+    first = _growing(tokens, config.token_depth, int(_FIRST * load), load,
+                     _HIDDEN * _projection_share(model, config))
     least = -(-tokens // config.token_depth)
-    start = max(tokens // (_PASS * load), least, 1)
+    enough = max(int(tokens / (_PASS * load)), 1)
+    starts = max(min(_UNITS, enough), least), max(min(_MLP, enough), least)
     tried = set()
     for more in range(2 * tokens):
         for units in range(more, -1, -1):
-            counts = min(start + units, tokens), min(start + more - units, tokens)
+            counts = min(starts[0] + units, tokens), min(starts[1] + more - units, tokens)
             if counts not in tried:
                 tried.add(counts)
-                yield Plan(first=_growing(tokens, load, config), units=_chunks(tokens, counts[0]),
-                           mlp=_chunks(tokens, counts[1]))
+                yield Plan(first=first, units=tuple(split(tokens, counts[0])),
+                           mlp=tuple(split(tokens, counts[1])))
 
 
-def _chunks(tokens, count):
-    return tuple(split(tokens, count))
+def _projection_share(model, config):
+    """Return the time of a row's projections to Q, and K and V of a head, in that of its norm."""
+    tiles = (model.heads + 2) * -(-model.head_dim // config.cols)
+    return tiles * -(-model.channels // config.rows) * config.norm_lanes / model.channels
 
 
-def _growing(tokens, load, config):
-    """Return chunks that grow from as few rows as hide the loading of weights."""
-    sizes, rows = [], load
+def _growing(tokens, most, start, least, factor):
+    """Return chunks of `least` to `most` rows that grow from `start` rows by `factor`."""
+    sizes, rows = [], float(min(start, most))
     while sum(sizes) < tokens:
-        sizes.append(min(rows, config.token_depth))
-        rows = int(rows * _GROWTH)
-    # The last chunk is not shorter than it may be, but takes from the one before.
-    rest = tokens - sum(sizes[:-1])
-    if rest < load and len(sizes) > 1:
-        both = sizes[-2] + rest
-        sizes[-2:] = [both // 2, both - both // 2] if both >= 2 * load else [both]
-        if sizes[-1] > config.token_depth:
-            sizes[-1:] = [both // 2, both - both // 2]
-    else:
-        sizes[-1] = rest
-    edges = [sum(sizes[:i]) for i in range(len(sizes))]
+        sizes.append(int(min(rows, most)))
+        rows = min(max(rows * factor, rows), most)
+    sizes[-1] -= sum(sizes) - tokens
+    if sizes[-1] < least and len(sizes) > 1:  # too short for its weights: part of the one before
+        both = sizes.pop() + sizes.pop()
+        sizes += [both] if both <= most else [both - both // 2, both // 2]
+    edges = [sum(sizes[:index]) for index in range(len(sizes))]
     return tuple(zip(edges, sizes, strict=True))

@@ -90,6 +90,8 @@ class _Timeline:
         self.halves = deque([_Half(-1, 0, 0, costs)] * 2, maxlen=2)
         self.drained = self.settled = -_LONG_AGO
         self.taken = deque([0, 0], maxlen=2)  # when the next but one MATMUL may be taken
+        self.spans = {}           # first and last cycle of every operation
+        self.window = [None, 0]   # from the first weights' load to the last result
         self._take_header()       # BEGIN
 
     def _take_header(self):
@@ -114,6 +116,11 @@ class _Timeline:
         return start
 
     def _complete(self, op, start, done):
+        self.spans[op] = start, done
+        if op.opcode is Opcode.LOAD_WEIGHTS and self.window[0] is None:
+            self.window[0] = start
+        if op.opcode is Opcode.STORE:
+            self.window[1] = done
         self.busy[op.engine] += done - max(start, self.finished[op.engine]) + 1
         self.finished[op.engine] = max(done, self.finished[op.engine])
         for other in Engine:

@@ -18,22 +18,27 @@ _TABLES = range(2)
 
 
 def prefetch_params(ops, distance):
-    """Return `ops` with every LOAD_PARAMS moved before `distance` more MATRIX or VECTOR ones.
+    """Return `ops` with every LOAD_PARAMS moved before `distance` more MATMULs.
 
-    A move never passes another LOAD_PARAMS, nor parts a MATMUL from what feeds it. One with
-    `after` stays where it is: it is there to wait.
+    A move never passes another LOAD_PARAMS, nor parts a MATMUL from what feeds it. One that waits
+    for others (`after`) leaves a MATMUL between them and itself.
     """
     out = []
     for op in ops:
         position, place, passed = len(out), len(out), 0
-        while (op.opcode is Opcode.LOAD_PARAMS and not op.after and position
-               and passed < distance
+        while (op.opcode is Opcode.LOAD_PARAMS and position and passed < distance
                and out[position - 1].opcode is not Opcode.LOAD_PARAMS):
             position -= 1
             if out[position].engine is not Engine.LOAD:
-                place, passed = position, passed + 1
+                if op.after and {out[position], _last_matmul(out[:position])} & {None, *op.after}:
+                    break
+                place, passed = position, passed + (out[position].engine is Engine.MATRIX)
         out.insert(place, op)
     return out
+
+
+def _last_matmul(ops):
+    return next((op for op in reversed(ops) if op.engine is Engine.MATRIX), None)
 
 
 class _Accesses:

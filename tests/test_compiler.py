@@ -177,7 +177,7 @@ def test_every_missing_token_is_found():
         assert broken.stream != program.stream
         if not any(differing(run(broken, codes, seed), expected) for seed in range(60)):
             missed.append((waiter.opcode, giver.opcode, waiter.params is giver.loads))
-    assert total > 25
+    assert total > 20
     # Parameters also stand before weights that the MATMUL before must have taken: no other order
     # exists, so nothing can go wrong without that token.
     assert set(missed) <= {(Opcode.MATMUL, Opcode.LOAD_PARAMS, True)}
