@@ -62,7 +62,7 @@ class Simulation:
     seconds : dict of str to float
         Wall time by step.
     cycles_per_second : float
-        Simulated cycles in a second of one processor.
+        Simulated cycles in a second of processor time.
     """
 
     images: int
