@@ -66,7 +66,8 @@ class FetchPath(wiring.Component):
         item, rsp = walk_item(self.config), self.src.rsp
         # Steps wait here for their words, more than the reads a port has on the way.
         m.submodules.steps = steps = SyncFIFO(width=item.size, depth=8)
-        m.submodules.transposer = transposer = Transposer(rows=self.config.rows)
+        m.submodules.transposer = transposer = Transposer(
+            rows=self.config.rows, cols=self.config.cols)
         m.d.comb += [
             self.src.req.p.addr.eq(self.i.p.addr), steps.w_data.eq(self.i.p),
             self.src.req.valid.eq(self.i.valid & ~self.i.p.zero & steps.w_rdy),

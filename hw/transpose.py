@@ -1,15 +1,17 @@
-"""Transposer: R x R bytes, words in by row, words out by column."""
+"""Transposer: words in by row, a few of their columns out as words."""
+
+from math import gcd
 
 from amaranth import Array, Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["Transposer", "block_tag", "rotate"]
+__all__ = ["Transposer", "block_tag"]
 
 
 def block_tag(rows):
-    """Return what a block carries with its last row.
+    """Return what describes a block of rows.
 
     Emit `count` columns from column `first` on, then `pad` words of zeros; ``final`` is passed on.
     """
@@ -17,53 +19,48 @@ def block_tag(rows):
                               "pad": range(rows + 1), "final": 1})
 
 
-def rotate(m, lanes, amount):
-    """Return the bytes `lanes` rotated: item i is ``lanes[(i + amount) mod len(lanes)]``."""
-    for bit, move in enumerate(amount):
-        step, moved = (1 << bit) % len(lanes), []
-        for i, lane in enumerate(lanes):
-            # A signal a stage: nested expressions would double with each.
-            moved.append(Signal(8, name=f"moved_{bit}_{i}"))
-            m.d.comb += moved[i].eq(Mux(move, lanes[(i + step) % len(lanes)], lane))
-        lanes = moved
-    return lanes
-
-
 class Transposer(wiring.Component):
-    """Collect up to R words as the rows of a block, emit columns of it as words.
+    """Collect up to R words as the rows of a block, emit up to C columns of it as words.
 
-    Lane r of column c is lane c of the block's row r, and zero beyond the block's last row. Two
+    Lane r of a column is a byte of the block's row r, and zero beyond the block's last row. Two
     blocks are held: one fills while the other is emitted, a word a cycle each, without a bubble
-    between blocks. The first column follows the last row by 2 cycles.
+    between blocks, but for a cycle every other block if R = C, and behind a block of fewer than C
+    rows, where the next waits until C cycles after its start. The first column follows the last row
+    by 3 cycles.
 
-    The bytes lie in R small memories, one row skewed against the next, so that both a row and a
-    column touch each memory once; that costs 2 R**2 bytes of LUT memory and two rotators instead
-    of as many registers and R-to-1 multiplexers.
+    Each row has a memory of its own, which takes the row's C bytes one after the other, from delay
+    lines that all rows share: byte c is c cycles late. So a row needs one multiplexer in time
+    instead of R in space, and a column is the same address in all memories.
 
     Parameters
     ----------
-    rows : int
-        R, lanes of a word and rows of a full block.
+    rows, cols : int
+        R, lanes of a word and rows of a full block; C, most columns of a block.
 
     Members
     -------
     i : In(stream.Signature(StructLayout))
-        ``word``: R bytes; ``last``: the block ends with this row; ``tag``: `block_tag`, which
-        counts on the last row. ``first + count`` is at most R, ``count + pad`` at least 1.
+        ``word``: R bytes; ``last``: the block ends with this row; ``tag``: `block_tag`, the same
+        for all rows of a block. ``first`` is a multiple of gcd(R, C), ``count`` at most C and
+        ``first + count`` at most R, ``count + pad`` at least 1.
     o : Out(stream.Signature(StructLayout))
         ``word``: R bytes; ``final``: the last word of a block whose tag said so.
 
     Raises
     ------
     ValueError
-        If `rows` is not an integer of at least 2.
+        If `rows` is not an integer of at least 2, or `cols` none from 1 to `rows`.
     """
 
-    def __init__(self, *, rows):
+    def __init__(self, *, rows, cols):
         if not isinstance(rows, int) or rows < 2:
             raise ValueError(f"rows must be an integer of at least 2, not {rows!r}")
-        self.rows = rows
+        if not isinstance(cols, int) or not 1 <= cols <= rows:
+            raise ValueError(f"cols must be an integer from 1 to {rows}, not {cols!r}")
+        self.rows, self.cols = rows, cols
         self.word = data.ArrayLayout(unsigned(8), rows)
+        # Rows that are a multiple of this apart share a multiplexer; a block has as many for each.
+        self._tracks = next(k for k in range(cols, rows + 1) if rows % k == 0)
         super().__init__({
             "i": In(stream.Signature(data.StructLayout(
                 {"word": self.word, "last": 1, "tag": block_tag(rows)}))),
@@ -73,56 +70,107 @@ class Transposer(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         rows = self.rows
-        full = Signal(2)
+        full, closing = Signal(2), Signal(2)
         tags = Array(Signal(block_tag(rows), name=f"tag{k}") for k in range(2))
         tops = Array(Signal(range(rows), name=f"top{k}") for k in range(2))  # last row's index
-
-        fill, row = Signal(), Signal(range(rows))
-        write, skew = Signal(), Signal(range(rows))  # skew is -row modulo R
-        m.d.comb += [self.i.ready.eq(~full.bit_select(fill, 1)),
-                     write.eq(self.i.valid & self.i.ready)]
+        fill, row, write = Signal(), Signal(range(rows)), Signal()
+        tracks = self._fill(m, write, fill)
+        m.d.comb += [
+            self.i.ready.eq(~(full | closing).bit_select(fill, 1) & ~tracks["busy"]),
+            write.eq(self.i.valid & self.i.ready),
+        ]
         with m.If(write):
-            m.d.sync += [row.eq(row + 1), skew.eq(Mux(row == 0, rows - 1, skew - 1))]
+            m.d.sync += row.eq(row + 1)
             with m.If(self.i.p.last):
-                m.d.sync += [row.eq(0), skew.eq(0), fill.eq(~fill),
-                             tags[fill].eq(self.i.p.tag), tops[fill].eq(row)]
+                m.d.sync += [row.eq(0), fill.eq(~fill), tags[fill].eq(self.i.p.tag),
+                             tops[fill].eq(row)]
 
         emit, index = Signal(), Signal(range(rows + 1))
         tag, top = Signal(block_tag(rows)), Signal(range(rows))
-        column, zero, read, ends = Signal(range(rows)), Signal(), Signal(), Signal()
+        zero, read, ends, free = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
-            tag.eq(tags[emit]), top.eq(tops[emit]),
-            column.eq(tag.first + index), zero.eq(index >= tag.count),
-            read.eq(full.bit_select(emit, 1) & (~self.o.valid | self.o.ready)),
+            tag.eq(tags[emit]), top.eq(tops[emit]), zero.eq(index >= tag.count),
+            free.eq(~self.o.valid | self.o.ready), read.eq(full.bit_select(emit, 1) & free),
             ends.eq(index + 1 == tag.count + tag.pad),
         ]
         with m.If(read):
             m.d.sync += index.eq(index + 1)
             with m.If(ends):
                 m.d.sync += [index.eq(0), emit.eq(~emit)]
-        m.d.sync += [full[k].eq((full[k] | write & self.i.p.last & (fill == k))
-                                & ~(read & ends & (emit == k))) for k in range(2)]
-
-        outputs = self._memories(m, rotate(m, list(self.i.p.word), skew), Cat(row, fill), write,
-                                 column, emit)
-        with m.If(~self.o.valid | self.o.ready):
+        # A byte is written a cycle after its row's turn, so a block is full a cycle late.
+        m.d.sync += [closing[k].eq(write & self.i.p.last & (fill == k)) for k in range(2)]
+        m.d.sync += [full[k].eq((full[k] | closing[k]) & ~(read & ends & (emit == k)))
+                     for k in range(2)]
+        with m.If(free):
             m.d.sync += [self.o.valid.eq(read), self.o.p.final.eq(ends & tag.final)]
-            m.d.sync += [self.o.p.word[r].eq(Mux(zero | (top < r), 0, byte))
-                         for r, byte in enumerate(rotate(m, outputs, column))]
+        for r, byte in enumerate(self._memories(m, tracks, index, emit)):
+            with m.If(free):
+                m.d.sync += self.o.p.word[r].eq(Mux(zero | (top < r), 0, byte))
         return m
 
-    def _memories(self, m, bytes_in, address, enable, column, emit):
-        """Return the bytes of `column`: lane r of it is in memory (column + r) mod R at r."""
+    def _fill(self, m, write, fill):
+        """Send each row's bytes to its track, one a cycle, beginning one cycle after `write`.
+
+        Return the tracks' state: the byte, the column it is for, the row's place among those of
+        the track, the block's half and whether there is one; and if the next row's is ``busy``.
+        """
+        lanes = self._select(m)
+        for c in range(self.cols):
+            for stage in range(c + 1):
+                late = Signal(8, name=f"late_{c}_{stage}", reset_less=True)
+                m.d.sync += late.eq(lanes[c])
+                lanes[c] = late
+        count = self._tracks
+        turn, place = Signal(count, init=1), Signal(range(self.rows // count))
+        track = data.StructLayout({"on": 1, "column": range(self.cols), "place": place.shape(),
+                                   "half": 1})
+        tracks = [Signal(track, name=f"track_{k}") for k in range(count)]
+        last = [track.column == self.cols - 1 for track in tracks]
+        busy = Cat(turn[k] & track.on & ~last[k] for k, track in enumerate(tracks)).any()
+        with m.If(write):
+            m.d.sync += turn.eq(turn.rotate_left(1))
+            with m.If(turn[-1]):
+                m.d.sync += place.eq(place + 1)
+            with m.If(self.i.p.last):
+                m.d.sync += [turn.eq(1), place.eq(0)]
+        choices = Array(lanes)
+        bytes_now = [Signal(8, name=f"byte_{k}") for k in range(count)]
+        for k, track in enumerate(tracks):
+            m.d.comb += bytes_now[k].eq(choices[track.column])
+            with m.If(write & turn[k]):
+                m.d.sync += [track.on.eq(1), track.column.eq(0), track.place.eq(place),
+                             track.half.eq(fill)]
+            with m.Else():
+                m.d.sync += [track.on.eq(track.on & ~last[k]), track.column.eq(track.column + 1)]
+        return {"busy": busy, "bytes": bytes_now, "tracks": tracks}
+
+    def _select(self, m):
+        """Return the C bytes of the row from the block's first column on."""
+        step, first = gcd(self.rows, self.cols), self.i.p.tag.first
+        lanes = [Signal(8, name=f"select_{c}") for c in range(self.cols)]
+        with m.Switch(first):
+            for start in range(0, self.rows, step):
+                with m.Case(start):
+                    m.d.comb += [lane.eq(self.i.p.word[(start + c) % self.rows])
+                                 for c, lane in enumerate(lanes)]
+            with m.Default():  # impossible: any choice, for a smaller multiplexer
+                m.d.comb += [lane.eq(self.i.p.word[c]) for c, lane in enumerate(lanes)]
+        return lanes
+
+    def _memories(self, m, tracks, column, half):
+        """Return the bytes of `column`, one from each row's memory."""
         outputs = []
-        bits = range(self.rows)
-        for k, byte in enumerate(bytes_in):
-            memory = Memory(shape=8, depth=2 << (self.rows - 1).bit_length(), init=[])
-            m.submodules[f"lane{k}"] = memory
-            write, read, row = memory.write_port(), memory.read_port(domain="comb"), Signal(bits)
+        bits = (self.cols - 1).bit_length()
+        for r in range(self.rows):
+            memory = Memory(shape=8, depth=2 << bits, init=[])
+            m.submodules[f"row{r}"] = memory
+            write, read = memory.write_port(), memory.read_port(domain="comb")
+            place, k = divmod(r, self._tracks)
+            track = tracks["tracks"][k]
             m.d.comb += [
-                write.addr.eq(address), write.data.eq(byte), write.en.eq(enable),
-                row.eq(Mux(column > k, k + self.rows - column, k - column)),
-                read.addr.eq(Cat(row, emit)),
+                write.addr.eq(Cat(track.column[:bits], track.half)),
+                write.data.eq(tracks["bytes"][k]), write.en.eq(track.on & (track.place == place)),
+                read.addr.eq(Cat(column[:bits], half)),
             ]
             outputs.append(read.data)
         return outputs

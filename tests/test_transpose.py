@@ -2,6 +2,7 @@
 """Transposer against slicing of a byte matrix."""
 
 import random
+from math import gcd
 
 import pytest
 
@@ -9,11 +10,11 @@ from systola.hw.transpose import Transposer
 from systola.sim.harness import collect, drive, run
 
 
-def random_blocks(rng, rows, count):
+def random_blocks(rng, rows, cols, count):
     blocks = []
     for _ in range(count):
-        first = rng.choice([0, rng.randrange(rows)])
-        columns = rng.randrange(1, rows - first + 1)
+        first = rng.choice([0, rng.randrange(0, rows, gcd(rows, cols))])
+        columns = rng.randrange(1, min(rows - first, cols) + 1)
         blocks.append(([[rng.randrange(256) for _ in range(rows)]
                         for _ in range(rng.choice([1, rows, rng.randrange(1, rows + 1)]))],
                        first, columns, rng.randrange(rows - columns + 1), rng.randrange(2)))
@@ -30,8 +31,8 @@ def expected(blocks, rows):
     return words
 
 
-def simulate(blocks, rows, rng=None):
-    dut, got = Transposer(rows=rows), []
+def simulate(blocks, rows, cols, rng=None):
+    dut, got = Transposer(rows=rows, cols=cols), []
     beats = [{"word": row, "last": k == len(block) - 1,
               "tag": {"first": first, "count": count, "pad": pad, "final": final}}
              for block, first, count, pad, final in blocks for k, row in enumerate(block)]
@@ -49,19 +50,28 @@ def simulate(blocks, rows, rng=None):
     return cycles
 
 
-@pytest.mark.parametrize("rows", [2, 4, 5, 12])
+@pytest.mark.parametrize(("rows", "cols"), [
+    (2, 2), (2, 1), (4, 4), (5, 3), (12, 8), (12, 4), (8, 8), (6, 5), (4, 1)])
 @pytest.mark.parametrize("seed", range(4))
-def test_matches_slicing(rows, seed):
+def test_matches_slicing(rows, cols, seed):
     rng = random.Random(seed)
-    simulate(random_blocks(rng, rows, 12), rows, rng)
+    simulate(random_blocks(rng, rows, cols, 12), rows, cols, rng if seed else None)
 
 
-def test_full_blocks_take_a_cycle_a_word():
-    rng = random.Random(0)
-    blocks = [([[rng.randrange(256) for _ in range(4)] for _ in range(4)], 0, 4, 0, 0)] * 10
-    assert simulate(blocks, 4) == 3 + 2 + 10 * 4  # the first block's last row is beat 3
+@pytest.mark.parametrize(("rows", "cols"), [(4, 4), (12, 4), (6, 4), (5, 3)])
+def test_full_blocks_take_a_cycle_a_row(rows, cols):
+    blocks = [([[k] * rows for k in range(rows)], 0, cols, 0, 0)] * 10
+    bubbles = 4 if rows == cols else 0
+    assert simulate(blocks, rows, cols) == 10 * rows + bubbles + 3 + cols - 1
 
 
-def test_error_names_the_parameter():
+def test_a_block_of_few_rows_takes_as_many_cycles_as_columns():
+    blocks = [([[k] * 12 for k in range(height)], 0, 4, 0, 0) for height in (12, 1, 12, 3, 12)]
+    assert simulate(blocks, 12, 4) <= 3 * 12 + 2 * 4 + 3 + 4 - 1 + 2
+
+
+def test_errors_name_the_parameter():
     with pytest.raises(ValueError, match=r"^rows must be an integer of at least 2, not 1$"):
-        Transposer(rows=1)
+        Transposer(rows=1, cols=1)
+    with pytest.raises(ValueError, match=r"^cols must be an integer from 1 to 4, not 5$"):
+        Transposer(rows=4, cols=5)
