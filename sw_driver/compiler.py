@@ -8,7 +8,7 @@ from systola.sw_driver.layout import (
     CompileError,
     FactorBlock,
     ParamBlock,
-    allocate_ring,
+    allocate_blocks,
     allocate_scratchpad,
 )
 from systola.sw_driver.network import lower
@@ -20,7 +20,7 @@ from systola.sw_driver.schedule import assign_tokens, prefetch_params
 __all__ = ["CompileError", "compile_model", "compile_operations", "decode_outputs",
            "encode_stream"]
 
-_PARAM_SHARE = 4  # of the parameter memory for one MATMUL, so that the next ones' fit beside it
+_PARAM_SHARE = 8  # of the parameter memory for one MATMUL, so that the next ones' fit beside it
 _TRIALS = 48      # plans tried before a model counts as too large
 
 
@@ -77,12 +77,12 @@ def compile_operations(model, config, *, trace=False, blocks_only=False):
     for distance in 1, 0:
         ops = prefetch_params(build.ops, distance)
         try:
-            allocate_ring(ops, ParamBlock, "param_depth", config.param_depth)
+            allocate_blocks(ops, ParamBlock, "param_depth", config.param_depth)
             break
         except CompileError:
             if distance == 0:
                 raise
-    allocate_ring(ops, FactorBlock, "token_depth", config.factor_depth)
+    allocate_blocks(ops, FactorBlock, "token_depth", config.factor_depth)
     build.used, build.peak = allocate_scratchpad(ops, config)
     assign_tokens(ops, config)
     return build, ops
@@ -95,7 +95,7 @@ def _fitting_plan(model, config, options):
     for trial, plan in enumerate(plans(model, config)):
         build = lower(short, config, plan, **options)
         try:
-            allocate_ring(build.ops, FactorBlock, "token_depth", config.factor_depth)
+            allocate_blocks(build.ops, FactorBlock, "token_depth", config.factor_depth)
             allocate_scratchpad(build.ops, config)
             return plan
         except CompileError as error:

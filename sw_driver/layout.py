@@ -1,16 +1,17 @@
 """Where tensors lie: views of scratchpad tensors, and the allocators of the three memories.
 
 A tensor is placed once and lives from its first to its last use in stream order; the scratchpad is
-packed offline from these lifetimes. Parameters and row factors are rings in order of use, so that
-what was freed a moment ago, whose readers may still run, is reused last.
+packed offline from these lifetimes. Parameters and row factors are placed in order of use over what
+was freed longest ago: what was freed a moment ago may still have readers that run.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 __all__ = ["Block", "CompileError", "FactorBlock", "ParamBlock", "Tensor", "View",
-           "allocate_ring", "allocate_scratchpad"]
+           "allocate_blocks", "allocate_scratchpad"]
 
 
 class CompileError(ValueError):
@@ -168,44 +169,19 @@ def _pack(tensors, spans, words):
 _TRIALS = 100
 """Orders in which tensors are packed before memory counts as too fragmented."""
 
-_GRACE = 16, 4, 0
-"""Operations for which words stay unused if they can, so that nobody waits for their readers."""
-
-
-@dataclass
-class _Ring:
-    """Occupation of a memory: for every word the last operation that needs it."""
-
-    words: int
-    until: np.ndarray = field(init=False)
-
-    def __post_init__(self):
-        self.until = np.full(self.words, -1)
-
-    def starts(self, size, first):
-        """Return the addresses from which `size` words are free at operation `first`."""
-        if size > self.words:
-            return np.empty(0, int)
-        busy = np.concatenate([[0], np.cumsum(self.until >= first)])
-        return np.flatnonzero(busy[size:] == busy[:-size])
-
-
-def allocate_ring(ops, kind, name, words):
-    """Set ``base`` of every block of class `kind`, as a ring of `words` in order of use.
+def allocate_blocks(ops, kind, name, words):
+    """Place every block of class `kind` in a memory of `words`, over what was used longest ago.
 
     Raises `CompileError`, with the configuration's `name` for the size, when blocks that are
     needed at the same time do not fit.
     """
-    memory, cursor = _Ring(words), 0
+    until = np.full(words, -1)  # for every word the last operation that needs it
     for block, (first, last) in _lifetimes(ops, kind).items():
-        for grace in _GRACE:
-            starts = memory.starts(block.count, first - grace)
-            if starts.size:
-                break
-        else:
+        newest = (sliding_window_view(until, block.count).max(axis=1) if block.count <= words
+                  else np.array([first]))
+        start = int(newest.argmin())
+        if newest[start] >= first:
             raise CompileError(f"{name} must be larger than {words} words: "
                                f"{block.name} needs {block.count} beside those still in use")
-        after = starts[starts >= cursor]
-        block.base = int(after[0] if after.size else starts[0])
-        cursor = block.base + block.count
-        memory.until[block.base:cursor] = last
+        block.base = start
+        until[start:start + block.count] = last

@@ -23,7 +23,7 @@ from systola.sw_driver.costs import COSTS
 from systola.sw_driver.layout import (
     ParamBlock,
     Tensor,
-    allocate_ring,
+    allocate_blocks,
     allocate_scratchpad,
 )
 from systola.sw_driver.operation import Operation
@@ -178,9 +178,11 @@ def test_every_missing_token_is_found():
         if not any(differing(run(broken, codes, seed), expected) for seed in range(60)):
             missed.append((waiter.opcode, giver.opcode, waiter.params is giver.loads))
     assert total > 20
-    # Parameters also stand before weights that the MATMUL before must have taken: no other order
-    # exists, so nothing can go wrong without that token.
-    assert set(missed) <= {(Opcode.MATMUL, Opcode.LOAD_PARAMS, True)}
+    # Parameters also stand before weights that the MATMUL before must have taken, and a MATMUL's
+    # own weights come behind what FETCH reads: no other order exists, so nothing can go wrong
+    # without these tokens.
+    assert set(missed) <= {(Opcode.MATMUL, Opcode.LOAD_PARAMS, True),
+                           (Opcode.MATMUL, Opcode.FETCH, False)}
     assert len(missed) <= 4
 
 
@@ -247,7 +249,7 @@ def test_what_lives_together_does_not_overlap(seed):
             if kind is Tensor:
                 allocate_scratchpad(ops, config)
             else:
-                allocate_ring(ops, kind, "param_depth", 16)
+                allocate_blocks(ops, kind, "param_depth", 16)
         except CompileError:
             continue
         done += 1
