@@ -83,15 +83,16 @@ class InverseRoot(wiring.Component):
             divider.i.p.num.eq(Mux(left == 1, MAX31, v)),
             divider.o.ready.eq(Mux(left == 0, self.o.ready, 1)),
         ]
-        total = Signal(len(root) + 1)
-        m.d.comb += [
-            total.eq(Mux(first, (1 << shift) + (v >> shift), root + divider.o.p.quot)),
-            next_root.eq(Mux(total[1:] == 0, 1, total[1:])),  # 0 only for v = 0
-        ]
+        total, published = Signal(len(root) + 1), self.start == "published"
+        at = 16 if published else shift
+        m.d.comb += total.eq(Mux(first, (1 << at) + (v >> at), root + divider.o.p.quot))
+        # From 2**16, k stays at least 64; else it may become 0, only for v = 0.
+        m.d.comb += next_root.eq(total[1:] if published else Mux(total[1:] == 0, 1, total[1:]))
         with m.If(~busy):
             m.d.sync += [v.eq(self.i.p.v), Value.cast(tag).eq(self.i.p.tag),
-                         shift.eq(self._shift(m)), busy.eq(self.i.valid), first.eq(1),
-                         left.eq(ITERATIONS)]
+                         busy.eq(self.i.valid), first.eq(1), left.eq(ITERATIONS)]
+            if not published:
+                m.d.sync += shift.eq(self._shift(m))
         with m.If(issue):
             m.d.sync += [first.eq(0), root.eq(next_root), left.eq(left - 1)]
         with m.If(self.o.valid & self.o.ready):
@@ -99,9 +100,7 @@ class InverseRoot(wiring.Component):
         return m
 
     def _shift(self, m):
-        """Return the exponent of the first k."""
-        if self.start == "published":
-            return 16
+        """Return the exponent of the first k that depends on v."""
         shift = Signal(range(len(self.i.p.v) // 2 + 2))
         for k in range(len(self.i.p.v)):  # the last assignment wins: the leading one
             with m.If(self.i.p.v[k]):

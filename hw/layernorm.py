@@ -33,7 +33,7 @@ class ILayerNorm(wiring.Component):
     roots : int
         Rows whose root is computed at the same time.
     steps : int
-        Quotient bits per cycle of all divisions.
+        Quotient bits per cycle of the roots' divisions.
 
     Members
     -------
@@ -56,11 +56,11 @@ class ILayerNorm(wiring.Component):
         if start not in ("published", "leading_one"):
             raise ValueError(f"start must be 'published' or 'leading_one', not {start!r}")
         self.lanes = lanes
-        self._moments = RowMoments(lanes=lanes, max_row=max_row, steps=steps)
+        self._moments = RowMoments(lanes=lanes, max_row=max_row)
         self._roots = [InverseRoot(width=self._moments.v_bits, start=start, steps=steps,
                                    tag=signed(16)) for _ in range(roots)]
         self.period = max(self._moments.period, -(-(self._roots[0].latency + 1) // roots))
-        self._cycles = 2 + Pipeline.multiply_cycles(17)  # of `_scale`
+        self._cycles = 1 + Pipeline.multiply_cycles(17)  # of `_scale`
         self.latency = self._moments.latency + self._roots[0].latency + self._cycles + 1
         # While a row waits for its root the following ones arrive: never a stall for long rows.
         self.depth = 1 << (-(-max_row // lanes) + self.latency - 1).bit_length()
@@ -117,15 +117,13 @@ class ILayerNorm(wiring.Component):
         with m.If(factor.ready):
             m.d.sync += [row.eq(factor.p), held.eq(factor.valid)]
         pipe = Pipeline(m, advance)
-        # (y * F) >> 1 == y * (F >> 1) + ((y * F[0]) >> 1): F >> 1 fits the 25-bit input of a DSP.
-        half = pipe.reg(Cat(row.factor[1:], 0).as_signed())
-        odd = pipe.reg(row.factor[0])
+        bound = pipe.reg(Cat(row.factor, 0).as_signed())
         for k in range(self.lanes):
-            y = pipe.reg(beat.x[k] - row.tag)
-            rest = pipe.delay(Mux(odd, y >> 1, 0), self._cycles - 2)
-            m.d.comb += self.o.p.x[k].eq(pipe.reg(pipe.multiply(half, y) + rest, signed(32)))
+            product = pipe.multiply(bound, pipe.reg(beat.x[k] - row.tag))
+            m.d.comb += self.o.p.x[k].eq(product[1:33])
         m.d.comb += [
             self.o.valid.eq(pipe.delay(valid, self._cycles, reset_less=False)),
-            Cat(self.o.p.keep, self.o.p.last).eq(
-                pipe.delay(Cat(beat.keep, beat.last), self._cycles)),
+            Cat(self.o.p.last, self.o.p.keep[1:]).eq(
+                pipe.delay(Cat(beat.last, beat.keep[1:]), self._cycles)),
+            self.o.p.keep[0].eq(1),
         ]

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from systola.hw.divider import Divider, PipelinedDivider
+from systola.hw.divider import Divider
 from systola.sim.harness import collect, drive, run
 
 SIZES = [(31, 27, 1), (8, 8, 2), (40, 25, 2), (13, 5, 3), (4, 9, 4), (1, 1, 1), (31, 31, 31)]
@@ -43,18 +43,6 @@ def test_serial_quotient_and_remainder(size):
     assert [(p.quot, p.rem) for p in got] == [divmod(*case) for case in cases]
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_pipelined_quotient_and_tag(size):
-    rng = random.Random(str(size))
-    width, den_width, steps = size
-    cases = numbers(rng, width, den_width)
-    dut = PipelinedDivider(width=width, den_width=den_width, steps=steps, tag=7)
-    _, got = simulate(dut, [{"num": num, "den": den, "tag": k % 128}
-                            for k, (num, den) in enumerate(cases)], rng)
-    assert [(p.quot, p.tag) for p in got] == [
-        (num // den, k % 128) for k, (num, den) in enumerate(cases)]
-
-
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("width", "den_width", "steps", "quot_bits"),
                          [(40, 25, 2, 21), (40, 25, 4, 21), (26, 11, 2, 16), (9, 9, 2, 9)])
@@ -81,26 +69,11 @@ def test_serial_latency(size):
     assert simulate(dut, [{"num": 1, "den": 1}] * 5)[0] == 5 * (dut.cycles + 1) + 1
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_pipelined_latency(size):
-    width, den_width, steps = size
-    dut = PipelinedDivider(width=width, den_width=den_width, steps=steps)
-    assert simulate(dut, [{"num": 1, "den": 1}] * 20)[0] == 20 + -(-width // steps)
-
-
-@pytest.mark.parametrize("make", [Divider, PipelinedDivider])
-def test_zero_denominator_gives_all_ones(make):
-    dut = make(width=9, den_width=4, steps=2)
-    _, got = simulate(dut, [{"num": num, "den": 0} for num in (0, 1, 300, 511)])
-    assert [p.quot for p in got] == [511] * 4
-
-
-@pytest.mark.parametrize("make", [Divider, PipelinedDivider])
 @pytest.mark.parametrize("name", ["width", "den_width", "steps"])
 @pytest.mark.parametrize("value", [0, -3, 2.0])
-def test_error_names_the_parameter(make, name, value):
+def test_error_names_the_parameter(name, value):
     with pytest.raises(ValueError, match=rf"^{name} must be a positive integer, not {value}$"):
-        make(**{"width": 8, "den_width": 8, name: value})
+        Divider(**{"width": 8, "den_width": 8, name: value})
 
 
 def test_error_for_more_quotient_bits_than_numerator_bits():

@@ -53,7 +53,7 @@ def test_matches_model(lanes, max_row, steps):
 def test_latency_and_period(lanes, count):
     row, dut = list(range(count)), RowMoments(lanes=lanes, max_row=64)
     levels = {1: 0, 4: 1, 5: 2, 17: 3}[lanes]
-    assert (dut.period, dut.latency) == (18, 2 + levels + 1 + 18)
+    assert (dut.period, dut.latency) == (35, 4 + levels + 1 + 35)
 
     def cycles(number):
         dut = RowMoments(lanes=lanes, max_row=64)
