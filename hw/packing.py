@@ -194,7 +194,7 @@ def plan_packing(weight_bits, act_bits, rows, *, cols=None, dsp=DSP48E1, max_tok
         if not isinstance(value, int) or not low <= value <= high:
             raise ValueError(f"{name} must be an integer from {low} to {high}, not {value!r}")
     plans = []
-    for group in range(1, dsp.weight_port):
+    for group in range(1, dsp.weight_port // 2 + 1):
         if cols is not None and cols % group:
             continue
         for tokens in range(1, max_tokens + 1):
@@ -233,8 +233,10 @@ def _plan(weight_bits, act_bits, rows, group, tokens, run, dsp, least_gap):
         return all(_signed_bits(_largest_sum(largest[name], [spacing * k for k in places[name]]))
                    <= ports[name] for name in ports)
 
-    spacing = max((s for s in range(2, dsp.sum_port) if fits(s)), default=0)
-    if not spacing:
+    spacing = 1
+    while spacing < dsp.sum_port and fits(spacing + 1):
+        spacing += 1
+    if spacing == 1:
         return None
     order = sorted((p + q, i, j) for i, p in enumerate(places["weight"])
                    for j, q in enumerate(places["act"]))
