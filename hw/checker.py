@@ -1,7 +1,7 @@
 """Sequential checker of instructions: one narrow multiply-add path runs a table of steps."""
 
-from amaranth import Const, Module, Mux, Signal
-from amaranth.lib import wiring
+from amaranth import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw import shapes
@@ -12,6 +12,9 @@ __all__ = ["Checker"]
 
 _SUM_BITS = 35
 """Three products of 16-bit fields and two fields stay below 2**34."""
+
+_ROLES = "a", "b", "low", "high"
+"""Operands of a `Step`."""
 
 
 class Checker(wiring.Component):
@@ -38,6 +41,9 @@ class Checker(wiring.Component):
         `Error` of the instruction, together with ``done``.
     """
 
+    LATENCY = 7
+    """Cycles from start to done beyond those of the steps."""
+
     def __init__(self, config):
         self.config = config
         super().__init__({"word": In(8 * INSTRUCTION_BYTES), "start": In(1), "done": Out(1),
@@ -47,70 +53,114 @@ class Checker(wiring.Component):
         m = Module()
         program = [(opcode, step) for opcode, steps in check_steps(self.config).items()
                    for step in steps]
+        sources = {role: list(dict.fromkeys(self._place(opcode, getattr(step, role))
+                                            for opcode, step in program)) for role in _ROLES}
+        # One bit for each source of an operand: quicker than numbers.
+        codes = data.StructLayout({role: len(places) for role, places in sources.items()} | {
+            "less": 1, "when": len(When) + 1, "first": 1, "last": 1, "cause": 8})
+        chosen, ready, advance = Signal(codes), Signal(), Signal()
+        more = self._choose(m, program, sources, chosen, ready, advance)
+
+        # Second and third stage: the operands.
+        a, b, fetched, fetch = Signal(32), Signal(16), Signal(), Signal(codes)
+        x0, y0, applies, loaded, step = Signal(32), Signal(16), Signal(), Signal(), Signal(codes)
+        holds = Signal(len(When) + 1, init=1)
+        flags, out_bits = (self._value(self._place(Opcode.MATMUL, name))
+                           for name in ("flags", "out_bits"))
+        conditions = {When.RESIDUAL: (flags & Flag.RESIDUAL).any(),
+                      When.ROW_SCALE: (flags & Flag.ROW_SCALE).any(),
+                      When.PER_CHANNEL: ~(flags & Flag.BROADCAST).any(),
+                      When.WIDE: out_bits > 8}
+        m.d.sync += holds.eq(Cat(1, *(conditions[when] for when in When)))
+        with m.If(advance):
+            m.d.sync += [fetched.eq(ready), fetch.eq(chosen),
+                         a.eq(self._select("a", chosen.a, sources)),
+                         b.eq(self._select("b", chosen.b, sources)),
+                         loaded.eq(fetched), step.eq(fetch), x0.eq(a), y0.eq(b - fetch.less),
+                         applies.eq((holds & fetch.when).any())]
+
+        # Fourth: four bits of the product a cycle.
+        x, y, fresh, short, active = Signal(32), Signal(16), Signal(), Signal(), Signal()
+        current = Signal(codes)
+        m.d.comb += advance.eq(~active | short)
+        with m.If(advance):
+            m.d.sync += [active.eq(loaded), current.eq(step), x.eq(Mux(applies, x0, 0)), y.eq(y0),
+                         short.eq(~applies | (y0[4:] == 0)), fresh.eq(step.first)]
+        with m.Else():
+            m.d.sync += [x.eq(x << 4), y.eq(y >> 4), short.eq(y[8:] == 0), fresh.eq(0)]
+
+        # Fifth to seventh: sum, limits, and judgement.
+        halves = [Signal(34, name=f"half_{k}") for k in range(2)]  # of the four bits' product
+        total, restart, multiplied = Signal(_SUM_BITS), Signal(), Signal()
+        leaves, due, judged = Signal(), Signal(), Signal()
+        behind, waiting, told = Signal(codes), Signal(codes), Signal(codes)
+        low, high, below, above = Signal(32), Signal(_SUM_BITS), Signal(), Signal()
+        # Written as shifts, or synthesis would spend DSP slices that the array needs.
+        m.d.sync += [half.eq(Mux(y[2 * k], x, 0) + (Mux(y[2 * k + 1], x, 0) << 1))
+                     for k, half in enumerate(halves)]
+        m.d.sync += [restart.eq(fresh), multiplied.eq(active), leaves.eq(active & short),
+                     behind.eq(current), due.eq(leaves), waiting.eq(behind), judged.eq(due), told.eq(waiting),
+                     low.eq(self._select("low", behind.low, sources)),
+                     high.eq(self._select("high", behind.high, sources)),
+                     below.eq(total < low), above.eq(total > high)]
+        with m.If(multiplied):
+            m.d.sync += total.eq(Mux(restart, 0, total) + (halves[0] + (halves[1] << 2)))
+        fails = (told.cause != Error.NONE) & (below | above)
+        m.d.comb += [self.done.eq(judged & (fails | told.last)),
+                     self.cause.eq(Mux(fails, told.cause, 0))]
+        with m.If(self.done):
+            m.d.sync += [stage.eq(0) for stage in
+                         (more, ready, fetched, loaded, active, multiplied, leaves, due, judged)]
+        return m
+
+    def _choose(self, m, program, sources, chosen, ready, advance):
+        """Make the first stage: a table of the steps, read from `start` to an operation's last.
+
+        Returns the register that says that there are more.
+        """
         ends = {k for k in range(len(program))
                 if k + 1 == len(program) or program[k][0] is not program[k + 1][0]}
-        starts = {opcode: next(k for k, (other, _) in enumerate(program) if other is opcode)
+        begins = {opcode: next(k for k, (other, _) in enumerate(program) if other is opcode)
                   for opcode, _ in program}
-        index = Signal(range(len(program)))  # the step to load next
-        more, active = Signal(), Signal()    # there is one; one is being multiplied
-        a, b, first, last = Signal(32), Signal(16), Signal(), Signal()
-        low, high, cause = Signal(_SUM_BITS), Signal(_SUM_BITS), Signal(8)
+        index, more, entry = Signal(range(len(program))), Signal(), Signal(chosen.shape())
         with m.Switch(index):
             for k, (opcode, step) in enumerate(program):
                 with m.Case(k):
-                    self._select(m, opcode, step, a, b)
-                    high_value = self._operand(opcode, step.high)
-                    m.d.comb += [first.eq(step.first), last.eq(k in ends), cause.eq(step.cause),
-                                 low.eq(self._operand(opcode, step.low)), high.eq(high_value)]
-
-        x, y, total = Signal(32), Signal(16), Signal(_SUM_BITS)
-        fresh, ending = Signal(), Signal()
-        limits = [Signal.like(s) for s in (low, high, cause)]
-        checks = low_due, high_due, cause_due = [Signal.like(s) for s in limits]
-        due, ending_due, leave, fails = Signal(), Signal(), Signal(), Signal()
-        m.d.comb += [
-            leave.eq(active & (y[4:] == 0)),
-            fails.eq((cause_due != Error.NONE) & ((total < low_due) | (total > high_due))),
-            self.done.eq(due & (fails | ending_due)), self.cause.eq(Mux(fails, cause_due, 0)),
-        ]
-        # Written as shifts, or synthesis would spend DSP slices that the array needs.
-        product = sum(Mux(y[k], x << k, 0) for k in range(4))
-        with m.If(active):
-            m.d.sync += [total.eq(Mux(fresh, 0, total) + product), x.eq(x << 4), y.eq(y >> 4),
-                         fresh.eq(0)]
-        m.d.sync += [due.eq(leave), ending_due.eq(ending)]
-        m.d.sync += [later.eq(now) for later, now in zip(checks, limits, strict=True)]
-        with m.If(~active | leave):
-            m.d.sync += [active.eq(more), index.eq(index + 1), x.eq(a), y.eq(b), fresh.eq(first),
-                         ending.eq(last), more.eq(more & ~last)]
-            m.d.sync += [now.eq(new) for now, new in zip(limits, (low, high, cause), strict=True)]
-        with m.If(self.done):
-            m.d.sync += [more.eq(0), active.eq(0), due.eq(0)]
+                    m.d.comb += entry.eq(chosen.shape().const({
+                        role: 1 << places.index(self._place(opcode, getattr(step, role)))
+                        for role, places in sources.items()} | {
+                        "less": step.less, "when": 1 << (0 if step.when is None else
+                                                              1 + list(When).index(step.when)),
+                        "first": step.first, "last": k in ends, "cause": step.cause}))
+        with m.If(advance):
+            m.d.sync += [chosen.eq(entry), ready.eq(more), index.eq(index + 1),
+                         more.eq(more & ~entry.last)]
         with m.If(self.start):
             m.d.sync += more.eq(1)
             with m.Switch(self.word[:8]):
-                for opcode, k in starts.items():
+                for opcode, k in begins.items():
                     with m.Case(opcode):
                         m.d.sync += index.eq(k)
-        return m
+        return more
 
-    def _operand(self, opcode, operand):
-        """Return a constant, a field of the instruction, or for None the largest sum."""
+    def _place(self, opcode, operand):
+        """Return what an operand is: a constant, or first bit and width of a field."""
         if isinstance(operand, str):
-            form = shapes.body(opcode)
-            return form(self.word[16:16 + form.size])[operand]
-        return Const((1 << _SUM_BITS) - 1 if operand is None else operand, _SUM_BITS)
+            field = shapes.body(opcode)[operand]
+            return 16 + field.offset, field.width
+        return (1 << _SUM_BITS) - 1 if operand is None else operand
 
-    def _select(self, m, opcode, step, a, b):
-        """Drive the operands of `step`."""
-        m.d.comb += a.eq(self._operand(opcode, step.a))
-        term = b.eq(self._operand(opcode, step.b) - step.less)
-        if step.when is None:
-            m.d.comb += term
-            return
-        flags, out_bits = (self._operand(Opcode.MATMUL, name) for name in ("flags", "out_bits"))
-        with m.If({When.RESIDUAL: (flags & Flag.RESIDUAL).any(),
-                   When.ROW_SCALE: (flags & Flag.ROW_SCALE).any(),
-                   When.PER_CHANNEL: ~(flags & Flag.BROADCAST).any(),
-                   When.WIDE: out_bits > 8}[step.when]):
-            m.d.comb += term
+    def _value(self, place):
+        """Return a constant, or a field of the instruction."""
+        if isinstance(place, tuple):
+            return self.word[place[0]:sum(place)]
+        return Const(place, _SUM_BITS)
+
+    def _select(self, role, code, sources):
+        """Return the operand that `code` selects."""
+        values = [Mux(chosen, self._value(place), 0)
+                  for chosen, place in zip(code, sources[role], strict=True)]
+        while len(values) > 1:
+            values = [values[k] | (values[k + 1] if k + 1 < len(values) else 0)
+                      for k in range(0, len(values), 2)]
+        return values[0]
