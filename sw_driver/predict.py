@@ -19,17 +19,36 @@ _LONG_AGO = 1 << 30
 
 @dataclass(frozen=True)
 class Prediction:
-    """Cycles from start to done, and per engine the cycles with an instruction inside."""
+    """How long a program takes.
+
+    Attributes
+    ----------
+    cycles : int
+        From start to done.
+    window : int
+        From the start of the first weights' load to the last output.
+    busy : dict of Engine to int
+        Cycles with an instruction inside.
+    stream_beats : int
+        Beats of the program.
+    utilisation : float
+        Share of the array's multiply-accumulates in all cycles that the model needs.
+    bandwidth : list of dict
+        Layers with streamed weights: ``name``, ``cycles`` in which the array works on it,
+        ``weight_bytes`` streamed (for every chunk of rows again), ``bytes_per_cycle``.
+    """
 
     cycles: int
+    window: int
     busy: dict
     stream_beats: int
     utilisation: float
+    bandwidth: list
 
     def to_dict(self):
         """Return the figures as plain data for the program image."""
-        return {"cycles": self.cycles, "stream_beats": self.stream_beats,
-                "utilisation": round(self.utilisation, 6),
+        return {"cycles": self.cycles, "window": self.window, "stream_beats": self.stream_beats,
+                "utilisation": round(self.utilisation, 6), "bandwidth": self.bandwidth,
                 **{f"{engine.name.lower()}_busy": cycles for engine, cycles in self.busy.items()}}
 
 
@@ -59,8 +78,10 @@ def predict_cycles(ops, config, macs, *, costs=COSTS):
         else:
             line.load(op)
     cycles = line.end()
-    return Prediction(cycles=cycles, busy=dict(line.busy), stream_beats=line.beats,
-                      utilisation=macs / (config.rows * config.cols * cycles))
+    return Prediction(cycles=cycles, window=line.last_output - line.first_weights + 1,
+                      busy=dict(line.busy), stream_beats=line.beats,
+                      utilisation=macs / (config.rows * config.cols * cycles),
+                      bandwidth=line.bandwidth())
 
 
 @dataclass
@@ -91,7 +112,9 @@ class _Timeline:
         self.drained = self.settled = -_LONG_AGO
         self.taken = deque([0, 0], maxlen=2)  # when the next but one MATMUL may be taken
         self.spans = {}           # first and last cycle of every operation
-        self.window = [None, 0]   # from the first weights' load to the last result
+        self.first_weights = None  # when their load started
+        self.last_output = 0
+        self.layers = {}          # with streamed weights, by name: cycles, beats
         self._take_header()       # BEGIN
 
     def _take_header(self):
@@ -117,10 +140,10 @@ class _Timeline:
 
     def _complete(self, op, start, done):
         self.spans[op] = start, done
-        if op.opcode is Opcode.LOAD_WEIGHTS and self.window[0] is None:
-            self.window[0] = start
+        if op.opcode is Opcode.LOAD_WEIGHTS and self.first_weights is None:
+            self.first_weights = start
         if op.opcode is Opcode.STORE:
-            self.window[1] = done
+            self.last_output = done
         self.busy[op.engine] += done - max(start, self.finished[op.engine]) + 1
         self.finished[op.engine] = max(done, self.finished[op.engine])
         for other in Engine:
@@ -160,9 +183,13 @@ class _Timeline:
             source = _Streamed(self, op, start)
         else:
             source = _Fetched(op, start, self.config, self.costs)
+        before = self.entered
         last = self._multiply(matmul, source)
         if op.opcode is Opcode.LOAD_WEIGHTS:
             self.now, self.beats = source.passed + 1, self.beats + op.beats
+            cycles, beats = self.layers.get(op.name, (0, 0))
+            self.layers[op.name] = (cycles + self.entered - max(before, matmul.start),
+                                    beats + op.beats)
         done = last + self.costs.load_done
         self.free[Engine.LOAD] = done + 1
         self._complete(op, start, done)
@@ -226,6 +253,12 @@ class _Timeline:
         count = min(config.cols, columns - first)
         words = (first + count - 1) // config.rows - first // config.rows + 1
         return max(-(-count // config.lanes) * group, words * (1 + (wide or residual)))
+
+    def bandwidth(self):
+        """Return the bytes of weights per cycle of every layer that streams them."""
+        return [{"name": name, "cycles": cycles, "weight_bytes": beats * self.config.rows,
+                 "bytes_per_cycle": round(beats * self.config.rows / cycles, 3)}
+                for name, (cycles, beats) in self.layers.items()]
 
     def end(self):
         """Return when the program is done."""
