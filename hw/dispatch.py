@@ -24,7 +24,7 @@ class Dispatcher(wiring.Component):
     """Take a program from the stream, refuse what is wrong, hand the rest to the engines.
 
     An instruction is collected from ``64 / bus_bytes`` beats (one if the bus is wider; its upper
-    bytes are ignored), decoded in a cycle, checked (`Checker`) and queued; the beats that belong
+    bytes are ignored), decoded in three cycles, checked (`Checker`) and queued; the beats that belong
     to it are then forwarded one a cycle before the next instruction is read. The first
     instruction must be BEGIN, and BEGIN must come nowhere else (`Error.BAD_OPCODE`). A refused
     instruction reaches no engine; from there on the stream is discarded, so that a host which
@@ -73,9 +73,9 @@ class Dispatcher(wiring.Component):
         m.submodules.checker = checker = Checker(self.config)
         instruction = Signal(8 * INSTRUCTION_BYTES)
         beats = max(INSTRUCTION_BYTES // self.config.bus_bytes, 1)
-        beat, left = Signal(range(beats)), Signal(32)
+        beat, left, one_left = Signal(range(beats)), Signal(32), Signal()
         refuse = Signal(8)  # cause, in the cycle of the refusal
-        opcode = instruction[:8]
+        facts = self._facts(m, instruction)
         m.d.comb += [checker.word.eq(instruction), self.data.p.eq(self.stream.p),
                      self.word.eq(instruction[:32])]
         self._present(m, instruction)
@@ -95,9 +95,13 @@ class Dispatcher(wiring.Component):
                                  beat.eq(beat + 1)]
                     with m.If(beat == beats - 1):
                         m.d.sync += beat.eq(0)
-                        m.next = "DECODE"
+                        m.next = "LOOK"
+            with m.State("LOOK"):
+                m.next = "SORT"
+            with m.State("SORT"):
+                m.next = "DECODE"
             with m.State("DECODE"):
-                self._decode(m, instruction, refuse, checker.start)
+                self._decode(m, facts, refuse, checker.start)
                 with m.If(refuse != Error.NONE):
                     m.next = "ERROR"
             with m.State("CHECK"):
@@ -107,13 +111,13 @@ class Dispatcher(wiring.Component):
                 with m.If(refuse != Error.NONE):
                     m.next = "ERROR"
             with m.State("ISSUE"):
-                self._issue(m, opcode, instruction, left)
+                self._issue(m, facts, instruction, left, one_left)
             with m.State("DATA"):
                 m.d.comb += [self.data.valid.eq(self.stream.valid),
                              self.stream.ready.eq(self.data.ready)]
                 with m.If(self.stream.valid & self.data.ready):
-                    m.d.sync += left.eq(left - 1)
-                    with m.If(left == 1):
+                    m.d.sync += [left.eq(left - 1), one_left.eq(left == 2)]
+                    with m.If(one_left):
                         m.next = "COLLECT"
             with m.State("DRAIN"):
                 with m.If(self.idle):
@@ -133,49 +137,86 @@ class Dispatcher(wiring.Component):
                          queue.p.wait.eq(instruction[8:11]), queue.p.signal.eq(instruction[11:14]),
                          queue.p.payload.body.eq(instruction[16:])]
 
-    def _decode(self, m, instruction, refuse, check):
+    def _facts(self, m, instruction):
+        """Return registers that say about the instruction, from two cycles later, what it is.
+
+        ``begin``, ``end`` and ``engines`` (a bit each) by its opcode, ``data`` if beats follow,
+        ``misplaced`` and ``foreign`` about BEGIN, ``zero`` if a count is, ``single`` if one beat
+        follows. An unknown opcode is nothing.
+        """
+        codes = list(FORMATS)
+        is_code = Signal(len(codes))
+        m.d.sync += is_code.eq(Cat(instruction[:8] == code for code in codes))
+        bodies = {code: shapes.body(code)(instruction[16:16 + shapes.body(code).size])
+                  for code in codes}
+        # Which fields are zero, once for all operations that have them at the same place.
+        fields, zeros = {}, []
+        for number, (code, form) in enumerate(FORMATS.items()):
+            for field in form.fields:
+                if field.name in COUNT_FIELDS:
+                    place = shapes.body(code)[field.name]
+                    key = place.offset, place.width
+                    if key not in fields:
+                        fields[key] = Signal(name=f"zero_{place.offset}")
+                        m.d.sync += fields[key].eq(bodies[code][field.name] == 0)
+                    zeros.append(is_code[number] & fields[key])
+        facts = Signal(data.StructLayout({
+            "begin": 1, "end": 1, "engines": len(Engine), "data": 1, "misplaced": 1, "foreign": 1,
+            "zero": 1, "single": 1}))
+        first, foreign, single = Signal(), Signal(), Signal(len(codes))
+
+        def any_of(condition):
+            return Cat(is_code[k] for k, code in enumerate(codes) if condition(code)).any()
+
+        def beats(code):
+            return "beats" in shapes.body(code).members
+
+        m.d.sync += [
+            first.eq(self.index == 0),
+            foreign.eq(bodies[Opcode.BEGIN].config_hash != self.config.hash),
+            single.eq(Cat(bodies[code].beats == 1 if beats(code) else 0 for code in codes)),
+            facts.begin.eq(any_of(lambda code: code is Opcode.BEGIN)),
+            facts.end.eq(any_of(lambda code: FORMATS[code].engine is None
+                                and code is not Opcode.BEGIN)),
+            facts.engines.eq(Cat(any_of(lambda code, engine=engine: FORMATS[code].engine is engine)
+                                 for engine in Engine)),
+            facts.data.eq(any_of(beats)), facts.single.eq((single & is_code).any()),
+            facts.misplaced.eq(first != any_of(lambda code: code is Opcode.BEGIN)),
+            facts.foreign.eq(foreign), facts.zero.eq(Cat(*zeros).any()),
+        ]
+        return facts
+
+    def _decode(self, m, facts, refuse, check):
         """Refuse unknown operations, misplaced or foreign BEGIN and zero counts; start the rest."""
         m.next = "CHECK"
-        with m.Switch(instruction[:8]):
-            for opcode, form in FORMATS.items():
-                layout = shapes.body(opcode)
-                body = layout(instruction[16:16 + layout.size])
-                with m.Case(opcode):
-                    misplaced = (self.index == 0) != (opcode is Opcode.BEGIN)
-                    with m.If(misplaced):
-                        m.d.comb += refuse.eq(Error.BAD_OPCODE)
-                    if opcode is Opcode.BEGIN:
-                        with m.Elif(body.config_hash != self.config.hash):
-                            m.d.comb += refuse.eq(Error.CONFIG_HASH)
-                        with m.Else():
-                            m.d.comb += self.issued.eq(1)
-                            m.next = "COLLECT"
-                    elif form.engine is None:
-                        with m.Else():
-                            m.next = "DRAIN"
-                    else:
-                        zeros = [body[field.name] == 0 for field in form.fields
-                                 if field.name in COUNT_FIELDS]
-                        with m.Elif(Cat(*zeros).any()):
-                            m.d.comb += refuse.eq(Error.ZERO_COUNT)
-                        with m.Else():
-                            m.d.comb += check.eq(1)
-            with m.Default():
-                m.d.comb += refuse.eq(Error.BAD_OPCODE)
+        with m.If(facts.misplaced | ~(facts.begin | facts.end | facts.engines.any())):
+            m.d.comb += refuse.eq(Error.BAD_OPCODE)
+        with m.Elif(facts.begin):
+            with m.If(facts.foreign):
+                m.d.comb += refuse.eq(Error.CONFIG_HASH)
+            with m.Else():
+                m.d.comb += self.issued.eq(1)
+                m.next = "COLLECT"
+        with m.Elif(facts.end):
+            m.next = "DRAIN"
+        with m.Elif(facts.zero):
+            m.d.comb += refuse.eq(Error.ZERO_COUNT)
+        with m.Else():
+            m.d.comb += check.eq(1)
 
-    def _issue(self, m, opcode, instruction, left):
+    def _issue(self, m, facts, instruction, left, one_left):
         """Offer the instruction to its engine's queue, then go on with its data or the next."""
         queues = {Engine.LOAD: self.load, Engine.MATRIX: self.matrix, Engine.VECTOR: self.vector}
-        with m.Switch(opcode):
-            for code, form in FORMATS.items():
-                if form.engine is None:
-                    continue
-                layout = shapes.body(code)
-                with m.Case(code):
-                    m.d.comb += [queues[form.engine].valid.eq(1),
-                                 self.issued.eq(queues[form.engine].ready)]
-                    with m.If(self.issued):
-                        m.next = "COLLECT"
-                        if "beats" in layout.members:
-                            m.d.sync += left.eq(layout(instruction[16:16 + layout.size]).beats)
-                            m.next = "DATA"
+        for engine, queue in queues.items():
+            m.d.comb += queue.valid.eq(facts.engines[engine])
+        m.d.comb += self.issued.eq(Cat(facts.engines[engine] & queue.ready
+                                       for engine, queue in queues.items()).any())
+        for code in FORMATS:
+            body = shapes.body(code)
+            if "beats" in body.members:  # at the same place in all
+                m.d.sync += left.eq(body(instruction[16:16 + body.size]).beats)
+        m.d.sync += one_left.eq(facts.single)
+        with m.If(self.issued):
+            m.next = "COLLECT"
+            with m.If(facts.data):
+                m.next = "DATA"
