@@ -24,8 +24,8 @@ class Dispatcher(wiring.Component):
     """Take a program from the stream, refuse what is wrong, hand the rest to the engines.
 
     An instruction is collected from ``64 / bus_bytes`` beats (one if the bus is wider; its upper
-    bytes are ignored), decoded in three cycles, checked (`Checker`) and queued; the beats that belong
-    to it are then forwarded one a cycle before the next instruction is read. The first
+    bytes are ignored), decoded in three cycles, checked (`Checker`) and queued; the beats that
+    belong to it are then forwarded one a cycle before the next instruction is read. The first
     instruction must be BEGIN, and BEGIN must come nowhere else (`Error.BAD_OPCODE`). A refused
     instruction reaches no engine; from there on the stream is discarded, so that a host which
     sends a whole program never hangs, until this unit is reset. After END nothing is taken from
