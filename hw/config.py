@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
 
-__all__ = ["MULT_LIMB", "PRESETS", "AcceleratorConfig", "ConfigError", "digit_count"]
+__all__ = ["BRANCH_BITS", "MULT_LIMB", "PRESETS", "AcceleratorConfig", "ConfigError",
+           "digit_count"]
 
 MULT_LIMB = 16
 """Multiplier bits that a requantizer takes in one cycle."""
+
+BRANCH_BITS = 20
+"""Bits to which a requantizer keeps each branch of a sum; beyond, the branch's sign decides."""
 
 SOFTMAX_SHIFT = 15
 """``n`` of ShiftExp inside Shiftmax (I-ViT)."""

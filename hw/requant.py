@@ -1,77 +1,44 @@
 """Dyadic requantization of lanes, with an optional residual."""
 
-from amaranth import Const, Module, Mux, Signal, Value, signed
+from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.config import BRANCH_BITS, MULT_LIMB
 from systola.hw.pipeline import Pipeline
+from systola.hw.rescaler import LANE_LATENCY, LaneRescaler
 from systola.hw.shapes import param_record
 
 __all__ = ["Requantizer"]
-
-FINE = 3
-"""Low bits of the shift that the second of the two shift stages handles."""
-
-
-class _Rescaler(Pipeline):
-    """The steps of the requantizer that are more than a register."""
-
-    def round_shift(self, value, shift, keep):
-        """Return ``(rne(value, shift), overflow, sign)`` three cycles later.
-
-        An overflowed value has `sign` and a magnitude of at least ``2**keep``, and its result is
-        meaningless. Shifts by multiples of 8 first, then by 0 to 7; below the integer goes one bit
-        for the half, and everything below that becomes one sticky bit.
-        """
-        m, step = self.m, 1 << FINE
-        wide = Signal(signed(max(len(value) + 1, 7 * step + 1)))
-        m.d.comb += wide.eq(value << 1)
-        near = Signal(signed(min(len(value) + 1, keep + step + 1)))
-        dropped, over = Signal(), Signal()
-        with m.Switch(shift[FINE:]):
-            for coarse in range(8):
-                with m.Case(coarse):
-                    rest = wide.shift_right(coarse * step)
-                    m.d.comb += [near.eq(rest), dropped.eq(wide[:coarse * step].any())]
-                    m.d.comb += over.eq((rest[len(near) - 1:] ^ rest[-1].replicate(
-                        max(len(rest) - len(near) + 1, 0))).any())
-        near, dropped, over = self.reg(near), self.reg(dropped), self.reg(over)
-        sign, fine = self.delay(value[-1], 3), self.reg(shift[:FINE])
-        below = (near[:step - 1] & ((1 << fine) - 1)).any()
-        last, sticky = self.reg(near >> fine, near.shape()), self.reg(dropped | below)
-        up = last[0] & (sticky | last[1])
-        return self.reg(last[1:].as_signed() + up), self.delay(over, 2), sign
-
-    def saturate(self, value, mask, over, sign):
-        """Return `value` in 16 bits one cycle later, saturated; `mask` has the sign's copies set.
-
-        `over` tells that the value is beyond the range, on the side that `sign` tells.
-        """
-        wide = Signal(signed(max(len(value), 16)))
-        self.m.d.comb += wide.eq(value)
-        negative = Mux(over, sign, wide[-1])
-        beyond = (wide[15:] ^ wide[-1].replicate(len(wide) - 15)).any()
-        beyond |= ((wide[:16] ^ wide[-1].replicate(16)) & mask).any()
-        return self.reg(Mux(over | beyond, Mux(negative, mask, ~mask), wide[:16]), 16)
 
 
 class Requantizer(wiring.Component):
     """Rescale each lane by ``mult / 2**shift``, add a rescaled residual, saturate.
 
     ``y = sat(rne((z + bias) * mult, shift) [+ rne(res * res_mult, res_shift)], bits)``, where rne
-    rounds half to even and everything before `sat` is exact. Latency `latency` cycles (7, with a
-    residual 8), throughput one beat per cycle; all stages advance together, whenever the output is
-    empty or taken. Model: ``systola.sim.requant.requantize``. Source: I-ViT, HAWQ-V3.
+    rounds half to even and everything before `sat` is exact, but for one case: of the two
+    branches of a sum, one that leaves `BRANCH_BITS` bits before it is rounded saturates the sum to
+    its own side, the main one first. While the rescaled residual stays below
+    ``2**(BRANCH_BITS - 1) - 2**15``, that is exact as well.
+
+    A beat takes a slot for each `MULT_LIMB` bits of its multiplier, and one for the residual, as
+    `slots` tells: so many cycles pass between beats. Two beats of two slots each interleave (low,
+    low, high, high); a beat that could overtake waits for at most two cycles more. Results are in
+    order, `latency` cycles after a beat is first offered, and all stages advance together whenever
+    the output is empty or taken. No DSP slice is used. Model: ``systola.sim.requant.requantize``.
+    Source: I-ViT, HAWQ-V3.
 
     Parameters
     ----------
     lanes : int
         Elements per beat.
     in_bits : int
-        Bits of the signed input, 2 to 48.
-    mult_bits : int
-        Magnitude bits of the multipliers, 2 to 31. Up to 24, one DSP slice multiplies 17 bits of
-        ``z + bias``; beyond, two do.
+        Bits of the signed input, 2 to 48. A bias must be in the same range, whatever its record
+        could hold.
+    mult_bits, code_mult_bits : int
+        Magnitude bits of the multipliers of long and of other beats, 2 to 31. A code multiplier
+        lies in the low ``code_mult_bits + 1`` bits of ``mult``; it has at most `mult_bits`. The
+        rows of adders are one shorter if neither is exactly `MULT_LIMB`.
     bias_bits : int
         Bits of the signed bias, 2 to 48.
     residual : bool
@@ -83,10 +50,11 @@ class Requantizer(wiring.Component):
     -------
     i : In(stream.Signature(StructLayout))
         ``z``: lanes x signed(in_bits); ``p``: lanes x `systola.hw.shapes.param_record`; ``bits``:
-        unsigned(5), output bits, 2 to 16; ``tag``; with a residual also ``res``: lanes x
+        unsigned(5), output bits, 2 to 16; ``long``: unsigned(1); ``symmetric``: unsigned(1), the
+        least result is ``-(2**(bits-1) - 1)``; ``tag``; with a residual also ``res``: lanes x
         signed(16) and ``use_res``: unsigned(1).
     res_mult, res_shift : In(signed(mult_bits + 1)), In(unsigned(6))
-        Rescaling of the residual, with a residual only; sampled with each beat.
+        Rescaling of the residual, with a residual only; like the payload while a beat is offered.
     o : Out(stream.Signature(StructLayout))
         ``y``: lanes x signed(16), ``tag``.
 
@@ -96,17 +64,21 @@ class Requantizer(wiring.Component):
         If a size is not an integer in its range.
     """
 
-    def __init__(self, *, lanes, in_bits, mult_bits, bias_bits=32, residual=True, tag=None):
+    def __init__(self, *, lanes, in_bits, mult_bits, code_mult_bits, bias_bits=32, residual=True,
+                 tag=None):
         for name, value, low, high in (
                 ("lanes", lanes, 1, 64), ("in_bits", in_bits, 2, 48),
-                ("mult_bits", mult_bits, 2, 31), ("bias_bits", bias_bits, 2, 48)):
+                ("mult_bits", mult_bits, 2, 31), ("code_mult_bits", code_mult_bits, 2, 31),
+                ("bias_bits", bias_bits, 2, 48)):
             if not isinstance(value, int) or not low <= value <= high:
                 raise ValueError(f"{name} must be an integer from {low} to {high}, not {value!r}")
-        self.lanes, self.mult_bits, self.residual = lanes, mult_bits, bool(residual)
+        self.lanes, self.in_bits, self.residual = lanes, in_bits, bool(residual)
+        self.mult_bits, self.code_mult_bits = mult_bits, min(code_mult_bits, mult_bits)
+        self._whole = MULT_LIMB in (self.mult_bits, self.code_mult_bits)
         carried = {} if tag is None else {"tag": tag}
         payload = {"z": data.ArrayLayout(signed(in_bits), lanes),
                    "p": data.ArrayLayout(param_record(mult_bits, bias_bits), lanes),
-                   "bits": 5, **carried}
+                   "bits": 5, "long": 1, "symmetric": 1, **carried}
         ports = {}
         if residual:
             payload |= {"res": data.ArrayLayout(signed(16), lanes), "use_res": 1}
@@ -117,34 +89,100 @@ class Requantizer(wiring.Component):
                 {"y": data.ArrayLayout(signed(16), lanes), **carried}))),
         })
 
-    @property
-    def latency(self):
-        """Cycles from the accepted beat to its result, without stalls."""
-        return 8 if self.residual else 7
+    def slots(self, *, long, use_res=False):
+        """Return the cycles that a beat takes from the unit's throughput."""
+        bits = self.mult_bits if long else self.code_mult_bits
+        return -(-bits // MULT_LIMB) + bool(use_res)
+
+    def latency(self, *, long, use_res=False):
+        """Return the cycles from the first one in which a beat is offered to its result."""
+        if self.slots(long=long) == 2:
+            return LANE_LATENCY + 3
+        return LANE_LATENCY + 1 + bool(use_res)
 
     def elaborate(self, platform):
         m = Module()
         advance = Signal()
-        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.i.ready.eq(advance)]
-        pipe, beat = _Rescaler(m, advance), self.i.p
-        m.d.comb += self.o.valid.eq(pipe.delay(self.i.valid, self.latency, reset_less=False))
+        m.d.comb += advance.eq(~self.o.valid | self.o.ready)
+        pipe, beat = Pipeline(m, advance), self.i.p
+        slot = self._sequence(m, pipe)
+
+        def again(now, earlier):
+            """Return a register of the slot: a high slot takes what its beat gave, the low one."""
+            now, earlier = Value.cast(now), Value.cast(earlier)
+            return pipe.reg(Mux(slot["high"], pipe.delay(earlier, 2), now), now.shape())
+
+        high, res = ([pipe.delay(slot[name], k + 1) for k in range(LANE_LATENCY)]
+                     for name in ("high", "res"))
+        final = pipe.reg(slot["final"], reset_less=False)
+        m.d.comb += self.o.valid.eq(pipe.delay(final, LANE_LATENCY, reset_less=False))
         if "tag" in beat.shape().members:
-            m.d.comb += Value.cast(self.o.p.tag).eq(pipe.delay(beat.tag, self.latency))
-        bits = pipe.delay(beat.bits, self.latency - 2)
+            m.d.comb += Value.cast(self.o.p.tag).eq(
+                pipe.delay(again(beat.tag, beat.tag), LANE_LATENCY))
+        bits, symmetric = (pipe.delay(again(beat[name], beat[name]), LANE_LATENCY - 2)
+                           for name in ("bits", "symmetric"))
         mask = pipe.reg(Const(0xFFFF, 16) << (bits - 1)[:4], 16)
-        if self.residual:
-            res_mult, res_shift = pipe.reg(self.res_mult), pipe.delay(self.res_shift, 3)
+        symmetric = pipe.reg(symmetric)
+        res_mult = (res[0], pipe.reg(self.res_mult)) if self.residual else None
+        width = max(self.in_bits, self.mult_bits if self.residual else 0) + 1
         for k in range(self.lanes):
-            shift = pipe.delay(beat.p[k].shift, 3)
-            product = pipe.multiply(pipe.reg(beat.z[k] + beat.p[k].bias),
-                                    pipe.reg(beat.p[k].mult))
-            # A branch that overflows outweighs any residual, of at most 2**(15 + mult_bits).
-            keep = 16 + self.mult_bits if self.residual else 15
-            value, over, sign = pipe.round_shift(product, shift, keep)
-            if self.residual:
-                res = pipe.reg(Mux(beat.use_res, beat.res[k], 0))
-                res, *_ = pipe.round_shift(pipe.multiply(res, res_mult), res_shift,
-                                           16 + self.mult_bits)
-                value, over, sign = pipe.reg(value + res), pipe.reg(over), pipe.reg(sign)
-            m.d.comb += self.o.p.y[k].eq(pipe.saturate(value, mask, over, sign))
+            lane = LaneRescaler(m, advance, bits=width, whole=self._whole,
+                                keep=BRANCH_BITS if self.residual else 16)
+            limb, before = self._limb(pipe, slot, k)
+            shift = again(Mux(slot["res"], self.res_shift, beat.p[k].shift) if self.residual
+                          else beat.p[k].shift, beat.p[k].shift)
+            shift = pipe.delay(Cat(shift[:4], (shift[4:] + ~high[0])[:3]), 3)
+            z = lane.reset_reg(beat.z[k], slot["high"] | slot["res"])
+            bias = pipe.reg(beat.p[k].bias, signed(self.in_bits))
+            product = lane.multiply(z, bias, limb, before, high=high[0], res_mult=res_mult)
+            near = lane.shift(*product, shift[4:], shift[:4])
+            total = lane.add(*near, res[5] if self.residual else None)
+            m.d.comb += self.o.p.y[k].eq(lane.saturate(*total, mask, symmetric))
         return m
+
+    def _sequence(self, m, pipe):
+        """Divide the cycles: low, residual and single slots of the beat offered, high slots.
+
+        Returns ``high``, ``res``, ``low`` (exclusive), and ``final`` for a beat's last slot.
+        """
+        beat = self.i.p
+        second, two, use_res = Signal(), Signal(), Signal()
+        waiting, high = Signal(), Signal()  # a low slot was in the last cycle, and the one before
+        begin, go = Signal(), Signal()
+        slot = {name: Signal(name=name) for name in ("low", "res", "final")}
+        m.d.comb += [
+            two.eq(Mux(beat.long, self.slots(long=1) == 2, self.slots(long=0) == 2)),
+            use_res.eq(beat.use_res if self.residual else 0),
+            # Only low slots may follow before high ones, and none of them a residual: its rounded
+            # value would be added to the next result.
+            begin.eq(~high & (~waiting | (two & ~use_res))),
+            go.eq(self.i.valid & (second | begin)),
+            self.i.ready.eq(pipe.advance & (second | (begin & ~use_res))),
+            slot["low"].eq(go & two & ~second),
+            slot["res"].eq(go & use_res & (second == two)),
+            slot["final"].eq(high | (go & ~two & (second == use_res))),
+        ]
+        with m.If(pipe.advance):
+            m.d.sync += [second.eq(go & use_res & ~second), waiting.eq(slot["low"]),
+                         high.eq(waiting)]
+        return {"high": high, **slot}
+
+    def _limb(self, pipe, slot, k):
+        """Return lane `k`'s multiplier limb of the slot, and the bit below its first digit."""
+        mult, whole = self.i.p.p[k].mult, int(self._whole)
+        bits = MULT_LIMB + whole
+        long, code = Signal(signed(bits)), Signal(signed(bits))
+        m = pipe.m
+        m.d.comb += [long.eq(mult), code.eq(mult[:self.code_mult_bits + 1].as_signed())]
+        lowest = Mux(self.i.p.long, long, code)
+        if self.residual:
+            lowest = Mux(slot["res"], self.i.p.res[k], lowest)
+        if self.slots(long=True) == 1:
+            return pipe.reg(lowest), Const(0, 1)
+        rest = mult[MULT_LIMB:].as_signed()
+        if self.slots(long=False) == 2:
+            code = mult[MULT_LIMB:self.code_mult_bits + 1].as_signed()
+            rest = Mux(self.i.p.long, rest, code)
+        before, rest = pipe.delay(mult[bits - 1], 2), pipe.delay(rest, 2)
+        return (pipe.reg(Mux(slot["high"], rest, lowest), signed(bits)),
+                pipe.reg(slot["high"] & before))

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from systola.hw.config import BRANCH_BITS
+
 __all__ = ["dyadic", "requantize", "residual_add", "round_shift", "saturate"]
 
 MAX_SHIFT = 63
@@ -74,6 +76,11 @@ def requantize(z, mult, shift, bits, *, residual=None, res_mult=None, res_shift=
     into 16-bit limbs with a sticky bit. Every argument broadcasts; parameters per channel lie along
     the last axis. A branch beyond +-2**62 is clamped there, far outside every output range.
 
+    With a residual, a branch whose floor leaves `BRANCH_BITS` bits saturates the sum to its own
+    side, the main one first: the hardware does not keep more. No exact sum of at most 16 bits
+    differs unless both branches leave them and nearly cancel; none does while the rescaled residual
+    stays below ``2**(BRANCH_BITS - 1) - 2**15``.
+
     Parameters
     ----------
     z, residual : int arrays
@@ -83,7 +90,7 @@ def requantize(z, mult, shift, bits, *, residual=None, res_mult=None, res_shift=
     bits : int
         Output bits.
     symmetric : bool
-        Saturate below at ``-(2**(bits-1) - 1)`` instead of ``-2**(bits-1)``.
+        Saturate below at ``-(2**(bits-1) - 1)``.
 
     Raises
     ------
@@ -92,7 +99,12 @@ def requantize(z, mult, shift, bits, *, residual=None, res_mult=None, res_shift=
     """
     y = _scale(z, mult, shift)
     if residual is not None:
-        y = y + _scale(residual, res_mult, res_shift)
+        second = _scale(residual, res_mult, res_shift)
+        y, second = np.broadcast_arrays(y, second)
+        total = y + second
+        for branch, factors in ((second, (residual, res_mult, res_shift)), (y, (z, mult, shift))):
+            total = np.where(_leaves(*factors, BRANCH_BITS), np.sign(branch) * _WIDE, total)
+        y = total
     y = saturate(y, bits)
     return np.maximum(y, 1 - (1 << bits - 1)) if symmetric else y
 
@@ -125,6 +137,18 @@ def _scale(z, mult, shift):
     limit = np.int64(1) << 63 - up
     near = (np.clip(high, -limit, limit - 2) << up) + round_shift(low, np.minimum(shift, _LIMB))
     return np.where(shift >= _LIMB, far, np.clip(near, -_WIDE, _WIDE))
+
+
+def _leaves(z, mult, shift, bits):
+    """Return whether ``floor(z * mult / 2**shift)`` needs more than `bits`, up to 46, signed."""
+    z, mult, shift = (np.asarray(a, np.int64) for a in (z, mult, shift))
+    low = (z & (1 << _LIMB) - 1) * mult
+    high = (z >> _LIMB) * mult + (low >> _LIMB)
+    limit = np.int64(1) << 46
+    near = (np.clip(high, -limit, limit) << np.maximum(_LIMB - shift, 0)) + (
+        (low & (1 << _LIMB) - 1) >> np.minimum(shift, _LIMB))
+    floor = np.where(shift >= _LIMB, high >> np.maximum(shift - _LIMB, 0), near)
+    return (floor < -(1 << bits - 1)) | (floor >= 1 << bits - 1)
 
 
 def _magnitude(a):

@@ -88,7 +88,7 @@ class RtlEngine:
         for lane in range(LANES):
             fields += [(bias[:, lane], WIDE_BITS), (mult[:, lane], MULT_BITS + 1),
                        (shift[:, lane], 6)]
-        fields += [(np.full(len(z), bits), 5), (residual, 16),
+        fields += [(np.full(len(z), bits), 5), (np.zeros(len(z)), 2), (residual, 16),
                    (np.full(len(z), scale is not None), 1)]
         res_mult, res_shift = (0, 0) if scale is None else map(int, scale)
         got = self._run("requantizer", {}, {"i": pack(fields)}, {"o": len(z)},
@@ -197,7 +197,7 @@ def _make(name, key):
         from systola.hw.requant import Requantizer
 
         return Requantizer(lanes=LANES, in_bits=WIDE_BITS, mult_bits=MULT_BITS,
-                           bias_bits=WIDE_BITS, residual=True)
+                           code_mult_bits=MULT_BITS, bias_bits=WIDE_BITS, residual=True)
     if name == "matmul":
         from systola.sim.rtl_matmul import MatmulUnit
 

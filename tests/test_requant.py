@@ -8,10 +8,12 @@ from systola.hw.requant import Requantizer
 from systola.sim.harness import collect, drive, run
 from systola.sim.requant import requantize
 
-# lanes, in_bits, mult_bits, bias_bits, residual
-SIZES = [(2, 32, 24, 32, True), (2, 32, 31, 40, True), (3, 40, 31, 32, True),
-         (2, 32, 31, 32, False), (2, 16, 24, 32, False), (1, 17, 8, 2, True), (1, 2, 2, 2, False),
-         (1, 9, 25, 3, True), (1, 45, 31, 45, True)]
+# lanes, in_bits, mult_bits, code_mult_bits, bias_bits, residual
+SIZES = [(2, 32, 24, 16, 32, True), (2, 28, 24, 15, 32, True), (2, 40, 31, 31, 40, True),
+         (3, 40, 31, 8, 32, True), (2, 32, 31, 24, 32, False), (2, 32, 24, 15, 32, False),
+         (2, 32, 24, 16, 32, False), (2, 16, 24, 24, 32, False), (1, 17, 8, 8, 2, True),
+         (1, 2, 2, 2, 2, False), (1, 9, 25, 17, 3, True), (1, 45, 31, 16, 45, True),
+         (1, 44, 16, 12, 48, False), (1, 28, 16, 16, 32, True), (1, 20, 18, 24, 20, True)]
 
 
 def signed_value(rng, bits):
@@ -29,21 +31,27 @@ def multiplier(rng, bits):
 
 
 def random_case(rng, size):
-    lanes, in_bits, mult_bits, bias_bits, residual = size
+    lanes, in_bits, mult_bits, code_bits, bias_bits, residual = size
+    code_bits = min(code_bits, mult_bits)
+    long = int(rng.random() < 0.5)
+    width = mult_bits if long else code_bits
+    sum_bits = min(in_bits, bias_bits)
     case = {"z": [signed_value(rng, in_bits) for _ in range(lanes)],
-            "p": [{"bias": signed_value(rng, bias_bits) if rng.random() < 0.7 else 0,
-                   "mult": multiplier(rng, mult_bits), "shift": rng.randrange(64)}
+            "p": [{"bias": signed_value(rng, sum_bits) if rng.random() < 0.7 else 0,
+                   "mult": multiplier(rng, width), "shift": rng.randrange(64)}
                   for _ in range(lanes)],
-            "bits": rng.randint(2, 16), "tag": rng.randrange(32)}
+            "bits": rng.randint(2, 16), "tag": rng.randrange(32), "long": long,
+            "symmetric": int(rng.random() < 0.5)}
     if residual:
         case |= {"res": [signed_value(rng, 16) for _ in range(lanes)],
-                 "use_res": int(rng.random() < 0.7)}
+                 "use_res": int(rng.random() < 0.5)}
         if rng.random() < 0.3:  # the residual nearly cancels a branch far beyond the output
-            case["res_mult"], case["res_shift"] = -(1 << mult_bits), 0
+            case["res_mult"], case["res_shift"] = -(1 << width), rng.randrange(width)
             low, high = -(1 << in_bits - 1), (1 << in_bits - 1) - 1
             for k, res in enumerate(case["res"]):
                 shift = rng.choice([0, 1, 7, 15])
-                case["p"][k] = {"bias": 0, "mult": -(1 << mult_bits), "shift": shift}
+                case["p"][k] = {"bias": 0, "mult": -(1 << width),
+                                "shift": min(shift + case["res_shift"], 63)}
                 case["z"][k] = max(low, min(high, rng.choice([0, 1]) - (res << shift)))
         else:
             case["res_mult"], case["res_shift"] = multiplier(rng, mult_bits), rng.randrange(64)
@@ -57,19 +65,23 @@ def expected(case):
                     "res_shift": case["res_shift"]}
     z = np.array([z + p["bias"] for z, p in zip(case["z"], case["p"], strict=True)])
     return requantize(z, np.array([p["mult"] for p in case["p"]]),
-                      np.array([p["shift"] for p in case["p"]]), case["bits"], **residual).tolist()
+                      np.array([p["shift"] for p in case["p"]]), case["bits"],
+                      symmetric=case["symmetric"], **residual).tolist()
+
+
+def build(size):
+    lanes, in_bits, mult_bits, code_bits, bias_bits, residual = size
+    return Requantizer(lanes=lanes, in_bits=in_bits, mult_bits=mult_bits, code_mult_bits=code_bits,
+                       bias_bits=bias_bits, residual=residual, tag=5)
 
 
 def simulate(size, cases, rng=None):
-    lanes, in_bits, mult_bits, bias_bits, residual = size
-    dut = Requantizer(lanes=lanes, in_bits=in_bits, mult_bits=mult_bits, bias_bits=bias_bits,
-                      residual=residual, tag=5)
-    got = []
+    dut, got = build(size), []
 
     async def producer(ctx):
         for case in cases:
             plain = {key: value for key, value in case.items() if not key.startswith("res_")}
-            if residual:  # these two ports are sampled with the beat, so they may change at once
+            if size[-1]:  # these two ports belong to the beat, so they may change with it
                 ctx.set(dut.res_mult, case["res_mult"])
                 ctx.set(dut.res_shift, case["res_shift"])
             await drive(ctx, dut.i, [plain], rng)
@@ -85,48 +97,80 @@ def simulate(size, cases, rng=None):
 def test_matches_model(size, seed):
     rng = random.Random(f"{size} {seed}")
     cases = [random_case(rng, size) for _ in range(160)]
-    assert simulate(size, cases, rng)[1] == [(expected(case), case["tag"]) for case in cases]
+    got = simulate(size, cases, rng if seed else None)[1]
+    assert got == [(expected(case), case["tag"]) for case in cases]
 
 
+def single(z, mult, shift, bits, **fields):
+    """Return a case of one lane per `z`, all with the same parameters."""
+    return {"z": list(z), "p": [{"bias": 0, "mult": mult, "shift": shift}] * len(z), "bits": bits,
+            "tag": 0, "long": 0, "symmetric": 0, **fields}
+
+
+@pytest.mark.parametrize("symmetric", [0, 1])
 @pytest.mark.parametrize("bits", [2, 5, 8, 16])
-def test_saturation_edges(bits):
+def test_saturation_edges(bits, symmetric):
     low, high = -(1 << bits - 1), (1 << bits - 1) - 1
-    size, shift = (1, 32, 24, 32, False), 4
-    halves = [k * 8 for v in (low, high, 0) for k in range(2 * v - 3, 2 * v + 4)]
-    cases = [{"z": [z + d], "p": [{"bias": 0, "mult": 1, "shift": shift}], "bits": bits, "tag": 0}
+    size, shift = (1, 32, 24, 24, 32, False), 4
+    halves = [k * 8 for v in (low, low + 1, high, 0) for k in range(2 * v - 3, 2 * v + 4)]
+    cases = [single([z + d], 1, shift, bits, symmetric=symmetric)
              for z in halves for d in (-1, 0, 1)]
     got = simulate(size, cases)[1]
     assert [y for y, _ in got] == [expected(case) for case in cases]
-    assert min(got)[0] == [low]
+    assert min(got)[0] == [low + symmetric]
     assert max(got)[0] == [high]
 
 
 def test_ties_go_to_even():
-    size = (7, 16, 8, 4, False)
-    case = {"z": [-5, -3, -1, 1, 3, 5, 7], "p": [{"bias": 0, "mult": 1, "shift": 1}] * 7,
-            "bits": 8, "tag": 0}
-    assert simulate(size, [case])[1][0][0] == [-2, -2, 0, 0, 2, 2, 4]
+    case = single([-5, -3, -1, 1, 3, 5, 7], 1, 1, 8)
+    assert simulate((7, 16, 8, 8, 4, False), [case])[1][0][0] == [-2, -2, 0, 0, 2, 2, 4]
 
 
 def test_each_branch_is_rounded_on_its_own():
-    case = {"z": [1, 3], "p": [{"bias": 0, "mult": 1, "shift": 1}] * 2, "bits": 8, "tag": 0,
-            "res": [1, 3], "use_res": 1, "res_mult": 1, "res_shift": 1}
-    assert simulate((2, 16, 8, 4, True), [case])[1][0][0] == [0, 4]  # rounded once: 1 and 3
+    case = single([1, 3], 1, 1, 8, res=[1, 3], use_res=1, res_mult=1, res_shift=1)
+    # Rounded once they would give 1 and 3.
+    assert simulate((2, 16, 8, 8, 4, True), [case])[1][0][0] == [0, 4]
 
 
-@pytest.mark.parametrize("residual", [False, True])
-def test_latency_and_throughput(residual):
-    rng, size = random.Random(1), (1, 32, 24, 32, residual)
-    latency = 8 if residual else 7
-    assert Requantizer(lanes=1, in_bits=32, mult_bits=24, residual=residual).latency == latency
-    cases = [random_case(rng, size) for _ in range(20)]
-    assert simulate(size, cases)[0] == 20 + latency
+@pytest.mark.parametrize("whole", [0, 1])
+def test_limb_boundaries(whole):
+    """Multipliers around the sign of each limb, and every shift around a limb."""
+    size = (4, 28, 24, 15 + whole, 32, True)
+    edges = [sign * (1 << bit) + d for bit in (14, 15, 16, 17, 23) for sign in (1, -1)
+             for d in (-1, 0, 1)]
+    z = [-(1 << 27), (1 << 27) - 1, 1, -1]
+    cases = [single(z, mult, shift, 16, long=long, symmetric=0, use_res=0, res=[0] * 4, res_mult=0,
+                    res_shift=0)
+             for mult in edges for shift in (0, 1, 14, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63)
+             for long in (0, 1) if long or -(2 << 14 + whole) <= mult < 2 << 14 + whole]
+    for case in cases[::3]:
+        case["p"] = [{**p, "bias": bias} for p, bias in zip(case["p"], z, strict=True)]
+    assert [y for y, _ in simulate(size, cases)[1]] == [expected(case) for case in cases]
+
+
+@pytest.mark.parametrize("code_bits", [15, 16, 24])
+@pytest.mark.parametrize("use_res", [0, 1])
+@pytest.mark.parametrize("long", [0, 1])
+def test_latency_and_throughput(code_bits, use_res, long):
+    size = (1, 28, 24, code_bits, 32, True)
+    dut, slots = build(size), 1 + (long or code_bits > 16) + use_res
+    assert dut.slots(long=long, use_res=use_res) == slots
+    assert dut.latency(long=long, use_res=use_res) == {1: 8, 2: 10 - use_res * (1 - long), 3: 10}[
+        slots]
+    case = single([5], 3, 1, 8, long=long, use_res=use_res, res=[7], res_mult=3, res_shift=2)
+
+    def cycles(count):
+        return simulate(size, [case] * count)[0]
+
+    assert cycles(1) == 1 + dut.latency(long=long, use_res=use_res)
+    assert cycles(42) - cycles(2) == 40 * slots
 
 
 @pytest.mark.parametrize(("name", "low", "high", "value"), [
     ("lanes", 1, 64, 0), ("in_bits", 2, 48, 49), ("mult_bits", 2, 31, 32), ("bias_bits", 2, 48, 1),
-    ("mult_bits", 2, 31, "8")])
+    ("code_mult_bits", 2, 31, 1), ("mult_bits", 2, 31, "8")])
 def test_error_names_the_parameter(name, low, high, value):
     expected = rf"^{name} must be an integer from {low} to {high}, not {value!r}$"
     with pytest.raises(ValueError, match=expected):
-        Requantizer(**{"lanes": 1, "in_bits": 32, "mult_bits": 24, name: value})
+        Requantizer(**{"lanes": 1, "in_bits": 32, "mult_bits": 24, "code_mult_bits": 16,
+                       name: value})

@@ -10,14 +10,17 @@ from systola.hw.rowscaler import RowScaler
 from systola.sim.harness import collect, drive, run
 from systola.sim.requant import requantize
 
-CONFIG = AcceleratorConfig(rows=4, cols=4, lanes=2, mult_bits=20)
+CONFIGS = [AcceleratorConfig(rows=4, cols=4, lanes=lanes, vector_lanes=norm, norm_lanes=norm,
+                             mult_bits=20, code_mult_bits=15)
+           for lanes, norm in ((2, 2), (4, 1), (4, 2), (1, 1))]
 
 
-def simulate(how, rows, params, rng=None):
+def simulate(config, how, rows, params, rng=None):
     """Return the cycles, the beats out and the addresses requested."""
-    dut, asked, pending, beats = RowScaler(CONFIG), [], [], []
-    sent = [{"x": row[k:k + 2], "keep": 3, "last": int(k + 2 >= len(row))}
-            for row in rows for k in range(0, len(row), 2)]
+    dut, asked, pending, beats = RowScaler(config), [], [], []
+    lanes = config.norm_lanes
+    sent = [{"x": row[k:k + lanes], "keep": (1 << lanes) - 1, "last": int(k + lanes >= len(row))}
+            for row in rows for k in range(0, len(row), lanes)]
 
     async def producer(ctx):
         ctx.set(dut.scaling, how)
@@ -49,22 +52,27 @@ def simulate(how, rows, params, rng=None):
     return run(dut, producer, consumer, background=[memory]), beats, asked
 
 
-def make(rng, broadcast):
-    params = [[{"bias": rng.randrange(-2**20, 2**20), "mult": rng.randrange(-2**20, 2**20),
-                "shift": rng.randrange(20, 40)} for _ in range(2)] for _ in range(30)]
-    how = {"base": rng.randrange(10), "broadcast": int(broadcast), "bits": rng.randint(2, 8)}
-    rows = [[rng.randrange(-2**31, 2**31) >> rng.randrange(20) for _ in range(2 * count)]
-            for count in (1, 7, 3, 20, 20)]
+def make(rng, config, broadcast, bits=None):
+    """Return a scaling, rows (some end inside a parameter word) and parameter words."""
+    bits = bits or rng.choice([2, 5, 8, 9, 16])
+    width = config.mult_bits if bits > 8 else config.code_mult_bits
+    params = [[{"bias": rng.randrange(-2**20, 2**20),
+                "mult": rng.randrange(-2**width, 2**width), "shift": rng.randrange(20, 40)}
+               for _ in range(config.lanes)] for _ in range(50)]
+    how = {"base": rng.randrange(10), "broadcast": int(broadcast), "bits": bits}
+    rows = [[rng.randrange(-2**31, 2**31) >> rng.randrange(20)
+             for _ in range(config.norm_lanes * count)] for count in (1, 7, 3, 20, 20)]
     return how, rows, params
 
 
 @pytest.mark.parametrize("broadcast", [False, True])
-@pytest.mark.parametrize("seed", range(4))
-def test_matches_model(broadcast, seed):
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("seed", range(3))
+def test_matches_model(config, broadcast, seed):
     rng = random.Random(seed)
-    how, rows, params = make(rng, broadcast)
-    _, beats, asked = simulate(how, rows, params, rng)
-    want = []
+    how, rows, params = make(rng, config, broadcast)
+    _, beats, asked = simulate(config, how, rows, params, rng)
+    want, lanes = [], config.norm_lanes
     for row in rows:
         records = [r for word in params[how["base"]:] for r in word][:len(row)]
         if broadcast:
@@ -72,18 +80,20 @@ def test_matches_model(broadcast, seed):
         bias, mult, shift = (np.array([r[name] for r in records])
                              for name in ("bias", "mult", "shift"))
         y = requantize(np.array(row) + bias, mult, shift, how["bits"]).tolist()
-        want += [(y[k:k + 2], int(k + 2 == len(y))) for k in range(0, len(y), 2)]
+        want += [(y[k:k + lanes], int(k + lanes == len(y))) for k in range(0, len(y), lanes)]
     assert beats == want
-    # No parameter is fetched that is not used.
+    # No parameter is fetched that is not used, and none twice for a row.
     assert asked == ([how["base"]] if broadcast else [
-        how["base"] + k for row in rows for k in range(len(row) // 2)])
+        how["base"] + k for row in rows for k in range(-(-len(row) // config.lanes))])
 
 
 @pytest.mark.parametrize("broadcast", [False, True])
-def test_one_beat_a_cycle(broadcast):
-    how, _, params = make(random.Random(1), broadcast)
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_throughput(config, bits, broadcast):
+    how, _, params = make(random.Random(1), config, broadcast, bits)
 
     def cycles(rows):
-        return simulate(how, [[0] * 20] * rows, params)[0]
+        return simulate(config, how, [[0] * 10 * config.norm_lanes] * rows, params)[0]
 
-    assert cycles(12) - cycles(4) == 8 * 10
+    assert cycles(12) - cycles(4) == 8 * 10 * config.requant_cycles(long=bits > 8)
