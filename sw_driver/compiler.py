@@ -21,7 +21,6 @@ __all__ = ["CompileError", "compile_model", "compile_operations", "decode_output
            "encode_stream"]
 
 _PARAM_SHARE = 8  # of the parameter memory for one MATMUL, so that the next ones' fit beside it
-_TRIALS = 48      # plans tried before a model counts as too large
 
 
 def compile_model(model, config, *, trace=False, blocks_only=False):
@@ -91,18 +90,26 @@ def compile_operations(model, config, *, trace=False, blocks_only=False):
 def _fitting_plan(model, config, options):
     """Return the first plan with which the first two blocks fit; all others are as the second."""
     short = dataclasses.replace(model, blocks=model.blocks[:2])
-    refusal = None
-    for trial, plan in enumerate(plans(model, config)):
+
+    def refusal(plan):
         build = lower(short, config, plan, **options)
         try:
             allocate_blocks(build.ops, FactorBlock, "token_depth", config.factor_depth)
             allocate_scratchpad(build.ops, config)
-            return plan
         except CompileError as error:
-            refusal = error
-        if trial >= _TRIALS:
-            break
-    raise refusal
+            return error
+        return None
+
+    candidates = list(plans(model, config))
+    for index, plan in enumerate(candidates):
+        error = refusal(plan)
+        if error is None:
+            return plan
+        if index == 0:  # the smallest chunks need the least: is there hope?
+            error = refusal(candidates[-1])
+            if error is not None:
+                raise error
+    raise error
 
 
 def encode_stream(ops, config):

@@ -40,14 +40,20 @@ def plans(model, config):
     least = -(-tokens // config.token_depth)
     enough = max(int(tokens / (_PASS * load)), 1)
     starts = max(min(_UNITS, enough), least), max(min(_MLP, enough), least)
-    tried = set()
-    for more in range(2 * tokens):
-        for units in range(more, -1, -1):
-            counts = min(starts[0] + units, tokens), min(starts[1] + more - units, tokens)
-            if counts not in tried:
-                tried.add(counts)
-                yield Plan(first=first, units=tuple(split(tokens, counts[0])),
-                           mlp=tuple(split(tokens, counts[1])))
+    units, mlp = (_counts(start, tokens) for start in starts)
+    for more in range(len(units) + len(mlp) - 1):
+        for index in range(min(more, len(units) - 1), -1, -1):
+            if more - index < len(mlp):
+                yield Plan(first=first, units=tuple(split(tokens, units[index])),
+                           mlp=tuple(split(tokens, mlp[more - index])))
+
+
+def _counts(start, tokens):
+    """Return numbers of chunks to try, from `start` to one for each of `tokens` rows."""
+    counts = [start]
+    while counts[-1] < tokens:
+        counts.append(min(counts[-1] + max(counts[-1] // 4, 1), tokens))
+    return counts
 
 
 def _projection_share(model, config):
