@@ -13,7 +13,9 @@ from systola.sim.machine_checks import check_instruction
 
 CONFIGS = [PRESETS["digits"], PRESETS["tiny"],
            AcceleratorConfig(rows=6, cols=3, lanes=3, banks=1, bank_depth=64, param_depth=16,
-                             max_row=30, x0_bits=5, attention_bits=8, act_bits=4)]
+                             max_row=30, x0_bits=5, attention_bits=8, act_bits=4),
+           AcceleratorConfig(rows=8, cols=4, lanes=2, banks=3, bank_depth=64, param_depth=32,
+                             token_depth=16, attention="deferred")]
 OPERATIONS = [opcode for opcode, form in FORMATS.items() if form.engine is not None]
 
 
@@ -25,7 +27,7 @@ def valid_fields(rng, opcode, config):
                   "digits": rng.randrange(1, 4), "count": rng.randrange(1, 4),
                   "lanes_last": rng.randrange(1, config.rows + 1),
                   "x0": rng.randrange(1, 1 << config.x0_bits), "out_bits": rng.randrange(2, 9),
-                  "flags": rng.randrange(4), "table": rng.randrange(2),
+                  "flags": rng.randrange(32), "table": rng.randrange(2),
                   "out_group": rng.randrange(config.rows // config.lanes),
                   "numerator": rng.randrange(1 << 31), "res_shift": rng.randrange(64),
                   "res_mult": rng.randrange(-9, 9)}
@@ -38,6 +40,8 @@ def valid_fields(rng, opcode, config):
                 fields[field.name] = rng.randrange(top) if rng.random() < 0.5 else rng.randrange(8)
             elif field.name.endswith(("stride", "plane")):
                 fields[field.name] = rng.randrange(step)
+        if "factor_base" in fields:
+            fields["factor_base"] = rng.randrange(config.factor_depth or 1 << 16)
         if opcode is Opcode.LOAD_PARAMS:
             fields["base"] = rng.randrange(config.param_depth)
         if "param_base" in fields:
@@ -56,6 +60,8 @@ def neighbours(rng, opcode, fields, config):
     """Yield variants: each field moved to the largest and smallest value that passes, and past."""
     for field in FORMATS[opcode].fields:
         if field.signed or field.name == "flags":
+            if field.name == "flags":  # each bit changes which limits count
+                yield from ({**fields, "flags": 1 << bit} for bit in range(16))
             continue
         def cause(value, name=field.name):
             return check_instruction(opcode, {**fields, name: value}, config)
@@ -81,7 +87,7 @@ def expected(opcode, fields, config):
     return cause
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["digits", "tiny", "odd"])
+@pytest.mark.parametrize("config", CONFIGS, ids=["digits", "tiny", "odd", "deferred"])
 def test_matches_model_at_every_limit(config):
     rng = random.Random(config.hash)
     cases = []
@@ -112,6 +118,7 @@ def test_matches_model_at_every_limit(config):
     run(dut, bench, max_cycles=200_000)
     assert causes >= {Error.NONE, Error.SCRATCHPAD_RANGE, Error.PARAM_RANGE, Error.ROW_RANGE,
                       Error.TOKEN_RANGE, Error.FIELD_RANGE, Error.BEAT_COUNT}
+    assert (Error.FACTOR_RANGE in causes) == bool(config.factor_depth)
     assert slowest[0] <= 45
 
 
