@@ -165,10 +165,12 @@ def _show_simulation(report):
                f"the first weights to the last result{beyond}")
     if "array_idle" in report:
         _show_idle(report["array_idle"], last - first)
-    if report["bandwidth"]:
-        table("\nWeights:", ["layer", "bytes", "cycles", "bytes a cycle"],
-              [(row["name"], row["bytes"], row["cycles"], round(row["bytes_per_cycle"], 3))
-               for row in report["bandwidth"]])
+    layers = [row for row in report["bandwidth"] or ()
+              if not row["name"].startswith("blocks.") or row["name"].startswith("blocks.0.")]
+    if layers:  # the other blocks' are the same
+        table("\nWeights from the stream:", ["layer", "bytes", "cycles", "bytes a cycle"],
+              [(row["name"], row["weight_bytes"], row["cycles"], f"{row['bytes_per_cycle']:.2f}")
+               for row in layers])
 
 
 def _show_idle(idle, cycles):
