@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 from systola.hw import shapes
 from systola.hw.groups import GroupWalker
 from systola.hw.isa import Opcode
+from systola.hw.regslice import RegisterSlice
 from systola.hw.requant import Requantizer
 from systola.hw.residual import ResidualReader
 from systola.hw.word_writer import WordWriter, group_tag
@@ -74,7 +75,10 @@ class Drain(wiring.Component):
             lanes=config.lanes, in_bits=config.acc_bits, mult_bits=config.mult_bits,
             code_mult_bits=config.code_mult_bits, tag=group_tag(config))
         wiring.connect(m, wiring.flipped(self.instr), walker.instr)
-        wiring.connect(m, requant.o, writer.i)
+        # Cuts the way from the scratchpad's readiness to the requantizer's enable.
+        m.submodules.slice = slice_ = RegisterSlice(requant.o.p.shape(), forward=False)
+        wiring.connect(m, requant.o, slice_.i)
+        wiring.connect(m, slice_.o, writer.i)
         wiring.connect(m, residual.port, wiring.flipped(self.res))
         wiring.connect(m, writer.out, wiring.flipped(self.out))
         wiring.connect(m, walker.residual, residual.i)

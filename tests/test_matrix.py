@@ -18,7 +18,8 @@ from systola.sim.systolic import matmul
 
 
 def configure(rows, cols, lanes, **other):
-    fields = {"token_depth": 16, "banks": 4, "bank_depth": 1024, "mult_bits": 20, "acc_bits": 36}
+    fields = {"token_depth": 16, "banks": 4, "bank_depth": 1024, "mult_bits": 20,
+              "code_mult_bits": 16, "acc_bits": 36}
     return AcceleratorConfig(rows=rows, cols=cols, lanes=lanes, **{**fields, **other})
 
 
@@ -78,13 +79,14 @@ class Setup:
 
         groups = 1 if broadcast else -(-n // lanes)
         spread = float(np.abs(z).max() + 1)
+        limit = 2**(config.code_mult_bits if out_bits <= 8 else config.mult_bits) - 1
         shift = rng.integers(18, 30, groups * lanes)
         if row_scale:  # for multipliers of up to mult_bits bits
             shift[:] = config.mult_bits + int(np.log2(spread)) - out_bits + 1
         record = {"bias": rng.integers(-int(spread), int(spread) + 1, groups * lanes),
                   "mult": np.clip(rng.choice([-1, 1], groups * lanes)
                                   * rng.uniform(0.4, 2) * 2.0**(shift + out_bits - 1) / spread,
-                                  -2**config.mult_bits + 1, 2**config.mult_bits - 1).astype(int),
+                                  -limit, limit).astype(int),
                   "shift": shift}
         param_base = len(self.params)
         self.params += [[{name: int(v[g * lanes + j]) for name, v in record.items()}
@@ -241,7 +243,8 @@ def predict(config, jobs, columns_ready):
                     ahead = p == 0 and t < len(behind)
                     enter = max(enter, min(free, behind[t]) if ahead else free) + 1
             begin = max(enter - 1 + latency, drained + 2, after + (7 if residual else 5))
-            row = max(-(-count // config.lanes), words * (1 + (wide or residual)))
+            slots = config.requant_cycles(long=wide, residual=residual)
+            row = max(-(-count // config.lanes) * slots, words * (1 + (wide or residual)))
             drained = begin + f["rows"] * row - 1
             released.append(drained)
             reads.append([begin + t * row for t in range(f["rows"])])
