@@ -6,6 +6,7 @@ from amaranth import Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.regslice import RegisterSlice
 from systola.hw.transpose import block_tag
 
 __all__ = ["ChannelTile", "RegionWalker", "Walk", "walk_item", "walk_region"]
@@ -37,7 +38,8 @@ def walk_item(config):
 class ChannelTile(wiring.Component):
     """Position of a tile of C channels in rows of words: which lanes of which one or two words.
 
-    All outputs but ``word`` follow ``part`` and the position combinationally.
+    All outputs but ``word``, ``first``, ``count`` and ``pad`` are registers that follow the
+    position `ChannelTile.SETTLE` cycles later; those three are chosen from registers by ``part``.
 
     Parameters
     ----------
@@ -60,6 +62,9 @@ class ChannelTile(wiring.Component):
         Lanes of the word asked for, and the columns that are missing after the tile's last word.
     """
 
+    SETTLE = 5
+    """Cycles from a new position, or the size of a row, to the outputs."""
+
     def __init__(self, config):
         self.config = config
         lane = range(config.rows)
@@ -77,26 +82,40 @@ class ChannelTile(wiring.Component):
         here, missing, there = Signal(count), Signal(count), Signal(count)  # columns of the tile
         left, left_next = Signal(count), Signal(count)  # valid lanes from `lane` and in the next
         after = Signal(range(rows + cols))
-        row_end, next_end = Signal(), Signal()
-        m.d.comb += [
-            row_end.eq(self.word == self.words - 1), next_end.eq(self.word + 2 == self.words),
+        row_end, next_end, beyond = Signal(), Signal(), Signal(count)
+        wraps, last_word = Signal(), Signal(16)
+        # A register behind every operation.
+        m.d.sync += [
+            last_word.eq(self.words - 1), after.eq(lane + cols), wraps.eq(lane >= rows - cols),
+            row_end.eq(self.word == last_word), next_end.eq(self.word + 1 == last_word),
+            self.next_word.eq(self.word + wraps),
             left.eq(Mux(row_end, self.lanes_last, rows) - lane),
             left_next.eq(Mux(next_end, self.lanes_last, rows)),
-            here.eq(Mux(left < cols, left, cols)), missing.eq(cols - here),
+            here.eq(Mux(left < cols, left, cols)), missing.eq(Mux(left < cols, cols - left, 0)),
             self.two.eq((missing != 0) & ~row_end),
             there.eq(Mux(left_next < missing, left_next, missing)),
-            self.last.eq(Mux(self.two, next_end & (left_next <= missing),
+            beyond.eq(Mux(left_next < missing, missing - left_next, 0)),
+            self.last.eq(Mux((missing != 0) & ~row_end, next_end & (left_next <= missing),
                              row_end & (left <= cols))),
+        ]
+        m.d.comb += [
             self.first.eq(Mux(self.part, 0, lane)), self.count.eq(Mux(self.part, there, here)),
-            self.pad.eq(Mux(self.part, missing - there, Mux(self.two, 0, missing))),
-            after.eq(lane + cols), self.next_word.eq(self.word + (after >= rows)),
+            self.pad.eq(Mux(self.part, beyond, Mux(self.two, 0, missing))),
         ]
         with m.If(self.advance):
             m.d.sync += [self.word.eq(self.next_word),
-                         lane.eq(Mux(after >= rows, after - rows, after))]
+                         lane.eq(Mux(wraps, after - rows, after))]
         with m.If(self.clear):
             m.d.sync += [self.word.eq(0), lane.eq(0)]
         return m
+
+
+def _place():
+    """Return a row's address, how many rows are left with it, and what that number allows.
+
+    ``end``: no other row of the region follows; ``zero``: it is beyond the region.
+    """
+    return data.StructLayout({"address": 16, "left": 16, "end": 1, "zero": 1})
 
 
 class RegionWalker(wiring.Component):
@@ -104,7 +123,8 @@ class RegionWalker(wiring.Component):
 
     The three orders share one nest of loops: rows of a tile innermost, then words of the row
     (COLUMNS, ROWS) or the two words that a tile of C channels may touch (TRANSPOSE), then tiles
-    of rows, and for TRANSPOSE tiles of channels outermost.
+    of rows, and for TRANSPOSE tiles of channels outermost. Between tiles of channels and at the
+    start it pauses for ``ChannelTile.SETTLE`` cycles.
 
     Parameters
     ----------
@@ -114,10 +134,14 @@ class RegionWalker(wiring.Component):
     Members
     -------
     i : In(stream.Signature(walk_region()))
-        Taken when the previous walk has ended; the first step follows in the next cycle.
+        Taken when the previous walk has ended; the first step follows `RegionWalker.LATENCY`
+        cycles later.
     o : Out(stream.Signature(walk_item(config)))
-        Steps.
+        Steps, from registers.
     """
+
+    LATENCY = 5
+    """Cycles from an accepted region to its first step, for TRANSPOSE those of `ChannelTile`."""
 
     def __init__(self, config):
         self.config = config
@@ -127,54 +151,65 @@ class RegionWalker(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        region, busy = Signal(walk_region()), Signal()
-        inner = Signal(range(config.rows))          # row in the tile
-        word, row = Signal(16), Signal(17)          # beyond the region in a tile's zero rows
-        address = Signal(16)                        # of this row's word 0
-        tile_row, tile_address = Signal(17), Signal(16)
-        part = Signal()                             # second word of a tile of channels
-
-        transpose = region.walk == Walk.TRANSPOSE
-        limit = Mux(transpose, config.rows - 1, Mux(region.walk == Walk.ROWS, 0, config.cols - 1))
+        region, busy, ready = Signal(walk_region()), Signal(), Signal()
+        m.submodules.output = output = RegisterSlice(walk_item(config))
         m.submodules.tile = tile = ChannelTile(config)
-        m.d.comb += [tile.words.eq(region.words), tile.lanes_last.eq(region.lanes_last),
-                     tile.part.eq(part), tile.clear.eq(self.i.valid & ~busy)]
-        inner_end, middle_end, rows_end = Signal(), Signal(), Signal()
-        step = Signal()
+        wiring.connect(m, output.o, wiring.flipped(self.o))
+        item, step = output.i.p, Signal()
+        m.d.comb += [self.i.ready.eq(~busy), output.i.valid.eq(ready),
+                     step.eq(ready & output.i.ready)]
+        whole, fresh, transpose = Signal(_place()), Signal(), Signal()
+        inner, inner_end, words_left, word_end = (
+            Signal(range(config.rows)), Signal(), Signal(16), Signal())
+        word, part = Signal(16), Signal()  # part: second word of a tile of channels
+        here, tile_start, below = Signal(_place()), Signal(_place()), Signal(_place())
+        block_end, middle_end, rows_end = Signal(), Signal(), Signal()
         m.d.comb += [
-            rows_end.eq(row + 1 >= region.rows),
-            inner_end.eq((inner == limit) | transpose & rows_end),
-            middle_end.eq(inner_end & Mux(transpose, part | ~tile.two,
-                                          word == region.words - 1)),
-            self.i.ready.eq(~busy), self.o.valid.eq(busy), step.eq(busy & self.o.ready),
-            self.o.p.addr.eq(address + word), self.o.p.zero.eq(row >= region.rows),
-            self.o.p.row_end.eq(word == region.words - 1),
-            self.o.p.block_end.eq(inner_end),
-            self.o.p.tag.first.eq(tile.first), self.o.p.tag.count.eq(tile.count),
-            self.o.p.tag.pad.eq(tile.pad),
-            self.o.p.final.eq(middle_end & rows_end & (~transpose | tile.last)),
-            self.o.p.tag.final.eq(self.o.p.final),
-            tile.advance.eq(step & middle_end & rows_end),
+            tile.words.eq(region.words), tile.lanes_last.eq(region.lanes_last),
+            tile.part.eq(part), tile.clear.eq(~busy), tile.advance.eq(step & rows_end),
+            block_end.eq(inner_end | transpose & here.end),
+            middle_end.eq(block_end & Mux(transpose, part | ~tile.two, word_end)),
+            rows_end.eq(middle_end & here.end),
+            below.address.eq(here.address + region.stride),
+            below.left.eq(here.left - ~here.zero), below.zero.eq(here.end),
+            below.end.eq(here.left <= 2),
+            item.addr.eq(here.address + word), item.zero.eq(here.zero), item.row_end.eq(word_end),
+            item.block_end.eq(block_end), item.tag.first.eq(tile.first),
+            item.tag.count.eq(tile.count), item.tag.pad.eq(tile.pad),
+            item.final.eq(rows_end & (~transpose | tile.last)), item.tag.final.eq(item.final),
         ]
+        single, one_word, limit = Signal(), Signal(), Signal(range(config.rows))
+        m.d.sync += [
+            whole.address.eq(region.base), whole.left.eq(region.rows),
+            whole.end.eq(region.rows == 1), transpose.eq(region.walk == Walk.TRANSPOSE),
+            limit.eq(Mux(region.walk == Walk.TRANSPOSE, config.rows - 1,
+                         Mux(region.walk == Walk.ROWS, 0, config.cols - 1))),
+            single.eq(limit == 0), one_word.eq(region.words == 1),
+        ]
+        pause = Signal(range(ChannelTile.SETTLE + 1))
         with m.If(step):
-            m.d.sync += [inner.eq(inner + 1), row.eq(row + 1),
-                         address.eq(address + region.stride)]
-            with m.If(inner_end):
-                m.d.sync += [inner.eq(0), row.eq(tile_row), address.eq(tile_address),
-                             word.eq(word + 1), part.eq(1)]
+            m.d.sync += [inner.eq(inner + 1), inner_end.eq(inner + 1 == limit), here.eq(below)]
+            with m.If(block_end):
+                m.d.sync += [inner.eq(0), inner_end.eq(single), here.eq(tile_start), part.eq(1),
+                             word.eq(word + 1), words_left.eq(words_left - 1),
+                             word_end.eq(words_left == 2)]
             with m.If(middle_end):
-                # The running row and address stand one step before the next tile's first.
-                m.d.sync += [row.eq(row + 1), tile_row.eq(row + 1),
-                             address.eq(address + region.stride),
-                             tile_address.eq(address + region.stride),
-                             part.eq(0), word.eq(Mux(transpose, tile.word, 0))]
-                with m.If(transpose & rows_end):
-                    m.d.sync += [row.eq(0), tile_row.eq(0), address.eq(region.base),
-                                 tile_address.eq(region.base), word.eq(tile.next_word)]
-            with m.If(self.o.p.final):
-                m.d.sync += busy.eq(0)
-        with m.If(self.i.valid & ~busy):
-            m.d.sync += [region.eq(self.i.p), busy.eq(1), inner.eq(0), word.eq(0), row.eq(0),
-                         address.eq(self.i.p.base), tile_row.eq(0),
-                         tile_address.eq(self.i.p.base), part.eq(0)]
+                # The running row stands one before the next tile's first.
+                m.d.sync += [here.eq(below), tile_start.eq(below), part.eq(0),
+                             word.eq(Mux(transpose, tile.word, 0)), words_left.eq(region.words),
+                             word_end.eq(one_word)]
+            with m.If(rows_end & transpose):
+                m.d.sync += [here.eq(whole), tile_start.eq(whole), word.eq(tile.next_word),
+                             ready.eq(0), fresh.eq(0), pause.eq(ChannelTile.SETTLE)]
+            with m.If(item.final):
+                m.d.sync += [busy.eq(0), ready.eq(0)]
+        with m.Elif(busy & ~ready):
+            m.d.sync += [pause.eq(pause - 1), ready.eq(pause == 1)]
+            with m.If(fresh):
+                m.d.sync += [inner.eq(0), inner_end.eq(single), here.eq(whole), part.eq(0),
+                             tile_start.eq(whole), word.eq(0), words_left.eq(region.words),
+                             word_end.eq(one_word)]
+        with m.If(~busy):
+            m.d.sync += [region.eq(self.i.p), busy.eq(self.i.valid), fresh.eq(1), pause.eq(Mux(
+                self.i.p.walk == Walk.TRANSPOSE, ChannelTile.SETTLE, self.LATENCY - 2))]
         return m

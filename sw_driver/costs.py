@@ -20,7 +20,7 @@ class Costs:
     fence: int = 1              # from done to the start of the fenced instruction
     data_latency: int = 2       # from a beat's arrival to the LOAD engine
     load_done: int = 1          # from the last word of a LOAD operation to done
-    read_latency: int = 4       # from start to the first word of FETCH and STORE
+    read_latency: int = 8       # from start to the first word of FETCH and STORE
     transpose: int = 2          # from a block's last row to its first column
     fifo: int = 2               # from a push into the weight FIFO to the tile loader
     fifo_free: int = 2          # from a column's load to room in the FIFO

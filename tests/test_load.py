@@ -12,6 +12,7 @@ from systola.hw.config import AcceleratorConfig
 from systola.hw.isa import FORMATS, Flag, Opcode, encode
 from systola.hw.load import LoadEngine
 from systola.hw.scratchpad import Scratchpad
+from systola.hw.walk import ChannelTile
 from systola.sim.harness import collect, drive, run
 from systola.sim.machine_ops import Memories
 
@@ -198,11 +199,12 @@ def test_throughput_is_about_a_word_a_cycle():
     config = AcceleratorConfig(**CONFIGS["divides"], **SIZES)
     fields = {"base": 0, "stride": 3, "rows": 40, "words": 3}
     beats = [[1] * 8] * 120
-    assert simulate(config, [(Opcode.LOAD, {**fields, "beats": 120}, beats)]) <= 120 + 4
-    assert simulate(config, [(Opcode.STORE, fields, [])]) <= 120 + 7
+    assert simulate(config, [(Opcode.LOAD, {**fields, "beats": 120}, beats)]) <= 120 + 8
+    assert simulate(config, [(Opcode.STORE, fields, [])]) <= 120 + 12
     fetch = {**fields, "lanes_last": 8, "flags": 0}
-    assert simulate(config, [(Opcode.FETCH, fetch, [])]) <= 120 + 7
+    assert simulate(config, [(Opcode.FETCH, fetch, [])]) <= 120 + 12
     # Tiles of 4 of a word's 8 channels: twice the words are read as are there.
     fetch["flags"] = Flag.TRANSPOSE
-    assert simulate(config, [(Opcode.FETCH, fetch, [])]) <= 240 + 8 + 10
+    # A pause between the 6 tiles of channels.
+    assert simulate(config, [(Opcode.FETCH, fetch, [])]) <= 240 + 5 * ChannelTile.SETTLE + 24
     assert simulate(config, [(Opcode.LOAD_WEIGHTS, {"beats": 120}, beats)]) <= 120 + 4
