@@ -10,6 +10,7 @@ from pathlib import Path
 
 from amaranth.back import rtlil
 
+from systola.boards.depth import Depth, logic_depth
 from systola.boards.netlist import keep_large, merge_identical, quote_indices
 from systola.boards.sizes import ModuleSize, Size, module_sizes
 from systola.hw.accelerator import Accelerator
@@ -26,6 +27,10 @@ FAMILIES = "xc7", "xcup"
 
 _ARRAY = "array"
 """Name of the module that holds the systolic array."""
+
+_FLAT = ("setattr -mod -unset keep_hierarchy *\nflatten\nopt_clean\nselect {top}/*\n"
+         "write_json -selected flat.json\n")
+"""Writes the mapped netlist without hierarchy, so that paths go through all of it."""
 
 _STEP = re.compile(r"^[\d.]+ Executing (\S+) pass|^Extracted .* module `\\?(\S+)' to",
                    re.MULTILINE)
@@ -45,6 +50,7 @@ class Synthesis:
     total: Size
     modules: dict[str, ModuleSize] = field(default_factory=dict)
     array: dict = field(default_factory=dict)
+    depth: Depth | None = None
 
     def to_dict(self):
         """Return everything as plain dictionaries and numbers.
@@ -52,11 +58,13 @@ class Synthesis:
         ``total`` and each of ``modules`` have ``lut``, ``ff``, ``carry``, ``dsp``, ``bram36``; a
         module also ``instances`` and ``own``, the same without its submodules. With a systolic
         array there are ``macs`` per cycle, ``lut_per_mac``, ``ff_per_mac`` and ``macs_per_dsp``.
+        ``depth`` is there if it was asked for.
         """
         modules = {name: {"instances": size.instances, **asdict(size.total),
                           "own": asdict(size.own)} for name, size in self.modules.items()}
         return {"top": self.top, "family": self.family, "seconds": self.seconds,
-                "total": asdict(self.total), "modules": modules, **self.array}
+                "total": asdict(self.total), "modules": modules, **self.array,
+                **({"depth": self.depth.to_dict()} if self.depth else {})}
 
 
 def array_of(*, weight_bits=8, act_bits=8, rows=24, cols=8, style="dsp_packed", max_tokens=4):
@@ -74,8 +82,8 @@ def array_of(*, weight_bits=8, act_bits=8, rows=24, cols=8, style="dsp_packed", 
                          style=style, packing=packing)
 
 
-def synthesize(design, top="systola", *, family="xc7", smallest=1000, infer_dsp=None, log=None,
-               progress=None):
+def synthesize(design, top="systola", *, family="xc7", smallest=1000, infer_dsp=None, depth=False,
+               log=None, progress=None):
     """Synthesize `design` and return its size.
 
     Modules are kept apart, so that each has its own figures, and identical ones are synthesized
@@ -97,6 +105,8 @@ def synthesize(design, top="systola", *, family="xc7", smallest=1000, infer_dsp=
     infer_dsp : bool, optional
         Whether Yosys may turn multiplications into DSP slices; by default unless the array of the
         design has its own slices or wants none (``dsp_packed`` and ``lut``).
+    depth : bool
+        Find the deepest paths, too (`logic_depth`).
     log : str or Path, optional
         File for Yosys' complete log.
     progress : callable, optional
@@ -134,12 +144,13 @@ def synthesize(design, top="systola", *, family="xc7", smallest=1000, infer_dsp=
             "select -assert-none t:$_DLATCH* t:$_SR_*\ncheck -assert\n"
             "design -load whole\n"
             f"synth_xilinx -family {family} -abc9 -noiopad{flags} -top {top}\n"
-            "tee -o stat.json stat -json\n")
+            "tee -o stat.json stat -json\n" + (_FLAT.format(top=top) if depth else ""))
         _run_yosys(folder, log, progress)
         stat = json.loads((folder / "stat.json").read_text())
+        paths = logic_depth(folder / "flat.json", top=top) if depth else None
     modules = module_sizes(stat["modules"], top)
     result = Synthesis(top, family, round(time.perf_counter() - start, 1), modules[top].total,
-                       modules)
+                       modules, depth=paths)
     if style is not None:
         result.array = _per_mac(modules, design, slices=family == "xc7" and style == "dsp_packed")
     return result

@@ -43,9 +43,10 @@ def generate(config, output, as_json):
               help="Processing elements.  [dsp_packed]")
 @click.option("--max-tokens", type=int, metavar="N",
               help="Most vectors that a packed array may take in a cycle.  [4]")
+@click.option("--depth", is_flag=True, help="Find the deepest logic between registers.")
 @json_option
 @click.pass_context
-def synth(ctx, config, family, array, as_json, **shape):
+def synth(ctx, config, family, array, depth, as_json, **shape):
     """Synthesize with Yosys for a Xilinx FPGA and list what every module needs.
 
     LUT, flip-flops (FF), carry chains (CARRY), DSP slices and block RAM by module; of the systolic
@@ -60,7 +61,7 @@ def synth(ctx, config, family, array, as_json, **shape):
         raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} needs --array")
     design = array_of(**given) if array else config
     with progress("synthesizing (minutes for a large array)") as update:
-        result = synthesize(design, "array" if array else "systola", family=family,
+        result = synthesize(design, "array" if array else "systola", family=family, depth=depth,
                             progress=lambda text: update(text=f"synthesizing: {text}"))
     result = result.to_dict()
     if as_json:
@@ -79,3 +80,10 @@ def show(result):
         click.echo(f"systolic array: {result['macs']} multiply-accumulates a cycle, each "
                    f"{result['lut_per_mac']:.2f} LUT and {result['ff_per_mac']:.2f} FF"
                    + (f"; {dsp:g} per DSP slice" if dsp else ""))
+    if "depth" in result:
+        depth = result["depth"]
+        click.echo(f"deepest path between registers: {depth['levels']} LUT levels and "
+                   f"{depth['carry']} carry chains")
+        table("", ["from", "to", "levels", "carry"],
+              [(path["start"], path["end"], path["levels"], path["carry"])
+               for path in depth["worst"]])

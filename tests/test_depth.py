@@ -4,9 +4,13 @@ import json
 import random
 
 import pytest
+from amaranth import Module, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
 
 from systola.boards.depth import logic_depth
 from systola.boards.primitives import arcs
+from systola.boards.synth import synthesize
 
 
 class Netlist:
@@ -209,3 +213,27 @@ def test_unusable_netlists_are_refused():
         n.depth(top="other")
     with pytest.raises(ValueError, match=r"^netlist must consist of .* primitives, not 'GTX'$"):
         arcs("x", {"type": "GTX", "connections": {}, "port_directions": {}})
+
+
+class Chain(wiring.Component):
+    """A sum of four terms behind an input register, in front of an output register."""
+
+    a: In(data.ArrayLayout(12, 4))
+    y: Out(14)
+
+    def elaborate(self, platform):
+        m = Module()
+        held = Signal.like(self.a)
+        m.d.sync += [held.eq(self.a), self.y.eq((held[0] + held[1]) ^ (held[2] + held[3]))]
+        return m
+
+
+def test_a_synthesized_unit():
+    result = synthesize(Chain(), "chain", depth=True).to_dict()
+    depth = result["depth"]
+    # The upper bit of a sum: propagate, the chain, and the LUT that joins both sums.
+    assert (depth["levels"], depth["carry"]) == (2, 1)
+    assert depth["worst"][0]["start"] == "held Q"
+    assert depth["worst"][0]["end"] == "y D"
+    assert depth["histogram"] == {2: 13}  # every bit of y; the inputs come from ports
+    assert depth["from_ports"] == 0
