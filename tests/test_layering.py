@@ -26,6 +26,7 @@ RULES = [  # the first pattern that fits decides
     ("sim/simulate.py", SIMULATION),
     ("sim/host.py", SIMULATION),
     ("sim/timeline.py", {"numpy", "systola.hw.isa", "systola.hw.regmap"}),
+    ("sim/page.py", {"systola.hw.isa", "systola.sim"}),
     ("sim/harness.py", SIMULATION),
     ("sim/bench_*.py", SIMULATION),
     ("sim/runner.py", SIMULATION),
