@@ -7,6 +7,7 @@ from amaranth import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.packing import plan_packing
 from systola.hw.systolic import SystolicArray
 from systola.hw.tile_loader import TileLoader
 from systola.sim.harness import drive, run
@@ -99,16 +100,57 @@ def test_matches_product(rows, cols, widths, style, seed):
         np.testing.assert_array_equal(y, matmul(x, tile.T))
 
 
-@pytest.mark.parametrize(("rows", "cols"), [(4, 4), (5, 3), (3, 5), (2, 2), (6, 1)])
-def test_swaps_follow_every_max_rows_cols_cycles(rows, cols):
-    tiles, passes = random_case(np.random.default_rng(1), rows, cols, [1] * 6)
-    sums, swaps = simulate(LoadedArray(rows=rows, cols=cols), tiles, passes)
+@pytest.mark.parametrize(("rows", "cols", "style"), [
+    (4, 4, "dsp"), (5, 3, "dsp"), (3, 5, "dsp"), (2, 2, "dsp"), (6, 1, "dsp"),
+    (4, 4, "dsp_packed"), (2, 6, "dsp_packed"), (7, 4, "dsp_packed"), (1, 2, "dsp_packed")])
+def test_swaps_follow_every_max_rows_cols_cycles(rows, cols, style):
+    packed = style == "dsp_packed"
+    tiles, passes = random_case(np.random.default_rng(1), rows, cols, [1] * 6, packed=packed)
+    sums, swaps = simulate(LoadedArray(rows=rows, cols=cols, style=style), tiles, passes)
     assert np.diff(swaps).tolist() == [max(rows, cols)] * 5
     for tile, x, y in zip(tiles, passes, sums, strict=True):
         np.testing.assert_array_equal(y, matmul(x, tile.T))
 
 
+@pytest.mark.parametrize("widths", [(4, 4), (3, 3), (2, 2)])
+def test_several_vectors_a_cycle(widths):
+    rows, cols, rng = 9, 4, np.random.default_rng(5)
+    act_bits, weight_bits = widths
+    plan = plan_packing(weight_bits, act_bits, rows, cols=cols, max_tokens=4, least_gap=2)
+    assert plan.tokens > 1
+    dut = SystolicArray(rows=rows, cols=cols, act_bits=act_bits, weight_bits=weight_bits,
+                        style="dsp_packed", packing=plan)
+    w, x = 2**(weight_bits - 1) - 1, 2**(act_bits - 1)
+    tile = rng.integers(-w, w + 1, (rows, cols))
+    tile[:, 0], tile[:, 1] = w, -w
+    acts = rng.integers(-x, x + 1, (30, plan.tokens, rows))
+    acts[:5], acts[5:10] = x, -x
+    latency, seen = dut.latency, []
+
+    async def testbench(ctx):
+        for j in range(cols // plan.group):
+            ctx.set(dut.w, [int(v) for v in tile[:, j * plan.group:(j + 1) * plan.group].T.flat])
+            ctx.set(dut.w_col, 1 << j)
+            await ctx.tick()
+        ctx.set(dut.w_col, 0)
+        for cycle in range(len(acts) + latency + cols):
+            ctx.set(dut.swap, cycle == 0)
+            if cycle < len(acts):
+                ctx.set(dut.acts, [int(v) for v in acts[cycle].flat])
+            seen.append([ctx.get(lane) for lane in dut.psum])
+            await ctx.tick()
+
+    run(dut, testbench)
+    for t, vectors in enumerate(acts):
+        for token, vector in enumerate(vectors):
+            assert [seen[t + latency + dut.delays[c]][token * cols + c]
+                    for c in range(cols)] == (vector @ tile).tolist()
+
+
 @pytest.mark.parametrize(("change", "message"), [
+    ({"style": "dsp_packed", "cols": 3}, r"^8-bit weights .* must divide 3 columns$"),
+    ({"packing": plan_packing(8, 8, 4)}, r"^packing must be a plan for this array, not "),
+    ({"style": "dsp_packed", "packing": plan_packing(8, 8, 5)}, r"^packing must be a plan for"),
     ({"rows": 0}, r"^rows must be a positive integer, not 0$"),
     ({"cols": "4"}, r"^cols must be a positive integer, not '4'$"),
     ({"act_bits": 9}, r"^act_bits must be an integer from 2 to 8, not 9$"),
@@ -118,6 +160,11 @@ def test_error_names_the_parameter(change, message):
     good = {"rows": 4, "cols": 4, "act_bits": 8, "weight_bits": 8, "style": "dsp"}
     with pytest.raises(ValueError, match=message):
         SystolicArray(**{**good, **change})
+
+
+def test_loader_group_divides_columns():
+    with pytest.raises(ValueError, match=r"^group must divide cols \(4\), not 3$"):
+        TileLoader(rows=4, cols=4, weight_bits=8, group=3)
 
 
 def test_loader_error_names_the_parameter():
