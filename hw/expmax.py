@@ -80,7 +80,7 @@ class ExpMax(wiring.Component):
         wiring.connect(m, wiring.flipped(self.i), rows.i)
         wiring.connect(m, wiring.flipped(self.w), table.w)
         advance, take = Signal(), Signal()
-        total, divided = Signal(self._sum_bits), Signal()
+        total, divided = Signal(self._sum_bits, reset_less=True), Signal()
         ended = Signal()  # a row's last beat was taken, and its sum is not being divided yet
         pipe, beat = Pipeline(m, advance), rows.o.p
         m.d.comb += [
@@ -102,8 +102,12 @@ class ExpMax(wiring.Component):
         valid = pipe.delay(valid, 1 + cycles, reset_less=False) & advance
         last = pipe.delay(last, 1 + cycles)
         new_total = (total + beat_sum)[:self._sum_bits]
+        clear = Signal(init=1)
+        m.d.sync += clear.eq(0)
         with m.If(valid):
-            m.d.sync += total.eq(Mux(last, 0, new_total))
+            m.d.sync += total.eq(new_total)
+        with m.If(clear | (valid & last)):  # not a reset value: this way it takes no look-up table
+            m.d.sync += total.eq(0)
         self._divide(m, valid & last, new_total, divided)
         return m
 

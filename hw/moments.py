@@ -122,6 +122,8 @@ class RowMoments(wiring.Component):
         cycles += square_cycles(17) + 1
         assert cycles == self._sum_cycles
         total, early = pipe.add_up(x)
+        clear = Signal(init=1)
+        m.d.sync += clear.eq(0)
         count = 1 if self.lanes == 1 else pipe.delay(
             1 + sum(beat.keep[k] for k in range(1, self.lanes)), early + 1)
         for values, at in ({"total": total, "count": count}, early + 1), (
@@ -129,10 +131,12 @@ class RowMoments(wiring.Component):
             valid = pipe.delay(take, at, reset_less=False)
             last = pipe.delay(beat.last, at)
             for name, value in values.items():
-                so_far, new = Signal.like(row[name]), Signal.like(row[name])
+                so_far, new = Signal.like(row[name], reset_less=True), Signal.like(row[name])
                 m.d.comb += new.eq(so_far + value)
                 with m.If(valid):
-                    m.d.sync += so_far.eq(Mux(last, 0, new))
+                    m.d.sync += so_far.eq(new)
+                with m.If(clear | (valid & last)):  # no reset value: so it takes no look-up table
+                    m.d.sync += so_far.eq(0)
                 with m.If(valid & last):
                     m.d.sync += row[name].eq(new)
         with m.If(valid & last):  # of the squares, the later ones

@@ -1,6 +1,6 @@
 """Shiftmax of I-ViT: the integer softmax of a row."""
 
-from amaranth import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
@@ -67,9 +67,9 @@ class Shiftmax(wiring.Component):
         self.in_bits, self.out_bits, self.n = in_bits, out_bits, n
         self.division = 32 - n
         self._digits = -(-(x0_bits + 1) // 2)
-        self._product_latency = -(-self._digits // _STEPS) + 1
+        self._product_latency = -(-self._digits // _STEPS) + 2
         # Row maximum 2, difference, sum, factor: one each.
-        self.latency = (5 + ShiftExp.latency_for(n) + (lanes - 1).bit_length() + self.division
+        self.latency = (6 + ShiftExp.latency_for(n) + (lanes - 1).bit_length() + self.division
                         + self._product_latency)
         super().__init__({
             "i": In(stream.Signature(row_beat(signed(in_bits), lanes))),
@@ -116,22 +116,35 @@ class Shiftmax(wiring.Component):
         stored = data.View(held, exponentials.w_data)
         m.d.comb += [exponentials.w_en.eq(valid), stored.mant.eq(exp.mant),
                      stored.shift.eq(exp.shift), Cat(stored.last, stored.keep).eq(tail)]
-        last, keep = tail[0], Cat(1, tail[1:])
         level = []
         for k in range(self.lanes):
-            value = (exp.mant[k] << exp.shift[k])[1:len(exp.mant[k]) + self.n]
-            level.append(delay(m, Mux(keep[k], saturate(value, 31), 0), 1))
-        valid, last = delay(m, valid, 1, reset=True), delay(m, last, 1)
+            # The shift in two stages, each a four-way choice; lanes that are not kept add zero.
+            near = delay(m, exp.mant[k] << exp.shift[k][:2], 1)
+            value = (near << Cat(Const(0, 2), delay(m, exp.shift[k][2:], 1)))
+            value = value[1:len(exp.mant[k]) + self.n]
+            keep = delay(m, tail[k], 1) if k else Const(1)
+            level.append(delay(m, Mux(keep, saturate(value, 31), 0), 1))
+        valid, last = delay(m, valid, 2, reset=True), delay(m, tail[0], 2)
         while len(level) > 1:
             pairs = [saturate(a + b, 31) for a, b in zip(level[::2], level[1::2], strict=False)]
             level = [delay(m, value, 1) for value in pairs + level[len(level) & ~1:]]
             valid, last = delay(m, valid, 1, reset=True), delay(m, last, 1)
-        total, new_total = Signal(31), Signal(31)
-        m.d.comb += new_total.eq(saturate(total + level[0], 31))
+        self._add_up(m, level[0], valid, last, division)
+
+    def _add_up(self, m, value, valid, last, division):
+        """Sum the beats of a row, at most 2**31 - 1, and ask for the division by the sum."""
+        total, new_total = Signal(31, reset_less=True), Signal(32)
+        den = Signal(31, reset_less=True)
+        over, clear = Signal(), Signal(init=1)  # `over`: the sum did not fit, until the row's end
+        m.d.comb += [new_total.eq(total + value), division.p.den.eq(den)]
+        m.d.sync += clear.eq(0)
         with m.If(valid):
-            m.d.sync += total.eq(Mux(last, 0, new_total))
+            m.d.sync += [total.eq(new_total), over.eq(~last & (over | new_total[31]))]
+        with m.If(clear | (valid & last)):  # not a reset value: this way it takes no look-up table
+            m.d.sync += total.eq(0)
         with m.If(valid & last):  # no row ends before the sum of the one before is divided
-            m.d.sync += [division.p.den.eq(new_total), division.valid.eq(1)]
+            m.d.sync += [den.eq(Mux(over | new_total[31], 2**31 - 1, new_total)),
+                         division.valid.eq(1)]
 
     def _products(self, m, held, exponentials, quot):
         """Multiply each row of exponentials by its factor."""
@@ -157,9 +170,11 @@ class Shiftmax(wiring.Component):
                 product[k] = pipe.reg(product[k])
             factor, triple = pipe.reg(factor), pipe.reg(triple)
         for k in range(self.lanes):
-            shift = pipe.delay(stored.shift[k], self._product_latency - 1)
+            shift = pipe.delay(stored.shift[k], self._product_latency - 2)
+            near = pipe.reg(product[k] << shift[:2])
+            result = near << Cat(Const(0, 2), pipe.reg(shift[2:]))
             # Below 2**32 unless the sum was clamped; then the factor is 1, the product a mantissa.
-            result = (product[k] << shift)[33 - self.out_bits:max(32, 2 * self._digits + self.n)]
+            result = result[33 - self.out_bits:max(32, 2 * self._digits + self.n)]
             m.d.comb += self.o.p.x[k].eq(pipe.reg(saturate(result, self.out_bits - 1)))
         tail = pipe.delay(Cat(stored.last, 1, stored.keep), self._product_latency)
         m.d.comb += [self.o.valid.eq(pipe.delay(take, self._product_latency, reset_less=False)),

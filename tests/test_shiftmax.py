@@ -88,7 +88,7 @@ def test_golden_rows(case):
     assert got == expected.tolist()
 
 
-@pytest.mark.parametrize(("lanes", "latency"), [(1, 31), (2, 32), (4, 33), (5, 34)])
+@pytest.mark.parametrize(("lanes", "latency"), [(1, 33), (2, 34), (4, 35), (5, 36)])
 def test_latency(lanes, latency):
     for count in 1, 20:
         cycles = simulate([[3] * lanes * count], 20, lanes=lanes, max_row=20 * lanes)[0]
