@@ -57,6 +57,7 @@ def play(program, rng=None, sizes=None, overlap=3):
     """Return the cycle in which each instruction started, and in which it was done."""
     dut = Gates(**(sizes or {}))
     started, done, now = {}, {}, [0]
+    held_back = dict.fromkeys(Engine, 0)
 
     def feeder(engine):
         mine = [(k, wait, signal) for k, (e, wait, signal) in enumerate(program) if e == engine]
@@ -72,7 +73,13 @@ def play(program, rng=None, sizes=None, overlap=3):
                 finish = bool(inside) and not (rng and rng.random() < 0.7)
                 ctx.set(gate.o.ready, ready)
                 ctx.set(gate.done, finish)
-                *_, valid, payload = await ctx.tick().sample(gate.o.valid, gate.o.p)
+                *_, valid, payload, waits, starts, offered, lacks = await ctx.tick().sample(
+                    gate.o.valid, gate.o.p, gate.waits, gate.started, gate.i.valid,
+                    gate.i.p.wait)
+                assert starts == (valid and ready)
+                assert waits in (0, 1, 2, 4), "more than one reason to wait"
+                assert not waits or (offered and ready and not valid and waits & lacks)
+                held_back[engine] += bool(waits)
                 assert held is None or (valid and payload == held), "offer fell while stalled"
                 held = payload if valid and not ready else None
                 if finish:
@@ -89,17 +96,18 @@ def play(program, rng=None, sizes=None, overlap=3):
 
     benches = [bench for engine in Engine for bench in feeder(engine)]
     run(dut, *benches, background=[clock])
-    return started, done
+    return started, done, held_back
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_dependencies_hold_and_nothing_hangs(seed):
     rng = random.Random(seed)
     program, before = random_program(rng, 60)
-    started, done = play(program, rng, {"depth": rng.choice([1, 2, 4])})
+    started, done, held_back = play(program, rng, {"depth": rng.choice([1, 2, 4])})
     assert len(done) == len(program)
     for number, needs in enumerate(before):
         assert all(done[k] < started[number] for k in needs)
+    assert sum(held_back.values()) > 20
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -108,7 +116,7 @@ def test_counter_that_fills_up_holds_the_giver_and_loses_nothing(seed):
     give = (Engine.LOAD, 0, 1 << Engine.MATRIX)
     take = (Engine.MATRIX, 1 << Engine.LOAD, 0)
     program = [give] * 40 + [take] * 40
-    started, done = play(program, rng, {"depth": 2, "bits": 3})
+    started, done, _ = play(program, rng, {"depth": 2, "bits": 3})
     assert len(done) == 80
     # Never more than 2**3 - 1 tokens given and not taken.
     for k in range(40):
@@ -118,7 +126,9 @@ def test_counter_that_fills_up_holds_the_giver_and_loses_nothing(seed):
 
 def test_own_fence_waits_for_everything_inside():
     fence = (Engine.MATRIX, 1 << Engine.MATRIX, 0)
-    started, done = play([(Engine.MATRIX, 0, 0)] * 2 + [fence])
+    started, done, held_back = play([(Engine.MATRIX, 0, 0)] * 2 + [fence])
+    assert held_back == {Engine.LOAD: 0, Engine.MATRIX: done[1] - started[1],
+                         Engine.VECTOR: 0}
     assert started[1] <= done[0]  # the engine overlaps without the fence
     assert started[2] > done[1]
 
