@@ -7,7 +7,7 @@ import random
 import subprocess
 
 import pytest
-from amaranth import Cat, Module, Signal, signed
+from amaranth import Cat, Module
 from amaranth.back import rtlil
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -200,7 +200,7 @@ def proved(claims, folder):
 
 
 def within(value, bound):
-    return [(value >= -bound) & (value <= bound)]
+    return (value >= -bound) & (value <= bound)
 
 
 def product(plan):
@@ -208,39 +208,47 @@ def product(plan):
     return w * x
 
 
-def packed(values, plan):
-    return sum(value << field.offset for value, field in zip(values, plan.fields, strict=False))
+def below(plan, index, rows):
+    """Return what all fields below `index` together add to it at most in `rows` rows, as units."""
+    total = sum(rows * product(plan) << field.offset for field in plan.fields[:index])
+    return -(-total >> plan.fields[index].offset)
+
+
+def signed_bits(bound):
+    return bound.bit_length() + 1
+
+
+def count_bits(plan, index, rows):
+    low, high = plan.count_range(index, rows)
+    return signed_bits(max(-low - 1, high))
 
 
 def step_claims(plan):
-    """State for every tap: from a right count, the next one is right, whatever comes between.
+    """State for taps: from a right count, the next one is right, whatever comes between.
 
-    Free are the sums of the field and all below it at one look, and what the rows in between add
-    to each.
+    Free are the field's sum and what those below it carry into it at one look, and how the rows in
+    between change both. Only the first and last tap: those between differ in the lengths of counts.
     """
     claims = []
     for index, field in enumerate(plan.fields[:-1]):
-        count = index + 1
-        for above, rows in itertools.pairwise((field.first, *field.taps)):
-            if rows not in {field.taps[0], field.taps[-1]}:
-                continue  # those between differ only in that their counts have fewer bits
-            reach, gap = rows * product(plan), (rows - above) * product(plan)
-            widths = [reach.bit_length() + 1] * count + [gap.bit_length() + 1] * count
+        looks = itertools.pairwise((field.first, *field.taps))
+        for above, rows in {look[1]: look for look in looks if look[1] in (
+                field.taps[0], field.taps[-1])}.values():
+            ends = [bound for count in (above, rows - above)
+                    for bound in (count * product(plan), below(plan, index, count))]
 
-            def state(values, field=field, index=index, above=above, rows=rows, gap=gap):
-                old, change = values[:len(values) // 2], values[len(values) // 2:]
-                before = packed(old, plan)
-                after = packed([a + b for a, b in zip(old, change, strict=True)], plan)
-                top = field.offset + field.width
-                seen = [(value >> top - field.seen)[:field.seen] for value in (before, after)]
-                bits = _bits(plan.count_range(index, rows))
-                known = Signal(signed(_bits(plan.count_range(index, above))))
-                assumed = [within(value, above * product(plan))[0] for value in old]
-                assumed += [within(value, gap)[0] for value in change]
-                known = (before >> top)[:len(known)].as_signed()
-                return assumed, [next_count(known, *seen, bits) == after >> top]
+            def state(values, field=field, index=index, above=above, rows=rows, ends=ends):
+                own, carry, own_change, carry_change = values
+                before = own + carry
+                after = before + own_change + carry_change
+                seen = [(value >> field.width - field.seen)[:field.seen]
+                        for value in (before, after)]
+                known = (before >> field.width)[:count_bits(plan, index, above)].as_signed()
+                found = next_count(known, *seen, count_bits(plan, index, rows))
+                return ([within(*pair) for pair in zip(values, ends, strict=True)],
+                        [found == after >> field.width])
 
-            claims.append(Claim(widths, state))
+            claims.append(Claim([signed_bits(end) for end in ends], state))
     return claims
 
 
@@ -248,14 +256,14 @@ def first_claims(plan):
     """State that the first count is the top bit of what the first look sees."""
     claims = []
     for index, field in enumerate(plan.fields[:-1]):
-        reach = field.first * product(plan)
+        ends = [field.first * product(plan), below(plan, index, field.first)]
 
-        def state(values, field=field, reach=reach):
-            total, top = packed(values, plan), field.offset + field.width
-            return ([within(value, reach)[0] for value in values],
-                    [(total >> top - 1)[:1].as_signed() == total >> top])
+        def state(values, field=field, ends=ends):
+            total = values[0] + values[1]
+            return ([within(*pair) for pair in zip(values, ends, strict=True)],
+                    [(total >> field.width - 1)[:1].as_signed() == total >> field.width])
 
-        claims.append(Claim([reach.bit_length() + 1] * (index + 1), state))
+        claims.append(Claim([signed_bits(end) for end in ends], state))
     return claims
 
 
@@ -264,15 +272,16 @@ def split_claim(plan, split=split_fields):
     reach = plan.rows * product(plan)
 
     def state(values):
-        total = packed(values, plan)
-        counts = [(packed(values[:k + 1], plan) >> field.offset + field.width)[
-            :_bits(plan.count_range(k, plan.rows))].as_signed()
+        totals = list(itertools.accumulate(
+            value << field.offset for value, field in zip(values, plan.fields, strict=True)))
+        counts = [(totals[k] >> field.offset + field.width)[
+            :count_bits(plan, k, plan.rows)].as_signed()
             for k, field in enumerate(plan.fields[:-1])]
-        sums = split(plan, total[:plan.packed_bits].as_signed(), counts)
-        return ([within(value, reach)[0] for value in values],
+        sums = split(plan, totals[-1][:plan.packed_bits].as_signed(), counts)
+        return ([within(value, reach) for value in values],
                 [a == b for a, b in zip(sums, values, strict=True)])
 
-    return Claim([reach.bit_length() + 1] * len(plan.fields), state)
+    return Claim([signed_bits(reach)] * len(plan.fields), state)
 
 
 def pack_claims(plan, least=0):
@@ -291,11 +300,6 @@ def pack_claims(plan, least=0):
 
         claims.append(Claim([bits] * len(offsets), state))
     return claims
-
-
-def _bits(limits):
-    low, high = limits
-    return max(-low - 1, high).bit_length() + 1
 
 
 def required(rows=24):
