@@ -34,12 +34,14 @@ class Costs:
     residual_gap: int = 7       # the same if the next one has a residual
     wide_next: int = 2          # from its done to the start of the next but one
     write_latency: int = 11     # from the last group to done, one more if 16 bits wide
-    shiftmax: int = 28          # VECTOR: latencies of a row beyond its beats and writes
-    shiftmax_row: int = 9       # least cycles a row, its division
+    shiftmax: int = 39          # VECTOR: latencies of a row beyond its beats and writes
+    shiftmax_row: int = 17      # least cycles a row, its division
+    deferred: int = 25          # the same of deferred Shiftmax
+    deferred_row: int = 1       # beyond a cycle for two bits of the row factor
     shiftgelu: int = 43
-    table: int = 6
-    layernorm: int = 38         # beyond the root
-    layernorm_row: int = 16     # least cycles a row, its mean
+    table: int = 10
+    layernorm: int = 67         # beyond the root
+    layernorm_row: int = 35     # least cycles a row, its mean
     finish: int = 2             # from the last completion to done
 
 
@@ -49,13 +51,20 @@ COSTS = Costs()
 def vector_cycles(opcode, fields, config, costs):
     """Return the cycles of a VECTOR operation from its start to done."""
     columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]
+    scaled = opcode is Opcode.LAYERNORM or (opcode is Opcode.SHIFTGELU
+                                            and config.gelu == "exact")
     lanes = config.norm_lanes if opcode is Opcode.LAYERNORM else config.vector_lanes
-    words = [-(-min(config.rows, columns - first) // lanes)
-             for first in range(0, columns, config.rows)]
+    words = _beats(columns, lanes, config)
     beats, rows = sum(words), fields["rows"]
     planes = config.attention_digits if opcode is Opcode.SHIFTMAX else 1
-    every, last = _writes(words, planes)
-    if opcode is Opcode.SHIFTMAX:  # two passes over a row, then the product
+    slots = config.requant_cycles(long=False) if scaled else 1
+    out_lanes = config.norm_lanes if scaled else lanes
+    every, last = _writes([slots * count for count in _beats(columns, out_lanes, config)], planes)
+    if opcode is Opcode.SHIFTMAX and config.attention == "deferred":  # two passes over a row
+        division = costs.deferred_row + -(-config.mult_bits // 2)
+        latency = costs.deferred + (lanes - 1).bit_length() + beats
+        return latency + (rows - 1) * max(beats, every, division) + last
+    if opcode is Opcode.SHIFTMAX:  # a third pass: the product
         latency = costs.shiftmax + (lanes - 1).bit_length() + 2 * beats
         return latency + (rows - 1) * max(beats, every, costs.shiftmax_row) + last
     if opcode is Opcode.LAYERNORM:
@@ -69,6 +78,12 @@ def vector_cycles(opcode, fields, config, costs):
     if config.gelu == "exact":
         return costs.shiftgelu + beats + (rows - 1) * max(beats + 1, every) + last
     return costs.table + (rows - 1) * max(beats, every) + last
+
+
+def _beats(columns, lanes, config):
+    """Return the beats of `lanes` elements of each word of a row."""
+    return [-(-min(config.rows, columns - first) // lanes)
+            for first in range(0, columns, config.rows)]
 
 
 def _writes(words, planes):

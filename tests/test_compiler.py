@@ -410,7 +410,7 @@ def test_every_cost_counts():
     # Wide results, residuals, a starved FIFO, transposed fetches: every delay is on some path.
     cases = [CASES["odd"], ({"blocks": 2, "hidden": 40}, {"weight_fifo": 2, "stream_fifo": 4,
                                                "queue_depth": 2}),
-             ({"gelu": "table"}, {"gelu": "table"}),
+             ({"gelu": "table"}, {"gelu": "table"}), CASES["deferred"],
              ({"classes": 60}, {"param_depth": 16, "stream_fifo": 64})]
     useless = set()
     for field in dataclasses.fields(COSTS):
