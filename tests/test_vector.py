@@ -36,7 +36,7 @@ class Fake:
         self.instructions, self.factors, self.free = [], [], 0
 
     def _record(self):
-        bits = self.config.mult_bits
+        bits = self.config.code_mult_bits  # all results have at most 8 bits
         mult = int(self.rng.integers(1 << bits - 1, 1 << bits)) * int(self.rng.choice([-1, 1]))
         return {"bias": int(self.rng.integers(-2**31, 2**31)) >> int(self.rng.integers(1, 31)),
                 "mult": mult, "shift": int(self.rng.integers(bits + 4, bits + 25))}
@@ -54,8 +54,8 @@ class Fake:
         first = region["base"] + plane * region["plane"] + region["stride"] * np.arange(rows)
         return (first[:, None] + words) * self.config.rows + lane
 
-    def add(self, opcode, rows, n):
-        """Place an instruction on `rows` rows of `n` random codes."""
+    def add(self, opcode, rows, n, *, in_place=False):
+        """Place an instruction on `rows` rows of `n` random codes, or over what it reads."""
         config, rng = self.config, self.rng
         words, wide = -(-n // config.rows), opcode == Opcode.LAYERNORM
         source = self._region(rows, words, 2 if wide else 1)
@@ -65,7 +65,11 @@ class Fake:
         for plane in range(2 if wide else 1):
             self.initial.flat[self._addresses(source, plane, rows, n)] = x >> 8 * plane & 255
         planes = config.attention_digits if opcode == Opcode.SHIFTMAX else 1
-        target = self._region(rows, words, planes)
+        if in_place:  # the first planes are the same rows
+            target = {**source, "plane": self.free - source["base"]}
+            self.free += target["plane"] * (planes - 1)
+        else:
+            target = self._region(rows, words, planes)
         fields = {"rows": rows, "words": words, "lanes_last": n - (words - 1) * config.rows,
                   **{f"src_{name}": value for name, value in source.items()},
                   **{f"dst_{name}": value for name, value in target.items()}}
@@ -210,6 +214,9 @@ CONFIGS = [
      "norm_start": "leading_one"},
     {"attention": "deferred", "gelu": "table"},
     {"attention_bits": 8, "mult_bits": 31}, {"act_bits": 2, "weight_bits": 2, "gelu": "table"},
+    {"rows": 8, "lanes": 4, "vector_lanes": 4, "norm_lanes": 2, "code_mult_bits": 16},
+    {"rows": 8, "lanes": 4, "norm_lanes": 1, "code_mult_bits": 16, "attention": "deferred",
+     "norm_roots": 1},
 ]
 
 
@@ -218,7 +225,8 @@ def test_matches_models(fields):
     rng = random.Random(str(fields))
     fake = Fake(rng.randrange(10**6), **fields)
     for opcode in rng.sample(ALL * 2, 6):
-        fake.add(opcode, rng.randint(1, 5), rng.choice([1, 2, 5, 13, rng.randint(1, 40)]))
+        fake.add(opcode, rng.randint(1, 3), rng.choice([1, 2, 5, 13, rng.randint(1, 40)]),
+                 in_place=rng.random() < 0.5)
     simulate(fake, rng)
 
 
