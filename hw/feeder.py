@@ -93,40 +93,62 @@ class Feeder(wiring.Component):
         k, column = Signal(16), Signal(16)           # `column` and `lane`: the tile's first output
         lane, next_lane = Signal(range(config.rows)), Signal(range(2 * config.rows))
         addr, plane, word = Signal(16), Signal(16), Signal(16)  # of this word, its plane, its k
+        # Kept one step ahead in registers; `last_tile` is late, so a tile of one word takes two.
         last_t, last_digit, last_k, last_tile = Signal(), Signal(), Signal(), Signal()
+        one_t, one_digit, one_k = Signal(), Signal(), Signal()
+        one_word, pause = Signal(), Signal()  # tiles are one word; and the next is not yet known
+        ends = Signal()  # the tile ends with this word
+        # Fields of the instruction less 2 or 1, so that comparing them needs no sum.
+        t_less, digit_less, k_less = Signal.like(t), Signal.like(digit), Signal.like(k)
+        words_less, lanes_last = Signal(16), Signal(range(config.rows + 1))
         m.d.comb += [
-            last_t.eq(t + 1 == ins.rows), last_digit.eq(digit + 1 == ins.digits),
-            last_k.eq(k + 1 == ins.act_words), next_lane.eq(lane + config.cols),
-            last_tile.eq(Mux(column + 1 == ins.words, next_lane >= ins.lanes_last,
-                             (column + 2 == ins.words)
-                             & (next_lane >= ins.lanes_last + config.rows))),
+            next_lane.eq(lane + config.cols), ends.eq(last_t & last_digit & last_k),
             self.instr.ready.eq(~active),
-            self.act.req.valid.eq(active & words.w_rdy), self.act.req.p.addr.eq(addr),
-            step.eq(self.act.req.valid & self.act.req.ready),
+            self.act.req.valid.eq(active & words.w_rdy & ~pause),
+            self.act.req.p.addr.eq(addr), step.eq(self.act.req.valid & self.act.req.ready),
             words.w_en.eq(step),
+        ]
+        m.d.sync += [
+            pause.eq(step & one_word),
+            last_tile.eq(((column == words_less) & (next_lane >= lanes_last))
+                         | ((column + 1 == words_less) & (next_lane >= lanes_last + config.rows))),
         ]
         note = data.View(self.word_layout, words.w_data)
         m.d.comb += [
             note.t.eq(t), note.digit.eq(digit), note.begin.eq(t == 0),
             note.first.eq((k == 0) & (digit == 0)), note.swap.eq((t == 0) & (digit == 0)),
             note.top.eq(last_digit & (ins.flags & Flag.UNSIGNED).any()),
-            note.last.eq(last_t & last_digit & last_k),
+            note.last.eq(ends),
         ]
         with m.If(step):
-            m.d.sync += [t.eq(t + 1), addr.eq(addr + ins.act_stride)]
+            m.d.sync += [t.eq(t + 1), addr.eq(addr + ins.act_stride), last_t.eq(t == t_less)]
             with m.If(last_t):
-                m.d.sync += [t.eq(0), digit.eq(digit + 1), plane.eq(plane + ins.act_plane),
+                m.d.sync += [t.eq(0), last_t.eq(one_t), digit.eq(digit + 1),
+                             last_digit.eq(digit == digit_less), plane.eq(plane + ins.act_plane),
                              addr.eq(plane + ins.act_plane)]
                 with m.If(last_digit):
-                    m.d.sync += [digit.eq(0), k.eq(k + 1), word.eq(word + 1),
+                    m.d.sync += [digit.eq(0), last_digit.eq(one_digit), k.eq(k + 1),
+                                 last_k.eq(k == k_less), word.eq(word + 1),
                                  plane.eq(word + 1), addr.eq(word + 1)]
                     with m.If(last_k):
-                        m.d.sync += [k.eq(0), *(s.eq(ins.act_base) for s in (word, plane, addr)),
-                                     lane.eq(next_lane), active.eq(~last_tile)]
+                        m.d.sync += [k.eq(0), last_k.eq(one_k), lane.eq(next_lane),
+                                     active.eq(~last_tile),
+                                     *(s.eq(ins.act_base) for s in (word, plane, addr))]
                         with m.If(next_lane >= config.rows):
                             m.d.sync += [lane.eq(next_lane - config.rows), column.eq(column + 1)]
         with m.If(self.instr.valid & self.instr.ready):
-            m.d.sync += [ins.eq(self.instr.p), active.eq(1), column.eq(0),
+            for last, one, less, count in (
+                    (last_t, one_t, t_less, self.instr.p.rows),
+                    (last_digit, one_digit, digit_less, self.instr.p.digits),
+                    (last_k, one_k, k_less, self.instr.p.act_words)):
+                m.d.sync += [last.eq(count == 1), one.eq(count == 1), less.eq(count - 2)]
+            single = Signal()
+            m.d.comb += single.eq((self.instr.p.rows == 1) & (self.instr.p.digits == 1)
+                                  & (self.instr.p.act_words == 1))
+            m.d.sync += [one_word.eq(single), pause.eq(single), ins.eq(self.instr.p),
+                         active.eq(1), column.eq(0),
+                         words_less.eq(self.instr.p.words - 1),
+                         lanes_last.eq(self.instr.p.lanes_last),
                          lane.eq(first_lane(config, self.instr.p.out_group)),
                          *(s.eq(self.instr.p.act_base) for s in (word, plane, addr))]
 

@@ -99,21 +99,24 @@ class GroupWalker(wiring.Component):
     def _walk(self, m, ins, step, active, found):
         """Keep the position; describe its group in the registers `found` with every `step`."""
         config, lanes = self.config, self.config.lanes
-        place = data.StructLayout({"word": 16, "last": 1, "lane": range(config.rows), "param": 16})
+        place = data.StructLayout({"word": 16, "last": 1, "final": 1, "lane": range(config.rows),
+                                   "param": 16})
         here, tile, after = Signal(place), Signal(place), Signal(place)  # `tile`: its first group
         rows_left, group = Signal(range(config.token_depth)), Signal(range(self.groups))
         out_row, res_row, factor = Signal(16), Signal(16), Signal(16)
+        # Of the last word: its index, its valid lanes, and the lane of its last group.
         last_word, lanes_last = Signal(16), Signal(range(config.rows + 1))
-        word_end, row_end, tile_end, finished = Signal(), Signal(), Signal(), Signal()
+        last_lane = Signal(range(config.rows))
+        word_end, row_end, tile_end = Signal(), Signal(), Signal()
         flag = {name: (ins.flags & name).any() for name in Flag}
         use_res, wide = flag[Flag.RESIDUAL], ins.out_bits > 8
         m.d.comb += [
-            finished.eq(here.last & (here.lane + lanes >= lanes_last)),
             word_end.eq(here.lane == config.rows - lanes),
-            row_end.eq(finished | (group == self.groups - 1)),
+            row_end.eq(here.final | (group == self.groups - 1)),
             tile_end.eq(row_end & (rows_left == 0)),
             after.word.eq(here.word + word_end), after.last.eq(after.word == last_word),
             after.lane.eq(Mux(word_end, 0, here.lane + lanes)),
+            after.final.eq(after.last & (after.lane >= last_lane)),
             after.param.eq(here.param + ~flag[Flag.BROADCAST]),
         ]
         note = found.note
@@ -123,7 +126,7 @@ class GroupWalker(wiring.Component):
                 note.tag.mask.eq(Cat(~here.last | (here.lane + j < lanes_last)
                                      for j in range(lanes))),
                 note.tag.addr.eq(out_row + here.word), note.tag.flush.eq(row_end | word_end),
-                note.tag.end.eq(tile_end & finished), note.bits.eq(ins.out_bits),
+                note.tag.end.eq(tile_end & here.final), note.bits.eq(ins.out_bits),
                 note.symmetric.eq(flag[Flag.SYMMETRIC]), note.use_res.eq(use_res),
                 note.broadcast.eq(flag[Flag.BROADCAST]), note.row_end.eq(row_end),
                 note.row_scale.eq(flag[Flag.ROW_SCALE]), note.tile_end.eq(tile_end),
@@ -139,19 +142,23 @@ class GroupWalker(wiring.Component):
             with m.If(tile_end):
                 m.d.sync += [here.eq(after), tile.eq(after), rows_left.eq(ins.rows - 1),
                              out_row.eq(ins.out_base), res_row.eq(ins.res_base),
-                             factor.eq(ins.factor_base), active.eq(~finished)]
+                             factor.eq(ins.factor_base), active.eq(~here.final)]
         in_flight = Signal(2)  # instructions taken and not done; at most 3 as their tiles are 2
-        new = self.instr.p
+        begin, first = Signal(), Signal(place)
         taken = self.instr.valid & self.instr.ready
-        m.d.comb += self.instr.ready.eq(~active & ((in_flight == 0) | ~(wide | use_res))
-                                        & (in_flight != 3))
-        m.d.sync += in_flight.eq(in_flight + taken - self.done)
+        m.d.comb += [
+            self.instr.ready.eq(~active & ~begin & ((in_flight == 0) | ~(wide | use_res))
+                                & (in_flight != 3)),
+            first.lane.eq(first_lane(config, ins.out_group)), first.param.eq(ins.param_base),
+            first.last.eq(ins.words == 1),
+            first.final.eq(first.last & (first.lane >= last_lane)),
+        ]
+        m.d.sync += [in_flight.eq(in_flight + taken - self.done), begin.eq(taken)]
         with m.If(taken):
-            m.d.sync += [ins.eq(new), active.eq(1), out_row.eq(new.out_base),
-                         res_row.eq(new.res_base), factor.eq(new.factor_base),
-                         rows_left.eq(new.rows - 1), last_word.eq(new.words - 1),
-                         lanes_last.eq(new.lanes_last)]
-            for start in here, tile:
-                m.d.sync += [start.word.eq(0), start.last.eq(new.words == 1),
-                             start.lane.eq(first_lane(config, new.out_group)),
-                             start.param.eq(new.param_base)]
+            new = self.instr.p
+            m.d.sync += [ins.eq(new), last_word.eq(new.words - 1), lanes_last.eq(new.lanes_last),
+                         last_lane.eq(Mux(new.lanes_last > lanes, new.lanes_last - lanes, 0))]
+        with m.If(begin):
+            m.d.sync += [active.eq(1), out_row.eq(ins.out_base), res_row.eq(ins.res_base),
+                         factor.eq(ins.factor_base), rows_left.eq(ins.rows - 1), here.eq(first),
+                         tile.eq(first)]
