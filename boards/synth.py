@@ -16,7 +16,7 @@ from systola.boards.sizes import ModuleSize, Size, module_sizes
 from systola.hw.accelerator import Accelerator
 from systola.hw.config import AcceleratorConfig
 from systola.hw.packing import plan_packing
-from systola.hw.systolic import SystolicArray
+from systola.hw.systolic import SystolicArray, check_array
 from systola.hw.target import Primitives
 from systola.hw.verilog import find_yosys
 
@@ -75,6 +75,7 @@ def array_of(*, weight_bits=8, act_bits=8, rows=24, cols=8, style="dsp_packed", 
     parameter, `PackingError` with the reason if nothing packs.
     """
     packing = None
+    check_array(rows=rows, cols=cols, act_bits=act_bits, weight_bits=weight_bits, style=style)
     if style == "dsp_packed":
         packing = plan_packing(weight_bits, act_bits, rows, cols=cols, max_tokens=max_tokens,
                                least_gap=2)

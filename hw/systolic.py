@@ -8,7 +8,16 @@ from systola.hw.packing import array_delays, array_latency, plan_packing
 from systola.hw.pe import STYLES, PackedElement, ProcessingElement, check_cell
 from systola.hw.unwrap import FieldCounter, pack_fields, split_fields
 
-__all__ = ["SystolicArray"]
+__all__ = ["SystolicArray", "check_array"]
+
+
+def check_array(*, rows, cols, act_bits, weight_bits, style):
+    """Raise ``ValueError`` unless these are parameters of a `SystolicArray`."""
+    for name, value in ("rows", rows), ("cols", cols):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, not {value!r}")
+    check_cell(act_bits=act_bits, weight_bits=weight_bits, style=style,
+               styles=(*STYLES, "dsp_packed"))
 
 
 class SystolicArray(wiring.Component):
@@ -73,11 +82,7 @@ class SystolicArray(wiring.Component):
     """
 
     def __init__(self, *, rows, cols, act_bits, weight_bits, style, packing=None):
-        for name, value in ("rows", rows), ("cols", cols):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, not {value!r}")
-        check_cell(act_bits=act_bits, weight_bits=weight_bits, style=style,
-                   styles=(*STYLES, "dsp_packed"))
+        check_array(rows=rows, cols=cols, act_bits=act_bits, weight_bits=weight_bits, style=style)
         if packing is not None and (style != "dsp_packed" or cols % packing.group or (
                 rows, act_bits, weight_bits) != (
                 packing.rows, packing.act_bits, packing.weight_bits)):

@@ -17,6 +17,7 @@ SIMULATION = {"amaranth", "cocotb", "cocotb_tools", "cocotbext", "numpy", "systo
               "systola.sim", "systola.sw_driver", "systola.model.integer"}
 RULES = [  # the first pattern that fits decides
     ("hw/config.py", set()),
+    ("hw/packing.py", set()),
     ("hw/isa.py", {"systola.hw.config"}),
     ("hw/regmap.py", {"systola.hw.config", "systola.hw.isa"}),
     ("hw/*.py", {"amaranth", "systola.hw"}),

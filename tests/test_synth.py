@@ -9,7 +9,8 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from systola.boards.netlist import keep_large, merge_identical, quote_indices
-from systola.boards.synth import SynthesisError, synthesize
+from systola.boards.synth import SynthesisError, array_of, synthesize
+from systola.hw.systolic import SystolicArray
 
 
 class Leaf(wiring.Component):
@@ -167,6 +168,9 @@ def test_large_and_frequent_modules_are_kept():
     for limit in 0, lines[r"\top.one.leaf"], 10**6:
         kept = re.findall(r"keep_hierarchy 1\nmodule (\S+)", keep_large(text, limit))
         assert kept == [name for name in lines if lines[name] >= limit]
+    inside = r"\top.one.leaf"
+    assert re.findall(r"keep_hierarchy 1\nmodule (\S+)", keep_large(text, 0, inline=["one"])) == [
+        name for name in lines if name != inside]
     for options, kept in (({"instances": 2}, r"\top.one"), ({"always": ["half"]}, r"\top.half")):
         assert re.findall(r"keep_hierarchy 1\nmodule (\S+)",
                           keep_large(text, 10**6, **options)) == [kept]
@@ -177,3 +181,47 @@ def test_no_name_looks_like_a_bit_of_another():
     assert "\\a[0]" in text
     assert "\\a[0]" not in quote_indices(text)
     assert "\\a.0" in quote_indices(text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("widths", "group", "tokens"), [
+    ((8, 8), 2, 1), ((4, 8), 2, 1), ((4, 4), 2, 2), ((3, 3), 2, 3), ((2, 2), 4, 2)])
+def test_bare_packed_array(widths, group, tokens, tmp_path):
+    design = array_of(weight_bits=widths[0], act_bits=widths[1], rows=5, cols=4)
+    log = tmp_path / "yosys.log"
+    result = synthesize(design, "array", log=log).to_dict()
+    assert (design.group, design.tokens) == (group, tokens)
+    assert result["macs"] == 5 * 4 * tokens
+    assert result["macs_per_dsp"] == group * tokens
+    assert result["total"]["dsp"] == 5 * 4 // group
+    assert list(result["modules"]) == ["array"]  # flat
+    assert result["lut_per_mac"] == result["total"]["lut"] / result["macs"]
+    assert result["ff_per_mac"] == result["total"]["ff"] / result["macs"]
+    assert "XILINX_DSP pass" not in log.read_text()  # would make cascades
+
+
+@pytest.mark.slow
+def test_array_within_its_limits():
+    result = synthesize(array_of(rows=16, cols=12), "array").to_dict()
+    assert result["macs_per_dsp"] == 2
+    assert result["lut_per_mac"] <= 5
+    assert result["ff_per_mac"] <= 10
+
+
+@pytest.mark.slow
+def test_a_slice_that_is_gone_is_reported(monkeypatch):
+    monkeypatch.setattr(SystolicArray, "_outputs", lambda self, m, j, psums: None)
+    with pytest.raises(SynthesisError, match=r"^the array should have 4 DSP slices for 8 products, "
+                                             r"but 0 are left$"):
+        synthesize(array_of(rows=2, cols=4), "array")
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"weight_bits": 1}, "weight_bits must be an integer from 2 to 8, not 1"),
+    ({"act_bits": 9, "style": "dsp"}, "act_bits must be an integer from 2 to 8, not 9"),
+    ({"rows": 0}, "rows must be a positive integer, not 0"),
+    ({"cols": 7}, "8-bit weights with 8-bit activations cannot be packed: .* divide 7 columns"),
+])
+def test_unusable_arrays(arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        array_of(**arguments)
