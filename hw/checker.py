@@ -41,7 +41,7 @@ class Checker(wiring.Component):
         `Error` of the instruction, together with ``done``.
     """
 
-    LATENCY = 7
+    LATENCY = 8
     """Cycles from start to done beyond those of the steps."""
 
     def __init__(self, config):
@@ -94,7 +94,7 @@ class Checker(wiring.Component):
         total, restart, multiplied = Signal(_SUM_BITS), Signal(), Signal()
         leaves, due, judged = Signal(), Signal(), Signal()
         behind, waiting, told = Signal(codes), Signal(codes), Signal(codes)
-        low, high, below, above = Signal(32), Signal(_SUM_BITS), Signal(), Signal()
+        low, high, fails = Signal(32), Signal(_SUM_BITS), Signal()
         # Written as shifts, or synthesis would spend DSP slices that the array needs.
         m.d.sync += [half.eq(Mux(y[2 * k], x, 0) + (Mux(y[2 * k + 1], x, 0) << 1))
                      for k, half in enumerate(halves)]
@@ -103,10 +103,10 @@ class Checker(wiring.Component):
                      told.eq(waiting),
                      low.eq(self._select("low", behind.low, sources)),
                      high.eq(self._select("high", behind.high, sources)),
-                     below.eq(total < low), above.eq(total > high)]
+                     fails.eq((waiting.cause != Error.NONE)
+                              & ((total < low) | (total > high)))]
         with m.If(multiplied):
             m.d.sync += total.eq(Mux(restart, 0, total) + (halves[0] + (halves[1] << 2)))
-        fails = (told.cause != Error.NONE) & (below | above)
         m.d.comb += [self.done.eq(judged & (fails | told.last)),
                      self.cause.eq(Mux(fails, told.cause, 0))]
         with m.If(self.done):
@@ -136,7 +136,9 @@ class Checker(wiring.Component):
         with m.If(advance):
             m.d.sync += [chosen.eq(entry), ready.eq(more), index.eq(index + 1),
                          more.eq(more & ~entry.last)]
-        with m.If(self.start):
+        begin = Signal()
+        m.d.sync += begin.eq(self.start)
+        with m.If(begin):
             m.d.sync += more.eq(1)
             with m.Switch(self.word[:8]):
                 for opcode, k in begins.items():

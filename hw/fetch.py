@@ -6,6 +6,7 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from systola.hw import shapes
+from systola.hw.regslice import RegisterSlice
 from systola.hw.transpose import Transposer
 from systola.hw.walk import walk_item
 
@@ -68,10 +69,15 @@ class FetchPath(wiring.Component):
         m.submodules.steps = steps = SyncFIFO(width=item.size, depth=8)
         m.submodules.transposer = transposer = Transposer(
             rows=self.config.rows, cols=self.config.cols)
+        # Registers on both ways to the scratchpad: its arbiter ends one path and begins another.
+        m.submodules.request = request = RegisterSlice(self.src.req.p.shape())
+        m.submodules.rows = rows = RegisterSlice(transposer.i.p.shape(), forward=False)
+        wiring.connect(m, request.o, wiring.flipped(self.src.req))
+        wiring.connect(m, rows.o, transposer.i)
         m.d.comb += [
-            self.src.req.p.addr.eq(self.i.p.addr), steps.w_data.eq(self.i.p),
-            self.src.req.valid.eq(self.i.valid & ~self.i.p.zero & steps.w_rdy),
-            self.i.ready.eq(steps.w_rdy & (self.i.p.zero | self.src.req.ready)),
+            request.i.p.addr.eq(self.i.p.addr), steps.w_data.eq(self.i.p),
+            request.i.valid.eq(self.i.valid & ~self.i.p.zero & steps.w_rdy),
+            self.i.ready.eq(steps.w_rdy & (self.i.p.zero | request.i.ready)),
             steps.w_en.eq(self.i.valid & self.i.ready),
         ]
         step, valid, taken = Signal(item), Signal(), Signal()
@@ -85,8 +91,8 @@ class FetchPath(wiring.Component):
                      for lane, byte in enumerate(rsp.p)]
 
         m.d.comb += [self.result.p.word.eq(word), self.result.p.last.eq(step.final),
-                     transposer.i.p.word.eq(word), transposer.i.p.last.eq(step.block_end),
-                     transposer.i.p.tag.eq(step.tag), self.weights.p.eq(word)]
+                     rows.i.p.word.eq(word), rows.i.p.last.eq(step.block_end),
+                     rows.i.p.tag.eq(step.tag), self.weights.p.eq(word)]
         with m.Switch(self.target):
             with m.Case(Target.RESULT):
                 m.d.comb += [self.result.valid.eq(valid), taken.eq(self.result.ready),
@@ -96,7 +102,7 @@ class FetchPath(wiring.Component):
                              self.finished.eq(valid & taken & step.final)]
             with m.Case(Target.TRANSPOSE):
                 m.d.comb += [
-                    transposer.i.valid.eq(valid), taken.eq(transposer.i.ready),
+                    rows.i.valid.eq(valid), taken.eq(rows.i.ready),
                     self.weights.valid.eq(transposer.o.valid),
                     transposer.o.ready.eq(self.weights.ready),
                     self.weights.p.eq(transposer.o.p.word),

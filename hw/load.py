@@ -1,12 +1,13 @@
 """LOAD engine: moves words between stream, scratchpad, parameters, table and weight FIFO."""
 
 from amaranth import Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw import shapes
 from systola.hw.fetch import FetchPath, Target, result_beat
 from systola.hw.isa import Flag, Opcode
+from systola.hw.regslice import RegisterSlice
 from systola.hw.unpack import ParamUnpacker, TableUnpacker, bus_beat
 from systola.hw.walk import RegionWalker, Walk
 
@@ -72,11 +73,16 @@ class LoadEngine(wiring.Component):
         wiring.connect(m, wiring.flipped(self.table), table.o)
         word = [self.data.p[lane] for lane in range(config.rows)]
         step = walker.o
+        target = data.StructLayout({"addr": 16, "data": shapes.word(config)})
+        m.submodules.write = write = RegisterSlice(target)
         m.d.comb += [
+            self.dst.req.valid.eq(write.o.valid), write.o.ready.eq(self.dst.req.ready),
+            self.dst.req.p.addr.eq(write.o.p.addr), self.dst.req.p.data.eq(write.o.p.data),
+            self.dst.req.p.mask.eq(~0),
             path.i.p.eq(step.p), self.param.p.data.eq(params.o.p),
             params.i.p.eq(self.data.p), table.i.p.eq(self.data.p),
-            self.dst.req.p.addr.eq(step.p.addr), self.dst.req.p.mask.eq(~0),
-            *(self.dst.req.p.data[lane].eq(byte) for lane, byte in enumerate(word)),
+            write.i.p.addr.eq(step.p.addr),
+            *(write.i.p.data[lane].eq(byte) for lane, byte in enumerate(word)),
         ]
         left = Signal(32)  # beats or words still to move
 
@@ -84,10 +90,13 @@ class LoadEngine(wiring.Component):
             with m.State("IDLE"):
                 self._start(m, walker, path, table, left)
             with m.State("LOAD"):
-                m.d.comb += [self.dst.req.valid.eq(step.valid & self.data.valid),
-                             step.ready.eq(self.dst.req.ready & self.data.valid),
-                             self.data.ready.eq(self.dst.req.ready & step.valid)]
+                m.d.comb += [write.i.valid.eq(step.valid & self.data.valid),
+                             step.ready.eq(write.i.ready & self.data.valid),
+                             self.data.ready.eq(write.i.ready & step.valid)]
                 with m.If(step.valid & step.ready & step.p.final):
+                    m.next = "WRITTEN"
+            with m.State("WRITTEN"):  # the last word may still wait
+                with m.If(~write.o.valid | (self.dst.req.ready & write.i.ready)):
                     m.next = "DONE"
             with m.State("PARAMS"):
                 m.d.comb += [params.i.valid.eq(self.data.valid),

@@ -178,4 +178,4 @@ def test_data_moves_a_beat_a_cycle():
         await host.send(ctx, [1] * 200)
 
     cycles.append(run(host.dut, bench, background=[host.record]))
-    assert cycles[0] <= 200 + 2 * 16 + 16
+    assert cycles[0] <= 200 + 2 * 16 + 17
