@@ -75,6 +75,8 @@ def array_of(*, weight_bits=8, act_bits=8, rows=24, cols=8, style="dsp_packed", 
     parameter, `PackingError` with the reason if nothing packs.
     """
     packing = None
+    if not isinstance(max_tokens, int) or max_tokens < 1:
+        raise ValueError(f"max_tokens must be a positive integer, not {max_tokens!r}")
     check_array(rows=rows, cols=cols, act_bits=act_bits, weight_bits=weight_bits, style=style)
     if style == "dsp_packed":
         packing = plan_packing(weight_bits, act_bits, rows, cols=cols, max_tokens=max_tokens,
