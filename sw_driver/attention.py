@@ -49,8 +49,9 @@ class Attention:
         self.groups = [heads] if self._merged() else [[head] for head in heads]
         self.query = self._tensor("q", model.heads)
         self.stationary = {}     # (kind, head) to a view of all rows
-        self.attention, self.factors, self.context_ops = {}, {}, {}
-        self.query_ops = []
+        self.attention, self.factors = {}, {}  # of units between scores and context
+        self.context_ops, self.query_ops = {}, []
+        self.layers = {}         # rows of qkv as they are projected
 
     def _merged(self):
         """Return whether heads side by side, padded to words, need fewer tiles than each alone."""
@@ -110,18 +111,17 @@ class Attention:
     def _projection(self, kind, heads):
         """Return the layer of `kind` for `heads` side by side, each padded to words but the last.
 
-        It is made once, so that its tiles are.
+        It is made once, and so are its tiles.
         """
         key = kind, heads[0]
-        layers = self.__dict__.setdefault("_layers", {})
-        if key not in layers:
+        if key not in self.layers:
             source = np.full((len(heads), self.pad * self.config.rows), -1)
             for place, head in enumerate(heads):
                 source[place, :self.width] = (np.arange(self.width) + head * self.width
                                               + "qkv".index(kind) * self.model.channels)
             source = source.reshape(-1)[:source.size - source.shape[1] + self.width]
-            layers[key] = _rows(self.block.qkv, source)
-        return layers[key]
+            self.layers[key] = _rows(self.block.qkv, source)
+        return self.layers[key]
 
     # --- Units ---
 

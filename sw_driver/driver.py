@@ -107,7 +107,7 @@ class Accelerator:
         self.program = program
 
     def run(self, inputs):
-        """Run the program on `inputs`, a dict of int8 code arrays by name.
+        """Run the program on `inputs`, a dict of integer arrays by name (`Program.fill`).
 
         Returns
         -------

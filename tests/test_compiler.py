@@ -29,6 +29,7 @@ from systola.sw_driver.layout import (
 from systola.sw_driver.operation import Operation
 from systola.sw_driver.predict import predict_cycles
 from systola.sw_driver.program import decode_outputs
+from systola.sw_driver.schedule import assign_tokens, prefetch_params
 
 DIGITS = {"channels": 64, "heads": 4, "blocks": 4, "hidden": 256, "classes": 10, "tokens": 17,
           "patch_dim": 4}
@@ -184,6 +185,35 @@ def test_every_missing_token_is_found():
     assert set(missed) <= {(Opcode.MATMUL, Opcode.LOAD_PARAMS, True),
                            (Opcode.MATMUL, Opcode.FETCH, False)}
     assert len(missed) <= 4
+
+
+def chained_matmuls(after):
+    """Return two MATMULs with their weights, the second on the first's result; it loads params."""
+    tensors = [Tensor(f"t{k}", 2, 1, base=2 * k) for k in range(3)]
+    block = ParamBlock("p", 1, base=0)
+    multiply = [Operation(Opcode.MATMUL, "", reads={"act_": tensors[k].view()},
+                          writes={"out_": tensors[k + 1].view()},
+                          params=block if k else None) for k in range(2)]
+    weights = [Operation(Opcode.LOAD_WEIGHTS, "") for _ in range(2)]
+    params = Operation(Opcode.LOAD_PARAMS, "", loads=block, after=[multiply[0]] if after else [])
+    return [multiply[0], weights[0], params, multiply[1], weights[1]]
+
+
+def test_result_of_a_matmul_is_waited_for_by_the_next_or_by_its_parameters():
+    for after in False, True:
+        ops = chained_matmuls(after)
+        assign_tokens(ops, TINY)
+        _, _, params, second, _ = ops
+        assert second.wait == 1 << Engine.LOAD | (not after) << Engine.MATRIX
+        assert params.wait == after << Engine.MATRIX
+        assert ops[0].signal == after << Engine.LOAD
+
+
+def test_parameters_that_wait_leave_a_matmul_in_between():
+    ops = chained_matmuls(True)
+    assert prefetch_params(ops, 1) == ops
+    ops = chained_matmuls(False)
+    assert prefetch_params(ops, 1) == [ops[k] for k in (2, 0, 1, 3, 4)]
 
 
 def test_unmatched_token_is_found():

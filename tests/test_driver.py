@@ -7,9 +7,9 @@ import pytest
 from systola.hw.config import AcceleratorConfig
 from systola.hw.isa import Error, Opcode
 from systola.hw.regmap import COUNTERS, MAGIC, REGISTERS, VERSION
-from systola.model.random import random_codes, random_vit
+from systola.model.random import random_codes, random_stream, random_vit
 from systola.sim.machine import Machine, MachineError
-from systola.sim.vit import forward
+from systola.sim.vit import forward, forward_blocks
 from systola.sw_driver.compiler import compile_model
 from systola.sw_driver.driver import (
     Accelerator,
@@ -113,6 +113,15 @@ def test_runs_image_after_image(case):
             assert all(np.array_equal(outputs[name], expected[name]) for name in outputs)
         assert not transport.closed
     assert transport.closed
+
+
+def test_runs_blocks_alone(case):
+    model = case[0]
+    accelerator, _ = opened(compile_model(model, CONFIG, blocks_only=True))
+    for x in random_stream(np.random.default_rng(4), model, 2):
+        outputs, expected = accelerator.run({"embed": x}), forward_blocks(model, x)
+        assert list(outputs) == ["blocks.0.out"]
+        assert np.array_equal(outputs["blocks.0.out"], expected["blocks.0.out"])
 
 
 def test_counters_have_the_names_of_the_register_map(case):
