@@ -45,7 +45,7 @@ class GroupWalker(wiring.Component):
     done : In(1)
         An instruction is complete.
     note : Out(stream.Signature(group_note(config)))
-        Groups.
+        Groups; each to be taken not before its requests on the other ports.
     param, residual, factor : Out(stream.Signature(16))
         Parameter words, words of the residual's low plane, entries of the row factors (these only
         with ``config.factor_depth``).

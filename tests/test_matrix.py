@@ -255,11 +255,11 @@ def predict(config, jobs, columns_ready):
     return done
 
 
-SHAPES = [(4, 4, 1), (4, 4, 2), (8, 4, 4), (5, 3, 1), (6, 4, 2), (4, 1, 1), (6, 6, 3), (2, 2, 2)]
+# The simulator spends most of its time in the requantizer, a copy for each lane.
+SHAPES = [(4, 4, 1), (8, 4, 4), (5, 3, 1), (6, 4, 2), (4, 1, 1), (2, 2, 2)]
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "seed"), [(shape, k % 2) for k, shape in enumerate(SHAPES)])
 def test_matches_model(shape, seed):
     setup = Setup(configure(*shape), seed)
     r, c, _ = shape
@@ -274,8 +274,7 @@ def test_matches_model(shape, seed):
     np.testing.assert_array_equal(memory, setup.final())
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("shape", [(4, 4, 1), (8, 4, 4), (6, 4, 2), (6, 6, 3), (5, 3, 1)])
+@pytest.mark.parametrize(("shape", "seed"), [((4, 4, 1), 0), ((6, 4, 2), 1), ((6, 6, 3), 2)])
 def test_results_begin_inside_a_word(shape, seed):
     setup = Setup(configure(*shape), seed)
     r, c, lanes = shape
@@ -297,8 +296,7 @@ def test_a_tile_without_channels_writes_nothing():
     np.testing.assert_array_equal(memory, setup.initial)
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("shape", [(4, 4, 1), (8, 4, 4), (6, 4, 2), (5, 3, 1)])
+@pytest.mark.parametrize(("shape", "seed"), [((8, 4, 4), 0), ((6, 4, 2), 1), ((5, 3, 1), 2)])
 def test_residual_may_be_replaced_by_the_result(shape, seed):
     setup = Setup(configure(*shape), seed)
     r, _, lanes = shape
@@ -310,8 +308,7 @@ def test_residual_may_be_replaced_by_the_result(shape, seed):
     np.testing.assert_array_equal(memory, setup.final())
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("shape", [(4, 4, 1), (8, 4, 4), (6, 4, 2), (5, 3, 1)])
+@pytest.mark.parametrize(("shape", "seed"), [((4, 4, 1), 1), ((8, 4, 4), 0), ((5, 3, 1), 2)])
 def test_rows_are_scaled_by_their_factors(shape, seed):
     setup = Setup(configure(*shape, attention="deferred"), seed)
     r, c, lanes = shape
@@ -337,8 +334,7 @@ def test_matches_model_at_other_widths(act_bits, weight_bits, style):
     np.testing.assert_array_equal(memory, setup.final())
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("shape", [(4, 4, 2), (8, 4, 1), (6, 4, 2)])
+@pytest.mark.parametrize(("shape", "seed"), [((4, 4, 2), 0), ((8, 4, 1), 1), ((6, 4, 2), 2)])
 def test_cycles_as_documented(shape, seed):
     config = configure(*shape)
     setup, rng = Setup(config, seed), random.Random(seed)
