@@ -1,12 +1,12 @@
 """Dyadic requantization of lanes, with an optional residual."""
 
-from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth import Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.config import BRANCH_BITS, MULT_LIMB
 from systola.hw.pipeline import Pipeline
-from systola.hw.rescaler import LANE_LATENCY, LaneRescaler
+from systola.hw.rescaler import LANE_LATENCY, LaneRescaler, sign_mask
 from systola.hw.shapes import param_record
 
 __all__ = ["Requantizer"]
@@ -107,36 +107,37 @@ class Requantizer(wiring.Component):
         pipe, beat = Pipeline(m, advance), self.i.p
         slot = self._sequence(m, pipe)
 
-        def again(now, earlier):
-            """Return a register of the slot: a high slot takes what its beat gave, the low one."""
-            now, earlier = Value.cast(now), Value.cast(earlier)
-            return pipe.reg(Mux(slot["high"], pipe.delay(earlier, 2), now), now.shape())
+        def later(value, cycles):
+            """Delay by registers with a reset, of which no tool makes look-up tables (SRL16)."""
+            return pipe.delay(value, cycles, reset_less=False)
 
-        high, res = ([pipe.delay(slot[name], k + 1) for k in range(LANE_LATENCY)]
-                     for name in ("high", "res"))
-        final = pipe.reg(slot["final"], reset_less=False)
-        m.d.comb += self.o.valid.eq(pipe.delay(final, LANE_LATENCY, reset_less=False))
+        def follow(value, cycles, now=None):
+            """Delay what belongs to a beat; a high slot takes what came with its low slot."""
+            value = Value.cast(value)
+            now = Mux(slot["high"], later(value, 2), value if now is None else now)
+            return later(now[:len(value)], cycles + 1)
+
+        m.d.comb += self.o.valid.eq(later(slot["final"], LANE_LATENCY + 1))
         if "tag" in beat.shape().members:
-            m.d.comb += Value.cast(self.o.p.tag).eq(
-                pipe.delay(again(beat.tag, beat.tag), LANE_LATENCY))
-        bits, symmetric = (pipe.delay(again(beat[name], beat[name]), LANE_LATENCY - 2)
-                           for name in ("bits", "symmetric"))
-        mask = pipe.reg(Const(0xFFFF, 16) << (bits - 1)[:4], 16)
-        symmetric = pipe.reg(symmetric)
-        res_mult = (res[0], pipe.reg(self.res_mult)) if self.residual else None
+            m.d.comb += Value.cast(self.o.p.tag).eq(follow(beat.tag, LANE_LATENCY))
+        mask = sign_mask(pipe, follow(beat.bits, LANE_LATENCY - 2))
+        symmetric = follow(beat.symmetric, LANE_LATENCY - 1)
+        high, res, res_mult, adds = pipe.reg(slot["high"]), pipe.reg(slot["res"]), None, None
+        if self.residual:
+            res_mult, adds = (res, pipe.reg(self.res_mult)), later(res, LANE_LATENCY - 2)
         width = max(self.in_bits, self.mult_bits if self.residual else 0) + 1
         for k in range(self.lanes):
             lane = LaneRescaler(m, advance, bits=width, whole=self._whole,
                                 keep=BRANCH_BITS if self.residual else 16)
             limb, before = self._limb(pipe, slot, k)
-            shift = again(Mux(slot["res"], self.res_shift, beat.p[k].shift) if self.residual
-                          else beat.p[k].shift, beat.p[k].shift)
-            shift = pipe.delay(Cat(shift[:4], (shift[4:] + ~high[0])[:3]), 3)
+            shift = beat.p[k].shift
+            shift = follow(shift, 0, Mux(slot["res"], self.res_shift, shift)
+                           if self.residual else None)
+            place, fine = later((shift[4:] + ~high)[:3], 3), later(shift[:4], 3)
             z = lane.reset_reg(beat.z[k], slot["high"] | slot["res"])
             bias = pipe.reg(beat.p[k].bias, signed(self.in_bits))
-            product = lane.multiply(z, bias, limb, before, high=high[0], res_mult=res_mult)
-            near = lane.shift(*product, shift[4:], shift[:4])
-            total = lane.add(*near, res[5] if self.residual else None)
+            product, low = lane.multiply(z, bias, limb, before, high=high, res_mult=res_mult)
+            total = lane.round_shift(product, low, place, fine, adds)
             m.d.comb += self.o.p.y[k].eq(lane.saturate(*total, mask, symmetric))
         return m
 

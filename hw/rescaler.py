@@ -5,7 +5,7 @@ from amaranth import Cat, Const, Mux, Signal, signed
 from systola.hw.config import MULT_LIMB
 from systola.hw.pipeline import Pipeline, add_with_carry, booth_row
 
-__all__ = ["LANE_LATENCY", "LaneRescaler"]
+__all__ = ["LANE_LATENCY", "LaneRescaler", "sign_mask"]
 
 LANE_LATENCY = 7
 """Cycles from the operands of a slot to its result."""
@@ -44,8 +44,8 @@ class LaneRescaler(Pipeline):
         register = Signal(value.shape(), reset_less=True)
         with self.m.If(self.advance):
             self.m.d.sync += register.eq(value)
-            with self.m.If(clear):
-                self.m.d.sync += register.eq(0)
+        with self.m.If(self.advance & clear):  # not nested: a reset comes before an enable
+            self.m.d.sync += register.eq(0)
         return register
 
     def multiply(self, z, addend, limb, before, *, high, res_mult):
@@ -74,43 +74,52 @@ class LaneRescaler(Pipeline):
             upper = booth_row(upper, a, *digits[2 * row:2 * row + 3])
             if row == _ROWS // 2 - 1:
                 known, upper, a = self.reg(known), self.reg(upper), self.reg(a)
-                digits, low = self.reg(digits), self.reg(low)
+                digits, low = self.reg(digits, reset_less=False), self.reg(low)
             if row < _ROWS - 1:
                 known, upper = Cat(known, upper[:2]), upper[2:].as_signed()
         self.m.d.comb += [back.eq(a), total.eq(Cat(known, upper))]
         return self.reg(total), self.reg(low)
 
-    def shift(self, product, low, place, fine):
-        """Return ``(near, sticky, over, sign)`` two cycles later.
+    def round_shift(self, product, low, place, fine, res):
+        """Return ``(sum, over, sign)`` three cycles later: shifted right, rounded half to even.
 
-        ``near[1:]`` is the product shifted right by ``16 * (place - 1) + fine``, ``near[0]`` the
-        bit below and `sticky` whether there is a one below that; a `place` of 4 gives 0. `over`
-        tells that the shifted product does not fit `keep` bits.
+        Shifts by ``16 * (place - 1) + fine``; a `place` of 4 gives 0. The rounded value of the slot
+        before is added if that was marked by `res`, the residual's; None without any. With `over`
+        the sum is meaningless: it is beyond `keep` bits, on the side that `sign` tells.
         """
         value = Cat(Const(0, 1), low, product).as_signed()
         sign, zero = value[-1], place[2]
-        if len(product) > 3 * MULT_LIMB + 1:  # else shifted by 48 it is below a half, if that
-            place, zero = place[:3], Const(0, 1)
-        else:
+        if len(product) > 3 * MULT_LIMB + 1:
+            zero = Const(0, 1)
+        else:  # shifted by 48 it is at most a half
             place = place[:2]
         near, over, sticky = self._select(value, sign, place, MULT_LIMB, self.keep + 16)
-        near, over = self.reset_reg(near, zero), self.reset_reg(over, zero)
-        sticky, sign = self.reset_reg(sticky, zero), self.reset_reg(sign, zero)
+        near, over, sticky, sign = (self.reset_reg(v, zero) for v in (near, over, sticky, sign))
         fine = self.reg(fine)
-        near, far, below = self._select(near, sign, fine[2:], 4, self.keep + 4)
-        over, sticky = over | far, sticky | below
-        near, far, below = self._select(near, sign, fine[:2], 1, self.keep + 1)
-        return self.reg(near), self.reg(sticky | below), self.reg(over | far), self.reg(sign)
+        near, over, sticky = self._select(near, sign, fine[2:], 4, self.keep + 4, over, sticky)
+        near, over, sticky, sign, fine = (
+            self.reg(v) for v in (near, over, sticky, sign, fine[:2]))
+        near, over, sticky = self._select(near, sign, fine, 1, self.keep + 1, over, sticky)
+        up = near[0] & (sticky | near[1])
+        if res is None:
+            total = add_with_carry(Const(0, signed(1)), near[1:].as_signed(), up, self.keep + 1)
+        else:
+            held, held_over, held_sign = Signal(signed(self.keep + 1)), Signal(), Signal()
+            over, sign = over | held_over, Mux(over, sign, held_sign)
+            total = add_with_carry(held, near[1:].as_signed(), up, self.keep + 2)
+            for register, value in (held, total), (held_over, over), (held_sign, sign):
+                self.m.d.comb += register.eq(self.reset_reg(value[:len(register)], ~res))
+        return self.reg(total), self.reg(over), self.reg(sign)
 
-    def _select(self, value, sign, amount, step, bits):
-        """Shift right by ``step * amount``, 0 to 3, and keep `bits`.
+    def _select(self, value, sign, amount, step, bits, *flags):
+        """Shift right by ``step * amount``, 0 to 3 (0 to 7 if it has three bits), and keep `bits`.
 
-        By 4 too if `amount` has three bits. Returns the bits, whether any above them differs from
-        `sign`, and whether a one fell out below.
+        Returns the bits, whether any above them differs from `sign`, and whether a one fell out
+        below; the earlier ones of these two `flags` joined.
         """
         count = 4 if len(amount) == 2 else 5
         shifted = Signal(signed(bits))
-        over, dropped = Const(0, 1), Const(0, 1)
+        over, dropped = flags or (Const(0, 1), Const(0, 1))
         with self.m.Switch(amount):
             for index in range(count):
                 with self.m.Case(index):
@@ -118,39 +127,41 @@ class LaneRescaler(Pipeline):
         for index in range(count - 1):
             start = bits - 1 + step * index
             upper = value[start:start + step] if index < count - 2 else value[start:]
-            over |= (upper ^ sign.replicate(len(upper))).any() & (amount <= index)
-            dropped |= value[step * index:step * (index + 1)].any() & (amount > index)
+            over |= self._any(upper ^ sign.replicate(len(upper)), amount <= index)
+            dropped |= self._any(value[step * index:step * (index + 1)], amount > index)
         return shifted, over, dropped
 
-    def add(self, near, sticky, over, sign, res):
-        """Return ``(sum, over, sign)`` one cycle later: rounded, and the residual before added.
-
-        `res` marks the residual's slot, None without any. With `over` the sum is meaningless: it is
-        beyond `keep` bits, on the side that `sign` tells.
-        """
-        up = near[0] & (sticky | near[1])
-        if res is None:
-            held = Const(0, signed(1))
-        else:
-            held, held_over, held_sign = Signal(signed(self.keep + 1)), Signal(), Signal()
-            over, sign = over | held_over, Mux(over, sign, held_sign)
-        total = add_with_carry(held, near[1:].as_signed(), up, self.keep + 1 + (res is not None))
-        if res is not None:
-            with self.m.If(self.advance):
-                self.m.d.sync += [held.eq(total), held_over.eq(over), held_sign.eq(sign)]
-                with self.m.If(~res):
-                    self.m.d.sync += [held.eq(0), held_over.eq(0)]
-        return self.reg(total), self.reg(over), self.reg(sign)
+    @staticmethod
+    def _any(bits, enable):
+        """Return whether a bit is set while `enable`, five of them and it to a look-up table."""
+        found = Const(0, 1)
+        for start in range(0, len(bits), 5):
+            found |= bits[start:start + 5].any() & enable
+        return found
 
     def saturate(self, value, over, sign, mask, symmetric):
-        """Return `value` in 16 bits one cycle later, saturated; `mask` has the sign's copies set.
+        """Return `value` in 16 bits one cycle later, saturated; `mask` as from `sign_mask`.
 
         Symmetric ranges end one above the lowest number.
         """
+        mask, counts = mask
         negative = Mux(over, sign, value[-1])
-        inner = value[:15] ^ value[-1].replicate(15)
         upper = value[15:-1] ^ value[-1].replicate(len(value) - 16)
-        beyond = over | upper.any() | (inner & mask).any()
-        lowest = symmetric & negative & (beyond | ~(value[:15] & ~mask[:15]).any())
+        beyond, inner = over | upper.any(), Const(0, 1)
+        for k, count in zip(range(0, 15, 3), counts, strict=True):
+            copies = Cat(count.all(), count[1], count.any())
+            beyond |= ((value[k:k + 3] ^ value[-1].replicate(3)) & copies).any()
+            inner |= (value[k:k + 3] & ~copies).any()
+        lowest = symmetric & negative & (beyond | ~inner)
         kept = Cat(Mux(mask[k], negative, Mux(beyond, ~negative, value[k])) for k in range(15))
         return self.reg(Cat(kept[0] | lowest, kept[1:], negative).as_signed())
+
+
+def sign_mask(pipe, bits):
+    """Return for `LaneRescaler.saturate`, a cycle later, which of 16 bits repeat the sign.
+
+    As a mask, and for each three bits how many: two bits where three would not fit a look-up table.
+    """
+    mask = Const(0xFFFF, 16) << (bits - 1)[:4]
+    counts = [pipe.reg(sum(mask[k + j] for j in range(3)), 2) for k in range(0, 15, 3)]
+    return pipe.reg(mask, 16), counts

@@ -93,10 +93,11 @@ def simulate(size, cases, rng=None):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_matches_model(size, seed):
+    """Without stalls, and with stalls on both sides."""
     rng = random.Random(f"{size} {seed}")
-    cases = [random_case(rng, size) for _ in range(160)]
+    cases = [random_case(rng, size) for _ in range(120)]
     got = simulate(size, cases, rng if seed else None)[1]
     assert got == [(expected(case), case["tag"]) for case in cases]
 
@@ -141,7 +142,7 @@ def test_limb_boundaries(whole):
     z = [-(1 << 27), (1 << 27) - 1, 1, -1]
     cases = [single(z, mult, shift, 16, long=long, symmetric=0, use_res=0, res=[0] * 4, res_mult=0,
                     res_shift=0)
-             for mult in edges for shift in (0, 1, 14, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63)
+             for mult in edges for shift in (0, 15, 16, 17, 32, 33, 47, 48)
              for long in (0, 1) if long or -(2 << 14 + whole) <= mult < 2 << 14 + whole]
     for case in cases[::3]:
         case["p"] = [{**p, "bias": bias} for p, bias in zip(case["p"], z, strict=True)]

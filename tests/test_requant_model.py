@@ -5,6 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from systola.hw.config import BRANCH_BITS
 from systola.sim.requant import dyadic, requantize, residual_add, round_shift, saturate
 
 quick = settings(derandomize=True, deadline=None, max_examples=150)
@@ -17,6 +18,9 @@ def reference(z, mult, shift, bits, *branch):
     total = round(Fraction(z * mult, 1 << shift))
     if branch:
         total += round(Fraction(branch[0] * branch[1], 1 << branch[2]))
+        for factor, scale, drop in (branch, (z, mult, shift)):
+            if not -1 << BRANCH_BITS - 1 <= factor * scale >> drop < 1 << BRANCH_BITS - 1:
+                total = factor * scale << 64
     return max(-1 << bits - 1, min((1 << bits - 1) - 1, total))
 
 
@@ -56,6 +60,33 @@ def test_residual_rounds_twice_and_saturates_once(z, mult, shift, res, res_mult,
 def test_symmetric_saturation(z, mult, shift, bits):
     want = max(reference(z, mult, shift, bits), 1 - 2 ** (bits - 1))
     assert requantize(z, mult, shift, bits, symmetric=True) == want
+
+
+@quick
+@given(products, mults, st.integers(0, 63), st.integers(-2**15, 2**15 - 1),
+       st.integers(-2**20, 2**20), st.integers(2, 16))
+def test_sum_is_exact_while_the_residual_is_moderate(z, mult, shift, res, res_mult, bits):
+    res_shift = 17  # at most 8 times the residual
+    exact = (round(Fraction(z * mult, 1 << shift))
+             + round(Fraction(res * res_mult, 1 << res_shift)))
+    want = max(-1 << bits - 1, min((1 << bits - 1) - 1, exact))
+    assert requantize(z, mult, shift, bits, residual=res, res_mult=res_mult,
+                      res_shift=res_shift) == want
+
+
+@pytest.mark.parametrize("edge", [-2**19 - 1, -2**19, 2**19 - 1, 2**19])
+def test_a_branch_beyond_its_bits_decides(edge):
+    sums = [int(requantize(a, 1, 0, 16, residual=b, res_mult=1, res_shift=0))
+            for a, b in ((edge, 3), (edge, -3))]
+    assert sums == [-2**15, -2**15] if edge < 0 else [2**15 - 1, 2**15 - 1]
+    # The exact sum is 5, which comes out only if both branches fit; else the main one is first.
+    y = int(requantize(edge, 1, 0, 16, residual=1, res_mult=5 - edge, res_shift=0))
+    assert y == {-2**19 - 1: -2**15, -2**19: 2**15 - 1, 2**19 - 1: 5, 2**19: 2**15 - 1}[edge]
+
+
+def test_symmetric_range_ends_one_above_an_exact_lowest_number():
+    assert [int(requantize(-2**15, 1, c, 16 - c, symmetric=True)) for c in range(15)] == [
+        1 - 2 ** (15 - c) for c in range(15)]
 
 
 def test_two_roundings_differ_from_one():
