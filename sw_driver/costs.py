@@ -38,7 +38,7 @@ class Costs:
     shiftmax_row: int = 17      # least cycles a row, its division
     deferred: int = 25          # the same of deferred Shiftmax
     deferred_row: int = 1       # beyond a cycle for two bits of the row factor
-    shiftgelu: int = 43
+    shiftgelu: int = 48
     table: int = 10
     layernorm: int = 67         # beyond the root
     layernorm_row: int = 35     # least cycles a row, its mean
