@@ -96,7 +96,8 @@ class Core(wiring.Component):
                  for engine, unit in engines.items()]
         connect_gates(m, [gate for gate, _ in gates])
         m.d.comb += [gate.clear.eq(self.start & ~self.busy) for gate, _ in gates]
-        m.d.comb += dispatcher.idle.eq(~Cat(waiting | gate.busy for gate, waiting in gates).any())
+        # A cycle late, which END, being collected and decoded, does not see.
+        m.d.sync += dispatcher.idle.eq(~Cat(waiting | gate.busy for gate, waiting in gates).any())
         self._trace(m, matrix, gates)
         self._count(m, dispatcher, gates)
         return m

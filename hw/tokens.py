@@ -98,11 +98,14 @@ class TokenGate(wiring.Component):
         for engine in others:
             tokens = Signal(self.bits, name=f"tokens_{engine.name.lower()}")
             taken = start & self.i.p.wait[engine]
-            m.d.comb += [free[engine].eq(tokens != 0),
+            # Kept beside the counter: comparing it would begin every path to the engine.
+            some = Signal(name=f"some_{engine.name.lower()}")
+            m.d.comb += [free[engine].eq(some),
                          self.full[engine].eq(tokens >= (1 << self.bits) - 1 - self.depth)]
-            m.d.sync += tokens.eq(tokens + self.take[engine] - taken)
+            m.d.sync += [tokens.eq(tokens + self.take[engine] - taken),
+                         some.eq(self.take[engine] | Mux(taken, tokens > 1, some))]
             with m.If(self.clear):
-                m.d.sync += tokens.eq(0)
+                m.d.sync += [tokens.eq(0), some.eq(0)]
             m.d.sync += self.give[engine].eq(self.done & inside.r_data[engine])
         ready, granted = Signal(), Signal()
         missing = Signal(len(Engine))
