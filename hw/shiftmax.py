@@ -183,8 +183,18 @@ class Shiftmax(wiring.Component):
 
 def _add_digit(product, mant, digit, factor, triple):
     """Add ``mant[2*digit:][:2] * factor << 2*digit``; one adder row, its mux in the same LUTs."""
-    low, high = mant[2 * digit], mant[2 * digit + 1:2 * digit + 2].any()
-    multiple = Mux(high, Mux(low, triple, factor << 1), Mux(low, factor, 0))
+    low, twice = mant[2 * digit], mant[2 * digit + 1:2 * digit + 2].any()
+    multiple = Mux(twice, Mux(low, triple, factor << 1), Mux(low, factor, 0))
+    if 2 * digit + 1 == len(mant):
+        multiple = Mux(low, factor, 0)
     if product is None:
         return multiple
-    return Cat(product[:2 * digit], product[2 * digit:] + multiple)
+    high = product[2 * digit:]
+    if 2 * digit + 1 == len(mant):
+        # A single bit. Less the inverse, or Yosys puts the masked factor on the carry chain's side,
+        # which takes another look-up table a bit; the lowest position takes the one back.
+        width = max(len(high), len(factor)) + 1
+        inverse = Cat(Const(1, 1), ~Cat(multiple, Const(0, width - len(multiple))))
+        return Cat(product[:2 * digit], (Cat(Const(0, 1), high, Const(0, width - len(high)))
+                                         - inverse)[1:width + 1])
+    return Cat(product[:2 * digit], high + multiple)
