@@ -13,7 +13,7 @@ class Costs:
 
     start: int = 1              # from the start command to the first beat
     decode: int = 3             # per instruction, with the stream stopped
-    check: int = 7              # the same, for all but BEGIN and END, beyond `check_cycles`
+    check: int = 8              # the same, for all but BEGIN and END, beyond `check_cycles`
     queue: int = 2              # from issue to the engine's gate
     queue_free: int = 1         # from an engine's start to room in its queue
     token: int = 2              # from done to the start of the engine that waits for it
