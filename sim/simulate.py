@@ -41,7 +41,7 @@ class Simulation:
         From start to done, measured and as the compiler counts them.
     window : (int, int)
         Cycles at which the first instruction that loads weights started, and the last one of
-        MATRIX or VECTOR ended.
+        MATRIX or VECTOR ended; start and done if the streams are not files.
     utilisation : float
         Multiply-accumulates that the model needs, in those that the array could have done in the
         window.

@@ -72,6 +72,19 @@ def test_sizes_that_divide_nothing(options):
     check(simulate(model, ODD, codes, optimize="-O0", **options), model, codes)
 
 
+def test_blocks_alone():
+    model, codes = odd_case()
+    embed = forward(model, codes, keep=["embed"])["embed"]
+    result = simulate(model, ODD, embed, blocks_only=True, optimize="-O0")
+    assert result.mismatches == 0
+    names = [name for name in tensor_names(model) if name.startswith("blocks.")]
+    assert [list(tensors) for tensors in result.tensors] == [names] * 2
+    assert result.tensors_compared == 2 * (len(names) + 1)
+    assert result.logits is None
+    assert result.overhead > 0
+    assert 0 < result.utilisation < 1
+
+
 def test_a_mismatch_is_counted(monkeypatch):
     """The models compute another network than the one the accelerator runs."""
     model, codes = odd_case()
