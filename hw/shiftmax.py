@@ -25,8 +25,8 @@ class Shiftmax(wiring.Component):
 
     Four stages work on successive rows at once: buffering for the maximum; exponentials, kept in a
     second buffer, and their sum; the division; the product. A long run of rows of B beats takes
-    ``max(B, division)`` cycles a row, where ``division`` is an attribute (9 cycles for n = 15). A
-    row's first beat is out ``latency + B`` cycles after its last beat was in (attribute; 26 for 4
+    ``max(B, division)`` cycles a row, where ``division`` is an attribute (17 cycles for n = 15). A
+    row's first beat is out ``latency + B`` cycles after its last beat was in (attribute; 35 for 4
     lanes, 12 bits of x0).
     No multiplier: the product adds radix-4 digits of the mantissa. Model:
     ``systola.sim.shiftmax.shiftmax``.
