@@ -1,6 +1,6 @@
 """VECTOR engine: Shiftmax, ShiftGELU and I-LayerNorm on rows in the scratchpad."""
 
-from amaranth import Module, Mux, Signal, Value, signed
+from amaranth import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -10,6 +10,7 @@ from systola.hw.expmax import ExpMax
 from systola.hw.isa import Opcode
 from systola.hw.lanes import Narrow, Widen
 from systola.hw.layernorm import ILayerNorm
+from systola.hw.regslice import RegisterSlice
 from systola.hw.rowreader import RowReader
 from systola.hw.rowscaler import RowScaler
 from systola.hw.rowwriter import RowWriter, balanced_digits
@@ -75,19 +76,25 @@ class VectorEngine(wiring.Component):
                      for name in ("x0", "numerator") if hasattr(unit, name)]
         m.d.comb += self.done.eq(self._factors(m, take, fields, softmax, writer.done)
                                  if config.factor_depth else writer.done)
-        is_softmax, is_gelu, is_norm = (opcode == code for code in (
-            Opcode.SHIFTMAX, Opcode.SHIFTGELU, Opcode.LAYERNORM))
+        is_softmax, is_gelu, is_norm = opcode
+        # Registers between the units, or readiness would pass through all of them in one cycle.
+        m.submodules.cut = cut = RegisterSlice(reader.o.p.shape())
+        m.submodules.normed = normed = RegisterSlice(norm.o.p.shape())
+        m.submodules.result = result = RegisterSlice(writer.i.p.shape())
+        wiring.connect(m, reader.o, cut.i)
+        wiring.connect(m, norm.o, normed.i)
+        wiring.connect(m, result.o, writer.i)
 
         for when, sink in (is_softmax, softmax.i), (is_gelu, gelu.i):
-            _join(m, sink, (when, reader.o), convert=lambda x: x[8:].as_signed())
+            _join(m, sink, (when, cut.o), convert=lambda x: x[8:].as_signed())
         if config.norm_lanes == config.vector_lanes:
-            _join(m, norm.i, (is_norm, reader.o))
+            _join(m, norm.i, (is_norm, cut.o))
             gelu_out, scaled = gelu.o, scaler.o
         else:
             adapter = {"wide": config.vector_lanes, "narrow": config.norm_lanes}
             m.submodules.narrow = narrow = Narrow(shape=signed(16), **adapter)
             m.submodules.widen = widen = Widen(shape=signed(16), **adapter)
-            _join(m, narrow.i, (is_norm, reader.o))
+            _join(m, narrow.i, (is_norm, cut.o))
             _join(m, norm.i, (1, narrow.o))
             _join(m, widen.i, (1, scaler.o))
             gelu_out, scaled = gelu.o, widen.o
@@ -96,12 +103,12 @@ class VectorEngine(wiring.Component):
                 _join(m, narrow_gelu.i, (1, gelu.o))
                 gelu_out = narrow_gelu.o
         if config.gelu == "exact":
-            _join(m, scaler.i, (is_norm, norm.o), (is_gelu, gelu_out))
+            _join(m, scaler.i, (is_norm, normed.o), (is_gelu, gelu_out))
             results = [(is_softmax, softmax.o), (~is_softmax, scaled)]
         else:
-            _join(m, scaler.i, (is_norm, norm.o))
+            _join(m, scaler.i, (is_norm, normed.o))
             results = [(is_softmax, softmax.o), (is_norm, scaled), (is_gelu, gelu.o)]
-        self._write(m, writer.i, results)
+        self._write(m, result.i, results)
         return m
 
     def _units(self, m):
@@ -127,12 +134,15 @@ class VectorEngine(wiring.Component):
         return softmax, gelu, norm
 
     def _start(self, m, reader, writer, scaler):
-        """Distribute an instruction to all parts; return its strobe, opcode and held fields."""
+        """Distribute an instruction to all parts.
+
+        Return its strobe, which of the three it is (a bit each), and its held fields.
+        """
         config, raw = self.config, self.instr.p.body
         ins, norm, gelu = (data.View(shapes.body(code), raw[:shapes.body(code).size]) for code in (
             Opcode.SHIFTMAX, Opcode.LAYERNORM, Opcode.SHIFTGELU))
         is_norm = self.instr.p.opcode == Opcode.LAYERNORM
-        take, busy, opcode = Signal(), Signal(), Signal(8)
+        take, busy, opcode = Signal(), Signal(), Signal(3)
         m.d.comb += [
             self.instr.ready.eq(~busy | self.done), take.eq(self.instr.valid & self.instr.ready),
             reader.i.valid.eq(take), writer.region.valid.eq(take),
@@ -156,7 +166,8 @@ class VectorEngine(wiring.Component):
         with m.If(take):
             m.d.sync += [held[name].eq(ins[name]) for name in held.shape().members]
             m.d.sync += [
-                opcode.eq(self.instr.p.opcode),
+                opcode.eq(Cat(self.instr.p.opcode == code for code in (
+                    Opcode.SHIFTMAX, Opcode.SHIFTGELU, Opcode.LAYERNORM))),
                 how.base.eq(Mux(is_norm, norm.param_base, gelu.param_base)),
                 how.bits.eq(Mux(is_norm, norm.out_bits, gelu.out_bits)),
                 how.broadcast.eq((self.instr.p.opcode == Opcode.SHIFTGELU)

@@ -34,13 +34,13 @@ class Costs:
     residual_gap: int = 7       # the same if the next one has a residual
     wide_next: int = 2          # from its done to the start of the next but one
     write_latency: int = 11     # from the last group to done, one more if 16 bits wide
-    shiftmax: int = 39          # VECTOR: latencies of a row beyond its beats and writes
+    shiftmax: int = 41          # VECTOR: latencies of a row beyond its beats and writes
     shiftmax_row: int = 17      # least cycles a row, its division
-    deferred: int = 25          # the same of deferred Shiftmax
+    deferred: int = 27          # the same of deferred Shiftmax
     deferred_row: int = 1       # beyond a cycle for two bits of the row factor
-    shiftgelu: int = 48
-    table: int = 10
-    layernorm: int = 67         # beyond the root
+    shiftgelu: int = 50
+    table: int = 12
+    layernorm: int = 70         # beyond the root
     layernorm_row: int = 35     # least cycles a row, its mean
     finish: int = 2             # from the last completion to done
 
