@@ -10,13 +10,10 @@ from enum import Enum
 
 from systola.hw.isa import FORMATS, Engine, Error, Opcode
 
-__all__ = ["COUNT_FIELDS", "MAX_DIGITS", "Step", "When", "check_steps"]
+__all__ = ["COUNT_FIELDS", "Step", "When", "check_steps"]
 
 COUNT_FIELDS = ("rows", "words", "act_words", "digits", "count")
 """Fields that must not be zero; checked first, all at once (`Error.ZERO_COUNT`)."""
-
-MAX_DIGITS = 8
-"""Most digit planes of a MATMUL."""
 
 
 class When(Enum):
@@ -75,7 +72,7 @@ def _steps(opcode, form, config):
 def _field_ranges(opcode, names, config):
     limits = {"lanes_last": (1, config.rows), "x0": (1, (1 << config.x0_bits) - 1),
               "out_bits": (2, 16 if opcode is Opcode.MATMUL else 8), "res_shift": (0, 63),
-              "digits": (0, MAX_DIGITS), "table": (0, 1),
+              "digits": (0, config.attention_digits), "table": (0, 1),
               "out_group": (0, config.rows // config.lanes - 1)}
     if opcode is Opcode.MATMUL:
         limits["flags"] = (0, 31 if config.factor_depth else 15)

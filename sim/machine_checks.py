@@ -10,7 +10,6 @@ _REGIONS = {
     Opcode.SHIFTGELU: (("src_", 1), ("dst_", 1)),
     Opcode.LAYERNORM: (("src_", 2), ("dst_", 1)),
 }
-_MAX_DIGITS = 8
 _COUNTS = ("rows", "words", "act_words", "digits", "count")
 _VECTOR = Opcode.SHIFTMAX, Opcode.SHIFTGELU, Opcode.LAYERNORM
 
@@ -58,7 +57,7 @@ def check_instruction(opcode, fields, config):
 def _fields(opcode, fields, config):
     limits = {"lanes_last": (1, config.rows), "x0": (1, (1 << config.x0_bits) - 1),
               "out_bits": (2, 16 if opcode is Opcode.MATMUL else 8), "res_shift": (0, 63),
-              "digits": (1, _MAX_DIGITS), "table": (0, 1),
+              "digits": (1, config.attention_digits), "table": (0, 1),
               "out_group": (0, config.rows // config.lanes - 1)}
     if opcode is Opcode.MATMUL:
         limits["flags"] = (0, 31 if config.factor_depth else 15)

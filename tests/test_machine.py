@@ -384,7 +384,7 @@ REFUSED = [
     (op(Opcode.LOAD, REGION, data=bytes(4 * BEAT), beats=5), Error.BEAT_COUNT),
     (op(Opcode.LOAD_PARAMS, data=bytes(3 * BEAT), beats=4, base=0, count=1), Error.BEAT_COUNT),
     (op(Opcode.LOAD_TABLE, data=bytes(85 * BEAT)), Error.BEAT_COUNT),
-    (op(Opcode.MATMUL, MATMUL, digits=9), Error.FIELD_RANGE),
+    (op(Opcode.MATMUL, MATMUL, digits=5), Error.FIELD_RANGE),  # attention has 4
     (op(Opcode.LOAD_WEIGHTS, beats=0), Error.BEAT_COUNT),
     (op(Opcode.MATMUL, MATMUL, out_group=3), Error.FIELD_RANGE),
     (op(Opcode.MATMUL, MATMUL, flags=Flag.ROW_SCALE), Error.FIELD_RANGE),
