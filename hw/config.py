@@ -166,7 +166,9 @@ class AcceleratorConfig:
     @property
     def attention_digits(self):
         """Digit planes in which Shiftmax outputs are stored and multiplied."""
-        return 1 if self.attention == "deferred" else digit_count(self.attention_bits, self.act_bits)
+        if self.attention == "deferred":
+            return 1
+        return digit_count(self.attention_bits, self.act_bits)
 
     @property
     def factor_depth(self):
