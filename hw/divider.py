@@ -62,10 +62,10 @@ class Divider(wiring.Component):
         den = Signal.like(self.i.p.den, reset_less=True)
         trial = Signal(len(den) + 1, reset_less=True)  # the remainder, or it less the denominator
         work = Signal(low, reset_less=True)  # numerator bits to come above quotient bits found
-        left = Signal(range(self.cycles + 1))
+        left, idle = Signal(range(self.cycles + 1)), Signal(init=1)  # `idle`: none is left
         m.d.comb += [
             self.o.p.quot.eq(work), self.o.p.rem.eq(trial + Mux(trial[-1], den, 0)),
-            self.i.ready.eq((left == 0) & (~self.o.valid | self.o.ready)),
+            self.i.ready.eq(idle & (~self.o.valid | self.o.ready)),
         ]
         after, quot = trial, []
         for bit in reversed(list(work[low - self.steps:])):
@@ -73,10 +73,11 @@ class Divider(wiring.Component):
             quot.insert(0, ~after[-1])
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += [den.eq(self.i.p.den), trial.eq(self.i.p.num >> low),
-                         work.eq(self.i.p.num), left.eq(self.cycles), self.o.valid.eq(0)]
-        with m.Elif(left != 0):
-            m.d.sync += [trial.eq(after), work.eq(Cat(quot, work)), left.eq(left - 1)]
-            m.d.sync += self.o.valid.eq(left == 1)
+                         work.eq(self.i.p.num), left.eq(self.cycles), idle.eq(0),
+                         self.o.valid.eq(0)]
+        with m.Elif(~idle):
+            m.d.sync += [trial.eq(after), work.eq(Cat(quot, work)), left.eq(left - 1),
+                         idle.eq(left == 1), self.o.valid.eq(left == 1)]
         with m.Elif(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
         return m

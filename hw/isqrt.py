@@ -74,14 +74,15 @@ class InverseRoot(wiring.Component):
         root, next_root = Signal.like(self.o.p.root, reset_less=True), Signal.like(self.o.p.root)
         busy, first, issue = Signal(), Signal(), Signal()
         left = Signal(range(ITERATIONS + 1))  # divisions to start yet, the last one for the factor
+        one, none = Signal(), Signal()        # so many are left
         m.d.comb += [
-            self.i.ready.eq(~busy), self.o.valid.eq(busy & ~first & (left == 0) & divider.o.valid),
+            self.i.ready.eq(~busy), self.o.valid.eq(busy & ~first & none & divider.o.valid),
             self.o.p.factor.eq(divider.o.p.quot), self.o.p.root.eq(root),
             Value.cast(self.o.p.tag).eq(tag),
-            issue.eq(busy & (first | ((left != 0) & divider.o.valid))),
+            issue.eq(busy & (first | (~none & divider.o.valid))),
             divider.i.valid.eq(issue), divider.i.p.den.eq(next_root),
-            divider.i.p.num.eq(Mux(left == 1, MAX31, v)),
-            divider.o.ready.eq(Mux(left == 0, self.o.ready, 1)),
+            divider.i.p.num.eq(Mux(one, MAX31, v)),
+            divider.o.ready.eq(~none | self.o.ready),
         ]
         total, published = Signal(len(root) + 1), self.start == "published"
         at = 16 if published else shift
@@ -90,11 +91,13 @@ class InverseRoot(wiring.Component):
         m.d.comb += next_root.eq(total[1:] if published else Mux(total[1:] == 0, 1, total[1:]))
         with m.If(~busy):
             m.d.sync += [v.eq(self.i.p.v), Value.cast(tag).eq(self.i.p.tag),
-                         busy.eq(self.i.valid), first.eq(1), left.eq(ITERATIONS)]
+                         busy.eq(self.i.valid), first.eq(1), left.eq(ITERATIONS),
+                         one.eq(ITERATIONS == 1), none.eq(0)]
             if not published:
                 m.d.sync += shift.eq(self._shift(m))
         with m.If(issue):
-            m.d.sync += [first.eq(0), root.eq(next_root), left.eq(left - 1)]
+            m.d.sync += [first.eq(0), root.eq(next_root), left.eq(left - 1), one.eq(left == 2),
+                         none.eq(one)]
         with m.If(self.o.valid & self.o.ready):
             m.d.sync += busy.eq(0)
         return m

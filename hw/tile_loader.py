@@ -64,20 +64,26 @@ class TileLoader(wiring.Component):
         self._collect(m, fifo)
         m.d.comb += self.w.eq(fifo.r_data)
         col = Signal(range(cols + 1))     # slice columns of the next tile that are loaded
+        known = Signal(range(2 * cols + 1))  # these and the ones in the FIFO
+        enough = Signal()                    # they are a whole tile
         taken = Signal()                  # its swap is already on the way
         hold = Signal(range(self.rows))   # cycles until its first column may be loaded
         load = Signal()
-        loaded = Signal.like(col)
+        loaded, after, ends = Signal.like(col), Signal.like(known), Signal()
         m.d.comb += [
             load.eq(fifo.r_rdy & (col != cols) & ((col != 0) | (hold == 0))),
             fifo.r_en.eq(load),
             self.w_col.eq(load << col),
             loaded.eq(col + load),
-            self.ready.eq(~taken & ((col == cols) | ((col != 0) & (fifo.level + col >= cols)))),
+            self.ready.eq(~taken & (col != 0) & enough),
+            ends.eq((taken | self.swap) & (loaded == cols)),
+            after.eq(known + (fifo.w_en & fifo.w_rdy)),
         ]
-        m.d.sync += [col.eq(loaded), taken.eq(taken | self.swap)]
-        with m.If((taken | self.swap) & (loaded == cols)):
-            m.d.sync += [col.eq(0), taken.eq(0)]
+        # Compared before it is known whether the tile ends: `swap` comes late in its cycle.
+        m.d.sync += [col.eq(loaded), taken.eq(taken | self.swap), known.eq(after),
+                     enough.eq(Mux(ends, after == 2 * cols, after >= cols))]
+        with m.If(ends):
+            m.d.sync += [col.eq(0), taken.eq(0), known.eq(after - cols)]
         with m.If(self.swap):
             m.d.sync += hold.eq(max(self.rows - 2, 0))
         with m.Elif(hold != 0):
