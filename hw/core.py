@@ -13,6 +13,7 @@ from systola.hw.load import LoadEngine
 from systola.hw.matrix import MatrixEngine
 from systola.hw.params import ParamMemory
 from systola.hw.regmap import COUNTERS, TRACE
+from systola.hw.regslice import RegisterSlice
 from systola.hw.rowfactor import RowFactors
 from systola.hw.scratchpad import Scratchpad
 from systola.hw.tokens import TokenGate, connect_gates
@@ -106,9 +107,16 @@ class Core(wiring.Component):
         config = self.config
         m.submodules.scratchpad = scratchpad = Scratchpad(config, readers=4, writers=3)
         m.submodules.params = params = ParamMemory(config, readers=2)
-        for port, reader in zip(scratchpad.r, (matrix.act, matrix.res, vector.src, load.src),
-                                strict=True):
+        for port, reader in (scratchpad.r[0], matrix.act), (scratchpad.r[3], load.src):
             wiring.connect(m, port, reader)
+        # Registers in front of the arbiter, as LOAD has them inside: no request passes to another
+        # engine's readiness in a cycle.
+        for name, port, reader in (("res_request", scratchpad.r[1], matrix.res),
+                                   ("src_request", scratchpad.r[2], vector.src)):
+            m.submodules[name] = request = RegisterSlice(reader.req.p.shape())
+            wiring.connect(m, reader.req, request.i)
+            wiring.connect(m, request.o, port.req)
+            wiring.connect(m, port.rsp, reader.rsp)
         for port, writer in zip(scratchpad.w, (matrix.out, vector.dst, load.dst), strict=True):
             wiring.connect(m, port, writer)
         for port, reader in zip(params.r, (matrix.param, vector.param), strict=True):

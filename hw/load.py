@@ -1,6 +1,6 @@
 """LOAD engine: moves words between stream, scratchpad, parameters, table and weight FIFO."""
 
-from amaranth import Module, Mux, Signal
+from amaranth import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -18,8 +18,9 @@ class LoadEngine(wiring.Component):
     """Run the operations of the LOAD engine, one at a time, about a word a cycle.
 
     Model: ``systola.sim.machine_ops``. An instruction is taken when the previous one is complete;
-    its first word moves 1 (from the stream) or 7 (from the scratchpad) cycles later, and ``done``
-    follows its last word by one cycle. FETCH with TRANSPOSE reads a block of up to R rows for one
+    its first word moves 1 (from the stream) or 7 (from the scratchpad) cycles later, a cycle more
+    to the weights, and ``done`` follows the last word from the stream by one cycle, one from the
+    scratchpad by two. FETCH with TRANSPOSE reads a block of up to R rows for one
     tile column group, so it gives C words per R reads, or per 2R where the C channels straddle two
     words.
 
@@ -84,74 +85,77 @@ class LoadEngine(wiring.Component):
             write.i.p.addr.eq(step.p.addr),
             *(write.i.p.data[lane].eq(byte) for lane, byte in enumerate(word)),
         ]
-        left = Signal(32)  # beats or words still to move
+        # Registers that say which operation runs, instead of decoded states: they begin every path.
+        kind = Signal(data.StructLayout(
+            {"load": 1, "params": 1, "table": 1, "weights": 1, "read": 1}))
+        left = Signal(signed(33))  # beats or words still to move, less 2: negative at the last
+        m.submodules.out = out = RegisterSlice(self.weights.p.shape())
+        wiring.connect(m, out.o, wiring.flipped(self.weights))
+        finished = Signal()
+        m.d.sync += finished.eq(path.finished)
+        m.d.comb += [
+            write.i.valid.eq(kind.load & step.valid & self.data.valid),
+            path.i.valid.eq(kind.read & step.valid),
+            step.ready.eq(Mux(kind.load, write.i.ready & self.data.valid,
+                              kind.read & path.i.ready)),
+            params.i.valid.eq(kind.params & self.data.valid),
+            self.param.valid.eq(params.o.valid), params.o.ready.eq(self.param.ready),
+            table.i.valid.eq(kind.table & self.data.valid),
+            out.i.valid.eq(Mux(kind.weights, self.data.valid, path.weights.valid)),
+            out.i.p.eq(Mux(kind.weights, Cat(word), path.weights.p)),
+            path.weights.ready.eq(out.i.ready),
+            self.data.ready.eq(kind.load & write.i.ready & step.valid
+                               | kind.params & params.i.ready | kind.table & table.i.ready
+                               | kind.weights & out.i.ready),
+        ]
+        param_moves, moves = self.param.valid & self.param.ready, Signal()
+        m.d.comb += moves.eq(param_moves | kind.weights & self.data.valid & out.i.ready)
+        with m.If(moves):
+            m.d.sync += left.eq(left - 1)
+        with m.If(param_moves):
+            m.d.sync += self.param.p.addr.eq(self.param.p.addr + 1)
 
         with m.FSM():
             with m.State("IDLE"):
-                self._start(m, walker, path, table, left)
-            with m.State("LOAD"):
-                m.d.comb += [write.i.valid.eq(step.valid & self.data.valid),
-                             step.ready.eq(write.i.ready & self.data.valid),
-                             self.data.ready.eq(write.i.ready & step.valid)]
-                with m.If(step.valid & step.ready & step.p.final):
+                self._start(m, walker, path, table, left, kind)
+                with m.If(self.instr.valid):
+                    m.next = "RUN"
+            with m.State("RUN"):
+                with m.If(write.i.valid & write.i.ready & step.p.final):
+                    m.d.sync += kind.eq(0)
                     m.next = "WRITTEN"
+                with m.If(moves & left[-1] | table.finished | finished):
+                    m.d.sync += kind.eq(0)
+                    m.next = "DONE"
             with m.State("WRITTEN"):  # the last word may still wait
                 with m.If(~write.o.valid | (self.dst.req.ready & write.i.ready)):
-                    m.next = "DONE"
-            with m.State("PARAMS"):
-                m.d.comb += [params.i.valid.eq(self.data.valid),
-                             self.data.ready.eq(params.i.ready),
-                             self.param.valid.eq(params.o.valid),
-                             params.o.ready.eq(self.param.ready)]
-                with m.If(self.param.valid & self.param.ready):
-                    m.d.sync += [left.eq(left - 1), self.param.p.addr.eq(self.param.p.addr + 1)]
-                    with m.If(left == 1):
-                        m.next = "DONE"
-            with m.State("TABLE"):
-                m.d.comb += [table.i.valid.eq(self.data.valid), self.data.ready.eq(table.i.ready)]
-                with m.If(table.finished):
-                    m.next = "DONE"
-            with m.State("WEIGHTS"):
-                m.d.comb += [self.weights.valid.eq(self.data.valid),
-                             self.data.ready.eq(self.weights.ready)]
-                m.d.comb += [self.weights.p[lane].eq(byte) for lane, byte in enumerate(word)]
-                with m.If(self.weights.valid & self.weights.ready):
-                    m.d.sync += left.eq(left - 1)
-                    with m.If(left == 1):
-                        m.next = "DONE"
-            with m.State("READ"):
-                m.d.comb += [path.i.valid.eq(step.valid), step.ready.eq(path.i.ready),
-                             self.weights.valid.eq(path.weights.valid),
-                             path.weights.ready.eq(self.weights.ready),
-                             self.weights.p.eq(path.weights.p)]
-                with m.If(path.finished):
                     m.next = "DONE"
             with m.State("DONE"):
                 m.d.comb += self.done.eq(1)
                 m.next = "IDLE"
         return m
 
-    def _start(self, m, walker, path, table, left):
+    def _start(self, m, walker, path, table, left, kind):
         """Take an instruction and hand its fields to the unit that counts for it."""
         m.d.comb += self.instr.ready.eq(1)
-        states = {Opcode.LOAD: "LOAD", Opcode.LOAD_PARAMS: "PARAMS", Opcode.LOAD_TABLE: "TABLE",
-                  Opcode.LOAD_WEIGHTS: "WEIGHTS", Opcode.FETCH: "READ", Opcode.STORE: "READ"}
+        kinds = {Opcode.LOAD: "load", Opcode.LOAD_PARAMS: "params", Opcode.LOAD_TABLE: "table",
+                 Opcode.LOAD_WEIGHTS: "weights", Opcode.FETCH: "read", Opcode.STORE: "read"}
         with m.If(self.instr.valid), m.Switch(self.instr.p.opcode):
-            for opcode, state in states.items():
+            for opcode, name in kinds.items():
                 form = shapes.body(opcode)
                 body = form(self.instr.p.body[:form.size])
                 with m.Case(opcode):
-                    m.next = state
+                    m.d.sync += kind[name].eq(1)
                     if "stride" in form.members:
                         m.d.comb += walker.i.valid.eq(1)
                         m.d.comb += [walker.i.p[name].eq(body[name])
                                      for name in form.members if name in walker.i.p.shape().members]
                     if opcode is Opcode.LOAD_PARAMS:
-                        m.d.sync += [left.eq(body.count), self.param.p.addr.eq(body.base)]
+                        m.d.sync += [left.eq(body.count - 2), self.param.p.addr.eq(body.base)]
                     if opcode is Opcode.LOAD_TABLE:
                         m.d.sync += table.table.eq(body.table)
                     if opcode is Opcode.LOAD_WEIGHTS:
-                        m.d.sync += left.eq(body.beats)
+                        m.d.sync += left.eq(body.beats - 2)
                     if opcode is Opcode.FETCH:
                         transpose = (body.flags & Flag.TRANSPOSE).any()
                         m.d.comb += walker.i.p.walk.eq(

@@ -112,33 +112,35 @@ class Scratchpad(wiring.Component):
     def _port_b(self, m, banks, queues):
         """Accept a read and a write a cycle, and send both on unless they need the same bank."""
         m.submodules.writes = writes = Arbiter(len(self.w))
-        write = data.StructLayout({"where": len(banks), "place": self._offset_bits,
+        write = data.StructLayout({"place": self._offset_bits,
                                    "data": self.w[0].req.p.data.shape(),
                                    "mask": self.config.rows})
         held = Signal(write, reset_less=True)
-        has_write, write_waited, send_write = Signal(), Signal(), Signal()
+        # The bank of the write and of the read, one-hot, or zero: readiness ends few gates behind.
+        write_where, read_where = Signal(len(banks)), Signal(len(banks))
+        write_waited, send_write = Signal(), Signal()
         m.d.comb += [writes.valid.eq(Cat(port.req.valid for port in self.w)),
-                     writes.free.eq(~has_write | send_write)]
+                     writes.free.eq(send_write)]
         for index, port in enumerate(self.w):
             m.d.comb += port.req.ready.eq(writes.grant[index])
         with m.If(writes.free):
-            m.d.sync += has_write.eq(writes.grant.any())
+            m.d.sync += write_where.eq(0)
             for index, port in enumerate(self.w):
                 where, place = self._select(port.req.p.addr)
                 with m.If(writes.grant[index]):
-                    m.d.sync += [held.where.eq(where), held.place.eq(place),
+                    m.d.sync += [write_where.eq(where), held.place.eq(place),
                                  held.data.eq(port.req.p.data), held.mask.eq(port.req.p.mask)]
 
-        read_where, read_place = Signal(len(banks)), Signal(self._offset_bits)
+        read_place = Signal(self._offset_bits)
         has_read, send_read, conflict = Signal(), Signal(), Signal()
         m.d.comb += [
-            conflict.eq(has_read & has_write & (read_where & held.where).any()),
+            conflict.eq((read_where & write_where).any()),
             # The older one goes first, of equals the read. At most one of the two has waited.
-            send_read.eq(has_read & ~(conflict & write_waited)),
-            send_write.eq(has_write & ~(conflict & ~write_waited)),
+            send_read.eq(~(conflict & write_waited)), send_write.eq(~(conflict & ~write_waited)),
         ]
-        m.d.sync += write_waited.eq(has_write & ~send_write)
-        self._to_banks(m, banks, held, send_write, read_where, read_place, send_read)
+        m.d.sync += write_waited.eq(~send_write)
+        self._to_banks(m, banks, held, Mux(send_write, write_where, 0), read_place,
+                       Mux(send_read, read_where, 0))
         if not queues:
             return
         m.submodules.reads = reads = Arbiter(len(queues))
@@ -146,11 +148,12 @@ class Scratchpad(wiring.Component):
         m.d.comb += [
             reads.valid.eq(Cat(port.req.valid & queue.room
                                for port, queue in zip(ports, queues, strict=True))),
-            reads.free.eq(~has_read | send_read),
+            reads.free.eq(send_read),
         ]
         whose = [Signal(len(queues), name=f"whose_{stage}") for stage in range(4)]
         with m.If(reads.free):
-            m.d.sync += [has_read.eq(reads.grant.any()), whose[0].eq(reads.grant)]
+            m.d.sync += [has_read.eq(reads.grant.any()), whose[0].eq(reads.grant),
+                         read_where.eq(0)]
             for index, port in enumerate(ports):
                 where, place = self._select(port.req.p.addr)
                 with m.If(reads.grant[index]):
@@ -160,21 +163,23 @@ class Scratchpad(wiring.Component):
             m.d.comb += [port.req.ready.eq(reads.grant[index]),
                          queue.take.eq(reads.grant[index])]
         read = Signal()
-        m.d.sync += read.eq(send_read)
+        m.d.sync += read.eq(has_read & send_read)
         self._push(m, read, [bank.b for bank in banks],
                    [(queue, whose[3][index]) for index, queue in enumerate(queues)])
 
-    def _to_banks(self, m, banks, write, send_write, read_where, read_place, send_read):
-        """Register what port B of each bank does in the next cycle."""
+    def _to_banks(self, m, banks, write, written, read_place, read_from):
+        """Register what port B of each bank does in the next cycle.
+
+        `written` and `read_from` are the banks of the write and the read that go on, one-hot.
+        """
         word = Signal(write.data.shape(), reset_less=True)
         m.d.sync += word.eq(write.data)
         for index, bank in enumerate(banks):
             place = Signal(self._offset_bits, name=f"place_{index}", reset_less=True)
             mask = Signal(self.config.rows, name=f"mask_{index}")
             read = Signal(name=f"read_{index}")
-            writes = send_write & write.where[index]
+            writes = written[index]
             m.d.sync += [place.eq(Mux(writes, write.place, read_place)),
-                         mask.eq(Mux(writes, write.mask, 0)),
-                         read.eq(send_read & read_where[index])]
+                         mask.eq(Mux(writes, write.mask, 0)), read.eq(read_from[index])]
             m.d.comb += [bank.b_addr.eq(place), bank.b_write.eq(mask), bank.b_read.eq(read),
                          bank.b_data.eq(word)]

@@ -17,8 +17,9 @@ class TokenGate(wiring.Component):
     and, if its own engine is in ``wait``, when nothing is inside the engine. When the engine
     reports ``done``, each engine in that instruction's ``signal`` gets a token one cycle later; a
     signal to the own engine gives nothing, the fence being its counterpart. Once valid, the
-    instruction stays valid: nobody else takes this gate's tokens. Instructions pass in the cycle
-    in which they are offered if nothing holds them.
+    instruction stays valid: nobody else takes this gate's tokens. An instruction is offered one
+    cycle after nothing holds it any more, from a register, be the engine ready or not: at most one
+    starts every two cycles.
 
     No token is lost: every token to this engine that is neither taken nor given yet belongs to an
     instruction inside the giver (at most `depth`) or is counted here. ``full`` tells the giver
@@ -107,21 +108,21 @@ class TokenGate(wiring.Component):
             with m.If(self.clear):
                 m.d.sync += [tokens.eq(0), some.eq(0)]
             m.d.sync += self.give[engine].eq(self.done & inside.r_data[engine])
-        ready, granted = Signal(), Signal()
-        missing = Signal(len(Engine))
+        granted, missing = Signal(), Signal(len(Engine))
         signals = Cat(self.i.p.signal[e] & self.blocked[e] for e in others)
         m.d.comb += [
-            # A counter may fill up behind an instruction that is already offered: keep offering.
             missing.eq(self.i.p.wait & ~free),
-            ready.eq(granted | inside.w_rdy & (missing == 0) & (signals == 0)),
-            self.o.valid.eq(self.i.valid & ready), self.o.p.eq(self.i.p.payload),
-            self.i.ready.eq(self.o.ready & ready),
-            start.eq(self.o.valid & self.o.ready),
+            self.o.valid.eq(granted), self.o.p.eq(self.i.p.payload),
+            self.i.ready.eq(start), start.eq(granted & self.o.ready),
             self.started.eq(start),
             # The lowest of the missing ones alone.
             self.waits.eq(Mux(self.i.valid & self.o.ready & ~granted, missing & -missing, 0)),
         ]
-        m.d.sync += granted.eq(self.o.valid & ~self.o.ready)
+        # A counter may fill up behind an instruction that is already offered: keep offering.
+        with m.If(granted):
+            m.d.sync += granted.eq(~self.o.ready)
+        with m.Else():
+            m.d.sync += granted.eq(self.i.valid & inside.w_rdy & (missing == 0) & (signals == 0))
         return m
 
 

@@ -126,7 +126,9 @@ class Transposer(wiring.Component):
                                    "half": 1})
         tracks = [Signal(track, name=f"track_{k}") for k in range(count)]
         last = [track.column == self.cols - 1 for track in tracks]
-        busy = Cat(turn[k] & track.on & ~last[k] for k, track in enumerate(tracks)).any()
+        # On and not in the last column, kept beside: the input's readiness depends on it.
+        works = Signal(count)
+        busy = (turn & works).any()
         with m.If(write):
             m.d.sync += turn.eq(turn.rotate_left(1))
             with m.If(turn[-1]):
@@ -139,9 +141,10 @@ class Transposer(wiring.Component):
             m.d.comb += bytes_now[k].eq(choices[track.column])
             with m.If(write & turn[k]):
                 m.d.sync += [track.on.eq(1), track.column.eq(0), track.place.eq(place),
-                             track.half.eq(fill)]
+                             track.half.eq(fill), works[k].eq(self.cols > 1)]
             with m.Else():
-                m.d.sync += [track.on.eq(track.on & ~last[k]), track.column.eq(track.column + 1)]
+                m.d.sync += [works[k].eq(works[k] & (track.column != max(self.cols - 2, 0))),
+                             track.on.eq(track.on & ~last[k]), track.column.eq(track.column + 1)]
         return {"busy": busy, "bytes": bytes_now, "tracks": tracks}
 
     def _select(self, m):

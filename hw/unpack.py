@@ -92,15 +92,17 @@ class TableUnpacker(wiring.Component):
         m = Module()
         addr, lane = Signal(8), Signal(range(self.config.rows))
         moved, ends = Signal(), Signal()
+        final, lane_end = Signal(), Signal()  # the entry is the table's or the beat's last
         m.d.comb += [
             self.o.valid.eq(self.i.valid), moved.eq(self.o.valid & self.o.ready),
             self.o.p.addr.eq(addr), self.o.p.table.eq(self.table),
             self.o.p.data.eq(Array(self.i.p)[lane].as_signed()),
-            ends.eq((lane == self.config.rows - 1) | self.finished),
-            self.i.ready.eq(self.o.ready & ends), self.finished.eq(moved & (addr == 255)),
+            ends.eq(lane_end | final),
+            self.i.ready.eq(self.o.ready & ends), self.finished.eq(moved & final),
         ]
         with m.If(moved):
-            m.d.sync += [addr.eq(addr + 1), lane.eq(lane + 1)]
+            m.d.sync += [addr.eq(addr + 1), lane.eq(lane + 1), final.eq(addr == 254),
+                         lane_end.eq(lane == self.config.rows - 2)]
             with m.If(ends):
-                m.d.sync += lane.eq(0)
+                m.d.sync += [lane.eq(0), lane_end.eq(0)]
         return m

@@ -205,11 +205,13 @@ class RegionWalker(wiring.Component):
                 m.d.sync += [busy.eq(0), ready.eq(0)]
         with m.Elif(busy & ~ready):
             m.d.sync += [pause.eq(pause - 1), ready.eq(pause == 1)]
+            with m.If(pause == 0):  # the first cycle of a walk
+                m.d.sync += pause.eq(Mux(region.walk == Walk.TRANSPOSE, ChannelTile.SETTLE,
+                                         self.LATENCY - 2) - 1)
             with m.If(fresh):
                 m.d.sync += [inner.eq(0), inner_end.eq(single), here.eq(whole), part.eq(0),
                              tile_start.eq(whole), word.eq(0), words_left.eq(region.words),
                              word_end.eq(one_word)]
         with m.If(~busy):
-            m.d.sync += [region.eq(self.i.p), busy.eq(self.i.valid), fresh.eq(1), pause.eq(Mux(
-                self.i.p.walk == Walk.TRANSPOSE, ChannelTile.SETTLE, self.LATENCY - 2))]
+            m.d.sync += [region.eq(self.i.p), busy.eq(self.i.valid), fresh.eq(1), pause.eq(0)]
         return m

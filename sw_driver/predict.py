@@ -15,6 +15,7 @@ from systola.sw_driver.costs import COSTS, check_cycles, vector_cycles
 __all__ = ["Prediction", "predict_cycles"]
 
 _LONG_AGO = 1 << 30
+_SLICE = 2  # words of weights between the LOAD engine and the FIFO
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ class _Timeline:
         self.busy = dict.fromkeys(Engine, 0)
         self.queued = {engine: deque(maxlen=config.queue_depth) for engine in Engine}
         self.tokens = {(giver, taker): deque() for giver in Engine for taker in Engine}
-        self.loaded = deque(maxlen=config.weight_fifo + config.cols)  # of the newest weights
+        self.loaded = deque(  # of the newest weights
+            maxlen=_SLICE + config.weight_fifo + config.cols)
         self.entered = 0          # the last activation has entered the array
         self.swapped = -_LONG_AGO
         self.begun = -_LONG_AGO   # the newest pass
@@ -154,7 +156,8 @@ class _Timeline:
         """Place a LOAD operation other than those that feed weights."""
         costs, start = self.costs, self._dispatch(op)
         if op.opcode is Opcode.STORE:
-            done = start + costs.read_latency + op.fields["rows"] * op.fields["words"]
+            done = (start + costs.read_latency + op.fields["rows"] * op.fields["words"] - 1
+                    + costs.read_done)
         else:
             fifo = self.config.stream_fifo
             first = max(start + 1, self.now + costs.data_latency)
@@ -190,12 +193,13 @@ class _Timeline:
             cycles, beats = self.layers.get(op.name, (0, 0))
             self.layers[op.name] = (cycles + self.entered - max(before, matmul.start),
                                     beats + op.beats)
-        done = last + self.costs.load_done
+        streamed = op.opcode is Opcode.LOAD_WEIGHTS
+        done = last + (self.costs.load_done if streamed else self.costs.read_done)
         self.free[Engine.LOAD] = done + 1
         self._complete(op, start, done)
 
     def _multiply(self, matmul, source):
-        """Run the tiles of a MATMUL; returns when the last weight entered the FIFO."""
+        """Run the tiles of a MATMUL; returns when the last weight left the LOAD engine."""
         config, costs, fields = self.config, self.costs, matmul.op.fields
         start = fields["out_group"] * config.lanes
         columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]

@@ -53,7 +53,7 @@ def random_program(rng, length):
     return program, before
 
 
-def play(program, rng=None, sizes=None, overlap=3):
+def play(program, rng=None, sizes=None, overlap=3, least=0):
     """Return the cycle in which each instruction started, and in which it was done."""
     dut = Gates(**(sizes or {}))
     started, done, now = {}, {}, [0]
@@ -70,7 +70,8 @@ def play(program, rng=None, sizes=None, overlap=3):
             gate, inside, held = dut.gates[engine], [], None
             while len([k for k, *_ in mine if k in done]) < len(mine):
                 ready = len(inside) < overlap and not (rng and rng.random() < 0.3)
-                finish = bool(inside) and not (rng and rng.random() < 0.7)
+                finish = (bool(inside) and now[0] >= started[inside[0]] + least
+                          and not (rng and rng.random() < 0.7))
                 ctx.set(gate.o.ready, ready)
                 ctx.set(gate.done, finish)
                 *_, valid, payload, waits, starts, offered, lacks = await ctx.tick().sample(
@@ -126,9 +127,11 @@ def test_counter_that_fills_up_holds_the_giver_and_loses_nothing(seed):
 
 def test_own_fence_waits_for_everything_inside():
     fence = (Engine.MATRIX, 1 << Engine.MATRIX, 0)
-    started, done, held_back = play([(Engine.MATRIX, 0, 0)] * 2 + [fence])
+    started, done, held_back = play([(Engine.MATRIX, 0, 0)] * 2 + [fence], least=5)
     assert held_back == {Engine.LOAD: 0, Engine.MATRIX: done[1] - started[1],
                          Engine.VECTOR: 0}
+    assert started[1] == started[0] + 2
+    assert started[2] == done[1] + 2
     assert started[1] <= done[0]  # the engine overlaps without the fence
     assert started[2] > done[1]
 
@@ -151,6 +154,7 @@ def test_clear_forgets_tokens(clear):
         ctx.set(matrix.i.payload, {"payload": 2, "wait": 1 << Engine.LOAD, "signal": 0})
         ctx.set(matrix.i.valid, 1)
         ctx.set(matrix.o.ready, 1)
+        await ctx.tick()  # offered a cycle after nothing holds it
         state.append((ctx.get(matrix.o.valid), ctx.get(matrix.waits)))
 
     run(dut, bench)
