@@ -41,8 +41,8 @@ class Requantizer(wiring.Component):
         rows of adders are one shorter if neither is exactly `MULT_LIMB`.
     bias_bits : int
         Bits of the signed bias, 2 to 48.
-    residual : bool
-        Whether the residual exists.
+    residual, symmetric : bool
+        Whether the residual and symmetric saturation exist.
     tag : shape-like, optional
         Shape of what accompanies each beat; None for nothing.
 
@@ -50,9 +50,9 @@ class Requantizer(wiring.Component):
     -------
     i : In(stream.Signature(StructLayout))
         ``z``: lanes x signed(in_bits); ``p``: lanes x `systola.hw.shapes.param_record`; ``bits``:
-        unsigned(5), output bits, 2 to 16; ``long``: unsigned(1); ``symmetric``: unsigned(1), the
-        least result is ``-(2**(bits-1) - 1)``; ``tag``; with a residual also ``res``: lanes x
-        signed(16) and ``use_res``: unsigned(1).
+        unsigned(5), output bits, 2 to 16; ``long``: unsigned(1); ``tag``; with `symmetric` also
+        ``symmetric``: unsigned(1), the least result is ``-(2**(bits-1) - 1)``; with a residual also
+        ``res``: lanes x signed(16) and ``use_res``: unsigned(1).
     res_mult, res_shift : In(signed(mult_bits + 1)), In(unsigned(6))
         Rescaling of the residual, with a residual only; like the payload while a beat is offered.
     o : Out(stream.Signature(StructLayout))
@@ -65,7 +65,7 @@ class Requantizer(wiring.Component):
     """
 
     def __init__(self, *, lanes, in_bits, mult_bits, code_mult_bits, bias_bits=32, residual=True,
-                 tag=None):
+                 symmetric=True, tag=None):
         for name, value, low, high in (
                 ("lanes", lanes, 1, 64), ("in_bits", in_bits, 2, 48),
                 ("mult_bits", mult_bits, 2, 31), ("code_mult_bits", code_mult_bits, 2, 31),
@@ -78,8 +78,10 @@ class Requantizer(wiring.Component):
         carried = {} if tag is None else {"tag": tag}
         payload = {"z": data.ArrayLayout(signed(in_bits), lanes),
                    "p": data.ArrayLayout(param_record(mult_bits, bias_bits), lanes),
-                   "bits": 5, "long": 1, "symmetric": 1, **carried}
+                   "bits": 5, "long": 1, **carried}
         ports = {}
+        if symmetric:
+            payload["symmetric"] = 1
         if residual:
             payload |= {"res": data.ArrayLayout(signed(16), lanes), "use_res": 1}
             ports = {"res_mult": In(signed(mult_bits + 1)), "res_shift": In(6)}
@@ -121,7 +123,9 @@ class Requantizer(wiring.Component):
         if "tag" in beat.shape().members:
             m.d.comb += Value.cast(self.o.p.tag).eq(follow(beat.tag, LANE_LATENCY))
         mask = sign_mask(pipe, follow(beat.bits, LANE_LATENCY - 2))
-        symmetric = follow(beat.symmetric, LANE_LATENCY - 1)
+        symmetric = Const(0, 1)
+        if "symmetric" in beat.shape().members:
+            symmetric = follow(beat.symmetric, LANE_LATENCY - 1)
         high, res, res_mult, adds = pipe.reg(slot["high"]), pipe.reg(slot["res"]), None, None
         if self.residual:
             res_mult, adds = (res, pipe.reg(self.res_mult)), later(res, LANE_LATENCY - 2)

@@ -64,7 +64,8 @@ class RowScaler(wiring.Component):
         m.submodules.queue = queue = SyncFIFO(width=waiting.size, depth=self.DEPTH)
         m.submodules.requantizer = unit = Requantizer(
             lanes=lanes, in_bits=32, mult_bits=config.mult_bits,
-            code_mult_bits=config.code_mult_bits, residual=False, tag=1)
+            code_mult_bits=config.code_mult_bits, residual=False, symmetric=False,
+            tag=1)
         entering, beat = data.View(waiting, queue.w_data), data.View(waiting, queue.r_data)
         word = Signal(shapes.param_word(config), reset_less=True)
         have, ask, index = Signal(), Signal(), Signal(16)
