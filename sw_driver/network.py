@@ -154,6 +154,7 @@ class _Mlp:
         self.chunks = network.plan.mlp
         self.norms = {}
         self.waiting = []  # rows that are projected but not normalised
+        self.normal = 0    # rows that are normalised, from the first on
         model = self.model
         self.build.count_passes(model.channels, attention.context_rows(0, 1)[1].shape[1],
                                 model.tokens)
@@ -182,6 +183,7 @@ class _Mlp:
                                     self.network.x.view(row=start, rows=end - start),
                                     norm.view(row=start - first, rows=end - start),
                                     self.model.act_bits, row=start, rows=self.model.tokens)
+            self.normal = low + rows
         self.waiting = []
 
     def _norm(self, first, rows):
@@ -205,7 +207,8 @@ class _Mlp:
 
         def first(before):
             """Emit fc1 of the next chunk if it needs no row from `before` on."""
-            if len(hidden) < len(self.chunks) and sum(self.chunks[len(hidden)]) <= before:
+            rows = min(before, self.normal)
+            if len(hidden) < len(self.chunks) and sum(self.chunks[len(hidden)]) <= rows:
                 hidden.append(self._first(*self.chunks[len(hidden)]))
 
         first(early)
