@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import click
 
-from systola.cli.network import SETTINGS
-
 __all__ = ["Case", "choose_case"]
 
 SIZES = ("deit_tiny", "deit_small", "vit_base")
@@ -61,10 +59,6 @@ def _config(source, attention):
     return config if attention is None else dataclasses.replace(config, attention=attention)
 
 
-def _settings(config):
-    return {name: getattr(config, name) for name in SETTINGS}
-
-
 def _random_case(seed, images):
     from systola.sim.randomize import random_case
 
@@ -77,7 +71,7 @@ def _named_case(name, config, blocks, seed, images):
 
     from systola.model.random import random_codes, random_named, random_stream
 
-    model = random_named(name, blocks=blocks, seed=seed, **_settings(config))
+    model = random_named(name, blocks=blocks, seed=seed, **config.model_settings)
     inputs = (random_codes if blocks is None else random_stream)(
         np.random.default_rng([seed, 1]), model, images)
     return Case(model=model, config=config, inputs=inputs, blocks_only=blocks is not None,
@@ -92,7 +86,7 @@ def _model_case(source, config, blocks, count, data, update):
     from systola.model.images import encode, load_data
     from systola.sim.vit import forward
 
-    settings = {} if source != "digits" and is_integer_model(source) else _settings(config)
+    settings = {} if source != "digits" and is_integer_model(source) else config.model_settings
     model = open_model(source, data=data, progress=update, **settings)
     images, labels = load_data(data or "digits", "test")
     if count > len(images):

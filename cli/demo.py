@@ -57,14 +57,12 @@ class _Chain:
                 ("synthesizing", self.synthesize), ("drawing", self.draw)]
 
     def quantize(self, update):
-        from systola.cli.network import SETTINGS
         from systola.model.evaluate import open_float, open_model
         from systola.model.files import save_model
         from systola.model.images import load_data
 
         self.vit = open_float("digits")
-        self.model = open_model("digits", **{name: getattr(self.config, name)
-                                             for name in SETTINGS})
+        self.model = open_model("digits", **self.config.model_settings)
         save_model(self.model, self.folder / "digits.safetensors")
         self.images, self.labels = load_data("digits", "test")
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import click
 
 from systola.cli.report import emit, json_option, progress, table
+from systola.hw.config import MODEL_SETTINGS
 
-__all__ = ["SETTINGS", "evaluate", "quantize"]
+__all__ = ["evaluate", "quantize"]
 
 _MODEL = click.option("--model", "source", required=True, metavar="MODEL",
                       help="`digits`, or a checkpoint file (.safetensors or .npz, timm names).")
@@ -15,8 +16,6 @@ _DATA = click.option("--data", metavar="FILE",
                           "and `labels`); the digits bring their own.")
 _HEADS = click.option("--heads", type=int, metavar="N",
                       help="Attention heads, when the checkpoint does not say.")
-SETTINGS = ("weight_bits", "act_bits", "attention", "attention_bits", "mult_bits",
-            "code_mult_bits", "gelu", "norm_start")
 
 
 def _settings(command):
@@ -50,7 +49,7 @@ def _writable(value):
 
 
 def _chosen(options):
-    return {name: options[name] for name in SETTINGS if options[name] is not None}
+    return {name: options[name] for name in MODEL_SETTINGS if options[name] is not None}
 
 
 @click.command()
@@ -76,7 +75,7 @@ def quantize(source, output, data, heads, as_json, **options):
         save_model(model, output)
     result = {"file": output, "channels": model.channels, "heads": model.heads,
               "blocks": len(model.blocks), "tokens": model.tokens, "hidden": model.hidden,
-              "classes": model.classes, **{name: getattr(model, name) for name in SETTINGS}}
+              "classes": model.classes, **{name: getattr(model, name) for name in MODEL_SETTINGS}}
     if as_json:
         return emit(result)
     click.echo(f"{output}: {model.weight_bits}-bit weights, {model.act_bits}-bit activations, "

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
 
-__all__ = ["BRANCH_BITS", "MULT_LIMB", "PRESETS", "AcceleratorConfig", "ConfigError",
-           "digit_count"]
+__all__ = ["BRANCH_BITS", "MODEL_SETTINGS", "MULT_LIMB", "PRESETS", "AcceleratorConfig",
+           "ConfigError", "digit_count"]
+
+MODEL_SETTINGS = ("weight_bits", "act_bits", "attention", "attention_bits", "mult_bits",
+                  "code_mult_bits", "gelu", "norm_start")
+"""Fields that a quantized model has as well: its arithmetic."""
 
 MULT_LIMB = 16
 """Multiplier bits that a requantizer takes in one cycle."""
@@ -147,6 +151,11 @@ class AcceleratorConfig:
         if self.scratchpad_words > 65536:
             raise ConfigError(f"banks * bank_depth must be at most 65536 words, "
                               f"not {self.scratchpad_words!r}")
+
+    @property
+    def model_settings(self):
+        """Dictionary of the `MODEL_SETTINGS` a model for exactly this accelerator has."""
+        return {name: getattr(self, name) for name in MODEL_SETTINGS}
 
     @property
     def word_bits(self):

@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from systola.hw.config import AcceleratorConfig
+from systola.hw.config import MODEL_SETTINGS, AcceleratorConfig
 from systola.model.integer import Block, Dyadic, IntegerVit, Linear, Norm
 from systola.model.quantize import MAX_SHIFT, NUMERATOR_BITS
 from systola.model.scales import MAX_X0, RESIDUAL_BITS, VECTOR_BITS
@@ -17,8 +17,6 @@ VERSION = 2
 """Version of the file format; a reader accepts its own only."""
 
 _KEY = "systola_integer_vit"
-_SETTINGS = ("act_bits", "weight_bits", "attention", "attention_bits", "mult_bits",
-             "code_mult_bits", "gelu", "norm_start")
 _SIZES = ("heads", "channels", "tokens", "hidden", "classes", "patch_dim", "blocks")
 _INT32 = (-2**31, 2**31 - 1)
 _INT16 = (-2**15, 2**15 - 1)
@@ -32,7 +30,7 @@ def save_model(model, path):
     ModelError
         If the model is inconsistent (see `load_model`) or the file cannot be written.
     """
-    header = {"version": VERSION, **{name: getattr(model, name) for name in _SETTINGS},
+    header = {"version": VERSION, **{name: getattr(model, name) for name in MODEL_SETTINGS},
               "heads": model.heads, "channels": model.channels, "tokens": model.tokens,
               "hidden": model.hidden, "classes": model.classes,
               "patch_dim": model.patch.weight.shape[1], "blocks": len(model.blocks),
@@ -88,13 +86,13 @@ def _check_header(header):
     if not isinstance(header, dict) or header.get("version") != VERSION:
         version = header.get("version") if isinstance(header, dict) else header
         raise ModelError(f"version of the integer model must be {VERSION}, not {version!r}")
-    expected = {"version", *_SETTINGS, *_SIZES, "scales", "meta"}
+    expected = {"version", *MODEL_SETTINGS, *_SIZES, "scales", "meta"}
     wrong = sorted(expected ^ header.keys())
     if wrong:
         raise ModelError(f"entries of the integer model must be {', '.join(sorted(expected))}; "
                          f"missing or unknown: {', '.join(wrong)}")
     try:
-        AcceleratorConfig(**{name: header[name] for name in _SETTINGS})
+        AcceleratorConfig(**{name: header[name] for name in MODEL_SETTINGS})
     except ValueError as error:
         raise ModelError(str(error)) from None
     for name in _SIZES:
@@ -215,7 +213,7 @@ def _assemble(header, tensors):
                      gelu_x0=int(tensors[f"{name}.gelu_x0"]), **parts)
 
     return IntegerVit(
-        heads=header["heads"], **{name: header[name] for name in _SETTINGS},
+        heads=header["heads"], **{name: header[name] for name in MODEL_SETTINGS},
         patch=linear("patch"), position=tensors["position"],
         position_residual=dyadic("position_residual"), cls_row=tensors["cls_row"],
         blocks=tuple(block(f"blocks.{index}") for index in range(header["blocks"])),

@@ -26,7 +26,7 @@ from cocotbext.axi import (
     AxiStreamSource,
 )
 
-from systola.sim.host import RESULT_FILE, STREAM_FILE, TRACE_FILE
+from systola.sim.host import RESULT_FILE, STREAM_FILE, TRACE_FILE, record_bytes
 from systola.sim.runner import finish_task, next_task
 from systola.sw_driver.driver import Accelerator
 from systola.sw_driver.program import Program
@@ -167,10 +167,12 @@ class _Files:
         while True:
             await ValueChange(self.dut.frames)
             await ReadOnly()
-            end = int(self.dut.beats.value) * self.width
+            end, size = int(self.dut.beats.value), record_bytes(self.width)
             with open(RESULT_FILE, "rb") as file:
-                file.seek(self.position)
-                self.frames.append(file.read(end - self.position))
+                file.seek(self.position * size)
+                records = file.read((end - self.position) * size)
+            self.frames.append(b"".join(records[k:k + self.width]
+                                        for k in range(0, len(records), size)))
             self.position = end
             self.arrived.set()
 

@@ -12,7 +12,8 @@ from amaranth.lib.wiring import In
 from systola.hw.csr import axi_lite_ports
 from systola.hw.regmap import TRACE
 
-__all__ = ["HOST", "RESULT_FILE", "STREAM_FILE", "TRACE_BITS", "TRACE_FILE", "host_verilog"]
+__all__ = ["HOST", "RESULT_FILE", "STREAM_FILE", "TRACE_BITS", "TRACE_FILE", "host_verilog",
+           "record_bytes"]
 
 HOST = "host"
 """Name of the module."""
@@ -102,6 +103,11 @@ def host_verilog(config, accelerator):
         connections=connections, width=width, top=8 * width - 1, trace_top=TRACE_BITS - 1,
         trace_bits=TRACE_BITS, stream_file=STREAM_FILE, result_file=RESULT_FILE,
         trace_file=TRACE_FILE)
+
+
+def record_bytes(width):
+    """Return the bytes that a beat of `width` bytes takes in ``result.bin``: whole 32-bit words."""
+    return -(-width // 4) * 4
 
 
 def _ports(config):

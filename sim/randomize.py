@@ -7,9 +7,6 @@ from systola.model.random import random_codes, random_vit
 
 __all__ = ["random_case"]
 
-_SHARED = ("weight_bits", "act_bits", "attention", "attention_bits", "mult_bits", "code_mult_bits",
-           "gelu", "norm_start")
-
 
 def random_case(seed, *, images=2):
     """Return ``(model, config, codes)`` of this seed.
@@ -25,7 +22,7 @@ def random_case(seed, *, images=2):
         blocks=int(rng.integers(1, 3)), hidden=int(rng.integers(3, 41)),
         classes=int(rng.integers(2, 13)), tokens=int(rng.integers(2, 15)),
         patch_dim=int(rng.integers(1, 20)),
-        **{name: getattr(config, name) for name in _SHARED})
+        **config.model_settings)
     return model, config, random_codes(rng, model, images)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from systola.hw.config import MODEL_SETTINGS
 from systola.hw.isa import INSTRUCTION_BYTES, Opcode, encode
 from systola.sw_driver.checks import check_model
 from systola.sw_driver.layout import (
@@ -139,8 +140,7 @@ def _output(name, shape, parts, frame):
 
 
 def _describe(model):
-    names = ("tokens", "channels", "heads", "hidden", "classes", "act_bits", "weight_bits",
-             "attention", "attention_bits", "mult_bits", "code_mult_bits", "gelu", "norm_start")
+    names = ("tokens", "channels", "heads", "hidden", "classes", *MODEL_SETTINGS)
     return {**{name: getattr(model, name) for name in names}, "blocks": len(model.blocks),
             "meta": {key: value for key, value in model.meta.items()
                      if isinstance(value, (str, int, float))}}

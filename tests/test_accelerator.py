@@ -20,11 +20,6 @@ ODD = AcceleratorConfig(rows=7, cols=5, lanes=1, token_depth=4, banks=2, bank_de
 """R and C share no factor with any size of the network in the tests, nor with each other."""
 
 
-def settings(config):
-    return {name: getattr(config, name) for name in ("weight_bits", "act_bits", "attention_bits",
-                                                     "mult_bits", "gelu", "norm_start")}
-
-
 def check(result, model, codes):
     """Every tensor was stored, compared and equal, and once more as seen from here."""
     assert result.differing == {}
@@ -43,7 +38,7 @@ def check(result, model, codes):
 @pytest.mark.parametrize("preset", ["digits", "small"])
 def test_digits_model(preset):
     config = PRESETS[preset]
-    model = open_model("digits", **settings(config))
+    model = open_model("digits", **config.model_settings)
     images, labels = load_data("digits", "test")
     codes = encode(model, images[:2])
     result = simulate(model, config, codes)
@@ -56,7 +51,7 @@ def test_digits_model(preset):
 def odd_case():
     rng = np.random.default_rng(7)
     model = random_vit(rng, channels=22, heads=2, blocks=2, hidden=31, classes=9, tokens=13,
-                       patch_dim=10, **settings(ODD))
+                       patch_dim=10, **ODD.model_settings)
     return model, random_codes(rng, model, 2)
 
 

@@ -134,7 +134,7 @@ def test_random_sizes(seed):
 
 @pytest.mark.parametrize("preset", ["digits", "small"])
 def test_digits_model(preset):
-    model = random_vit(np.random.default_rng(0), **DIGITS)
+    model = random_vit(np.random.default_rng(0), **DIGITS, **PRESETS[preset].model_settings)
     codes = random_codes(np.random.default_rng(1), model)[0]
     for trace in False, True:
         program = compile_model(model, PRESETS[preset], trace=trace)

@@ -39,9 +39,8 @@ def test_packed_arrays_can_be_planned(cases):
 
 def test_models_have_the_settings_of_their_accelerator(cases):
     for model, config, codes in cases:
-        for name in ("weight_bits", "act_bits", "attention", "attention_bits", "mult_bits",
-                     "code_mult_bits", "gelu", "norm_start"):
-            assert getattr(model, name) == getattr(config, name)
+        for name, value in config.model_settings.items():
+            assert getattr(model, name) == value
         assert codes.shape == (2, model.tokens - 1, model.patch.weight.shape[1])
 
 
