@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
 
-__all__ = ["BRANCH_BITS", "MODEL_SETTINGS", "MULT_LIMB", "PRESETS", "AcceleratorConfig",
-           "ConfigError", "digit_count"]
+__all__ = ["BRANCH_BITS", "MODEL_SETTINGS", "PRESETS", "AcceleratorConfig", "ConfigError",
+           "digit_count", "mult_limb", "requant_slots"]
 
 MODEL_SETTINGS = ("weight_bits", "act_bits", "attention", "attention_bits", "mult_bits",
                   "code_mult_bits", "gelu", "norm_start")
 """Fields that a quantized model has as well: its arithmetic."""
 
-MULT_LIMB = 16
-"""Multiplier bits that a requantizer takes in one cycle."""
+RESIDUAL_BITS = 16
+"""Bits of a residual, and most multiplier bits that a requantizer takes in one cycle."""
 
 BRANCH_BITS = 20
 """Bits to which a requantizer keeps each branch of a sum; beyond, the branch's sign decides."""
@@ -45,6 +45,29 @@ def digit_count(bits, digit_bits):
     while 2 ** max(bits - 1 - digit_bits * (count - 1), 0) > 2**digit_bits - 1:
         count += 1
     return count
+
+
+def mult_limb(mult_bits, code_mult_bits):
+    """Return the multiplier bits that a requantizer takes in one cycle, 8 to 16 and even.
+
+    The fewest with which a multiplier of `mult_bits` takes two cycles and one of `code_mult_bits`
+    takes one; 16 if that has more.
+    """
+    limb = max(min(code_mult_bits, mult_bits), (mult_bits + 1) // 2, 8)
+    return min(limb + limb % 2, RESIDUAL_BITS)
+
+
+def requant_slots(mult_bits, code_mult_bits, *, long, residual=False):
+    """Return the cycles that a requantizer takes for a beat; see `AcceleratorConfig`.
+
+    A residual goes through the rows of adders like a multiplier. If it takes two cycles, the
+    multiplier beside it takes two as well, however short.
+    """
+    limb = mult_limb(mult_bits, code_mult_bits)
+    if residual and limb < RESIDUAL_BITS:
+        return 4
+    bits = mult_bits if long else min(code_mult_bits, mult_bits)
+    return -(-bits // limb) + bool(residual)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,8 +212,12 @@ class AcceleratorConfig:
 
         `long` for multipliers of ``mult_bits`` instead of ``code_mult_bits``.
         """
-        bits = self.mult_bits if long else self.code_mult_bits
-        return -(-bits // MULT_LIMB) + bool(residual)
+        return requant_slots(self.mult_bits, self.code_mult_bits, long=long, residual=residual)
+
+    @property
+    def mult_limb(self):
+        """Multiplier bits that a requantizer takes in one cycle."""
+        return mult_limb(self.mult_bits, self.code_mult_bits)
 
     @property
     def param_beats(self):
@@ -267,11 +294,11 @@ PRESETS = {
                               max_row=64, weight_fifo=8, stream_fifo=8, param_depth=128),
     # A DeiT-Tiny on an XC7S50: 96 DSP slices with two products each, activations in block RAM.
     "arty_s7_50": AcceleratorConfig(rows=24, cols=8, lanes=4, vector_lanes=2, norm_lanes=1,
-                                    norm_roots=1, pe_style="dsp_packed", acc_bits=28, banks=5,
-                                    bank_depth=2048, code_mult_bits=16, gelu="table",
+                                    norm_roots=1, pe_style="dsp_packed", acc_bits=24, banks=5,
+                                    bank_depth=2048, code_mult_bits=12, gelu="table",
                                     max_row=256),
     "array_16x16": AcceleratorConfig(rows=16, cols=16, lanes=8, vector_lanes=2, norm_lanes=1,
-                                     norm_roots=1, pe_style="dsp_packed", acc_bits=28, banks=8,
-                                     bank_depth=2048, code_mult_bits=16, gelu="table",
+                                     norm_roots=1, pe_style="dsp_packed", acc_bits=24, banks=8,
+                                     bank_depth=2048, code_mult_bits=12, gelu="table",
                                      max_row=256),
 }

@@ -1,6 +1,6 @@
 """Front end of the MATRIX engine: reads the activations of a MATMUL, pass by pass."""
 
-from amaranth import Array, Cat, Module, Mux, Signal, signed
+from amaranth import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
@@ -9,6 +9,7 @@ from amaranth.utils import bits_for
 from systola.hw import shapes
 from systola.hw.accumulator import Accumulators, control_layout
 from systola.hw.isa import Flag, Opcode
+from systola.hw.regslice import RegisterSlice
 
 __all__ = ["Feeder", "first_lane"]
 
@@ -81,7 +82,11 @@ class Feeder(wiring.Component):
         m = Module()
         m.submodules.words = words = SyncFIFO(width=self.word_layout.size, depth=16)
         self._request(m, words)
-        self._enter(m, words)
+        # Comparing an entry and popping it would make a long path.
+        m.submodules.head = head = RegisterSlice(self.word_layout)
+        m.d.comb += [Value.cast(head.i.p).eq(words.r_data), head.i.valid.eq(words.r_rdy),
+                     words.r_en.eq(head.i.ready)]
+        self._enter(m, head.o)
         return m
 
     def _request(self, m, words):
@@ -154,7 +159,7 @@ class Feeder(wiring.Component):
 
     def _enter(self, m, words):
         """Let words into the array in order, each when its place is prepared."""
-        note = data.View(self.word_layout, words.r_data)
+        note = words.p
         half = Signal()
         since = Signal(range(Accumulators.gap))  # cycles until the next pass may begin
         may_begin, behind, room = Signal(), Signal(), Signal()
@@ -165,12 +170,12 @@ class Feeder(wiring.Component):
             behind.eq(note.first & (note.t < self.rows_read)),
             room.eq(Mux(note.begin & note.first, (self.tiles < 2) | (behind & (self.tiles == 2)),
                         (self.tiles != 3) | behind)),
-            self.act.rsp.ready.eq(words.r_rdy & room & (~note.begin | may_begin)),
+            self.act.rsp.ready.eq(words.valid & room & (~note.begin | may_begin)),
             self.valid.eq(self.act.rsp.valid & self.act.rsp.ready),
-            self.wait_weights.eq(words.r_rdy & note.begin & ~may_begin),
-            self.wait_room.eq(words.r_rdy & ~room & ~self.wait_weights),
+            self.wait_weights.eq(words.valid & note.begin & ~may_begin),
+            self.wait_room.eq(words.valid & ~room & ~self.wait_weights),
             self.wait_act.eq(self.act.rsp.ready & ~self.act.rsp.valid),
-            words.r_en.eq(self.valid),
+            words.ready.eq(self.valid),
             self.swap.eq(self.valid & note.swap),
             self.control.t.eq(note.t), self.control.digit.eq(note.digit),
             self.control.first.eq(note.first), self.control.last.eq(note.last),

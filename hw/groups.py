@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 from systola.hw import shapes
 from systola.hw.feeder import first_lane
 from systola.hw.isa import Flag, Opcode
+from systola.hw.regslice import RegisterSlice
 from systola.hw.word_writer import group_tag
 
 __all__ = ["GroupWalker", "group_note"]
@@ -29,7 +30,8 @@ class GroupWalker(wiring.Component):
 
     For every tile of C columns, every row, every group of `lanes` columns: what to do with it, the
     parameters it needs, the residual word if it is the first of the row that needs that word, and
-    the row's factor if it is the row's first. Up to one group a cycle, 2 cycles after `instr`.
+    the row's factor if it is the row's first. Up to one group a cycle, 5 cycles after `instr`, and
+    its requests a cycle before it.
     After an instruction with residual or 16-bit output, the next one waits until its writes are
     out, as the held values below belong to the last instruction taken.
 
@@ -45,7 +47,7 @@ class GroupWalker(wiring.Component):
     done : In(1)
         An instruction is complete.
     note : Out(stream.Signature(group_note(config)))
-        Groups; each to be taken not before its requests on the other ports.
+        Groups, from a register; each to be taken not before its requests on the other ports.
     param, residual, factor : Out(stream.Signature(16))
         Parameter words, words of the residual's low plane, entries of the row factors (these only
         with ``config.factor_depth``).
@@ -54,7 +56,7 @@ class GroupWalker(wiring.Component):
     """
 
     DEPTH = 16
-    """Far enough ahead to hide the residual's latency of 11 cycles, at two cycles a group."""
+    """Far enough ahead to hide the residual's latency of 12 cycles, at two cycles a group."""
 
     def __init__(self, config):
         self.config = config
@@ -85,14 +87,20 @@ class GroupWalker(wiring.Component):
             queues["factor"] = group.new_row
         for name, asked in queues.items():
             port = getattr(self, name)
-            queue = SyncFIFO(width=len(Value.cast(port.p)), depth=self.DEPTH)
+            # The slice behind the notes' queue holds two more.
+            depth = self.DEPTH - 2 * (name == "note")
+            queue = SyncFIFO(width=len(Value.cast(port.p)), depth=depth)
             m.submodules[f"{name}_queue"] = queue
-            m.d.comb += [queue.w_data.eq(group[name]), queue.w_en.eq(taken & asked),
-                         Value.cast(port.p).eq(queue.r_data), port.valid.eq(queue.r_rdy),
-                         queue.r_en.eq(port.ready)]
-            if name == "note":
-                # The others are never fuller: a group leaves only with all that it asked for.
-                m.d.comb += taken.eq(found & queue.w_rdy)
+            m.d.comb += [queue.w_data.eq(group[name]), queue.w_en.eq(taken & asked)]
+            if name != "note":
+                m.d.comb += [Value.cast(port.p).eq(queue.r_data), port.valid.eq(queue.r_rdy),
+                             queue.r_en.eq(port.ready)]
+                continue
+            # The others are never fuller: a group leaves only with all that it asked for.
+            m.submodules.head = head = RegisterSlice(port.p.shape())
+            wiring.connect(m, head.o, wiring.flipped(port))
+            m.d.comb += [taken.eq(found & queue.w_rdy), Value.cast(head.i.p).eq(queue.r_data),
+                         head.i.valid.eq(queue.r_rdy), queue.r_en.eq(head.i.ready)]
         self._walk(m, ins, step, active, group)
         return m
 

@@ -36,8 +36,8 @@ class MatrixEngine(wiring.Component):
     - The next tile but one may enter 1 cycle after the tile's last group; but row t of its first
       pass already when row t of this tile is at the requantizer, one cycle before its first group.
     - ``done`` comes about 11 cycles after the last group, 12 after a 16-bit one. After an
-      instruction with a residual or wide output, the next one's first group comes 5 cycles after
-      its ``done`` at the earliest, 7 with a residual, and the one after that enters 5 cycles after
+      instruction with a residual or wide output, the next one's first group comes 6 cycles after
+      its ``done`` at the earliest, 8 with a residual, and the one after that enters 5 cycles after
       it.
 
     Parameters

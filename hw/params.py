@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In
 from systola.hw import shapes
 from systola.hw.arbiter import Arbiter
 from systola.hw.credit import CreditQueue
+from systola.hw.regslice import RegisterSlice
 
 __all__ = ["ParamMemory"]
 
@@ -17,8 +18,9 @@ class ParamMemory(wiring.Component):
 
     One word a cycle over all read ports, of which lower indices go first; one that waits is served
     within `Arbiter.turns` services of others for each port behind the first. A port gives its words
-    in order, at the earliest 3 cycles after the request, one a cycle if it is alone. A word written
-    in a cycle is visible to requests of later cycles.
+    in order, at the earliest 4 cycles after the request, one a cycle if it is alone. A word written
+    in a cycle is visible to requests of later cycles. Requests pass a register slice, so that no
+    client's signals reach another one within a cycle.
 
     Parameters
     ----------
@@ -61,10 +63,13 @@ class ParamMemory(wiring.Component):
         for index, port in enumerate(self.r):
             m.submodules[f"queue{index}"] = queue = CreditQueue(shape=word)
             wiring.connect(m, queue.o, wiring.flipped(port.rsp))
-            m.d.comb += [arbiter.valid[index].eq(port.req.valid & queue.room),
-                         port.req.ready.eq(arbiter.grant[index]),
+            m.submodules[f"request{index}"] = request = RegisterSlice(len(read.addr))
+            m.d.comb += [request.i.valid.eq(port.req.valid), request.i.p.eq(port.req.p),
+                         port.req.ready.eq(request.i.ready),
+                         arbiter.valid[index].eq(request.o.valid & queue.room),
+                         request.o.ready.eq(arbiter.grant[index]),
                          queue.take.eq(arbiter.grant[index]),
                          queue.push.eq(arrives[index]), queue.data.eq(read.data)]
             with m.If(arbiter.grant[index]):
-                m.d.sync += read.addr.eq(port.req.p)
+                m.d.sync += read.addr.eq(request.o.p)
         return m

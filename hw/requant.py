@@ -4,7 +4,7 @@ from amaranth import Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.config import BRANCH_BITS, MULT_LIMB
+from systola.hw.config import BRANCH_BITS, RESIDUAL_BITS, mult_limb, requant_slots
 from systola.hw.pipeline import Pipeline
 from systola.hw.rescaler import LANE_LATENCY, LaneRescaler, sign_mask
 from systola.hw.shapes import param_record
@@ -21,9 +21,10 @@ class Requantizer(wiring.Component):
     its own side, the main one first. While the rescaled residual stays below
     ``2**(BRANCH_BITS - 1) - 2**15``, that is exact as well.
 
-    A beat takes a slot for each `MULT_LIMB` bits of its multiplier, and one for the residual, as
-    `slots` tells: so many cycles pass between beats. Two beats of two slots each interleave (low,
-    low, high, high); a beat that could overtake waits for at most two cycles more. Results are in
+    A beat takes a slot for each limb of its multiplier (`systola.hw.config.mult_limb`) and of its
+    residual, as `slots` tells: so many cycles pass between beats. Two beats of two slots each
+    interleave (low, low, high, high), and so do the two branches of a sum, the residual first, if
+    it has two limbs; a beat that could overtake waits for at most two cycles more. Results are in
     order, `latency` cycles after a beat is first offered, and all stages advance together whenever
     the output is empty or taken. No DSP slice is used. Model: ``systola.sim.requant.requantize``.
     Source: I-ViT, HAWQ-V3.
@@ -33,12 +34,12 @@ class Requantizer(wiring.Component):
     lanes : int
         Elements per beat.
     in_bits : int
-        Bits of the signed input, 2 to 48. A bias must be in the same range, whatever its record
-        could hold.
+        Bits of the signed input, 2 to 48. A bias and its sum with the input must be in the same
+        range, whatever the record could hold.
     mult_bits, code_mult_bits : int
         Magnitude bits of the multipliers of long and of other beats, 2 to 31. A code multiplier
-        lies in the low ``code_mult_bits + 1`` bits of ``mult``; it has at most `mult_bits`. The
-        rows of adders are one shorter if neither is exactly `MULT_LIMB`.
+        lies in the low ``code_mult_bits + 1`` bits of ``mult``; it has at most `mult_bits`. There
+        is one adder less if neither is a multiple of the limb.
     bias_bits : int
         Bits of the signed bias, 2 to 48.
     residual, symmetric : bool
@@ -74,7 +75,9 @@ class Requantizer(wiring.Component):
                 raise ValueError(f"{name} must be an integer from {low} to {high}, not {value!r}")
         self.lanes, self.in_bits, self.residual = lanes, in_bits, bool(residual)
         self.mult_bits, self.code_mult_bits = mult_bits, min(code_mult_bits, mult_bits)
-        self._whole = MULT_LIMB in (self.mult_bits, self.code_mult_bits)
+        self._limb_bits = mult_limb(mult_bits, code_mult_bits)
+        self._whole = 0 in (self.mult_bits % self._limb_bits, self.code_mult_bits % self._limb_bits)
+        self._res_two = self.residual and self._limb_bits < RESIDUAL_BITS
         carried = {} if tag is None else {"tag": tag}
         payload = {"z": data.ArrayLayout(signed(in_bits), lanes),
                    "p": data.ArrayLayout(param_record(mult_bits, bias_bits), lanes),
@@ -93,11 +96,12 @@ class Requantizer(wiring.Component):
 
     def slots(self, *, long, use_res=False):
         """Return the cycles that a beat takes from the unit's throughput."""
-        bits = self.mult_bits if long else self.code_mult_bits
-        return -(-bits // MULT_LIMB) + bool(use_res)
+        return requant_slots(self.mult_bits, self.code_mult_bits, long=long, residual=use_res)
 
     def latency(self, *, long, use_res=False):
         """Return the cycles from the first one in which a beat is offered to its result."""
+        if use_res and self._res_two:
+            return LANE_LATENCY + 4
         if self.slots(long=long) == 2:
             return LANE_LATENCY + 3
         return LANE_LATENCY + 1 + bool(use_res)
@@ -113,11 +117,10 @@ class Requantizer(wiring.Component):
             """Delay by registers with a reset, of which no tool makes look-up tables (SRL16)."""
             return pipe.delay(value, cycles, reset_less=False)
 
-        def follow(value, cycles, now=None):
+        def follow(value, cycles):
             """Delay what belongs to a beat; a high slot takes what came with its low slot."""
             value = Value.cast(value)
-            now = Mux(slot["high"], later(value, 2), value if now is None else now)
-            return later(now[:len(value)], cycles + 1)
+            return later(Mux(slot["high"], later(value, 2), value), cycles + 1)
 
         m.d.comb += self.o.valid.eq(later(slot["final"], LANE_LATENCY + 1))
         if "tag" in beat.shape().members:
@@ -126,47 +129,60 @@ class Requantizer(wiring.Component):
         symmetric = Const(0, 1)
         if "symmetric" in beat.shape().members:
             symmetric = follow(beat.symmetric, LANE_LATENCY - 1)
-        high, res, res_mult, adds = pipe.reg(slot["high"]), pipe.reg(slot["res"]), None, None
+        high, res_mult, adds = pipe.reg(slot["high"]), None, None
         if self.residual:
-            res_mult, adds = (res, pipe.reg(self.res_mult)), later(res, LANE_LATENCY - 2)
-        width = max(self.in_bits, self.mult_bits if self.residual else 0) + 1
+            res_mult = pipe.reg(slot["res"]), pipe.reg(self.res_mult)
+            adds = later(slot["adds"], LANE_LATENCY - 1)
+        width = max(self.in_bits, self.mult_bits + 1 if self.residual else 0)
         for k in range(self.lanes):
-            lane = LaneRescaler(m, advance, bits=width, whole=self._whole,
-                                keep=BRANCH_BITS if self.residual else 16)
+            lane = LaneRescaler(m, advance, bits=width, limb=self._limb_bits,
+                                whole=self._whole, keep=BRANCH_BITS if self.residual else 16)
             limb, before = self._limb(pipe, slot, k)
             shift = beat.p[k].shift
-            shift = follow(shift, 0, Mux(slot["res"], self.res_shift, shift)
-                           if self.residual else None)
-            place, fine = later((shift[4:] + ~high)[:3], 3), later(shift[:4], 3)
+            if self.residual:
+                shift = Mux(slot["res"], self.res_shift, shift)
+            shift = follow(shift, 0)
+            amount = later((shift + Mux(high, 0, self._limb_bits))[:7], 3)
             z = lane.reset_reg(beat.z[k], slot["high"] | slot["res"])
             bias = pipe.reg(beat.p[k].bias, signed(self.in_bits))
             product, low = lane.multiply(z, bias, limb, before, high=high, res_mult=res_mult)
-            total = lane.round_shift(product, low, place, fine, adds)
+            total = lane.round_shift(product, low, amount, adds)
             m.d.comb += self.o.p.y[k].eq(lane.saturate(*total, mask, symmetric))
         return m
 
     def _sequence(self, m, pipe):
         """Divide the cycles: low, residual and single slots of the beat offered, high slots.
 
-        Returns ``high``, ``res``, ``low`` (exclusive), and ``final`` for a beat's last slot.
+        Returns ``high``, ``low`` and ``res`` (not in high slots; with ``low`` if a residual takes
+        two), ``adds`` for a residual's last slot and ``final`` for a beat's.
         """
         beat = self.i.p
         second, two, use_res = Signal(), Signal(), Signal()
         waiting, high = Signal(), Signal()  # a low slot was in the last cycle, and the one before
         begin, go = Signal(), Signal()
-        slot = {name: Signal(name=name) for name in ("low", "res", "final")}
+        slot = {name: Signal(name=name) for name in ("low", "res", "adds", "final")}
         m.d.comb += [
-            two.eq(Mux(beat.long, self.slots(long=1) == 2, self.slots(long=0) == 2)),
             use_res.eq(beat.use_res if self.residual else 0),
+            two.eq(Mux(beat.long, self.slots(long=1) == 2, self.slots(long=0) == 2)
+                   | (use_res & self._res_two)),
             # Only low slots may follow before high ones, and none of them a residual: its rounded
             # value would be added to the next result.
             begin.eq(~high & (~waiting | (two & ~use_res))),
             go.eq(self.i.valid & (second | begin)),
             self.i.ready.eq(pipe.advance & (second | (begin & ~use_res))),
-            slot["low"].eq(go & two & ~second),
-            slot["res"].eq(go & use_res & (second == two)),
-            slot["final"].eq(high | (go & ~two & (second == use_res))),
         ]
+        if self._res_two:
+            adds = pipe.delay(slot["res"], 2, reset_less=False)
+            m.d.comb += [
+                slot["low"].eq(go & two), slot["res"].eq(go & use_res & ~second),
+                slot["adds"].eq(adds), slot["final"].eq((high & ~adds) | (go & ~two)),
+            ]
+        else:
+            m.d.comb += [
+                slot["low"].eq(go & two & ~second), slot["res"].eq(go & use_res & (second == two)),
+                slot["adds"].eq(slot["res"]),
+                slot["final"].eq(high | (go & ~two & (second == use_res))),
+            ]
         with m.If(pipe.advance):
             m.d.sync += [second.eq(go & use_res & ~second), waiting.eq(slot["low"]),
                          high.eq(waiting)]
@@ -175,19 +191,16 @@ class Requantizer(wiring.Component):
     def _limb(self, pipe, slot, k):
         """Return lane `k`'s multiplier limb of the slot, and the bit below its first digit."""
         mult, whole = self.i.p.p[k].mult, int(self._whole)
-        bits = MULT_LIMB + whole
-        long, code = Signal(signed(bits)), Signal(signed(bits))
-        m = pipe.m
-        m.d.comb += [long.eq(mult), code.eq(mult[:self.code_mult_bits + 1].as_signed())]
-        lowest = Mux(self.i.p.long, long, code)
+        bits = self._limb_bits + whole
+        value = Signal(signed(max(self.mult_bits + 1, bits, RESIDUAL_BITS)))
+        pipe.m.d.comb += value.eq(
+            Mux(self.i.p.long, mult, mult[:self.code_mult_bits + 1].as_signed()))
         if self.residual:
-            lowest = Mux(slot["res"], self.i.p.res[k], lowest)
-        if self.slots(long=True) == 1:
+            with pipe.m.If(slot["res"]):
+                pipe.m.d.comb += value.eq(self.i.p.res[k])
+        lowest, rest = value[:bits].as_signed(), value[self._limb_bits:].as_signed()
+        if self.slots(long=True) == 1 and not self._res_two:
             return pipe.reg(lowest), Const(0, 1)
-        rest = mult[MULT_LIMB:].as_signed()
-        if self.slots(long=False) == 2:
-            code = mult[MULT_LIMB:self.code_mult_bits + 1].as_signed()
-            rest = Mux(self.i.p.long, rest, code)
-        before, rest = pipe.delay(mult[bits - 1], 2), pipe.delay(rest, 2)
+        before, rest = pipe.delay(value[bits - 1], 2), pipe.delay(rest, 2)
         return (pipe.reg(Mux(slot["high"], rest, lowest), signed(bits)),
                 pipe.reg(slot["high"] & before))

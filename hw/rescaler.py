@@ -2,7 +2,6 @@
 
 from amaranth import Cat, Const, Mux, Signal, signed
 
-from systola.hw.config import MULT_LIMB
 from systola.hw.pipeline import Pipeline, add_with_carry, booth_row
 
 __all__ = ["LANE_LATENCY", "LaneRescaler", "sign_mask"]
@@ -10,13 +9,11 @@ __all__ = ["LANE_LATENCY", "LaneRescaler", "sign_mask"]
 LANE_LATENCY = 7
 """Cycles from the operands of a slot to its result."""
 
-_ROWS = MULT_LIMB // 2
-
 
 class LaneRescaler(Pipeline):
     """The data path of one lane: a slot of work may enter in every cycle.
 
-    A slot multiplies ``z + addend`` by one limb of a multiplier, in `_ROWS` rows of Booth adders.
+    A slot multiplies ``z + addend`` by one limb of a multiplier, two bits to a row of Booth adders.
     A high slot comes two cycles after the low slot of its value: the sum of that slot, less its
     lowest limb, is what the rows add to, and the multiplicand comes back from the middle of the
     rows; so no adder joins the limbs. Then the product is shifted right, rounded half to even, and
@@ -28,16 +25,18 @@ class LaneRescaler(Pipeline):
         As for `Pipeline`.
     bits : int
         Bits of the multiplicand.
+    limb : int
+        Multiplier bits of a slot, even.
     whole : bool
-        Whether a limb has a sign besides its `MULT_LIMB` bits, one more than `_ROWS` digits cover:
-        then its lowest bit selects what the rows begin with.
+        Whether a limb has a sign besides its bits, one more than the rows' digits cover: then its
+        lowest bit selects what the rows begin with.
     keep : int
         Bits to which a shifted product is kept; beyond, its sign decides.
     """
 
-    def __init__(self, m, advance, *, bits, whole, keep):
+    def __init__(self, m, advance, *, bits, limb, whole, keep):
         super().__init__(m, advance)
-        self.bits, self.whole, self.keep = bits, int(whole), keep
+        self.bits, self.limb, self.whole, self.keep = bits, limb, int(whole), keep
 
     def reset_reg(self, value, clear):
         """Return `value` one cycle later, or 0 if `clear`, for which a register has an input."""
@@ -53,47 +52,48 @@ class LaneRescaler(Pipeline):
 
         `z` must be 0 in high and residual slots. `limb` is the limb as it lies, `before` the bit
         that the lowest Booth digit takes from below it. `res_mult` replaces the addend in residual
-        slots, ``(flag, value)``; None without any. In a high slot `product` counts limbs and `low`
-        is the one below; in others `low` is 0.
+        slots but high ones, ``(flag, value)``; None without any. In a high slot `product` counts
+        limbs and `low` is the one below; in others `low` is 0.
         """
-        bits, whole = self.bits, self.whole
+        bits, size, whole = self.bits, self.limb, self.whole
+        rows = size // 2
         back = Signal(signed(bits))
-        total = Signal(signed(bits + MULT_LIMB + whole))
+        total = Signal(signed(bits + size + whole))
         if res_mult is not None:
             addend = Mux(*res_mult, addend)
         summed = (z + Mux(high, back, addend))[:bits].as_signed()
-        carried = (total >> MULT_LIMB)[:bits + whole].as_signed()
+        carried = (total >> size)[:bits + whole].as_signed()
         a, digits = self.reg(summed), self.reg(Cat(before, limb[whole:]))
         if whole:
             start = self.reset_reg(Mux(high, carried, summed), ~high & ~limb[0])
         else:
             start = self.reset_reg(carried, ~high)
-        low = self.reset_reg(total[:MULT_LIMB], ~high)
+        low = self.reset_reg(total[:size], ~high)
         known, upper = start[:whole], start[whole:].as_signed()
-        for row in range(_ROWS):
+        for row in range(rows):
             upper = booth_row(upper, a, *digits[2 * row:2 * row + 3])
-            if row == _ROWS // 2 - 1:
+            if row == rows // 2 - 1:
                 known, upper, a = self.reg(known), self.reg(upper), self.reg(a)
                 digits, low = self.reg(digits, reset_less=False), self.reg(low)
-            if row < _ROWS - 1:
+            if row < rows - 1:
                 known, upper = Cat(known, upper[:2]), upper[2:].as_signed()
         self.m.d.comb += [back.eq(a), total.eq(Cat(known, upper))]
         return self.reg(total), self.reg(low)
 
-    def round_shift(self, product, low, place, fine, res):
+    def round_shift(self, product, low, amount, res):
         """Return ``(sum, over, sign)`` three cycles later: shifted right, rounded half to even.
 
-        Shifts by ``16 * (place - 1) + fine``; a `place` of 4 gives 0. The rounded value of the slot
-        before is added if that was marked by `res`, the residual's; None without any. With `over`
-        the sum is meaningless: it is beyond `keep` bits, on the side that `sign` tells.
+        Shifts ``product << limb | low`` by `amount`, up to 63 and a limb. The rounded value of the
+        slot before is added if that was marked by `res`, the residual's; None without any. With
+        `over` the sum is meaningless: it is beyond `keep` bits, on the side that `sign` tells.
         """
         value = Cat(Const(0, 1), low, product).as_signed()
-        sign, zero = value[-1], place[2]
-        if len(product) > 3 * MULT_LIMB + 1:
-            zero = Const(0, 1)
-        else:  # shifted by 48 it is at most a half
+        sign, place, fine = value[-1], amount[4:], amount[:4]
+        zero = Const(0, 1)
+        if len(product) + self.limb <= 65:  # shifted by 64 it is at most a half
+            zero = place[2]
             place = place[:2]
-        near, over, sticky = self._select(value, sign, place, MULT_LIMB, self.keep + 16)
+        near, over, sticky = self._select(value, sign, place, 16, self.keep + 16)
         near, over, sticky, sign = (self.reset_reg(v, zero) for v in (near, over, sticky, sign))
         fine = self.reg(fine)
         near, over, sticky = self._select(near, sign, fine[2:], 4, self.keep + 4, over, sticky)

@@ -5,6 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw import shapes
+from systola.hw.regslice import RegisterSlice
 
 __all__ = ["ResidualReader"]
 
@@ -12,7 +13,8 @@ __all__ = ["ResidualReader"]
 class ResidualReader(wiring.Component):
     """Read the low and the high word of each address and pair their bytes.
 
-    One pair every 2 cycles; up to 1 pair waits, beside what the port holds.
+    One pair every 2 cycles; up to 1 pair waits, beside what the port holds. A request leaves a
+    cycle after its address is offered, and a pair comes a cycle after its high word.
 
     Parameters
     ----------
@@ -22,7 +24,7 @@ class ResidualReader(wiring.Component):
     Members
     -------
     i : In(stream.Signature(16))
-        Address of the low word, taken with the request of the high word.
+        Address of the low word, taken a cycle before the request of the high word at the earliest.
     plane : In(16)
         Distance of the high word; constant while addresses are offered.
     port : Out(shapes.ReadPort(config))
@@ -43,13 +45,15 @@ class ResidualReader(wiring.Component):
         req, rsp, o = self.port.req, self.port.rsp, self.o
         high, has_low, low = Signal(), Signal(), Signal(rsp.p.shape(), reset_less=True)
         pair = Signal(o.p.shape(), reset_less=True)
+        m.submodules.requests = requests = RegisterSlice(req.p.shape())
+        wiring.connect(m, requests.o, wiring.flipped(req))
         m.d.comb += [
-            req.valid.eq(self.i.valid), self.i.ready.eq(req.ready & high),
-            req.p.addr.eq(self.i.p + Mux(high, self.plane, 0)),
+            requests.i.valid.eq(self.i.valid), self.i.ready.eq(requests.i.ready & high),
+            requests.i.p.addr.eq(self.i.p + Mux(high, self.plane, 0)),
             rsp.ready.eq(~has_low | ~o.valid | o.ready),
             o.p.eq(pair),
         ]
-        with m.If(req.valid & req.ready):
+        with m.If(requests.i.valid & requests.i.ready):
             m.d.sync += high.eq(~high)
         with m.If(o.ready):
             m.d.sync += o.valid.eq(0)

@@ -63,9 +63,8 @@ class RowScaler(wiring.Component):
         waiting = data.StructLayout({"x": self.i.p.x.shape(), "last": 1})
         m.submodules.queue = queue = SyncFIFO(width=waiting.size, depth=self.DEPTH)
         m.submodules.requantizer = unit = Requantizer(
-            lanes=lanes, in_bits=32, mult_bits=config.mult_bits,
-            code_mult_bits=config.code_mult_bits, residual=False, symmetric=False,
-            tag=1)
+            lanes=lanes, in_bits=33, mult_bits=config.mult_bits,  # 32 bits each, and their sum
+            code_mult_bits=config.code_mult_bits, residual=False, symmetric=False, tag=1)
         entering, beat = data.View(waiting, queue.w_data), data.View(waiting, queue.r_data)
         word = Signal(shapes.param_word(config), reset_less=True)
         have, ask, index = Signal(), Signal(), Signal(16)
@@ -80,7 +79,8 @@ class RowScaler(wiring.Component):
             self.i.ready.eq(queue.w_rdy & (~new | req.ready)),
             Value.cast(entering.x).eq(self.i.p.x), entering.last.eq(self.i.p.last),
             unit.i.valid.eq(queue.r_rdy & have), go.eq(unit.i.valid & unit.i.ready),
-            queue.r_en.eq(go), unit.i.p.z.eq(beat.x), unit.i.p.tag.eq(beat.last),
+            queue.r_en.eq(go), unit.i.p.tag.eq(beat.last),
+            *(unit.i.p.z[k].eq(beat.x[k]) for k in range(lanes)),
             unit.i.p.bits.eq(how.bits), unit.i.p.long.eq(how.bits > 8),
             used.eq(go & ~how.broadcast & (beat.last | (out == parts - 1))),
             rsp.ready.eq(~have | used),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from systola.hw.config import SOFTMAX_SHIFT
+from systola.hw.config import BRANCH_BITS, SOFTMAX_SHIFT
 from systola.sw_driver.layout import CompileError
 
 __all__ = ["check_model"]
@@ -41,6 +41,8 @@ def check_model(model, config):
                                    f"not {value}")
     for name, rescale, bits in rescales:
         _check_requant(name, rescale, (), bits, config)
+        if name.endswith("residual"):
+            _check_branch(name, rescale)
     for name, norm in norms:
         _check_requant(name, norm.requant, (model.channels,), model.act_bits, config)
         _check_bias(name, norm.bias, model.channels)
@@ -179,6 +181,15 @@ def _check_requant(name, requant, shape, bits, config):
     if shift.min() < 0 or shift.max() > 63:
         bad = int(shift.min()) if shift.min() < 0 else int(shift.max())
         raise CompileError(f"{name} shifts must be from 0 to 63, not {bad}")
+
+
+def _check_branch(name, rescale):
+    """Refuse a residual that could bring back into 16 bits a sum that the hardware saturates."""
+    mult, shift = abs(int(rescale.mult)), int(rescale.shift)
+    largest, limit = (mult << 15) + (1 << shift >> 1) >> shift, (1 << BRANCH_BITS - 1) - (1 << 15)
+    if largest >= limit:
+        raise CompileError(f"{name} must rescale 16 bits to less than {limit}, "
+                           f"not to {largest}")
 
 
 def _check_bias(name, bias, count):

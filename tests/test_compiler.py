@@ -375,6 +375,8 @@ def test_keys_and_values_must_fit_the_stationary_side():
      r"position_residual multipliers must be below 2\*\*24 \(mult_bits\), not 33554432"),
     ({"position_residual": Dyadic(mult=np.int64(1), shift=np.int64(64))},
      r"position_residual shifts must be from 0 to 63, not 64"),
+    ({"position_residual": Dyadic(mult=np.int64(-15 << 10), shift=np.int64(10))},
+     r"position_residual must rescale 16 bits to less than 491520, not to 491520"),
     ({"mult_bits": 25}, r"mult_bits must be at least 25 as in the model, not 24"),
 ])
 def test_bad_model_is_refused(changes, message):

@@ -242,7 +242,7 @@ def predict(config, jobs, columns_ready):
                 for t in range(f["rows"]):
                     ahead = p == 0 and t < len(behind)
                     enter = max(enter, min(free, behind[t]) if ahead else free) + 1
-            begin = max(enter - 1 + latency, drained + 2, after + (7 if residual else 5))
+            begin = max(enter - 1 + latency, drained + 2, after + (8 if residual else 6))
             slots = config.requant_cycles(long=wide, residual=residual)
             row = max(-(-count // config.lanes) * slots, words * (1 + (wide or residual)))
             drained = begin + f["rows"] * row - 1

@@ -96,7 +96,7 @@ def test_deit_tiny(preset, attention):
     """Two blocks of its width: exact under random schedules, and fast by the prediction."""
     config = dataclasses.replace(PRESETS[preset], attention=attention)
     model = random_named("deit_tiny", blocks=2, attention=attention, gelu="table",
-                         code_mult_bits=16)
+                         code_mult_bits=config.code_mult_bits)
     x = random_stream(np.random.default_rng(1), model)[0]
     expected = forward_blocks(model, x)
     program = compile_model(model, config, blocks_only=True, trace=True)

@@ -4,6 +4,7 @@ import random
 import numpy as np
 import pytest
 
+from systola.hw.config import mult_limb
 from systola.hw.requant import Requantizer
 from systola.sim.harness import collect, drive, run
 from systola.sim.requant import requantize
@@ -13,7 +14,8 @@ SIZES = [(2, 32, 24, 16, 32, True), (2, 28, 24, 15, 32, True), (2, 40, 31, 31, 4
          (3, 40, 31, 8, 32, True), (2, 32, 31, 24, 32, False), (2, 32, 24, 15, 32, False),
          (2, 32, 24, 16, 32, False), (2, 16, 24, 24, 32, False), (1, 17, 8, 8, 2, True),
          (1, 2, 2, 2, 2, False), (1, 9, 25, 17, 3, True), (1, 45, 31, 16, 45, True),
-         (1, 44, 16, 12, 48, False), (1, 28, 16, 16, 32, True), (1, 20, 18, 24, 20, True)]
+         (1, 26, 24, 12, 32, True), (1, 44, 16, 12, 48, False), (1, 28, 16, 16, 32, True),
+         (1, 20, 18, 24, 20, True)]
 
 
 def signed_value(rng, bits):
@@ -35,11 +37,15 @@ def random_case(rng, size):
     code_bits = min(code_bits, mult_bits)
     long = int(rng.random() < 0.5)
     width = mult_bits if long else code_bits
-    sum_bits = min(in_bits, bias_bits)
-    case = {"z": [signed_value(rng, in_bits) for _ in range(lanes)],
-            "p": [{"bias": signed_value(rng, sum_bits) if rng.random() < 0.7 else 0,
-                   "mult": multiplier(rng, width), "shift": rng.randrange(64)}
-                  for _ in range(lanes)],
+    low, high = -(1 << in_bits - 1), (1 << in_bits - 1) - 1
+    least, most = -(1 << bias_bits - 1), (1 << bias_bits - 1) - 1
+    z, p = [], []
+    for _ in range(lanes):  # the sum of input and bias has the range of the input, with its edges
+        z.append(signed_value(rng, in_bits))
+        total = signed_value(rng, in_bits) if rng.random() < 0.7 else z[-1]
+        p.append({"bias": max(least, low, min(most, high, total - z[-1])),
+                  "mult": multiplier(rng, width), "shift": rng.randrange(64)})
+    case = {"z": z, "p": p,
             "bits": rng.randint(2, 16), "tag": rng.randrange(32), "long": long,
             "symmetric": int(rng.random() < 0.5)}
     if residual:
@@ -47,7 +53,6 @@ def random_case(rng, size):
                  "use_res": int(rng.random() < 0.5)}
         if rng.random() < 0.3:  # the residual nearly cancels a branch far beyond the output
             case["res_mult"], case["res_shift"] = -(1 << width), rng.randrange(width)
-            low, high = -(1 << in_bits - 1), (1 << in_bits - 1) - 1
             for k, res in enumerate(case["res"]):
                 shift = rng.choice([0, 1, 7, 15])
                 case["p"][k] = {"bias": 0, "mult": -(1 << width),
@@ -97,7 +102,7 @@ def simulate(size, cases, rng=None):
 def test_matches_model(size, seed):
     """Without stalls, and with stalls on both sides."""
     rng = random.Random(f"{size} {seed}")
-    cases = [random_case(rng, size) for _ in range(120)]
+    cases = [random_case(rng, size) for _ in range(60)]
     got = simulate(size, cases, rng if seed else None)[1]
     assert got == [(expected(case), case["tag"]) for case in cases]
 
@@ -133,38 +138,43 @@ def test_each_branch_is_rounded_on_its_own():
     assert simulate((2, 16, 8, 8, 4, True), [case])[1][0][0] == [0, 4]
 
 
-@pytest.mark.parametrize("whole", [0, 1])
-def test_limb_boundaries(whole):
+@pytest.mark.parametrize(("limb", "code_bits"), [(12, 12), (14, 13), (16, 15), (16, 16)])
+def test_limb_boundaries(limb, code_bits):
     """Multipliers around the sign of each limb, and every shift around a limb."""
-    size = (4, 28, 24, 15 + whole, 32, True)
-    edges = [sign * (1 << bit) + d for bit in (14, 15, 16, 17, 23) for sign in (1, -1)
-             for d in (-1, 0, 1)]
+    assert mult_limb(24, code_bits) == limb
+    size = (4, 28, 24, code_bits, 32, True)
+    edges = [sign * (1 << bit) + d for bit in (limb - 2, limb - 1, limb, limb + 1, 23)
+             for sign in (1, -1) for d in (-1, 0, 1)]
     z = [-(1 << 27), (1 << 27) - 1, 1, -1]
     cases = [single(z, mult, shift, 16, long=long, symmetric=0, use_res=0, res=[0] * 4, res_mult=0,
                     res_shift=0)
-             for mult in edges for shift in (0, 15, 16, 17, 32, 33, 47, 48)
-             for long in (0, 1) if long or -(2 << 14 + whole) <= mult < 2 << 14 + whole]
+             for mult in edges for shift in (0, limb, 17, 33, 47, 48)
+             for long in (0, 1) if long or -(1 << code_bits) <= mult < 1 << code_bits]
     for case in cases[::3]:
-        case["p"] = [{**p, "bias": bias} for p, bias in zip(case["p"], z, strict=True)]
+        case["z"] = [z // 2 for z in z]
+        case["p"] = [{**p, "bias": z - z // 2} for p, z in zip(case["p"], z, strict=True)]
     assert [y for y, _ in simulate(size, cases)[1]] == [expected(case) for case in cases]
 
 
-@pytest.mark.parametrize("code_bits", [15, 16, 24])
+@pytest.mark.parametrize(("code_bits", "expected"), [
+    (12, {(0, 0): (1, 8), (1, 0): (2, 10), (0, 1): (4, 11), (1, 1): (4, 11)}),
+    *((bits, {(0, 0): (1, 8), (1, 0): (2, 10), (0, 1): (2, 9), (1, 1): (3, 10)})
+      for bits in (15, 16)),
+    (24, {(0, 0): (2, 10), (1, 0): (2, 10), (0, 1): (3, 10), (1, 1): (3, 10)})])
 @pytest.mark.parametrize("use_res", [0, 1])
 @pytest.mark.parametrize("long", [0, 1])
-def test_latency_and_throughput(code_bits, use_res, long):
+def test_latency_and_throughput(code_bits, expected, use_res, long):
     size = (1, 28, 24, code_bits, 32, True)
-    dut, slots = build(size), 1 + (long or code_bits > 16) + use_res
+    dut, (slots, latency) = build(size), expected[long, use_res]
     assert dut.slots(long=long, use_res=use_res) == slots
-    assert dut.latency(long=long, use_res=use_res) == {1: 8, 2: 10 - use_res * (1 - long), 3: 10}[
-        slots]
+    assert dut.latency(long=long, use_res=use_res) == latency
     case = single([5], 3, 1, 8, long=long, use_res=use_res, res=[7], res_mult=3, res_shift=2)
 
     def cycles(count):
         return simulate(size, [case] * count)[0]
 
-    assert cycles(1) == 1 + dut.latency(long=long, use_res=use_res)
-    assert cycles(42) - cycles(2) == 40 * slots
+    assert cycles(1) == 1 + latency
+    assert cycles(22) - cycles(2) == 20 * slots
 
 
 @pytest.mark.parametrize(("name", "low", "high", "value"), [
