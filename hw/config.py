@@ -143,7 +143,7 @@ class AcceleratorConfig:
     norm_roots: int = 4
     norm_start: str = "published"
     max_row: int = 1024
-    x0_bits: int = 12
+    x0_bits: int = 8
 
     def __post_init__(self):
         for name, low, high in _RANGES:

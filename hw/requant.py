@@ -42,6 +42,8 @@ class Requantizer(wiring.Component):
         is one adder less if neither is a multiple of the limb.
     bias_bits : int
         Bits of the signed bias, 2 to 48.
+    out_bits : int
+        Bits of the widest results, 2 to 16; 16 with a residual.
     residual, symmetric : bool
         Whether the residual and symmetric saturation exist.
     tag : shape-like, optional
@@ -51,13 +53,13 @@ class Requantizer(wiring.Component):
     -------
     i : In(stream.Signature(StructLayout))
         ``z``: lanes x signed(in_bits); ``p``: lanes x `systola.hw.shapes.param_record`; ``bits``:
-        unsigned(5), output bits, 2 to 16; ``long``: unsigned(1); ``tag``; with `symmetric` also
-        ``symmetric``: unsigned(1), the least result is ``-(2**(bits-1) - 1)``; with a residual also
-        ``res``: lanes x signed(16) and ``use_res``: unsigned(1).
+        unsigned(5), output bits, 2 to out_bits; ``long``: unsigned(1); ``tag``; with `symmetric`
+        also ``symmetric``: unsigned(1), the least result is ``-(2**(bits-1) - 1)``; with a residual
+        also ``res``: lanes x signed(16) and ``use_res``: unsigned(1).
     res_mult, res_shift : In(signed(mult_bits + 1)), In(unsigned(6))
         Rescaling of the residual, with a residual only; like the payload while a beat is offered.
     o : Out(stream.Signature(StructLayout))
-        ``y``: lanes x signed(16), ``tag``.
+        ``y``: lanes x signed(out_bits), ``tag``.
 
     Raises
     ------
@@ -65,15 +67,17 @@ class Requantizer(wiring.Component):
         If a size is not an integer in its range.
     """
 
-    def __init__(self, *, lanes, in_bits, mult_bits, code_mult_bits, bias_bits=32, residual=True,
-                 symmetric=True, tag=None):
+    def __init__(self, *, lanes, in_bits, mult_bits, code_mult_bits, bias_bits=32, out_bits=16,
+                 residual=True, symmetric=True, tag=None):
         for name, value, low, high in (
                 ("lanes", lanes, 1, 64), ("in_bits", in_bits, 2, 48),
                 ("mult_bits", mult_bits, 2, 31), ("code_mult_bits", code_mult_bits, 2, 31),
-                ("bias_bits", bias_bits, 2, 48)):
+                ("bias_bits", bias_bits, 2, 48),
+                ("out_bits", out_bits, 16 if residual else 2, 16)):
             if not isinstance(value, int) or not low <= value <= high:
                 raise ValueError(f"{name} must be an integer from {low} to {high}, not {value!r}")
         self.lanes, self.in_bits, self.residual = lanes, in_bits, bool(residual)
+        self.out_bits = out_bits
         self.mult_bits, self.code_mult_bits = mult_bits, min(code_mult_bits, mult_bits)
         self._limb_bits = mult_limb(mult_bits, code_mult_bits)
         self._whole = 0 in (self.mult_bits % self._limb_bits, self.code_mult_bits % self._limb_bits)
@@ -91,7 +95,7 @@ class Requantizer(wiring.Component):
         super().__init__({
             "i": In(stream.Signature(data.StructLayout(payload))), **ports,
             "o": Out(stream.Signature(data.StructLayout(
-                {"y": data.ArrayLayout(signed(16), lanes), **carried}))),
+                {"y": data.ArrayLayout(signed(out_bits), lanes), **carried}))),
         })
 
     def slots(self, *, long, use_res=False):
@@ -125,7 +129,7 @@ class Requantizer(wiring.Component):
         m.d.comb += self.o.valid.eq(later(slot["final"], LANE_LATENCY + 1))
         if "tag" in beat.shape().members:
             m.d.comb += Value.cast(self.o.p.tag).eq(follow(beat.tag, LANE_LATENCY))
-        mask = sign_mask(pipe, follow(beat.bits, LANE_LATENCY - 2))
+        mask = sign_mask(pipe, follow(beat.bits, LANE_LATENCY - 2), self.out_bits)
         symmetric = Const(0, 1)
         if "symmetric" in beat.shape().members:
             symmetric = follow(beat.symmetric, LANE_LATENCY - 1)
@@ -136,7 +140,8 @@ class Requantizer(wiring.Component):
         width = max(self.in_bits, self.mult_bits + 1 if self.residual else 0)
         for k in range(self.lanes):
             lane = LaneRescaler(m, advance, bits=width, limb=self._limb_bits,
-                                whole=self._whole, keep=BRANCH_BITS if self.residual else 16)
+                                whole=self._whole, out_bits=self.out_bits,
+                                keep=BRANCH_BITS if self.residual else self.out_bits)
             limb, before = self._limb(pipe, slot, k)
             shift = beat.p[k].shift
             if self.residual:
@@ -198,9 +203,10 @@ class Requantizer(wiring.Component):
         if self.residual:
             with pipe.m.If(slot["res"]):
                 pipe.m.d.comb += value.eq(self.i.p.res[k])
-        lowest, rest = value[:bits].as_signed(), value[self._limb_bits:].as_signed()
+        lowest = value[:bits].as_signed()
         if self.slots(long=True) == 1 and not self._res_two:
             return pipe.reg(lowest), Const(0, 1)
-        before, rest = pipe.delay(value[bits - 1], 2), pipe.delay(rest, 2)
+        before = pipe.delay(value[bits - 1], 2)
+        rest = pipe.delay(value[self._limb_bits:].as_signed(), 2)
         return (pipe.reg(Mux(slot["high"], rest, lowest), signed(bits)),
                 pipe.reg(slot["high"] & before))

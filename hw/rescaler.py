@@ -32,11 +32,14 @@ class LaneRescaler(Pipeline):
         lowest bit selects what the rows begin with.
     keep : int
         Bits to which a shifted product is kept; beyond, its sign decides.
+    out_bits : int
+        Bits of the widest results, at most `keep`.
     """
 
-    def __init__(self, m, advance, *, bits, limb, whole, keep):
+    def __init__(self, m, advance, *, bits, limb, whole, keep, out_bits):
         super().__init__(m, advance)
-        self.bits, self.limb, self.whole, self.keep = bits, limb, int(whole), keep
+        self.bits, self.limb, self.whole = bits, limb, int(whole)
+        self.keep, self.out_bits = keep, out_bits
 
     def reset_reg(self, value, clear):
         """Return `value` one cycle later, or 0 if `clear`, for which a register has an input."""
@@ -140,28 +143,33 @@ class LaneRescaler(Pipeline):
         return found
 
     def saturate(self, value, over, sign, mask, symmetric):
-        """Return `value` in 16 bits one cycle later, saturated; `mask` as from `sign_mask`.
+        """Return `value` in `out_bits` one cycle later, saturated; `mask` as from `sign_mask`.
 
         Symmetric ranges end one above the lowest number.
         """
         mask, counts = mask
         negative = Mux(over, sign, value[-1])
-        upper = value[15:-1] ^ value[-1].replicate(len(value) - 16)
+        top = self.out_bits - 1
+        upper = value[top:-1] ^ value[-1].replicate(len(value) - self.out_bits)
         beyond, inner = over | upper.any(), Const(0, 1)
-        for k, count in zip(range(0, 15, 3), counts, strict=True):
-            copies = Cat(count.all(), count[1], count.any())
-            beyond |= ((value[k:k + 3] ^ value[-1].replicate(3)) & copies).any()
-            inner |= (value[k:k + 3] & ~copies).any()
+        for k, count in zip(range(0, top, 3), counts, strict=True):
+            bits = value[k:min(k + 3, top)]
+            copies = Cat(count.all(), count[1], count.any())[-len(bits):]
+            beyond |= ((bits ^ value[-1].replicate(len(bits))) & copies).any()
+            inner |= (bits & ~copies).any()
         lowest = symmetric & negative & (beyond | ~inner)
-        kept = Cat(Mux(mask[k], negative, Mux(beyond, ~negative, value[k])) for k in range(15))
+        kept = Cat(Mux(mask[k], negative, Mux(beyond, ~negative, value[k]))
+                   for k in range(top))
         return self.reg(Cat(kept[0] | lowest, kept[1:], negative).as_signed())
 
 
-def sign_mask(pipe, bits):
-    """Return for `LaneRescaler.saturate`, a cycle later, which of 16 bits repeat the sign.
+def sign_mask(pipe, bits, out_bits):
+    """Return for `LaneRescaler.saturate`, a cycle later, which of `out_bits` bits repeat the sign.
 
     As a mask, and for each three bits how many: two bits where three would not fit a look-up table.
     """
-    mask = Const(0xFFFF, 16) << (bits - 1)[:4]
-    counts = [pipe.reg(sum(mask[k + j] for j in range(3)), 2) for k in range(0, 15, 3)]
-    return pipe.reg(mask, 16), counts
+    top = out_bits - 1
+    mask = (Const((1 << out_bits) - 1) << (bits - 1)[:top.bit_length()])[:out_bits]
+    counts = [pipe.reg(sum(mask[j] for j in range(k, min(k + 3, top))), 2)
+              for k in range(0, top, 3)]
+    return pipe.reg(mask, out_bits), counts

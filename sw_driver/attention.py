@@ -7,7 +7,7 @@ it never needs what it, or VECTOR, computed directly before:
     scores(u)  other work  context(u - 1)  scores(u + 1)  other work  context(u)  ...
 
 The other work beside one head's units are the projections to K and V of the next one; beside the
-last head's, behind the context, the output projection of rows two units before. The context is
+last head's, the output projection of rows two units before. The context is
 written over Q of the same rows, whose heads have had their scores: without padding head h begins
 at channel h * head_dim, never beyond the words of Q of the heads up to h.
 """
@@ -140,11 +140,11 @@ class Attention:
             each()
             for task in work[index]:
                 task()
-            if index:
-                self.context(*units[index - 1])
             done = index - len(units) + len(self.units) - 2
             if done >= 0:  # beside the last head: rows of two units before
                 self._projector(project_rows, *self.units[done])()
+            if index:
+                self.context(*units[index - 1])
         left = max(len(self.units) - 2, 0)
         return [lambda: self.context(*units[-1]),
                 *(self._projector(project_rows, *rows) for rows in self.units[left:])]

@@ -35,7 +35,8 @@ class Costs:
     residual_gap: int = 8       # the same if the next one has a residual
     wide_next: int = 2          # from its done to the start of the next but one
     write_latency: int = 11     # from the last group to done, one more if 16 bits wide
-    shiftmax: int = 42          # VECTOR: latencies of a row beyond its beats and writes
+    shiftmax: int = 38          # VECTOR: latencies of a row beyond its beats and writes, and here
+                                # beyond the product, four bits of the mantissa a cycle
     shiftmax_row: int = 17      # least cycles a row, its division
     deferred: int = 28          # the same of deferred Shiftmax
     deferred_row: int = 1       # beyond a cycle for two bits of the row factor
@@ -66,7 +67,8 @@ def vector_cycles(opcode, fields, config, costs):
         latency = costs.deferred + (lanes - 1).bit_length() + beats
         return latency + (rows - 1) * max(beats, every, division) + last
     if opcode is Opcode.SHIFTMAX:  # a third pass: the product
-        latency = costs.shiftmax + (lanes - 1).bit_length() + 2 * beats
+        product = -(-(config.x0_bits + 1) // 4)
+        latency = costs.shiftmax + product + (lanes - 1).bit_length() + 2 * beats
         return latency + (rows - 1) * max(beats, every, costs.shiftmax_row) + last
     if opcode is Opcode.LAYERNORM:
         root, roots = _root_cycles(config), config.norm_roots

@@ -9,13 +9,14 @@ from systola.hw.requant import Requantizer
 from systola.sim.harness import collect, drive, run
 from systola.sim.requant import requantize
 
-# lanes, in_bits, mult_bits, code_mult_bits, bias_bits, residual
+# lanes, in_bits, mult_bits, code_mult_bits, bias_bits, residual, and bits of the widest result
 SIZES = [(2, 32, 24, 16, 32, True), (2, 28, 24, 15, 32, True), (2, 40, 31, 31, 40, True),
          (3, 40, 31, 8, 32, True), (2, 32, 31, 24, 32, False), (2, 32, 24, 15, 32, False),
          (2, 32, 24, 16, 32, False), (2, 16, 24, 24, 32, False), (1, 17, 8, 8, 2, True),
          (1, 2, 2, 2, 2, False), (1, 9, 25, 17, 3, True), (1, 45, 31, 16, 45, True),
          (1, 26, 24, 12, 32, True), (1, 44, 16, 12, 48, False), (1, 28, 16, 16, 32, True),
-         (1, 20, 18, 24, 20, True)]
+         (1, 20, 18, 24, 20, True), (2, 33, 12, 12, 32, False, 8), (1, 20, 16, 10, 32, False, 6),
+         (1, 30, 9, 9, 32, False, 2)]
 
 
 def signed_value(rng, bits):
@@ -33,7 +34,7 @@ def multiplier(rng, bits):
 
 
 def random_case(rng, size):
-    lanes, in_bits, mult_bits, code_bits, bias_bits, residual = size
+    lanes, in_bits, mult_bits, code_bits, bias_bits, residual, *widest = size
     code_bits = min(code_bits, mult_bits)
     long = int(rng.random() < 0.5)
     width = mult_bits if long else code_bits
@@ -46,7 +47,7 @@ def random_case(rng, size):
         p.append({"bias": max(least, low, min(most, high, total - z[-1])),
                   "mult": multiplier(rng, width), "shift": rng.randrange(64)})
     case = {"z": z, "p": p,
-            "bits": rng.randint(2, 16), "tag": rng.randrange(32), "long": long,
+            "bits": rng.randint(2, *widest or [16]), "tag": rng.randrange(32), "long": long,
             "symmetric": int(rng.random() < 0.5)}
     if residual:
         case |= {"res": [signed_value(rng, 16) for _ in range(lanes)],
@@ -75,9 +76,9 @@ def expected(case):
 
 
 def build(size):
-    lanes, in_bits, mult_bits, code_bits, bias_bits, residual = size
+    lanes, in_bits, mult_bits, code_bits, bias_bits, residual, *widest = size
     return Requantizer(lanes=lanes, in_bits=in_bits, mult_bits=mult_bits, code_mult_bits=code_bits,
-                       bias_bits=bias_bits, residual=residual, tag=5)
+                       bias_bits=bias_bits, residual=residual, tag=5, out_bits=(*widest, 16)[0])
 
 
 def simulate(size, cases, rng=None):
@@ -86,7 +87,7 @@ def simulate(size, cases, rng=None):
     async def producer(ctx):
         for case in cases:
             plain = {key: value for key, value in case.items() if not key.startswith("res_")}
-            if size[-1]:  # these two ports belong to the beat, so they may change with it
+            if size[5]:  # these two ports belong to the beat, so they may change with it
                 ctx.set(dut.res_mult, case["res_mult"])
                 ctx.set(dut.res_shift, case["res_shift"])
             await drive(ctx, dut.i, [plain], rng)
