@@ -17,7 +17,13 @@ pytestmark = pytest.mark.slow
 
 ODD = AcceleratorConfig(rows=7, cols=5, lanes=1, token_depth=4, banks=2, bank_depth=512,
                         weight_fifo=7, stream_fifo=5, queue_depth=3, param_depth=128, max_row=64)
-"""R and C share no factor with any size of the network in the tests, nor with each other."""
+"""R and C share no factor with any size of the network in the tests, nor with each other. Eight
+tests share one build, with optimization: unlike the random ones it is run for longer than it
+takes to compile.
+"""
+
+SEEDS = 0, 1, 3, 4, 6, 8, 9, 11, 12, 13, 14, 18
+"""Of the random cases; `test_random_cases_differ` tells what they cover together."""
 
 
 def check(result, model, codes):
@@ -35,15 +41,16 @@ def check(result, model, codes):
     assert np.array_equal(result.logits, expected["logits"])
 
 
-@pytest.mark.parametrize("preset", ["digits", "small"])
-def test_digits_model(preset):
+# Few cycles of a large accelerator, and many of a smaller one.
+@pytest.mark.parametrize(("preset", "optimize"), [("digits", "-O0"), ("small", "-O1")])
+def test_digits_model(preset, optimize):
     config = PRESETS[preset]
     model = open_model("digits", **config.model_settings)
     images, labels = load_data("digits", "test")
-    codes = encode(model, images[:2])
-    result = simulate(model, config, codes)
+    codes = encode(model, images[:1])  # one after the other: all tests below
+    result = simulate(model, config, codes, optimize=optimize)
     check(result, model, codes)
-    assert (result.logits.argmax(axis=1) == labels[:2]).all()
+    assert result.logits.argmax() == labels[0]
     assert abs(result.cycles_predicted - result.cycles) <= 0.02 * result.cycles
     assert 0.2 < result.utilisation < 1
 
@@ -64,13 +71,13 @@ def test_sizes_that_divide_nothing(options):
         assert size % ODD.rows
         assert size % ODD.cols
         assert size % ODD.token_depth
-    check(simulate(model, ODD, codes, optimize="-O0", **options), model, codes)
+    check(simulate(model, ODD, codes, **options), model, codes)
 
 
 def test_blocks_alone():
     model, codes = odd_case()
     embed = forward(model, codes, keep=["embed"])["embed"]
-    result = simulate(model, ODD, embed, blocks_only=True, optimize="-O0")
+    result = simulate(model, ODD, embed, blocks_only=True)
     assert result.mismatches == 0
     names = [name for name in tensor_names(model) if name.startswith("blocks.")]
     assert [list(tensors) for tensors in result.tensors] == [names] * 2
@@ -87,19 +94,29 @@ def test_a_mismatch_is_counted(monkeypatch):
         model.head, bias=model.head.bias + 10**6))
     monkeypatch.setattr("systola.sim.simulate.forward",
                         lambda model, codes: forward(other, codes))
-    result = simulate(model, ODD, codes[:1], trace=False, optimize="-O0")
+    result = simulate(model, ODD, codes[:1], trace=False)
     assert result.mismatches == sum(result.differing.values()) > 0
     assert list(result.differing) == ["image 0 logits"]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_random_configuration(seed):
     model, config, codes = random_case(seed)
     check(simulate(model, config, codes, optimize="-O0"), model, codes)
 
 
 def test_random_cases_differ():
-    configs = [random_case(seed)[1] for seed in range(20)]
-    assert len({config.hash for config in configs}) == 20
-    for name in "rows", "cols", "lanes", "weight_bits", "act_bits", "gelu", "attention_bits":
-        assert len({getattr(config, name) for config in configs}) >= 2
+    configs = [random_case(seed)[1] for seed in SEEDS]
+    assert len({config.hash for config in configs}) == len(SEEDS)
+    for name, values in (
+            ("lanes", {1, 2, 3}), ("vector_lanes", {1, 2, 3}), ("norm_lanes", {1, 2}),
+            ("token_depth", {4, 8, 16}), ("banks", {1, 2, 3, 4}), ("norm_roots", {1, 2, 4}),
+            ("pe_style", {"dsp", "lut", "dsp_packed"}), ("attention", {"exact", "deferred"}),
+            ("attention_bits", {8, 16}), ("gelu", {"exact", "table"}),
+            ("norm_start", {"published", "leading_one"})):
+        assert {getattr(config, name) for config in configs} == values, name
+    slots = {tuple(config.requant_cycles(long=long, residual=False) for long in (True, False))
+             for config in configs}
+    assert slots >= {(1, 1), (2, 1), (2, 2)}
+    for name in "rows", "cols", "weight_bits", "act_bits":
+        assert len({getattr(config, name) for config in configs}) >= 5, name
