@@ -1,6 +1,6 @@
 """Response queue of a memory port, with credits so that accepted reads always find room."""
 
-from amaranth import Module, Shape, Signal
+from amaranth import Module, Mux, Shape, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -14,7 +14,7 @@ class CreditQueue(wiring.Component):
     A read may be accepted while ``room`` is high; ``take`` reports the acceptance and reserves an
     entry, ``push`` fills it any number of cycles later, in order. An entry pushed in cycle t is on
     ``o`` in cycle t + 1. With `depth` at least the cycles from ``take`` to ``push`` plus two, one
-    read a cycle is sustained. ``room`` depends on registers only.
+    read a cycle is sustained. ``room`` and ``o.valid`` are registers.
 
     Parameters
     ----------
@@ -57,16 +57,23 @@ class CreditQueue(wiring.Component):
         fill, front = entries.write_port(), entries.read_port(domain="comb")
         reserved = Signal(range(self.depth + 1))
         filled = Signal(range(self.depth + 1))
+        room, some = Signal(init=1), Signal()
         write, read = Signal(range(self.depth)), Signal(range(self.depth))
         pop = Signal()
         m.d.comb += [
-            self.room.eq(reserved != self.depth),
-            self.o.valid.eq(filled != 0),
+            self.room.eq(room), self.o.valid.eq(some),
             front.addr.eq(read), self.o.p.eq(front.data),
             fill.addr.eq(write), fill.data.eq(self.data), fill.en.eq(self.push),
             pop.eq(self.o.valid & self.o.ready),
         ]
-        m.d.sync += [reserved.eq(reserved + self.take - pop), filled.eq(filled + self.push - pop)]
+        # `pop` comes late in its cycle: it only chooses between what is known before.
+        for count, step in (reserved, self.take), (filled, self.push):
+            m.d.sync += count.eq(Mux(step == pop, count, Mux(step, count + 1, count - 1)))
+        m.d.sync += [
+            room.eq(Mux(self.take, pop | (reserved < self.depth - 1),
+                        pop | (reserved != self.depth))),
+            some.eq(self.push | Mux(pop, filled > 1, filled != 0)),
+        ]
         for index, step in (write, self.push), (read, pop):
             with m.If(step):
                 m.d.sync += index.eq(index + 1)

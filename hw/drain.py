@@ -112,7 +112,7 @@ class Drain(wiring.Component):
             source.ready.eq(go), self.param.rsp.ready.eq(go),
             residual.o.ready.eq(go & note.use_res & note.tag.flush),
             beat.tag.eq(note.tag), beat.bits.eq(note.bits), beat.use_res.eq(note.use_res),
-            beat.symmetric.eq(note.symmetric), beat.long.eq(note.tag.wide | note.row_scale),
+            beat.symmetric.eq(note.symmetric), beat.long.eq(note.long),
             self.free.eq(go & note.tile_end),
             # A row is read when the group before it leaves, or as soon as its tile is complete.
             self.row_en.eq(Mux(has_row, go & note.row_end & ~note.tile_end, tiles != 0)),

@@ -18,11 +18,12 @@ def group_note(config):
     """Return what accompanies a group of lanes on its way through the requantizer.
 
     ``tag``: where it goes; ``bits``, ``symmetric``, ``broadcast``, ``use_res``, ``row_scale``: how
-    it is requantized; ``row_end``, ``tile_end``: last group of a row of the tile, of the tile.
+    it is requantized, ``long`` if that takes a long multiplier; ``row_end``, ``tile_end``: last
+    group of a row of the tile, of the tile.
     """
     return data.StructLayout({
         "tag": group_tag(config), "bits": 5, "symmetric": 1, "broadcast": 1, "use_res": 1,
-        "row_scale": 1, "row_end": 1, "tile_end": 1})
+        "row_scale": 1, "long": 1, "row_end": 1, "tile_end": 1})
 
 
 class GroupWalker(wiring.Component):
@@ -138,6 +139,7 @@ class GroupWalker(wiring.Component):
                 note.symmetric.eq(flag[Flag.SYMMETRIC]), note.use_res.eq(use_res),
                 note.broadcast.eq(flag[Flag.BROADCAST]), note.row_end.eq(row_end),
                 note.row_scale.eq(flag[Flag.ROW_SCALE]), note.tile_end.eq(tile_end),
+                note.long.eq(wide | flag[Flag.ROW_SCALE]),
                 found.param.eq(here.param), found.residual.eq(res_row + here.word),
                 found.new_word.eq(use_res & ((group == 0) | (here.lane == 0))),
                 found.factor.eq(factor), found.new_row.eq(flag[Flag.ROW_SCALE] & (group == 0)),

@@ -30,14 +30,14 @@ class MatrixEngine(wiring.Component):
       each other directly, the second's first word enters 2 cycles after the first's last word.
     - A tile's first group leaves `matmul_latency` cycles (``hw/packing.py``; R + C + 5 for ``dsp``
       and ``lut``, R + C / group + 6 for ``dsp_packed``) after its last word, or 2 cycles after the
-      previous tile's last group. It takes rows * max(groups, accesses) cycles: groups of `lanes`
-      columns, each ``config.requant_cycles``, and the words that its columns touch, twice if there
-      is a residual or a wide output.
+      previous tile's last group, 1 if that took more than one. It takes rows * max(groups,
+      accesses) cycles: groups of `lanes` columns, each ``config.requant_cycles``, and the words
+      that its columns touch, twice if there is a residual or a wide output.
     - The next tile but one may enter 1 cycle after the tile's last group; but row t of its first
       pass already when row t of this tile is at the requantizer, one cycle before its first group.
     - ``done`` comes about 11 cycles after the last group, 12 after a 16-bit one. After an
-      instruction with a residual or wide output, the next one's first group comes 6 cycles after
-      its ``done`` at the earliest, 8 with a residual, and the one after that enters 5 cycles after
+      instruction with a residual or wide output, the next one's first group comes 7 cycles after
+      its ``done`` at the earliest, 10 with a residual, and the one after that enters 5 cycles after
       it.
 
     Parameters

@@ -36,7 +36,7 @@ class TileLoader(wiring.Component):
     swap : In(1)
         A vector with the swap flag enters the array in this cycle. Only while `ready`.
     ready : Out(1)
-        See above.
+        See above; from a register.
     w, w_col : Out(ArrayLayout(signed(weight_bits), group * rows)), Out(cols / group)
         To the array.
     """
@@ -65,7 +65,6 @@ class TileLoader(wiring.Component):
         m.d.comb += self.w.eq(fifo.r_data)
         col = Signal(range(cols + 1))     # slice columns of the next tile that are loaded
         known = Signal(range(2 * cols + 1))  # these and the ones in the FIFO
-        begun, enough = Signal(), Signal()   # `col` is not 0; `known` is a whole tile
         taken = Signal()                  # its swap is already on the way
         hold = Signal(range(self.rows))   # cycles until its first column may be loaded
         load = Signal()
@@ -75,16 +74,15 @@ class TileLoader(wiring.Component):
             fifo.r_en.eq(load),
             self.w_col.eq(load << col),
             loaded.eq(col + load),
-            self.ready.eq(~taken & begun & enough),
             ends.eq((taken | self.swap) & (loaded == cols)),
             after.eq(known + (fifo.w_en & fifo.w_rdy)),
         ]
-        # Compared before it is known whether the tile ends: `swap` comes late in its cycle.
+        # Compared before it is known whether the tile ends: `swap` comes late in its cycle. It
+        # ends only if its swap is on the way, and then the next one has no column loaded.
         m.d.sync += [col.eq(loaded), taken.eq(taken | self.swap), known.eq(after),
-                     begun.eq(begun | load),
-                     enough.eq(Mux(ends, after == 2 * cols, after >= cols))]
+                     self.ready.eq(~taken & ~self.swap & (loaded != 0) & (after >= cols))]
         with m.If(ends):
-            m.d.sync += [col.eq(0), taken.eq(0), begun.eq(0), known.eq(after - cols)]
+            m.d.sync += [col.eq(0), taken.eq(0), known.eq(after - cols)]
         with m.If(self.swap):
             m.d.sync += hold.eq(max(self.rows - 2, 0))
         with m.Elif(hold != 0):

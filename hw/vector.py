@@ -80,23 +80,26 @@ class VectorEngine(wiring.Component):
         # Registers between the units, or readiness would pass through all of them in one cycle.
         m.submodules.cut = cut = RegisterSlice(reader.o.p.shape())
         m.submodules.normed = normed = RegisterSlice(norm.o.p.shape())
+        m.submodules.codes = codes = RegisterSlice(  # of at most 8 bits
+            shapes.row_beat(signed(8), config.norm_lanes), forward=False)
         m.submodules.result = result = RegisterSlice(writer.i.p.shape())
         wiring.connect(m, reader.o, cut.i)
         wiring.connect(m, norm.o, normed.i)
         wiring.connect(m, result.o, writer.i)
+        _join(m, codes.i, (1, scaler.o), convert=lambda x: x[:8].as_signed())
 
         for when, sink in (is_softmax, softmax.i), (is_gelu, gelu.i):
             _join(m, sink, (when, cut.o), convert=lambda x: x[8:].as_signed())
         if config.norm_lanes == config.vector_lanes:
             _join(m, norm.i, (is_norm, cut.o))
-            gelu_out, scaled = gelu.o, scaler.o
+            gelu_out, scaled = gelu.o, codes.o
         else:
             adapter = {"wide": config.vector_lanes, "narrow": config.norm_lanes}
             m.submodules.narrow = narrow = Narrow(shape=signed(16), **adapter)
             m.submodules.widen = widen = Widen(shape=signed(16), **adapter)
             _join(m, narrow.i, (is_norm, cut.o))
             _join(m, norm.i, (1, narrow.o))
-            _join(m, widen.i, (1, scaler.o))
+            _join(m, widen.i, (1, codes.o))
             gelu_out, scaled = gelu.o, widen.o
             if config.gelu == "exact":
                 m.submodules.narrow_gelu = narrow_gelu = Narrow(shape=signed(16), **adapter)

@@ -242,8 +242,10 @@ def predict(config, jobs, columns_ready):
                 for t in range(f["rows"]):
                     ahead = p == 0 and t < len(behind)
                     enter = max(enter, min(free, behind[t]) if ahead else free) + 1
-            begin = max(enter - 1 + latency, drained + 2, after + (8 if residual else 6))
             slots = config.requant_cycles(long=wide, residual=residual)
+            # The last group has left `slots` - 1 cycles before the requantizer is done with it.
+            begin = max(enter - 1 + latency, drained + 1 + (slots == 1),
+                        after + (10 if residual else 7))
             row = max(-(-count // config.lanes) * slots, words * (1 + (wide or residual)))
             drained = begin + f["rows"] * row - 1
             released.append(drained)
@@ -345,7 +347,7 @@ def test_cycles_as_documented(shape, seed):
                   out_group=rng.randrange(shape[0] // shape[2]))
     _, done, _ = setup.run()
     assert done[0] == pytest.approx(predict(config, setup.jobs, config.cols)[0], abs=1)
-    assert done == pytest.approx(predict(config, setup.jobs, config.cols), abs=4)
+    assert done == pytest.approx(predict(config, setup.jobs, config.cols), abs=3)
 
 
 def test_passes_follow_without_a_bubble():
