@@ -31,14 +31,15 @@ async def drive(ctx, port, payloads, rng=None, *, idle=0.4):
         ctx.set(port.valid, 0)
 
 
-async def collect(ctx, port, count, rng=None, *, stall=0.4):
+async def collect(ctx, port, count, rng=None, *, stall=0.4, cycles=None):
     """Return the next `count` payloads of the stream `port`.
 
     With `rng`, stall with probability `stall` a cycle and check that valid and payload hold
     meanwhile (``AssertionError``). Half of the seeds are shy: they raise ready only after seeing
     valid, which hangs a producer that waits for ready first and so trips the watchdog of `run`.
+    The list `cycles`, if there is one, takes the cycles from the call to the end of each transfer.
     """
-    got, held = [], None
+    got, held, cycle = [], None, 0
     shy = rng is not None and rng.random() < 0.5
     while len(got) < count:
         ready = rng is None or ((held is not None or not shy) and rng.random() >= stall)
@@ -47,8 +48,11 @@ async def collect(ctx, port, count, rng=None, *, stall=0.4):
         assert held is None or valid, "valid fell while stalled"
         assert held is None or payload == held, "payload changed while stalled"
         held = payload if valid and not ready else None
+        cycle += 1
         if valid and ready:
             got.append(payload)
+            if cycles is not None:
+                cycles.append(cycle)
     ctx.set(port.ready, 0)
     return got
 

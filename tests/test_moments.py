@@ -54,21 +54,18 @@ def test_latency_and_period(lanes, count):
     row, dut = list(range(count)), RowMoments(lanes=lanes, max_row=64)
     levels = {1: 0, 4: 1, 5: 2, 17: 3}[lanes]
     assert (dut.period, dut.latency) == (35, 4 + levels + 1 + 35)
+    done = []
 
-    def cycles(number):
-        dut = RowMoments(lanes=lanes, max_row=64)
+    async def producer(ctx):
+        await drive(ctx, dut.i, [b for _ in range(5) for b in beats(row, lanes)])
 
-        async def producer(ctx):
-            await drive(ctx, dut.i, [b for _ in range(number) for b in beats(row, lanes)])
+    async def consumer(ctx):
+        await collect(ctx, dut.o, 5, cycles=done)
 
-        async def consumer(ctx):
-            await collect(ctx, dut.o, number)
-
-        return run(dut, producer, consumer)
-
+    run(dut, producer, consumer)
     length = -(-count // lanes)
-    assert cycles(1) == length + dut.latency
-    assert cycles(5) == cycles(1) + 4 * max(length, dut.period)
+    first, step = length + dut.latency, max(length, dut.period)
+    assert done == [first + k * step for k in range(5)]
 
 
 def test_error_names_the_parameter():
