@@ -40,7 +40,7 @@ class RowScaler(wiring.Component):
         Rows.
     param : Out(shapes.ParamPort(config))
         To the parameter memory.
-    o : Out(stream.Signature(row_beat(signed(16), config.norm_lanes)))
+    o : Out(stream.Signature(row_beat(signed(8), config.norm_lanes)))
         Codes; ``keep`` is all ones.
     """
 
@@ -52,7 +52,7 @@ class RowScaler(wiring.Component):
             "start": In(1), "scaling": In(scaling()),
             "i": In(stream.Signature(shapes.row_beat(signed(32), config.norm_lanes))),
             "param": Out(shapes.ParamPort(config)),
-            "o": Out(stream.Signature(shapes.row_beat(signed(16), config.norm_lanes))),
+            "o": Out(stream.Signature(shapes.row_beat(signed(8), config.norm_lanes))),
         })
 
     def elaborate(self, platform):
@@ -87,8 +87,8 @@ class RowScaler(wiring.Component):
             used.eq(go & ~how.broadcast & (beat.last | (out == parts - 1))),
             rsp.ready.eq(~have | used),
             self.o.valid.eq(unit.o.valid), unit.o.ready.eq(self.o.ready),
-            *(self.o.p.x[k].eq(unit.o.p.y[k]) for k in range(lanes)),
-            self.o.p.last.eq(unit.o.p.tag), self.o.p.keep.eq((1 << lanes) - 1),
+            self.o.p.x.eq(unit.o.p.y), self.o.p.last.eq(unit.o.p.tag),
+            self.o.p.keep.eq((1 << lanes) - 1),
         ]
         with m.Switch(out):
             for part in range(parts):

@@ -80,14 +80,12 @@ class VectorEngine(wiring.Component):
         # Registers between the units, or readiness would pass through all of them in one cycle.
         m.submodules.cut = cut = RegisterSlice(reader.o.p.shape())
         m.submodules.normed = normed = RegisterSlice(norm.o.p.shape())
-        m.submodules.codes = codes = RegisterSlice(  # of at most 8 bits
-            shapes.row_beat(signed(8), config.norm_lanes), forward=False)
+        m.submodules.codes = codes = RegisterSlice(scaler.o.p.shape(), forward=False)
         m.submodules.result = result = RegisterSlice(writer.i.p.shape())
         wiring.connect(m, reader.o, cut.i)
         wiring.connect(m, norm.o, normed.i)
         wiring.connect(m, result.o, writer.i)
-        _join(m, codes.i, (1, scaler.o), convert=lambda x: x[:8].as_signed())
-
+        wiring.connect(m, scaler.o, codes.i)
         for when, sink in (is_softmax, softmax.i), (is_gelu, gelu.i):
             _join(m, sink, (when, cut.o), convert=lambda x: x[8:].as_signed())
         if config.norm_lanes == config.vector_lanes:
@@ -96,7 +94,7 @@ class VectorEngine(wiring.Component):
         else:
             adapter = {"wide": config.vector_lanes, "narrow": config.norm_lanes}
             m.submodules.narrow = narrow = Narrow(shape=signed(16), **adapter)
-            m.submodules.widen = widen = Widen(shape=signed(16), **adapter)
+            m.submodules.widen = widen = Widen(shape=signed(8), **adapter)
             _join(m, narrow.i, (is_norm, cut.o))
             _join(m, norm.i, (1, narrow.o))
             _join(m, widen.i, (1, codes.o))
