@@ -88,10 +88,9 @@ class RowWriter(wiring.Component):
             with m.If(self.i.p.last):
                 m.d.sync += [rows.eq(rows - 1), final.eq(rows == 1), more.eq(rows != 1)]
         last = self._write(m, region, word, row_end, final, move)
-        with m.If(last):
-            m.d.sync += busy.eq(0)
+        m.d.sync += busy.eq(Mux(busy, ~last, self.region.valid))
         with m.If(self.region.valid & self.region.ready):
-            m.d.sync += [region.eq(self.region.p), busy.eq(1), more.eq(1), final.eq(0),
+            m.d.sync += [region.eq(self.region.p), more.eq(1), final.eq(0),
                          rows.eq(self.region.p.rows)]
         return m
 
@@ -116,25 +115,29 @@ class RowWriter(wiring.Component):
         req, planes = self.dst.req, self.config.attention_digits
         sent, sent_final = Signal.like(word), Signal()
         plane, last = Signal(range(planes + 1)), Signal()
+        plane_end = Signal(init=planes == 1)  # known early: the memory's readiness comes late
         bits = address_bits(self.config)
         row_addr, addr, write_addr, after = (Signal(bits) for _ in range(4))
         m.d.comb += [
             req.p.addr.eq(write_addr), req.p.data.eq(choose(list(sent), plane[:(planes - 1)
                                                                               .bit_length()])),
             req.p.mask.eq((1 << self.config.rows) - 1),
-            last.eq(req.valid & req.ready & (plane + 1 == region.planes)),
+            last.eq(req.valid & req.ready & plane_end),
             # One adder for the next word and for the next row.
             after.eq(Mux(row_end, row_addr, addr) + Mux(row_end, region.stride, 1)),
         ]
         m.d.sync += self.done.eq(last & sent_final)
         if planes > 1:
             with m.If(req.valid & req.ready):
-                m.d.sync += [plane.eq(plane + 1), write_addr.eq(write_addr + region.plane)]
+                m.d.sync += [plane.eq(plane + 1), plane_end.eq(plane + 2 == region.planes),
+                             write_addr.eq(write_addr + region.plane)]
         with m.If(last):
             m.d.sync += req.valid.eq(0)
         with m.If(move):
             m.d.sync += [req.valid.eq(1), sent.eq(word), sent_final.eq(final), plane.eq(0),
                          write_addr.eq(addr), addr.eq(after)]
+            if planes > 1:
+                m.d.sync += plane_end.eq(region.planes == 1)
             with m.If(row_end):
                 m.d.sync += row_addr.eq(after)
         with m.If(self.region.valid & self.region.ready):
