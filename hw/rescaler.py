@@ -151,16 +151,18 @@ class LaneRescaler(Pipeline):
         negative = Mux(over, sign, value[-1])
         top = self.out_bits - 1
         upper = value[top:-1] ^ value[-1].replicate(len(value) - self.out_bits)
-        beyond, inner = over | upper.any(), Const(0, 1)
+        beyond, inner = [over, upper.any()], []
         for k, count in zip(range(0, top, 3), counts, strict=True):
             bits = value[k:min(k + 3, top)]
             copies = Cat(count.all(), count[1], count.any())[-len(bits):]
-            beyond |= ((bits ^ value[-1].replicate(len(bits))) & copies).any()
-            inner |= (bits & ~copies).any()
-        lowest = symmetric & negative & (beyond | ~inner)
-        kept = Cat(Mux(mask[k], negative, Mux(beyond, ~negative, value[k]))
-                   for k in range(top))
-        return self.reg(Cat(kept[0] | lowest, kept[1:], negative).as_signed())
+            beyond.append(((bits ^ value[-1].replicate(len(bits))) & copies).any())
+            inner.append((bits & ~copies).any())
+        beyond, inner = Cat(beyond).any(), Cat(inner).any()  # trees, not chains
+        lowest = symmetric & negative & ~inner
+        kept = [Mux(beyond, ~negative | symmetric, value[0] | lowest),
+                *(Mux(mask[k], negative, Mux(beyond, ~negative, value[k]))
+                  for k in range(1, top))]
+        return self.reg(Cat(kept, negative).as_signed())
 
 
 def sign_mask(pipe, bits, out_bits):
