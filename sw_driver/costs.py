@@ -31,8 +31,8 @@ class Costs:
     half_free: int = 1          # from the end of a drain to the next tile in that half
     array: int = 5              # a tile's last word to the first group, beyond R + C
     tile_gap: int = 2           # from the last group of a tile to the first of the next
-    wide_gap: int = 5           # from done of a 16-bit or residual MATMUL to the next group
-    residual_gap: int = 8       # the same if the next one has a residual
+    wide_gap: int = 7           # from done of a 16-bit or residual MATMUL to the next group
+    residual_gap: int = 10      # the same if the next one has a residual
     wide_next: int = 2          # from its done to the start of the next but one
     write_latency: int = 11     # from the last group to done, one more if 16 bits wide
     shiftmax: int = 38          # VECTOR: latencies of a row beyond its beats and writes, and here
