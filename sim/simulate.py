@@ -16,7 +16,7 @@ from systola.sim.timeline import Timeline, read_timeline
 from systola.sim.vit import forward, forward_blocks, tensor_names
 from systola.sw_driver.compiler import compile_model
 
-__all__ = ["Simulation", "build_accelerator", "simulate"]
+__all__ = ["Simulation", "accelerator_verilog", "build_accelerator", "simulate"]
 
 _SLACK = 20
 """Simulated cycles that a run may take, in predicted ones, before it counts as hung."""
@@ -99,10 +99,15 @@ class Simulation:
         return report
 
 
+def accelerator_verilog(config):
+    """Return the file with the Verilog of the accelerator of `config`, with its trace ports."""
+    return cached_verilog(lambda: Accelerator(config, trace=True), name=TOP,
+                          key=[config.to_dict(), "trace"])
+
+
 def build_accelerator(config, *, simulator="verilator", optimize="-O1"):
     """Compile the accelerator of `config`, with what drives it in simulation."""
-    path = cached_verilog(lambda: Accelerator(config, trace=True), name=TOP,
-                          key=[config.to_dict(), "trace"])
+    path = accelerator_verilog(config)
     return build_text(path.read_text() + host_verilog(config, TOP), top=HOST,
                       simulator=simulator, optimize=optimize)
 

@@ -6,10 +6,10 @@ from systola.hw.accelerator import Accelerator
 from systola.hw.config import PRESETS, AcceleratorConfig
 from systola.hw.generate import TOP
 from systola.sim.runner import SimulationError, cached_verilog, lint_verilog
+from systola.sim.simulate import accelerator_verilog
 
 CONFIGS = {
     "tiny": PRESETS["tiny"],
-    "small": PRESETS["small"],
     "lut_table": AcceleratorConfig(rows=6, cols=3, lanes=3, pe_style="lut", gelu="table",
                                    attention_bits=8, norm_start="leading_one", weight_bits=3,
                                    act_bits=5, token_depth=8, bank_depth=256, param_depth=64,
@@ -20,8 +20,13 @@ CONFIGS = {
 @pytest.mark.parametrize("name", CONFIGS)
 def test_generated_verilog_is_clean(name):
     config = CONFIGS[name]
-    path = cached_verilog(lambda: Accelerator(config), name=TOP, key=config.to_dict())
-    lint_verilog(path, top=TOP)
+    lint_verilog(cached_verilog(lambda: Accelerator(config), name=TOP, key=config.to_dict()),
+                 top=TOP)
+
+
+def test_simulated_verilog_is_clean():
+    """The same with trace ports, as another test compiles it."""
+    lint_verilog(accelerator_verilog(PRESETS["small"]), top=TOP)
 
 
 @pytest.mark.parametrize(("body", "complaint"), [
