@@ -129,14 +129,14 @@ class Requantizer(wiring.Component):
         m.d.comb += self.o.valid.eq(later(slot["final"], LANE_LATENCY + 1))
         if "tag" in beat.shape().members:
             m.d.comb += Value.cast(self.o.p.tag).eq(follow(beat.tag, LANE_LATENCY))
-        mask = sign_mask(pipe, follow(beat.bits, LANE_LATENCY - 2), self.out_bits)
+        mask = sign_mask(pipe, follow(beat.bits, LANE_LATENCY - 3), self.out_bits)
         symmetric = Const(0, 1)
         if "symmetric" in beat.shape().members:
             symmetric = follow(beat.symmetric, LANE_LATENCY - 1)
         high, res_mult, adds = pipe.reg(slot["high"]), None, None
         if self.residual:
             res_mult = pipe.reg(slot["res"]), pipe.reg(self.res_mult)
-            adds = later(slot["adds"], LANE_LATENCY - 1)
+            adds = later(slot["adds"], LANE_LATENCY - 2)
         width = max(self.in_bits, self.mult_bits + 1 if self.residual else 0)
         for k in range(self.lanes):
             lane = LaneRescaler(m, advance, bits=width, limb=self._limb_bits,

@@ -6,7 +6,7 @@ from systola.hw.pipeline import Pipeline, add_with_carry, booth_row
 
 __all__ = ["LANE_LATENCY", "LaneRescaler", "sign_mask"]
 
-LANE_LATENCY = 7
+LANE_LATENCY = 8
 """Cycles from the operands of a slot to its result."""
 
 
@@ -143,9 +143,9 @@ class LaneRescaler(Pipeline):
         return found
 
     def saturate(self, value, over, sign, mask, symmetric):
-        """Return `value` in `out_bits` one cycle later, saturated; `mask` as from `sign_mask`.
+        """Return `value` in `out_bits` two cycles later, saturated; `mask` as from `sign_mask`.
 
-        Symmetric ranges end one above the lowest number.
+        Symmetric ranges end one above the lowest number; `symmetric` comes a cycle after the rest.
         """
         mask, counts = mask
         negative = Mux(over, sign, value[-1])
@@ -157,7 +157,8 @@ class LaneRescaler(Pipeline):
             copies = Cat(count.all(), count[1], count.any())[-len(bits):]
             beyond.append(((bits ^ value[-1].replicate(len(bits))) & copies).any())
             inner.append((bits & ~copies).any())
-        beyond, inner = Cat(beyond).any(), Cat(inner).any()  # trees, not chains
+        beyond, inner = self.reg(Cat(beyond).any()), self.reg(Cat(inner).any())
+        negative, value, mask = self.reg(negative), self.reg(value[:top]), self.reg(mask)
         lowest = symmetric & negative & ~inner
         kept = [Mux(beyond, ~negative | symmetric, value[0] | lowest),
                 *(Mux(mask[k], negative, Mux(beyond, ~negative, value[k]))

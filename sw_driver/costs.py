@@ -34,15 +34,15 @@ class Costs:
     wide_gap: int = 7           # from done of a 16-bit or residual MATMUL to the next group
     residual_gap: int = 10      # the same if the next one has a residual
     wide_next: int = 2          # from its done to the start of the next but one
-    write_latency: int = 11     # from the last group to done, one more if 16 bits wide
+    write_latency: int = 12     # from the last group to done, one more if 16 bits wide
     shiftmax: int = 38          # VECTOR: latencies of a row beyond its beats and writes, and here
                                 # beyond the product, four bits of the mantissa a cycle
     shiftmax_row: int = 17      # least cycles a row, its division
     deferred: int = 28          # the same of deferred Shiftmax
     deferred_row: int = 1       # beyond a cycle for two bits of the row factor
-    shiftgelu: int = 51
+    shiftgelu: int = 52
     table: int = 13
-    layernorm: int = 71         # beyond the root
+    layernorm: int = 72         # beyond the root
     layernorm_row: int = 35     # least cycles a row, its mean
     finish: int = 2             # from the last completion to done
 

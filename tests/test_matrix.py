@@ -250,7 +250,7 @@ def predict(config, jobs, columns_ready):
             drained = begin + f["rows"] * row - 1
             released.append(drained)
             reads.append([begin + t * row for t in range(f["rows"])])
-        done.append(drained + 11 + wide)
+        done.append(drained + 12 + wide)
         after = done[-1] if wide or residual else 0
         earliest.append(done[-1] + 5 if wide or residual else 0)
         enter += 1

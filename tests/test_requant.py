@@ -166,10 +166,10 @@ def test_limb_boundaries(limb, code_bits):
 
 
 @pytest.mark.parametrize(("code_bits", "expected"), [
-    (12, {(0, 0): (1, 8), (1, 0): (2, 10), (0, 1): (4, 11), (1, 1): (4, 11)}),
-    *((bits, {(0, 0): (1, 8), (1, 0): (2, 10), (0, 1): (2, 9), (1, 1): (3, 10)})
+    (12, {(0, 0): (1, 9), (1, 0): (2, 11), (0, 1): (4, 12), (1, 1): (4, 12)}),
+    *((bits, {(0, 0): (1, 9), (1, 0): (2, 11), (0, 1): (2, 10), (1, 1): (3, 11)})
       for bits in (15, 16)),
-    (24, {(0, 0): (2, 10), (1, 0): (2, 10), (0, 1): (3, 10), (1, 1): (3, 10)})])
+    (24, {(0, 0): (2, 11), (1, 0): (2, 11), (0, 1): (3, 11), (1, 1): (3, 11)})])
 @pytest.mark.parametrize("use_res", [0, 1])
 @pytest.mark.parametrize("long", [0, 1])
 def test_latency_and_throughput(code_bits, expected, use_res, long):
