@@ -18,6 +18,7 @@ SIMULATION = {"amaranth", "cocotb", "cocotb_tools", "cocotbext", "numpy", "systo
 RULES = [  # the first pattern that fits decides
     ("hw/config.py", set()),
     ("hw/packing.py", set()),
+    ("hw/link.py", set()),  # for both ends of the link
     ("hw/isa.py", {"systola.hw.config"}),
     ("hw/regmap.py", {"systola.hw.config", "systola.hw.isa"}),
     ("hw/*.py", {"amaranth", "systola.hw"}),
