@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import tempfile
 import time
@@ -20,7 +21,7 @@ from systola.hw.systolic import SystolicArray, check_array
 from systola.hw.target import Primitives
 from systola.hw.verilog import find_yosys
 
-__all__ = ["FAMILIES", "Synthesis", "SynthesisError", "array_of", "synthesize"]
+__all__ = ["FAMILIES", "Synthesis", "SynthesisError", "array_of", "run_yosys", "synthesize"]
 
 FAMILIES = "xc7", "xcup"
 """Xilinx families: 7 series, UltraScale+."""
@@ -86,7 +87,7 @@ def array_of(*, weight_bits=8, act_bits=8, rows=24, cols=8, style="dsp_packed", 
 
 
 def synthesize(design, top="systola", *, family="xc7", smallest=1000, infer_dsp=None, depth=False,
-               log=None, progress=None):
+               netlist=None, log=None, progress=None):
     """Synthesize `design` and return its size.
 
     Modules are kept apart, so that each has its own figures, and identical ones are synthesized
@@ -110,6 +111,8 @@ def synthesize(design, top="systola", *, family="xc7", smallest=1000, infer_dsp=
         design has its own slices or wants none (``dsp_packed`` and ``lut``).
     depth : bool
         Find the deepest paths, too (`logic_depth`).
+    netlist : str or Path, optional
+        File for the mapped netlist without hierarchy, as Yosys' JSON.
     log : str or Path, optional
         File for Yosys' complete log.
     progress : callable, optional
@@ -147,10 +150,13 @@ def synthesize(design, top="systola", *, family="xc7", smallest=1000, infer_dsp=
             "select -assert-none t:$_DLATCH* t:$_SR_*\ncheck -assert\n"
             "design -load whole\n"
             f"synth_xilinx -family {family} -abc9 -noiopad{flags} -top {top}\n"
-            "tee -o stat.json stat -json\n" + (_FLAT.format(top=top) if depth else ""))
-        _run_yosys(folder, log, progress)
+            "tee -o stat.json stat -json\n" + (
+                _FLAT.format(top=top) if depth or netlist else ""))
+        run_yosys(folder, log, progress)
         stat = json.loads((folder / "stat.json").read_text())
         paths = logic_depth(folder / "flat.json", top=top) if depth else None
+        if netlist:
+            shutil.copyfile(folder / "flat.json", netlist)
     modules = module_sizes(stat["modules"], top)
     result = Synthesis(top, family, round(time.perf_counter() - start, 1), modules[top].total,
                        modules, depth=paths)
@@ -186,7 +192,7 @@ def _write_design(design, top, folder, smallest, family):
     return "read_verilog -lib +/xilinx/cells_sim.v\nread_rtlil design.il"
 
 
-def _run_yosys(folder, log, progress):
+def run_yosys(folder, log, progress):
     """Run the script in `folder`, telling `progress` the pass; the log is kept even on failure."""
     written, shown = folder / "yosys.log", None
     command = [find_yosys(), "-q", "-l", written.name, "-s", "run.ys"]

