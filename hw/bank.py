@@ -1,9 +1,11 @@
 """One bank of the scratchpad: a true dual-port memory."""
 
-from amaranth import Module, Mux
+from amaranth import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+
+from systola.hw.target import is_ecp5
 
 __all__ = ["Bank"]
 
@@ -13,8 +15,9 @@ class Bank(wiring.Component):
 
     Both outputs follow their inputs by one cycle and are zero if the port is not selected, so that
     the words of several banks can be joined by OR: block RAM has that reset built in. A read of a
-    word in the cycle in which it is written gives the old word. On port B one address serves read
-    and write, as block RAM needs it.
+    word in the cycle in which it is written gives the old word (on ECP5: anything; no program that
+    waits for its data does that). On port B one address serves read and write, as block RAM needs
+    it.
 
     Parameters
     ----------
@@ -48,8 +51,10 @@ class Bank(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        ecp5 = is_ecp5(platform)
         m.submodules.memory = memory = Memory(
-            shape=data.ArrayLayout(8, self.lanes), depth=self.depth, init=[])
+            shape=data.ArrayLayout(8, self.lanes), depth=self.depth, init=[],
+            attrs={"no_rw_check": 1} if ecp5 else {})
         write = memory.write_port(granularity=1)
         m.d.comb += [write.addr.eq(self.b_addr), write.data.eq(self.b_data),
                      write.en.eq(self.b_write)]
@@ -58,5 +63,11 @@ class Bank(wiring.Component):
             # Read without a clock, then a register with reset: the form that becomes block RAM.
             read = memory.read_port(domain="comb")
             m.d.comb += read.addr.eq(addr)
-            m.d.sync += output.as_value().eq(Mux(select, read.data.as_value(), 0))
+            if ecp5 and output is self.b:
+                # There the reset of a port blocks its writing.
+                word, selected = Signal.like(read.data.as_value()), Signal(init=0)
+                m.d.sync += [word.eq(read.data.as_value()), selected.eq(select)]
+                m.d.comb += output.as_value().eq(Mux(selected, word, 0))
+            else:
+                m.d.sync += output.as_value().eq(Mux(select, read.data.as_value(), 0))
         return m

@@ -185,5 +185,5 @@ def test_no_cascade_is_connected():
 
 
 def test_family_of_primitives():
-    with pytest.raises(ValueError, match=r"^family must be 'xc7', not 'ecp5'$"):
-        Primitives("ecp5")
+    with pytest.raises(ValueError, match=r"^family must be 'xc7' or 'ecp5', not 'ice40'$"):
+        Primitives("ice40")

@@ -1,16 +1,23 @@
 # amaranth: UnusedElaboratable=no
 """Scratchpad against a plain array: order, visibility, masks, priority, fairness, throughput."""
 
+import json
 import random
+import subprocess
 from itertools import pairwise
 
 import pytest
+from amaranth.back import rtlil
+from amaranth.hdl import Fragment
 
+from systola.boards.netlist import quote_indices
 from systola.hw.arbiter import Arbiter
 from systola.hw.bank import Bank
 from systola.hw.config import AcceleratorConfig
 from systola.hw.credit import CreditQueue
 from systola.hw.scratchpad import Scratchpad
+from systola.hw.target import Primitives
+from systola.hw.verilog import find_yosys
 from systola.sim.harness import collect, drive, run
 
 CONFIGS = {banks: AcceleratorConfig(rows=4, cols=4, lanes=1, banks=banks, bank_depth=16)
@@ -154,7 +161,8 @@ def test_stalled_reader_stops_only_itself():
         assert len(got) == 16
 
 
-def test_bank_is_zero_where_it_is_not_read():
+@pytest.mark.parametrize("platform", [None, Primitives("ecp5")])
+def test_bank_is_zero_where_it_is_not_read(platform):
     dut = Bank(lanes=2, depth=16)
 
     async def bench(ctx):
@@ -173,7 +181,17 @@ def test_bank_is_zero_where_it_is_not_read():
         await ctx.tick()
         assert [list(ctx.get(port)) for port in (dut.a, dut.b)] == [[7, 9], [0, 0]]
 
-    run(dut, bench)
+    run(Fragment.get(dut, platform), bench)
+
+
+def test_a_bank_on_ecp5_is_one_block_memory_a_lane_and_little_logic(tmp_path):
+    text = rtlil.convert(Bank(lanes=4, depth=2048), platform=Primitives("ecp5"), emit_src=False)
+    (tmp_path / "bank.il").write_text(quote_indices(text))
+    script = "read_rtlil bank.il; synth_lattice -family ecp5; tee -q -o stat.json stat -json"
+    subprocess.run([find_yosys(), "-q", "-p", script], cwd=tmp_path, check=True)
+    cells = json.loads((tmp_path / "stat.json").read_text())["design"]["num_cells_by_type"]
+    assert cells["DP16KD"] == 4
+    assert cells["LUT4"] <= 4 * 8 + 4  # the output that one port cannot clear while it writes
 
 
 def test_errors():
