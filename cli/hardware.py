@@ -44,18 +44,42 @@ def generate(config, output, as_json):
 @click.option("--max-tokens", type=int, metavar="N",
               help="Most vectors that a packed array may take in a cycle.  [4]")
 @click.option("--depth", is_flag=True, help="Find the deepest logic between registers.")
+@click.option("--board", metavar="BOARD", help="Go on to a bitstream for arty_s7_50 or ulx3s_85f; "
+              "--config is then its preset by default.")
+@click.option("-o", "--output", metavar="DIR",
+              help="With --board: folder for bitstream and logs.  [build/synth/BOARD]")
+@click.option("--seeds", type=int, metavar="N", help="With --board: number of placements.  [3]")
+@click.option("--freq", type=float, metavar="MHZ",
+              help="With --board: frequency of its PLL.  [the board's]")
+@click.option("--router", metavar="ROUTER",
+              help="With --board: router1 or router2 of nextpnr.  [nextpnr's own default]")
 @json_option
 @click.pass_context
-def synth(ctx, config, family, array, depth, as_json, **shape):
+def synth(ctx, config, family, array, depth, board, output, seeds, freq, router, as_json, **shape):
     """Synthesize with Yosys for a Xilinx FPGA and list what every module needs.
 
     LUT, flip-flops (FF), carry chains (CARRY), DSP slices and block RAM by module; of the systolic
     array, also by multiply-accumulate per cycle. No place and route, so no timing.
+
+    With --board, the accelerator gets clock, reset, LEDs and a serial link, and is placed, routed
+    and packed into a bitstream, that of the fastest placement.
     """
     from systola.boards.synth import array_of, synthesize
 
+    chosen = [name for name in ctx.params
+              if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    foreign = ({"family", "array", "depth", *shape} if board is not None
+               else {"output", "seeds", "freq", "router"})
+    for name in chosen:
+        if name in foreign:
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} needs --board" if board is None
+                                   else f"{option} and --board exclude each other")
+    if board is not None:
+        return _synth_board(board, config if "config" in chosen else None, as_json, output=output,
+                            mhz=freq, seeds=3 if seeds is None else seeds, router=router)
     given = {name: value for name, value in shape.items() if value is not None}
-    if array and ctx.get_parameter_source("config") is ParameterSource.COMMANDLINE:
+    if array and "config" in chosen:
         raise click.UsageError("--array and --config exclude each other")
     if given and not array:
         raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} needs --array")
@@ -67,6 +91,43 @@ def synth(ctx, config, family, array, depth, as_json, **shape):
     if as_json:
         return emit(result)
     show(result)
+
+
+def _synth_board(board, config, as_json, **options):
+    from systola.boards.build import build_board
+
+    with progress("synthesizing (minutes for a large array)") as update:
+        result = build_board(board, config, **options,
+                             progress=lambda text: update(text=text)).to_dict()
+    if as_json:
+        return emit(result)
+    show_board(result)
+
+
+def show_board(result):
+    """Print what a board's design needs of the FPGA, its frequency and its bitstream."""
+    if "modules" in result:
+        show(result)
+    total, available = result["total"], result["available"]
+    table(f"{result['board']}: {result['part']}", ["", "used", "of", "%"],
+          [(name, count, available.get(name, ""),
+            f"{100 * count / available[name]:.1f}" if name in available else "")
+           for name, count in total.items()])
+    if result["fmax_mhz"]:
+        low, high = result["fmax_mhz_range"]
+        click.echo(f"{result['fmax_mhz_median']} MHz (median of {len(result['fmax_mhz'])} "
+                   f"placements; {low} to {high}); the PLL makes {result['clock_mhz']:g} MHz"
+                   + ("" if result["bitstream_meets_clock"] else ", which is too fast"))
+    for seed, reason in result["failed_seeds"].items():
+        click.echo(f"seed {seed} failed: {reason}")
+    if "timing_note" in result:
+        click.echo(f"note: {result['timing_note']}")
+    if result["bitstream"]:
+        click.echo(f"{result['bitstream']}: bitstream of seed {result['bitstream_seed']}")
+    for name in result["missing"]:
+        click.echo(f"no bitstream, not found: {name}")
+    if result["missing"]:
+        click.echo(f"openXC7 describes these tools and databases: {result['documentation']}")
 
 
 def show(result):

@@ -1,0 +1,54 @@
+"""A configuration to a bitstream for a board."""
+
+from pathlib import Path
+
+from systola.boards.board import find_board
+from systola.boards.ecp5 import build_ecp5
+from systola.boards.spartan7 import build_spartan7
+from systola.boards.top import BoardTop
+from systola.hw.config import AcceleratorConfig
+
+__all__ = ["ROUTERS", "build_board"]
+
+ROUTERS = "router1", "router2"
+"""Routers of nextpnr."""
+
+_FLOWS = {"xc7": build_spartan7, "ecp5": build_ecp5}
+
+
+def build_board(board, config=None, *, output=None, mhz=None, seeds=3, router=None,
+                progress=None):
+    """Build the accelerator of a configuration for a board; return the `BoardResult`.
+
+    Parameters
+    ----------
+    board : str
+        Name of a board.
+    config : AcceleratorConfig, optional
+        By default the board's preset.
+    output : str or Path, optional
+        Folder of the results, by default ``build/synth/<board>``.
+    mhz : float, optional
+        Clock frequency, by default the board's.
+    seeds : int
+        Number of placements.
+    router : str, optional
+        One of `ROUTERS`; by default the one that the family's nextpnr prefers.
+    progress : callable, optional
+        Called with one short text whenever the step changes.
+
+    Raises
+    ------
+    ToolError, SynthesisError
+        If a tool fails.
+    ValueError
+        If an argument is out of range; the message names it.
+    """
+    if not isinstance(seeds, int) or seeds < 1:
+        raise ValueError(f"seeds must be a positive integer, not {seeds!r}")
+    if router not in (None, *ROUTERS):
+        raise ValueError(f"router must be {' or '.join(ROUTERS)}, not {router!r}")
+    board = find_board(board)
+    top = BoardTop(board, config or AcceleratorConfig.load(board.config), mhz=mhz)
+    return _FLOWS[board.family](top, output or Path("build", "synth", board.name), seeds=seeds,
+                                router=router, progress=progress)
