@@ -4,7 +4,8 @@ from amaranth import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, sig
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.target import has_dsp48e1
+from systola.hw.mult18 import mult18x18d
+from systola.hw.target import has_dsp48e1, is_ecp5
 from systola.hw.unwrap import spread_fields
 
 __all__ = ["STYLES", "PackedElement", "ProcessingElement", "check_cell"]
@@ -68,8 +69,8 @@ class ProcessingElement(wiring.Component):
     style : str
         ``dsp``: a plain multiplication; Yosys packs weight, product and sum registers into one
         DSP48E1, so that only the passing activation stays in the fabric (products below 9 bits it
-        maps to look-up tables instead). ``lut``: radix-4 Booth adders, which no tool turns
-        into a DSP slice.
+        maps to look-up tables instead); on ECP5 one MULT18X18D, with the sum in the fabric.
+        ``lut``: radix-4 Booth adders, which no tool turns into a DSP slice.
 
     Members
     -------
@@ -114,7 +115,11 @@ class ProcessingElement(wiring.Component):
         with m.If(self.swap):
             m.d.sync += weight.eq(shadow)
         m.d.sync += act.eq(self.act)
-        if self.style == "dsp":
+        if self.style == "dsp" and is_ecp5(platform):
+            # Its own registers for activation, weight and product, beside the one that passes on.
+            m.submodules.dsp, product = mult18x18d(self.act, shadow, enable_b=self.swap)
+            m.d.sync += psum.eq(self.psum + product[:self.product_bits].as_signed())
+        elif self.style == "dsp":
             m.d.sync += [product.eq(act * weight), psum.eq(self.psum + product)]
         else:
             carry = Signal(reset_less=True)
@@ -131,7 +136,8 @@ class PackedElement(wiring.Component):
     is A1, the weight A2, the activation B1 (so that ``act_out`` is a register of its own), then
     product and sum. `psum` enters through the C port. ``load`` and ``swap`` as in
     `ProcessingElement`. One cell is one DSP48E1 if the platform has it
-    (`systola.hw.target.Primitives`), else plain logic with the same behaviour.
+    (`systola.hw.target.Primitives`), one MULT18X18D with the sum in the fabric on ECP5, else plain
+    logic with the same behaviour.
 
     Parameters
     ----------
@@ -176,6 +182,16 @@ class PackedElement(wiring.Component):
             total = Signal(48)
             m.submodules.dsp = self._slice(a, b, total)
             m.d.comb += self.psum_out.eq(total)
+            return m
+        if is_ecp5(platform):
+            # The slice has no adder: sums are carry chains.
+            shadow, psum = Signal(signed(len(a)), reset_less=True), Signal.like(
+                self.psum, reset_less=True)
+            with m.If(self.load):
+                m.d.sync += shadow.eq(a)
+            m.submodules.dsp, product = mult18x18d(b, shadow, enable_b=self.swap)
+            m.d.sync += psum.eq(product if self.top else self.psum + product)
+            m.d.comb += self.psum_out.eq(psum)
             return m
         shadow, weight = (Signal(signed(len(a)), reset_less=True, name=n) for n in ("a1", "a2"))
         factor = Signal(signed(len(b)), reset_less=True)

@@ -1,0 +1,117 @@
+# amaranth: UnusedElaboratable=no
+"""Cells made of MULT18X18D against plain logic, by Yosys for all inputs."""
+
+import re
+import subprocess
+
+import pytest
+from amaranth import Signal, signed
+from amaranth.back import rtlil
+
+from systola.hw.mult18 import mult18x18d
+from systola.hw.packing import ECP5, PackingError, plan_packing
+from systola.hw.pe import PackedElement, ProcessingElement
+from systola.hw.target import Primitives
+from systola.hw.verilog import find_yosys
+
+PLANS = {f"{bits}-bit": plan_packing(bits, bits, 8, cols=8, dsp=ECP5) for bits in (2, 4)}
+CELLS = {"plain": lambda: ProcessingElement(act_bits=8, weight_bits=8, psum_bits=19, style="dsp"),
+         **{f"{name} {place}": lambda plan=plan, top=top: PackedElement(plan, top=top)
+            for name, plan in PLANS.items() for place, top in (("top", True), ("inner", False))}}
+
+SLICE = """
+module MULT18X18D({ports},
+    input SIGNEDA, SIGNEDB, SOURCEA, SOURCEB, CLK0, CLK1, CLK2, CLK3, CE0, CE1, CE2, CE3,
+    input RST0, RST1, RST2, RST3);
+  parameter REG_INPUTA_CLK = "NONE"; parameter REG_INPUTA_CE = "CE0";
+  parameter REG_INPUTB_CLK = "NONE"; parameter REG_INPUTB_CE = "CE0";
+  parameter REG_OUTPUT_CLK = "NONE"; parameter REG_OUTPUT_CE = "CE0";
+  parameter GSR = "ENABLED"; parameter RESETMODE = "SYNC";
+  wire signed [17:0] a = {{ {a} }}, b = {{ {b} }};
+  reg signed [17:0] ra = 0, rb = 0;
+  reg signed [35:0] p = 0;
+  wire signed [17:0] xa = REG_INPUTA_CLK == "CLK0" ? ra : a;
+  wire signed [17:0] xb = REG_INPUTB_CLK == "CLK0" ? rb : b;
+  wire signed [35:0] product = SIGNEDA & SIGNEDB ? xa * xb : 36'sbx;
+  always @(posedge CLK0) begin
+    if (RST0) ra <= 0; else if (REG_INPUTA_CE == "CE1" ? CE1 : CE0) ra <= a;
+    if (RST0) rb <= 0; else if (REG_INPUTB_CE == "CE1" ? CE1 : CE0) rb <= b;
+    if (RST0) p <= 0; else if (REG_OUTPUT_CE == "CE1" ? CE1 : CE0) p <= product;
+  end
+  assign {{ {p} }} = REG_OUTPUT_CLK == "CLK0" ? p : product;
+endmodule
+"""
+"""What Lattice's documents say of the registers that are used: clock, enable and reset by name."""
+
+MITER = """
+read_verilog slice.v
+read_rtlil slice.il
+hierarchy -top slice
+proc
+flatten
+opt_clean
+chtype -set $add t:$mul
+design -stash slice
+read_rtlil plain.il
+proc
+flatten
+opt_clean
+chtype -set $add t:$mul
+design -stash plain
+design -copy-from plain -as plain plain
+design -copy-from slice -as slice slice
+miter -equiv -flatten -make_outputs plain slice miter
+hierarchy -top miter
+opt
+sat -verify -set-init-zero -seq 7 -prove trigger 0 miter
+"""
+"""An adder stands in for the multiplier, which no solver sees through: same operands."""
+
+
+def slice_model():
+    """Return the Verilog of the slice with a port for every pin."""
+    pins = {name: [f"{name}{k}" for k in reversed(range(bits))]
+            for name, bits in (("A", 18), ("B", 18), ("C", 18), ("P", 36))}
+    ports = "input " + ", ".join(pins["A"] + pins["B"] + pins["C"]) + ", output " + ", ".join(
+        pins["P"])
+    return SLICE.format(ports=ports, a=", ".join(pins["A"]), b=", ".join(pins["B"]),
+                        p=", ".join(pins["P"]))
+
+
+def equivalent(make, folder, fault=("", "")):
+    """Return whether the cell with the slice equals the one without, for 7 cycles of any inputs."""
+    (folder / "slice.v").write_text(slice_model())
+    for name, platform in ("plain", None), ("slice", Primitives("ecp5")):
+        text = rtlil.convert(make(), name=name, platform=platform, emit_src=False)
+        assert text.count("cell \\MULT18X18D") == (name == "slice")
+        (folder / f"{name}.il").write_text(text if name == "plain" else re.sub(*fault, text)
+                                           if fault[0] else text)
+    (folder / "run.ys").write_text(MITER)
+    done = subprocess.run([find_yosys(), "-s", "run.ys"], cwd=folder, capture_output=True,
+                          text=True, check=False)
+    if done.returncode:
+        assert "proof finished - model found: FAIL!" in done.stdout, done.stdout + done.stderr
+    return not done.returncode
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_cell_of_the_slice_equals_plain_logic(cell, tmp_path):
+    assert equivalent(CELLS[cell], tmp_path)
+
+
+@pytest.mark.parametrize("fault", [
+    (r'REG_INPUTB_CE "CE1"', 'REG_INPUTB_CE "CE0"'), (r'REG_OUTPUT_CLK "CLK0"',
+                                                     'REG_OUTPUT_CLK "NONE"')])
+def test_a_wrong_slice_is_found(fault, tmp_path):
+    assert not equivalent(CELLS["2-bit inner"], tmp_path, fault)
+
+
+def test_how_many_products_fit():
+    assert {name: plan.macs_per_dsp for name, plan in PLANS.items()} == {"2-bit": 4, "4-bit": 2}
+    with pytest.raises(PackingError, match="ECP5 MULT18X18D have 18 and 18 bits"):
+        plan_packing(8, 8, 8, dsp=ECP5)
+
+
+def test_factors_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"^factors must have at most 18 bits, not 19 and 8$"):
+        mult18x18d(Signal(signed(19)), Signal(signed(8)), enable_b=Signal())
