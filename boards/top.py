@@ -57,9 +57,8 @@ class BoardTop(Elaboratable):
         m = Module()
         self._elaborate_clock(m, platform)
         accelerator = self.accelerator
-        # Elaborated for the primitives of the family, like a synthesis without a board.
-        target = Primitives("xc7") if self.board.family == "xc7" else None
-        m.submodules.accelerator = Fragment.get(accelerator, target)
+        # The units know families, not platforms of boards.
+        m.submodules.accelerator = Fragment.get(accelerator, Primitives(self.board.family))
         m.submodules.bridge = bridge = Bridge(bus_bytes=self.config.bus_bytes)
         for name, member in axi_lite_ports().items():
             inside = getattr(accelerator, name)

@@ -7,7 +7,8 @@ from amaranth import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from systola.boards.timing import Harness, TimingError, fmax_ecp5
+from systola.boards.flow import ToolError
+from systola.boards.timing import Harness, fmax_ecp5
 from systola.cli.main import main
 from systola.hw.regslice import RegisterSlice
 from systola.sim.harness import run
@@ -46,7 +47,7 @@ def test_a_longer_path_is_slower_and_ends_at_the_harness(tmp_path):
     assert short.cells["TRELLIS_FF"] >= 2 * 4 + 2
     result = json.loads(json.dumps(short.to_dict()))
     assert (result["fmax_min"], result["fmax_max"]) == (min(short.fmax), max(short.fmax))
-    assert (tmp_path / "short/report2.json").exists()
+    assert (tmp_path / "short/report-2.json").exists()
 
 
 def test_the_harness_shows_every_output_bit():
@@ -83,7 +84,7 @@ class Products(wiring.Component):
 
 
 def test_a_design_that_does_not_fit_is_one_line():
-    with pytest.raises(TimingError, match=r"^nextpnr failed: .*MULT18X18D"):
+    with pytest.raises(ToolError, match=r"^nextpnr failed: .*MULT18X18D"):
         fmax_ecp5(Products(), seeds=1, device="25k")
 
 
