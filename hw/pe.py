@@ -28,12 +28,13 @@ def add_with_carry(a, b, carry):
     return (Cat(Const(1, 1), a).as_signed() + Cat(carry, b).as_signed())[1:].as_signed()
 
 
-def booth_product(act, weight):
+def booth_product(act, weight, hold=lambda value: value):
     """Return ``(partial, carry)`` with ``act * weight = partial + carry``, in radix-4 Booth form.
 
     Each of the ceil(len(weight)/2) digits, from -2 to 2, picks 0, act or 2*act (a 5-input function
     per bit), inverted if negative; the missing +1 enters as the carry of the adder that adds it,
-    and for the first digit is left to the caller's adder.
+    and for the first digit is left to the caller's adder. `hold` may put a sum of rows into a
+    signal: the expression doubles with each row, which many rows cannot afford.
     """
     padded = Cat(Const(0, 1), weight, weight[-1])
     total = first = None
@@ -47,7 +48,7 @@ def booth_product(act, weight):
             total, first = term, high
         else:
             upper = add_with_carry(total[k:].as_signed(), term, high)
-            total = Cat(total[:k], upper).as_signed()
+            total = hold(Cat(total[:k], upper).as_signed())
     return total, first
 
 
@@ -123,10 +124,14 @@ class ProcessingElement(wiring.Component):
             m.d.sync += [product.eq(act * weight), psum.eq(self.psum + product)]
         else:
             carry = Signal(reset_less=True)
-            partial, first = booth_product(act, weight)
+            partial, first = booth_product(act, weight, self._holder(m))
             m.d.sync += [product.eq(partial), carry.eq(first),
                          psum.eq(add_with_carry(self.psum, product, carry))]
         return m
+
+    def _holder(self, m):
+        """Return what `booth_product` does with sums of rows: nothing, for as few as here."""
+        return lambda value: value
 
 
 class PackedElement(wiring.Component):

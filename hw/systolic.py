@@ -8,7 +8,7 @@ from systola.hw.packing import array_delays, array_latency, plan_packing
 from systola.hw.pe import STYLES, PackedElement, ProcessingElement, check_cell
 from systola.hw.unwrap import FieldCounter, pack_fields, split_fields
 
-__all__ = ["SystolicArray", "check_array"]
+__all__ = ["SystolicArray", "check_array", "connect_cells"]
 
 
 def check_array(*, rows, cols, act_bits, weight_bits, style):
@@ -18,6 +18,49 @@ def check_array(*, rows, cols, act_bits, weight_bits, style):
             raise ValueError(f"{name} must be a positive integer, not {value!r}")
     check_cell(act_bits=act_bits, weight_bits=weight_bits, style=style,
                styles=(*STYLES, "dsp_packed"))
+
+
+def connect_cells(m, *, acts, weights, swap, w_col, cell):
+    """Put cells into module `m` as a weight-stationary array, with its skew.
+
+    Parameters
+    ----------
+    m : Module
+    acts, weights : list of Value
+        What the cells of each row take, at the cycle of the vector's entry.
+    swap : Value
+        With the first vector of a tile.
+    w_col : Value
+        One bit for each column of cells: it takes `weights`.
+    cell : callable
+        Makes a cell, of the ports of `systola.hw.pe.ProcessingElement`; called with `top`.
+
+    Returns
+    -------
+    list of list of Value
+        Partial sums by column and row; row r's are r + 3 cycles later than the vector.
+    """
+    columns = len(w_col)
+    # Cell (r, j) swaps r + j cycles after the vector's entry: one flag per diagonal.
+    swaps = [swap]
+    for d in range(1, len(acts) + columns - 1):
+        swaps.append(Signal(name=f"swap_{d}"))
+        m.d.sync += swaps[d].eq(swaps[d - 1])
+    psums = [[] for _ in range(columns)]
+    for r, (act, weight) in enumerate(zip(acts, weights, strict=True)):
+        for s in range(r):  # without reset, so that it maps to shift-register primitives
+            skewed = Signal(len(act), name=f"act_{r}_{s}", reset_less=True)
+            m.d.sync += skewed.eq(act)
+            act = skewed
+        for j in range(columns):
+            m.submodules[f"cell_{r}_{j}"] = element = cell(top=not r)
+            m.d.comb += [element.act.eq(act), element.swap.eq(swaps[r + j]),
+                         element.w.eq(weight), element.load.eq(w_col[j])]
+            if r:
+                m.d.comb += element.psum.eq(psums[j][-1])
+            act = element.act_out
+            psums[j].append(element.psum_out)
+    return psums
 
 
 class SystolicArray(wiring.Component):
@@ -107,30 +150,14 @@ class SystolicArray(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        columns = self.cols // self.group
-        # Cell (r, j) swaps r + j cycles after the vector's entry: one flag per diagonal.
-        swaps = [self.swap]
-        for d in range(1, self.rows + columns - 1):
-            swaps.append(Signal(name=f"swap_{d}"))
-            m.d.sync += swaps[d].eq(swaps[d - 1])
-        psums = [[] for _ in range(columns)]  # of every row
-        for r in range(self.rows):
-            act = self._packed(self.acts, self.tokens, r, self.act_bits + 1)
-            weight = self._packed(self.w, self.group, r, self.weight_bits)
-            for s in range(r):  # without reset, so that it maps to shift-register primitives
-                skewed = Signal(len(act), name=f"act_{r}_{s}", reset_less=True)
-                m.d.sync += skewed.eq(act)
-                act = skewed
-            for j in range(columns):
-                m.submodules[f"cell_{r}_{j}"] = cell = self._cell(top=not r)
-                m.d.comb += [cell.act.eq(act), cell.swap.eq(swaps[r + j]), cell.w.eq(weight),
-                             cell.load.eq(self.w_col[j])]
-                if r:
-                    m.d.comb += cell.psum.eq(psums[j][-1])
-                act = cell.act_out
-                psums[j].append(cell.psum_out)
-        for j in range(columns):
-            self._outputs(m, j, psums[j])
+        psums = connect_cells(
+            m, swap=self.swap, w_col=self.w_col, cell=self._cell,
+            acts=[self._packed(self.acts, self.tokens, r, self.act_bits + 1)
+                  for r in range(self.rows)],
+            weights=[self._packed(self.w, self.group, r, self.weight_bits)
+                     for r in range(self.rows)])
+        for j, column in enumerate(psums):
+            self._outputs(m, j, column)
         return m
 
     def _packed(self, lanes, count, row, bits):
