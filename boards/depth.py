@@ -8,7 +8,7 @@ from pathlib import Path
 
 from systola.boards.primitives import arcs
 
-__all__ = ["Depth", "DepthPath", "logic_depth"]
+__all__ = ["Depth", "DepthPath", "Graph", "logic_depth", "top_module"]
 
 _LEVEL = 1 << 16
 """A path's cost is ``levels * _LEVEL + carries``: LUT levels decide, carry chains break ties."""
@@ -85,7 +85,7 @@ def logic_depth(netlist, *, top=None, worst=10):
     """
     if not isinstance(netlist, dict):
         netlist = json.loads(Path(netlist).read_text())
-    graph = _Graph(_module(netlist, top))
+    graph = Graph(top_module(netlist, top))
     arrival = graph.arrivals()
     ends = graph.ordered_ends(arrival)
     paths = graph.paths(arrival, ends, max(worst, 1))
@@ -103,7 +103,7 @@ def logic_depth(netlist, *, top=None, worst=10):
         _most(outside, graph.outputs))
 
 
-def _module(netlist, top):
+def top_module(netlist, top):
     """Return the module called `top`, or the one that is marked or alone."""
     modules = netlist["modules"]
     if top is None:
@@ -120,17 +120,17 @@ def _most(arrival, bits):
     return max((arrival[bit] // _LEVEL for bit in bits if bit in arrival), default=0)
 
 
-class _Graph:
+class Graph:
     """Bits of a netlist, what drives them, and where they end.
 
     ``starts`` maps a bit to the kind of its register and ``(register, pin)``; ``fan_in`` maps a bit
     that logic drives to its ``(source, levels, carries)``; ``ends`` has ``(kind, register, pin)``
-    of each register input, ``end_bits`` its bit.
+    of each register input, ``end_bits`` its bit, ``end_cells`` its cell.
     """
 
     def __init__(self, module):
         self.starts, self.fan_in = {}, {}
-        self.ends, self.end_bits, self.outputs = [], [], []
+        self.ends, self.end_bits, self.end_cells, self.outputs = [], [], [], []
         self.names = _names(module)
         for port, pins in module["ports"].items():
             if pins["direction"] == "input":
@@ -154,6 +154,7 @@ class _Graph:
             if not isinstance(bit, str):
                 self.end_bits.append(bit)
                 self.ends.append((kind, register, pin))
+                self.end_cells.append(name)
 
     def _register(self, cell, bits):
         """Return the hierarchical name of a register: its output's, in the module it is in."""

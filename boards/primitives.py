@@ -10,6 +10,7 @@ _PASS = re.compile(r"MUXF[789]|BUFG\w*|IBUF|OBUF")
 _FF = re.compile(r"FD[RSCP]E(_1)?")
 _SHIFT = re.compile(r"SRLC?(16|32)E?")
 _LUT_RAM = re.compile(r"RAM(32|64)M(16|8)?|RAM\d+X1[DS](_1)?")
+_CLOCKING = re.compile(r"(PLLE2|MMCME2)_(ADV|BASE)|\$scopeinfo")
 _BLOCK_RAM = re.compile(r"RAMB(18|36)E[12]")
 _DSP_INPUTS = {"A": "AREG", "ACIN": "AREG", "B": "BREG", "BCIN": "BREG", "D": "DREG"}
 _DSP_MODES = {"OPMODE": "OPMODEREG", "ALUMODE": "ALUMODEREG", "INMODE": "INMODEREG",
@@ -29,7 +30,7 @@ def arcs(name, cell, chained=frozenset()):
               if cell["port_directions"][pin] == "input" and pin not in _CLOCKS]
     outputs = [(pin, bit) for pin, bits in pins.items() for bit in bits
                if cell["port_directions"][pin] == "output"]
-    if kind == "$scopeinfo":
+    if _CLOCKING.fullmatch(kind):
         return "", [], [], []
     if _LUT.fullmatch(kind):
         return "", [], [(pins["O"][0], [(bit, 1, 0) for _, bit in inputs])], []
