@@ -4,6 +4,8 @@ from amaranth import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.pipeline import node
+
 __all__ = ["Divider"]
 
 
@@ -89,10 +91,7 @@ def _step(m, trial, den, bit):
     From -den to den - 1 on entry and on exit. One carry chain: the lowest position makes the carry
     that turns an inverted `den` into a negative one.
     """
-    subtract = ~trial[-1]
-    total = Signal(len(trial) + 1)
-    m.d.comb += total.eq(Cat(Const(1, 1), bit, trial[:-1])
-                         + Cat(subtract, den ^ subtract.replicate(len(den)), subtract))
-    after = Signal(len(trial))  # a signal of its own: an expression would double with every step
-    m.d.comb += after.eq(total[1:])
-    return after
+    subtract = node(m, ~trial[-1])
+    total = (Cat(Const(1, 1), bit, trial[:-1])
+             + Cat(subtract, den ^ subtract.replicate(len(den)), subtract))
+    return node(m, total[1:len(trial) + 1])

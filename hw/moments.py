@@ -31,16 +31,16 @@ def square(pipe, x):
     for k in range(count):
         low, mid, high = below[2 * k], below[2 * k + 1], below[2 * k + 2]
         rest = below[2 * k + 3:bits + 1] if 2 * k + 2 < bits else below[bits]
-        once, twice = low ^ mid, Mux(high, ~mid & ~low, mid & low)
-        rest = Cat(rest, rest[-1])
-        term = Cat((rest[j] ^ high) & once | (((rest[j - 1] ^ high) & twice) if j else 0)
-                   for j in range(len(rest)))
+        once, twice = pipe.node(low ^ mid), pipe.node(Mux(high, ~mid & ~low, mid & low))
+        rest = Cat(rest, rest[-1]).as_signed() ^ high.as_signed()
+        term = (rest & once.as_signed()
+                | Cat(Const(0, 1), rest)[:len(rest)].as_signed() & twice.as_signed())
         row = Cat(once, Const(0, 1), twice, term).as_signed()
         if total is None:
             total = row
         else:
             low_bits.append(total[:4])
-            total = total[4:].as_signed() + row
+            total = pipe.node(total[4:].as_signed() + row)
         if k % _ROWS == _ROWS - 1 or k == count - 1:
             low_bits, total, below = [pipe.reg(Cat(low_bits))], pipe.reg(total), pipe.reg(below)
     return Cat(low_bits, total)[:2 * bits]

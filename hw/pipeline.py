@@ -2,7 +2,19 @@
 
 from amaranth import Cat, Const, Mux, Signal, Value
 
-__all__ = ["Pipeline", "add_with_carry", "booth_row", "booth_term"]
+__all__ = ["Pipeline", "add_with_carry", "booth_row", "booth_term", "node"]
+
+
+def node(m, value):
+    """Return `value` as a signal, to be used more than once.
+
+    Amaranth writes an expression anew at each of its uses, and so do simulators compute it: a chain
+    of sums, each used twice, would double with each.
+    """
+    value = Value.cast(value)
+    wire = Signal(value.shape())
+    m.d.comb += wire.eq(value)
+    return wire
 
 
 def add_with_carry(a, b, carry, bits):
@@ -20,10 +32,9 @@ def booth_term(a, low, mid, high):
     Each bit is a function of five bits, and the missing one is the carry of the adder that adds it.
     One bit longer than `a`.
     """
-    once, twice = low ^ mid, Mux(high, ~mid & ~low, mid & low)
-    below = Cat(Const(0, 1), a)
-    return (Cat((Cat(a, a[-1])[j] & once | below[j] & twice) for j in range(len(a) + 1))
-            ^ high.replicate(len(a) + 1)).as_signed()
+    once, twice, minus = (flag.as_signed() for flag in (
+        low ^ mid, Mux(high, ~mid & ~low, mid & low), high))
+    return (Cat(a, a[-1]).as_signed() & once | Cat(Const(0, 1), a).as_signed() & twice) ^ minus
 
 
 def booth_row(total, a, low, mid, high):
@@ -57,6 +68,10 @@ class Pipeline:
             self.m.d.sync += register.eq(value)
         return register
 
+    def node(self, value):
+        """Return `value` as a signal of the same cycle, see `node`."""
+        return node(self.m, value)
+
     def delay(self, value, cycles, *, reset_less=True):
         """Return `value` that many cycles later."""
         for _ in range(cycles):
@@ -85,6 +100,7 @@ class Pipeline:
             else:
                 low_bits.append(total[:2])
                 total = booth_row(total[2:].as_signed(), a, *digit)
+            total = self.node(total)
             if start // 2 % rows == rows - 1 or start + 2 >= bits - len(a):
                 low_bits, total = [self.reg(Cat(low_bits))], self.reg(total)
                 a, b = self.reg(a), self.reg(b)

@@ -4,6 +4,7 @@ from amaranth import Cat, Const, Module, Mux, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.pipeline import node
 from systola.hw.shiftexp import delay
 
 __all__ = ["ReciprocalProduct"]
@@ -52,8 +53,8 @@ class ReciprocalProduct(wiring.Component):
         mant, triple = delay(m, self.mant, 1), delay(m, self.mant + (self.mant << 1), 1)
         product = Const(0, 1)
         for bit in range(2, 32, 2):
-            rem, high = self._trial(rem, fits, den, large, bit)
-            rem, low = self._trial(rem, high, den, large, bit + 1)
+            rem, high = self._trial(m, rem, fits, den, large, bit)
+            rem, low = self._trial(m, rem, high, den, large, bit + 1)
             rem, fits, high = delay(m, rem, 1), delay(m, low, 1), delay(m, high, 1)
             den, large = delay(m, den, 1), delay(m, large, 1)
             digit = Mux(high, Mux(fits, triple, mant << 1), Mux(fits, mant, 0))
@@ -64,7 +65,7 @@ class ReciprocalProduct(wiring.Component):
         return m
 
     @staticmethod
-    def _trial(rem, fits, den, large, bit):
+    def _trial(m, rem, fits, den, large, bit):
         """Return the next trial remainder, modulo ``2**(bit+1)``, and its quotient bit.
 
         ``rem`` is the trial of the bit before and `fits` its sign: what did not fit is added back
@@ -74,5 +75,5 @@ class ReciprocalProduct(wiring.Component):
         # One adder: the lowest position makes the carry that turns ~den into -den.
         total = Cat(Const(3, 2), rem) + Cat(fits, den[:width] ^ fits.replicate(min(width, 31)),
                                             fits.replicate(max(width - 31, 0)))
-        trial = total[1:width + 1]
-        return trial, ~trial[-1] & ~(large[bit] if bit < 31 else Const(0, 1))
+        trial = node(m, total[1:width + 1])
+        return trial, node(m, ~trial[-1] & ~(large[bit] if bit < 31 else Const(0, 1)))

@@ -123,7 +123,7 @@ class Requantizer(wiring.Component):
 
         def follow(value, cycles):
             """Delay what belongs to a beat; a high slot takes what came with its low slot."""
-            value = Value.cast(value)
+            value = pipe.node(value)
             return later(Mux(slot["high"], later(value, 2), value), cycles + 1)
 
         m.d.comb += self.o.valid.eq(later(slot["final"], LANE_LATENCY + 1))

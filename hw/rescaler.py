@@ -64,7 +64,7 @@ class LaneRescaler(Pipeline):
         total = Signal(signed(bits + size + whole))
         if res_mult is not None:
             addend = Mux(*res_mult, addend)
-        summed = (z + Mux(high, back, addend))[:bits].as_signed()
+        summed = self.node((z + Mux(high, back, addend))[:bits].as_signed())
         carried = (total >> size)[:bits + whole].as_signed()
         a, digits = self.reg(summed), self.reg(Cat(before, limb[whole:]))
         if whole:
@@ -108,8 +108,8 @@ class LaneRescaler(Pipeline):
             total = add_with_carry(Const(0, signed(1)), near[1:].as_signed(), up, self.keep + 1)
         else:
             held, held_over, held_sign = Signal(signed(self.keep + 1)), Signal(), Signal()
-            over, sign = over | held_over, Mux(over, sign, held_sign)
-            total = add_with_carry(held, near[1:].as_signed(), up, self.keep + 2)
+            over, sign = self.node(over | held_over), self.node(Mux(over, sign, held_sign))
+            total = self.node(add_with_carry(held, near[1:].as_signed(), up, self.keep + 2))
             for register, value in (held, total), (held_over, over), (held_sign, sign):
                 self.m.d.comb += register.eq(self.reset_reg(value[:len(register)], ~res))
         return self.reg(total), self.reg(over), self.reg(sign)
@@ -130,8 +130,9 @@ class LaneRescaler(Pipeline):
         for index in range(count - 1):
             start = bits - 1 + step * index
             upper = value[start:start + step] if index < count - 2 else value[start:]
-            over |= self._any(upper ^ sign.replicate(len(upper)), amount <= index)
-            dropped |= self._any(value[step * index:step * (index + 1)], amount > index)
+            above = self.node(amount > index)
+            over |= self._any(upper ^ sign.replicate(len(upper)), ~above)
+            dropped |= self._any(value[step * index:step * (index + 1)], above)
         return shifted, over, dropped
 
     @staticmethod

@@ -4,6 +4,8 @@ from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.pipeline import node
+
 __all__ = ["ShiftExp", "check_integers", "delay", "saturate"]
 
 _STEPS = 2
@@ -97,7 +99,7 @@ class ShiftExp(wiring.Component):
         return m
 
     def _lane(self, m, x, mant, shift, positive):
-        p = x + (x >> 1) - (x >> 4)
+        p = node(m, x + (x >> 1) - (x >> 4))
         above = x > 0 if positive else Const(0, 1)
         rem = Signal(self._m_bits, reset_less=True)
         m.d.sync += rem.eq(Mux(above, p, -p))
@@ -107,23 +109,24 @@ class ShiftExp(wiring.Component):
         while left:
             steps = min(_STEPS, left)
             for bit in range(left - 1, left - 1 - steps, -1):
-                rem, fits = self._step(rem, bit)
+                rem, fits = self._step(m, rem, bit)
                 quot.insert(0, fits)
             left -= steps
             rem, quot = delay(m, rem, 1), list(delay(m, Cat(quot), 1))
         q = Cat(quot)
         limit = q >= self.n
-        q = Mux(limit, self.n, q)
-        rem = Mux(limit, 0, rem)
+        q = node(m, Mux(limit, self.n, q))
+        rem = node(m, Mux(limit, 0, rem))
         m.d.sync += [mant.eq(Mux(above, self.x0 + rem, (self.x0 << 1) - rem)),
                      shift.eq(Mux(above, self.n + 1 + q, self.n - q))]
 
-    def _step(self, rem, bit):
+    def _step(self, m, rem, bit):
         """Subtract ``a << bit`` from `rem` if it fits; return the remainder and whether it did."""
         width = len(rem) - bit
         if width <= 0:
             return rem, Const(0, 1)
         high = rem[bit:]
         diff = high - self.x0[:width]  # one bit wider than the longer operand: its top is borrow
-        fits = ~diff[-1] & ~self.x0[width:].any()
-        return Cat(rem[:bit], Mux(fits, diff[:width], high)), fits
+        diff = node(m, diff)
+        fits = node(m, ~diff[-1] & ~self.x0[width:].any())
+        return Cat(rem[:bit], node(m, Mux(fits, diff[:width], high))), fits
