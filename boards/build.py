@@ -4,8 +4,9 @@ from pathlib import Path
 
 from systola.boards.board import find_board
 from systola.boards.ecp5 import build_ecp5
+from systola.boards.flow import check_folder
 from systola.boards.spartan7 import build_spartan7
-from systola.boards.top import BoardTop
+from systola.boards.top import BoardTop, plan_clock
 from systola.hw.config import AcceleratorConfig
 
 __all__ = ["ROUTERS", "build_board"]
@@ -49,6 +50,9 @@ def build_board(board, config=None, *, output=None, mhz=None, seeds=3, router=No
     if router not in (None, *ROUTERS):
         raise ValueError(f"router must be {' or '.join(ROUTERS)}, not {router!r}")
     board = find_board(board)
+    output = Path("build", "synth", board.name) if output is None else Path(output)
+    # Before anything is made that would complain of not having been used.
+    check_folder(output)
+    plan_clock(board, mhz)
     top = BoardTop(board, config or AcceleratorConfig.load(board.config), mhz=mhz)
-    return _FLOWS[board.family](top, output or Path("build", "synth", board.name), seeds=seeds,
-                                router=router, progress=progress)
+    return _FLOWS[board.family](top, output, seeds=seeds, router=router, progress=progress)

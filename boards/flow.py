@@ -12,7 +12,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["BoardResult", "ToolError", "find_tool", "publish", "run_seeds", "run_tool", "scratch"]
+__all__ = ["BoardResult", "ToolError", "check_folder", "find_tool", "publish", "run_seeds",
+           "run_tool", "scratch"]
 
 
 class ToolError(RuntimeError):
@@ -124,15 +125,16 @@ def run_seeds(work, seeds, progress):
             {seed: str(error) for seed, error in sorted(failed.items())})
 
 
+def check_folder(output):
+    """Raise ``ValueError`` if `output` is a file."""
+    if Path(output).exists() and not Path(output).is_dir():
+        raise ValueError(f"output {str(output)!r} must be a folder, not a file")
+
+
 @contextmanager
 def scratch(output):
-    """Check that the folder `output` can be written; yield a scratch folder beside it.
-
-    Raises ``ValueError`` if it is a file.
-    """
+    """Yield a scratch folder beside the folder `output`."""
     output = Path(output)
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"output {str(output)!r} must be a folder, not a file")
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".systola-") as folder:
         yield Path(folder)

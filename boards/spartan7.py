@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -143,11 +144,11 @@ def missing_tools(part):
 
 
 def check_netlist(netlist, top, dsp_limit):
-    """Raise `ToolError` if the flat netlist has what nextpnr-xilinx cannot route on this part.
+    """Return how often each primitive occurs in a flat netlist, as Yosys' ``write_json`` wrote it.
 
-    `netlist` is what Yosys' ``write_json`` wrote.
+    Raises `ToolError` if it has what nextpnr-xilinx cannot route on this part.
     """
-    cells, dsp = netlist["modules"][top]["cells"], 0
+    cells = netlist["modules"][top]["cells"]
     for name, cell in cells.items():
         kind, pins = cell["type"], cell["connections"]
         if kind.startswith("$"):
@@ -156,14 +157,14 @@ def check_netlist(netlist, top, dsp_limit):
             raise ToolError(f"the netlist must not have latches, but has {name}")
         if kind == "SRLC32E" and any(isinstance(bit, int) for bit in pins.get("Q31", ())):
             raise ToolError(f"shift registers must have at most 32 bits, but {name} is cascaded")
-        if kind == "DSP48E1":
-            dsp += 1
-            for pin in _CASCADES:
-                if any(bit != "x" for bit in pins.get(pin, ())):
-                    raise ToolError(f"{pin} of a DSP48E1 must be open, but {name} has "
-                                    "something there")
-    if dsp > dsp_limit:
-        raise ToolError(f"the design needs {dsp} DSP48E1, but the part has {dsp_limit}")
+        for pin in _CASCADES if kind == "DSP48E1" else ():
+            if any(bit != "x" for bit in pins.get(pin, ())):
+                raise ToolError(f"{pin} of a DSP48E1 must be open, but {name} has something there")
+    kinds = Counter(cell["type"] for cell in cells.values())
+    if kinds["DSP48E1"] > dsp_limit:
+        raise ToolError(f"the design needs {kinds['DSP48E1']} DSP48E1, but the part has "
+                        f"{dsp_limit}")
+    return kinds
 
 
 def core_fmax(log):
@@ -212,11 +213,13 @@ def build_spartan7(top, output, *, seeds=3, router=None, progress=None):
         board.platform(mhz).prepare(top, name).extract(folder)
         run_yosys(folder, None, progress)
         modules = module_sizes(json.loads((folder / "stat.json").read_text())["modules"], name)
-        check_netlist(json.loads((folder / f"{name}.json").read_text()), name,
-                      board.limits["dsp"])
+        kinds = check_netlist(json.loads((folder / f"{name}.json").read_text()), name,
+                              board.limits["dsp"])
+        # What is left when the modules are together, which is less than their sum.
+        total = module_sizes({name: {"num_cells_by_type": kinds}}, name)[name].total
         result = BoardResult(
             name, board.part, board.family, f"{top.config.hash:016x}", round(mhz, 4),
-            asdict(modules[name].total), board.limits, missing=missing,
+            asdict(total), board.limits, missing=missing,
             extra={"timing_note": TIMING_NOTE, "documentation": DOCUMENTATION, "modules": {
                 path: {"instances": size.instances, **asdict(size.total),
                        "own": asdict(size.own)} for path, size in modules.items()}})

@@ -14,10 +14,19 @@ from systola.hw.regmap import REGISTERS
 from systola.hw.target import Primitives
 from systola.hw.uart import Receiver, Transmitter, baud_divisor
 
-__all__ = ["LEDS", "BoardTop"]
+__all__ = ["LEDS", "BoardTop", "plan_clock"]
 
 LEDS = "busy", "done", "error", "heartbeat"
 """What the first LEDs show; the heartbeat blinks about once a second while the clock runs."""
+
+
+def plan_clock(board, mhz=None):
+    """Return the `PllPlan` for `mhz` (by default the board's) and the divisor of the UART.
+
+    Raises ``ValueError`` if the PLL cannot make the frequency, or the UART not its baud rate of it.
+    """
+    plan = board.pll.plan(board.source[1], board.clock_mhz if mhz is None else mhz)
+    return plan, baud_divisor(plan.output * 1e6, board.baud)
 
 
 class BoardTop(Elaboratable):
@@ -49,8 +58,7 @@ class BoardTop(Elaboratable):
 
     def __init__(self, board, config, *, mhz=None, accelerator=None):
         self.board, self.config = board, config
-        self.plan = board.pll.plan(board.source[1], board.clock_mhz if mhz is None else mhz)
-        self.divisor = baud_divisor(self.plan.output * 1e6, board.baud)
+        self.plan, self.divisor = plan_clock(board, mhz)
         self.accelerator = accelerator or Accelerator(config)
 
     def elaborate(self, platform):

@@ -99,7 +99,7 @@ async def until_quiet(ctx, heard, cycles=1200):
         await wait(ctx, cycles)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_registers_and_streams_lose_nothing(seed):
     rng = random.Random(seed)
     dut, heard, taken, actions = Link(window=40), [], [], []
