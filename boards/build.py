@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from systola.boards.board import find_board
-from systola.boards.ecp5 import build_ecp5
+from systola.boards.ecp5 import build_ecp5, check_tools
 from systola.boards.flow import check_folder
 from systola.boards.spartan7 import build_spartan7
 from systola.boards.top import BoardTop, plan_clock
@@ -53,6 +53,8 @@ def build_board(board, config=None, *, output=None, mhz=None, seeds=3, router=No
     output = Path("build", "synth", board.name) if output is None else Path(output)
     # Before anything is made that would complain of not having been used.
     check_folder(output)
+    if board.family == "ecp5":
+        check_tools()
     plan_clock(board, mhz)
     top = BoardTop(board, config or AcceleratorConfig.load(board.config), mhz=mhz)
     return _FLOWS[board.family](top, output, seeds=seeds, router=router, progress=progress)

