@@ -120,7 +120,7 @@ class Simulated(BoardTop):
 def test_commands_through_the_pins():
     board = replace(find_board("ulx3s_85f"), baud=5_000_000)
     pins = Pins()
-    top = Simulated(board, TINY, pins=pins, accelerator=Loopback(status=0b101))
+    top = Simulated(board, TINY, mhz=25, pins=pins, accelerator=Loopback(status=0b101))
     beats = [bytes(range(k, k + TINY.bus_bytes)) for k in (10, 21)]
     sent = command_bytes(Command.SEND, beats=beats) + command_bytes(Command.READ, address=0)
     expected = (bytes([Reply.BEAT]) + beats[0] + bytes([Reply.LAST]) + beats[1]
