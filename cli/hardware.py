@@ -109,7 +109,8 @@ def show_board(result):
     if "modules" in result:
         show(result)
     total, available = result["total"], result["available"]
-    table(f"{result['board']}: {result['part']}", ["", "used", "of", "%"],
+    click.echo(f"{result['board']}, {result['part']}:")
+    table("", ["", "used", "of", "%"],
           [(name, count, available.get(name, ""),
             f"{100 * count / available[name]:.1f}" if name in available else "")
            for name, count in total.items()])
