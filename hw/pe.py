@@ -1,10 +1,11 @@
 """Weight-stationary processing elements: multiply-accumulate with a double-buffered weight."""
 
-from amaranth import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, signed
+from amaranth import Cat, ClockSignal, Const, Instance, Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.mult18 import mult18x18d
+from systola.hw.pipeline import booth_term
 from systola.hw.target import has_dsp48e1, is_ecp5
 from systola.hw.unwrap import spread_fields
 
@@ -40,10 +41,7 @@ def booth_product(act, weight, hold=lambda value: value):
     total = first = None
     for k in range(0, len(weight), 2):
         low, mid, high = padded[k], padded[k + 1], padded[k + 2]
-        once, twice = low ^ mid, Mux(high, ~mid & ~low, mid & low)
-        term = Cat(((act[j] if j < len(act) else act[-1]) & once
-                    | (act[min(j, len(act)) - 1] if j else Const(0, 1)) & twice) ^ high
-                   for j in range(len(act) + 1)).as_signed()
+        term = booth_term(act, low, mid, high)
         if total is None:
             total, first = term, high
         else:
