@@ -1,5 +1,6 @@
 """Components to Verilog text and files, with the Yosys that the package installed."""
 
+import gc
 import os
 import shutil
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from amaranth.back import verilog
 
-__all__ = ["find_yosys", "to_verilog", "write_verilog"]
+__all__ = ["find_yosys", "rare_collection", "to_verilog", "write_verilog"]
 
 
 def find_yosys():
@@ -39,13 +40,28 @@ def _yosys_environment():
             os.environ["YOSYS"] = before
 
 
+@contextmanager
+def rare_collection():
+    """Look for garbage rarely for as long as this lasts.
+
+    An elaborated accelerator is millions of objects that all live until the text is written: to
+    look among them as often as Python does by default takes a third of the time.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(200_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
 def to_verilog(component, name, ports=None):
     """Return the hierarchical Verilog of `component` with top module `name`.
 
     `ports` is as for ``amaranth.back.verilog.convert``; by default the component's own interface
     (``i__payload`` and so on) with ``clk`` and ``rst``.
     """
-    with _yosys_environment():
+    with _yosys_environment(), rare_collection():
         return verilog.convert(component, name=name, ports=ports, emit_src=False)
 
 

@@ -18,12 +18,13 @@ from systola.sim.runner import build_verilog
 pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).parent / "golden"
-SEEDS = [None, 1, 2]
+SEEDS = [None, 1]
+"""Without stalls, and with receivers that wait for valid; those of the golden vectors' 5 do not."""
 
 
 @pytest.fixture(scope="module", params=SEEDS, ids=str)
 def engine(request):
-    """Units without stalls, and with two patterns of them on all streams."""
+    """Units without stalls, and with stalls on all streams."""
     with RtlEngine(seed=request.param) as engine:
         yield engine
 
