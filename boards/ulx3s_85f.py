@@ -20,7 +20,7 @@ class Ulx3sPlatform(Ecp5Flow, ULX3S_85F_Platform):
 
 
 # The ESP32 beside the FPGA starts its boot loader while its GPIO0 is low.
-BOARD = Board(name="ulx3s_85f", family="ecp5", part="LFE5U-85F-6BG381C", config="tiny",
+BOARD = Board(name="ulx3s_85f", family="ecp5", part="LFE5U-85F-6BG381C", config="ulx3s_85f",
               clock_mhz=50.0, platform=Ulx3sPlatform, source=("clk25", 25.0), pll=ECP5_PLL,
               reset=("button_fire", 0), high=(("esp32", 0, "gpio0"),),
               limits={"lut": 83640, "ff": 83640, "dsp": 156, "bram": 208})

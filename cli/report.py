@@ -14,8 +14,8 @@ json_option = click.option("--json", "as_json", is_flag=True,
 config_option = click.option(
     "--config", "config", default="digits", show_default=True, metavar="CONFIG",
     callback=lambda ctx, param, value: _config(value),
-    help="Accelerator: a preset (digits, small, tiny, arty_s7_50, array_16x16) or a .toml or .json "
-         "file of fields.")
+    help="Accelerator: a preset (digits, small, tiny, arty_s7_50, array_16x16, "
+         "ulx3s_85f) or a .toml or .json file of fields.")
 
 
 def _config(value):
