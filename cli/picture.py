@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib.figure
 import numpy as np
 
-__all__ = ["draw_classification"]
+__all__ = ["classification_figure", "draw_classification"]
 
 _INK = "#1f2a44"
 _RIGHT, _WRONG = "#1a7f4b", "#b3261e"
@@ -18,13 +18,11 @@ def _class_attention(attention):
     return row.reshape(side, side)
 
 
-def draw_classification(path, *, images, labels, predictions, accelerator, reference, title):
-    """Write a PNG: each scan with its prediction, and where the class token looks.
+def classification_figure(*, images, labels, predictions, accelerator, reference, title):
+    """Return a figure: each scan with its prediction, and where the class token looks.
 
     Parameters
     ----------
-    path : path-like
-        File to write.
     images : array (n, height, width)
         Scans.
     labels, predictions : sequence of int
@@ -62,4 +60,9 @@ def draw_classification(path, *, images, labels, predictions, accelerator, refer
         axes[row, 0].set_ylabel(text, color=_INK, fontsize=9)
     bar = figure.colorbar(shown, ax=axes[1:, :], fraction=0.02, pad=0.01, ticks=[0, top])
     bar.ax.set_yticklabels(["0", "max"], fontsize=8)
-    figure.savefig(Path(path))
+    return figure
+
+
+def draw_classification(path, **content):
+    """Write the `classification_figure` of `content` as the PNG `path`."""
+    classification_figure(**content).savefig(Path(path))
