@@ -23,6 +23,7 @@ from systola.boards.synth import array_of
 from systola.hw.styles import OperandScalers, fixed_point_array, shift_array
 from systola.sim.packing import pack
 from systola.sim.runner import cache_dir
+from systola.sim.styles import decode_shift
 
 __all__ = ["BASELINES", "STYLES", "Design", "MappedArray", "Pass", "Shape", "make_design",
            "map_design"]
@@ -53,7 +54,7 @@ class Design:
 
 @dataclass(frozen=True)
 class Pass:
-    """Vectors, int (T, R), over one stationary tile, int (R, C)."""
+    """Vectors, int (T, R), over one stationary tile, int (R, C); for ``shift`` vectors of codes."""
 
     tile: np.ndarray
     vectors: np.ndarray
@@ -139,8 +140,10 @@ class MappedArray:
                            lanes=array.tokens * array.cols)
         compared = 0
         for start, item in zip(places, passes, strict=True):
-            vectors = _grouped(item.vectors, array.tokens)
-            expected = vectors.astype(np.int64) @ item.tile
+            vectors = _grouped(item.vectors, array.tokens).astype(np.int64)
+            if self.design.style == "shift":
+                vectors = decode_shift(vectors)
+            expected = vectors @ item.tile
             for c in range(array.cols):
                 begin = start + array.latency + array.delays[c]
                 got = sums[begin:begin + len(expected)].reshape(
@@ -209,8 +212,11 @@ def map_design(design):
             (part / "array.json").write_text(json.dumps({
                 "shape": asdict(Shape.of(component)),
                 "sizes": {path: asdict(size) for path, size in built.modules.items()}}))
-            if not folder.is_dir():
+            try:
                 part.rename(folder)
+            except OSError:  # another process was faster
+                if not folder.is_dir():
+                    raise
     kept = json.loads((folder / "array.json").read_text())
     sizes = {path: ModuleSize(size["instances"], Size(**size["total"]), Size(**size["own"]))
              for path, size in kept["sizes"].items()}

@@ -60,16 +60,21 @@ def test_passes_meet_their_tiles(style, bits, rows, cols):
                    rng.integers(0 if style == "shift" else -high,
                                 16 if style == "shift" else high + 1, (length, rows)))
               for length in (1, 9, 20, 2)]
-    if style == "shift":  # their product is that of the decoded codes
-        with pytest.raises(RuntimeError, match=r"^the netlist of shift at 4 bits computes other "
-                                               r"sums than the integer product$"):
-            array.multiply(passes)
-        return
     _, compared = array.multiply(passes)
     tokens = array.shape.tokens
     lengths = [-(-len(item.vectors) // tokens) * tokens for item in passes]
     assert compared == sum(lengths) * cols
     assert array.pes * array.macs_per_pe == rows * cols * tokens
+
+
+def test_a_netlist_that_computes_something_else_is_found(monkeypatch):
+    array = mapped("shift", 4, 2, 2)
+    passes = [Pass(np.ones((2, 2), int), np.arange(12).reshape(6, 2))]
+    array.multiply(passes)
+    monkeypatch.setattr("systola.boards.pe_designs.decode_shift", lambda codes: codes)
+    with pytest.raises(RuntimeError, match=r"^the netlist of shift at 4 bits computes other sums "
+                                           r"than the integer product$"):
+        array.multiply(passes)
 
 
 def test_operands_that_never_change_are_refused():
@@ -137,6 +142,7 @@ def test_report_of_a_small_array(monkeypatch, capsys):
     assert packed["ratio_low"] < packed["ratio"] < packed["ratio_high"]
     assert packed["ratio"] == pytest.approx(packed["energy_pj_per_mac"]
                                             / base["energy_pj_per_mac"])
+    assert packed["ratio"] < packed["ratio_without_scalers"]
     for row in result["rows"]:
         assert row["energy_low"] < row["energy_pj_per_mac"] < row["energy_high"]
         assert sum(row["energy_parts"].values()) == pytest.approx(1)
