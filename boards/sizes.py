@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, fields
 
-__all__ = ["ModuleSize", "Size", "module_sizes"]
+__all__ = ["ModuleSize", "Size", "module_sizes", "unit_sizes"]
 
 _LUT_RAM = {"RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4, "RAM32M": 4, "RAM64M": 4, "RAM32M16": 8,
             "RAM64M8": 8, "RAM16X1D": 2, "RAM32X1S": 1, "RAM64X1S": 1, "RAM128X1S": 2,
@@ -13,6 +13,17 @@ _FF = re.compile(r"FD[RSCP]E(_1)?")
 _CARRY = re.compile(r"CARRY[48]")
 _DSP = re.compile(r"DSP48E[12]")
 _BRAM = {"RAMB18E1": 0.5, "RAMB18E2": 0.5, "RAMB36E1": 1, "RAMB36E2": 1}
+
+_UNITS = {
+    "systolic array": r"core\.matrix\.array", "requantizers, residual": r"core\.matrix\.drain",
+    "accumulators": r"core\.matrix\.sums", "feeder, tile loader": r"core\.matrix",
+    "Shiftmax": r"core\.vector\.softmax", "ShiftGELU": r"core\.vector\.gelu",
+    "I-LayerNorm": r"core\.vector\.norm", "rest of VECTOR": r"core\.vector",
+    "LOAD": r"core\.load", "scratchpad": r"core\.scratchpad", "parameters": r"core\.params",
+    "dispatcher": r"core\.dispatcher", "queues, counters": r"core", "registers": r"registers",
+    "top": r"",
+}
+"""Units by the beginning of a module's path; the first that fits counts."""
 
 
 @dataclass
@@ -78,3 +89,19 @@ def _own(types):
         size.dsp += count * bool(_DSP.fullmatch(kind))
         size.bram36 += count * _BRAM.get(kind, 0)
     return size
+
+
+def unit_sizes(modules, top):
+    """Return ``[(unit, sizes)]`` of a synthesis' modules: each primitive once, in its unit.
+
+    `modules` is as in ``Synthesis.to_dict``, `top` the name of the top module.
+    """
+    found = {}
+    for path, module in modules.items():
+        inner = path.removeprefix(top).removeprefix(".")
+        unit = next(name for name, start in _UNITS.items()
+                    if re.match(rf"{start}(\.|$)" if start else "", inner))
+        total = found.setdefault(unit, dict.fromkeys(module["own"], 0))
+        for part, count in module["own"].items():
+            total[part] += module["instances"] * count
+    return [(name, found[name]) for name in _UNITS if name in found]

@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+from systola.boards.sizes import unit_sizes
 from systola.cli.charts import (
     area_chart,
     energy_chart,
@@ -15,19 +16,7 @@ from systola.cli.charts import (
     timeline_chart,
 )
 
-__all__ = ["collect", "render", "unit_sizes", "write_page"]
-
-_UNITS = {
-    "systolic array": r"core\.matrix\.array", "requantizers, residual": r"core\.matrix\.drain",
-    "accumulators": r"core\.matrix\.sums", "feeder, tile loader": r"core\.matrix",
-    "Shiftmax": r"core\.vector\.softmax", "ShiftGELU": r"core\.vector\.gelu",
-    "I-LayerNorm": r"core\.vector\.norm", "rest of VECTOR": r"core\.vector",
-    "LOAD": r"core\.load", "scratchpad": r"core\.scratchpad", "parameters": r"core\.params",
-    "dispatcher": r"core\.dispatcher", "queues, counters": r"core", "registers": r"registers",
-    "top": r"",
-}
-"""Units by the beginning of a module's path; the first that fits counts."""
-
+__all__ = ["collect", "render", "write_page"]
 
 def collect(config, *, images=8, bits=(2, 3, 4, 8), mhz=100.0, data="digits", progress):
     """Measure everything that the page shows: minutes.
@@ -121,22 +110,6 @@ def _roofline(config, model, run):
 def _layer(name):
     """Return the layer of an operation: ``blocks.0.fc1`` of ``blocks.0.fc1.3``."""
     return re.sub(r"\.\d+$", "", name)
-
-
-def unit_sizes(modules, top):
-    """Return ``[(unit, sizes)]`` of a synthesis' modules: each primitive once, in its unit.
-
-    `modules` is as in ``Synthesis.to_dict``, `top` the name of the top module.
-    """
-    found = {}
-    for path, module in modules.items():
-        inner = path.removeprefix(top).removeprefix(".")
-        unit = next(name for name, start in _UNITS.items()
-                    if re.match(rf"{start}(\.|$)" if start else "", inner))
-        total = found.setdefault(unit, dict.fromkeys(module["own"], 0))
-        for part, count in module["own"].items():
-            total[part] += module["instances"] * count
-    return [(name, found[name]) for name in _UNITS if name in found]
 
 
 def write_page(path, content):

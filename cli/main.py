@@ -15,7 +15,7 @@ _COMMANDS = {
     "generate": ("systola.cli.hardware", "Write the accelerator's Verilog, manifest and C header."),
     "synth": ("systola.cli.hardware", "Synthesize and list LUT, FF, CARRY, DSP, BRAM by module."),
     "timing": ("systola.cli.timing", "Place and route on an ECP5 for the clock frequency."),
-    "report": ("systola.cli.power", "Compare processing elements: area, energy and power."),
+    "report": ("systola.cli.power", "Area, energy and power; everything on one page."),
     "simulate": ("systola.cli.simulation", "Run a model on simulated Verilog, and compare."),
     "conform": ("systola.cli.simulation", "Compare with published golden vectors."),
 }

@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 from amaranth.back import rtlil
 
-from systola.cli.html_report import render, unit_sizes, write_page
+from systola.boards.sizes import ModuleSize, Size, unit_sizes
+from systola.boards.synth import Synthesis
+from systola.cli.html_report import render, write_page
+from systola.cli.main import main
 from systola.hw.accelerator import Accelerator
 from systola.hw.config import PRESETS
 from systola.hw.isa import Engine, Opcode
@@ -175,3 +178,58 @@ def test_a_browser_draws_the_page(content, tmp_path, artefacts):
     drawn = (picture < 0.98).any(axis=2)
     # Something on every stretch of the page down to the last picture.
     assert all(drawn[k:k + 420].mean() > 0.005 for k in range(0, 2940, 420))
+
+
+def synthesized():
+    total = Size()
+    sizes = {}
+    for path, item in MODULES.items():
+        own = Size(**item["own"])
+        sizes[path] = ModuleSize(item["instances"], own, own)
+        total.add(own, item["instances"])
+    return Synthesis("systola", "xc7", 1.0, total, sizes,
+                     {"macs": 16, "lut_per_mac": 1.25, "ff_per_mac": 2.0, "macs_per_dsp": 4.0})
+
+
+def test_area_command(monkeypatch, capsys):
+    monkeypatch.setattr("systola.boards.synth.synthesize", lambda config, progress: synthesized())
+    assert main(["report", "area", "--config", "tiny", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["units"]["systolic array"]["dsp"] == 4
+    assert result["total"]["lut"] == 231
+    assert result["lut_per_mac"] == 1.25
+    assert main(["report", "area", "--config", "tiny"]) == 0
+    out = capsys.readouterr().out
+    assert "I-LayerNorm" in out
+    assert "1.25 LUT" in out
+
+
+@pytest.mark.slow
+def test_html_command_measures_and_draws(monkeypatch, tmp_path, capsys, content):
+    monkeypatch.setattr("systola.boards.synth.synthesize", lambda config, progress: synthesized())
+    monkeypatch.setattr("systola.boards.pe_report.pe_report", lambda **options: content["pe"])
+    monkeypatch.setattr("systola.model.evaluate.OPTIONS", {"full width": {"mult_bits": 31}})
+    path = tmp_path / "report.html"
+    assert main(["report", "--html", "-o", str(path), "--config", "small", "--images", "1"]) == 0
+    assert "written to" in capsys.readouterr().out
+    data = json.loads(re.search(r'id="data">(.*?)</script>', path.read_text(), re.DOTALL)[1])
+    assert data["simulate"]["mismatches"] == 0
+    assert data["evaluate"]["images"] == 359
+    assert list(data["options"]) == ["full width"]
+    assert len(Page(path.read_text()).all("img")) == 7
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], "report needs --html -o FILE, or a command: area, "),
+    (["--html"], "output must be an .html file in an existing folder, not None"),
+    (["--html", "-o", "no/such/report.html"], "output must be an .html file in an existing"),
+    (["--html", "-o", "report.txt"], "output must be an .html file in an existing"),
+    (["--html", "-o", "r.html", "pe"], "--html and -o are without pe"),
+    (["--html", "-o", "r.html", "--bits", "4,x"], "--bits must be numbers from 2 to 8 with")])
+def test_wrong_options(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
