@@ -5,7 +5,8 @@ import importlib.metadata
 import json
 import re
 import tempfile
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from systola.boards.gates import (
     check_operands,
     read_gates,
 )
-from systola.boards.sizes import ModuleSize, Size
+from systola.boards.sizes import module_sizes
 from systola.boards.synth import array_of
 from systola.hw.styles import OperandScalers, fixed_point_array, shift_array
 from systola.sim.packing import pack
@@ -38,7 +39,7 @@ _TOP = "array"
 _IMPORTS = re.compile(r"^from systola\.hw\.(\w+) import", re.MULTILINE)
 _ROOT = Path(__file__).resolve().parent.parent
 _HARDWARE = "hw/styles.py", "hw/systolic.py"
-_TOOLS = "boards/synth.py", "boards/netlist.py", "boards/sizes.py", "boards/gates.py"
+_TOOLS = "boards/synth.py", "boards/netlist.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,22 +209,21 @@ def map_design(design):
     if not folder.is_dir():
         with tempfile.TemporaryDirectory(prefix="mapped-", dir=cache_dir()) as work:
             part, component = Path(work) / "entry", design.make()
-            built = build_gates(component, part, top=_TOP, smallest=0, infer_dsp=design.infer_dsp)
-            (part / "array.json").write_text(json.dumps({
-                "shape": asdict(Shape.of(component)),
-                "sizes": {path: asdict(size) for path, size in built.modules.items()}}))
+            build_gates(component, part, top=_TOP, smallest=0, infer_dsp=design.infer_dsp)
+            (part / "shape.json").write_text(json.dumps(asdict(Shape.of(component))))
             try:
                 part.rename(folder)
             except OSError:  # another process was faster
                 if not folder.is_dir():
                     raise
-    kept = json.loads((folder / "array.json").read_text())
-    sizes = {path: ModuleSize(size["instances"], Size(**size["total"]), Size(**size["own"]))
-             for path, size in kept["sizes"].items()}
-    netlist = read_gates(folder / "netlist.json", top=_TOP, total=sizes[_TOP].total, modules=sizes)
+    shape = Shape(**json.loads((folder / "shape.json").read_text()))
+    netlist = read_gates(folder / "netlist.json", top=_TOP)
+    kinds = Counter(cell.kind for cell in netlist.cells)
+    total = module_sizes({_TOP: {"num_cells_by_type": kinds}}, _TOP)[_TOP].total
+    netlist = replace(netlist, total=total)
     results = ["psum"] if "psum" in netlist.ports else ["acts_out", "w_out"]
     check_operands(netlist, ["acts", "w"], results)
-    return MappedArray(design, Shape(**kept["shape"]), netlist, compile_gates(netlist))
+    return MappedArray(design, shape, netlist, compile_gates(netlist))
 
 
 def _sources():
