@@ -19,6 +19,9 @@ _WIDTHS = 0, 1, 2, 4, 9, 18, 36, 72
 _MODES = "READ_FIRST", "WRITE_FIRST", "NO_CHANGE"
 _FIXED = {"DOA_REG": "0", "DOB_REG": "0", "EN_ECC_READ": "FALSE", "EN_ECC_WRITE": "FALSE",
           "INIT_FILE": "NONE", "RAM_EXTENSION_A": "NONE", "RAM_EXTENSION_B": "NONE"}
+_IGNORED = *_FIXED, "RDADDR_COLLISION_HWCONFIG", "SIM_COLLISION_CHECK", "SIM_DEVICE"
+_INVERTIBLE = ("CLKARDCLK", "CLKBWRCLK", "ENARDEN", "ENBWREN", "RSTRAMARSTRAM", "RSTRAMB",
+               "RSTREGARSTREG", "RSTREGB")
 _CLOCKS = {"A": "CLKARDCLK", "B": "CLKBWRCLK"}
 
 _CORE = """
@@ -119,7 +122,9 @@ module KIND #(
   parameter WRITE_MODE_A = "WRITE_FIRST", parameter WRITE_MODE_B = "WRITE_FIRST",
   parameter RAM_MODE = "TDP", INITS,
   parameter [TOP:0] INIT_A = 0, parameter [TOP:0] INIT_B = 0,
-  parameter [TOP:0] SRVAL_A = 0, parameter [TOP:0] SRVAL_B = 0
+  parameter [TOP:0] SRVAL_A = 0, parameter [TOP:0] SRVAL_B = 0,
+  // With only one value, see `check_memories`, or without a meaning here.
+  IGNORED
 ) (
   input CLKARDCLK, input CLKBWRCLK, input ENARDEN, input ENBWREN,
   input REGCEAREGCE, input REGCEB, input RSTRAMARSTRAM, input RSTRAMB,
@@ -235,6 +240,8 @@ def _kind(name, size):
     data, extra = words("INIT", 8 * size // 256), words("INITP", size // 256)
     replaced = {
         "KIND": name, "INITS": ", ".join(f"parameter [255:0] {item} = 0" for item in data + extra),
+        "IGNORED": ", ".join(f"parameter {item} = 0" for item in _IGNORED + tuple(
+            f"IS_{pin}_INVERTED" for pin in _INVERTIBLE)),
         "DATA_INIT": ", ".join(reversed(data)), "PARITY_INIT": ", ".join(reversed(extra)),
         "TOP": str(9 * parity - 1), "DATA": str(8 * parity - 1), "PARITY": str(parity - 1),
         "WRITE": str(2 * parity - 1), "ADDRESS": str(13 if scale == 1 else 15),

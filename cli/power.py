@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from systola.cli.power_report import power
 from systola.cli.report import config_option, emit, json_option, progress, table
 
 __all__ = ["report"]
@@ -149,3 +150,6 @@ def show(result):
 
 def _interval(value, low, high):
     return f"{value:.2f} ({low:.2f} to {high:.2f})"
+
+
+report.add_command(power)

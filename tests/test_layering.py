@@ -27,6 +27,7 @@ RULES = [  # the first pattern that fits decides
     ("sim/randomize.py", {"numpy", "systola.sim", "systola.hw.config", "systola.model"}),
     ("sim/simulate.py", SIMULATION),
     ("sim/host.py", SIMULATION),
+    ("sim/pins.py", SIMULATION),
     ("sim/timeline.py", {"numpy", "systola.hw.isa", "systola.hw.regmap"}),
     ("sim/page.py", {"systola.hw.isa", "systola.sim"}),
     ("sim/harness.py", SIMULATION),
@@ -42,6 +43,8 @@ RULES = [  # the first pattern that fits decides
     # Power comes from simulations of netlists, on operands of real models.
     ("boards/activity.py", {"numpy", "systola.boards", "systola.sim.runner"}),
     ("boards/power.py", {"numpy", "systola.boards"}),
+    ("boards/accelerator_power.py", {"numpy", "systola.boards", "systola.sim",
+                                     "systola.sw_driver"}),
     ("boards/pe_*.py", {"amaranth", "numpy", "systola.boards", "systola.hw", "systola.model",
                         "systola.sim"}),
     ("boards/*.py", {"amaranth", "amaranth_boards", "systola.hw", "systola.boards",

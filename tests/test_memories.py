@@ -175,6 +175,7 @@ def played():
             parameters |= init
         else:
             bits = {name: 0 * value for name, value in bits.items()}
+        parameters |= {"DOA_REG": "0", "DOB_REG": "0", "RAM_EXTENSION_A": "NONE"}
         clocked = {"CLKARDCLK": (2,), "CLKBWRCLK": (2,)}
         outputs = pins(kind)[1]
         cells.append(Gate(f"ram{index}", kind, "", parameters, clocked | {
