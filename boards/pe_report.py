@@ -5,17 +5,17 @@ splitting of packed sums and, for the baseline, the scalers at the edge.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 
 from systola.boards.gates import OptimizedAwayError
 from systola.boards.pe_designs import BASELINES, STYLES, make_design, map_design
 from systola.boards.pe_operands import OPERATIONS, operand_streams
+from systola.boards.pe_table import Row, describe
 from systola.boards.power import (
     count_events,
     dynamic_energy,
-    estimate,
     merged,
     power_at,
     sample_coefficients,
@@ -26,40 +26,11 @@ from systola.sim.styles import fixed_point
 
 __all__ = ["pe_report"]
 
-_PARTS = {"logic": ("lut", "carry"), "wires": ("wire", "wire_register"),
-          "registers": ("ff", "ff_clock", "shift_clock", "lutram_clock"),
-          "dsp": ("dsp_clock", "dsp_input", "dsp_product", "dsp_output")}
 _MULTIPLIERS = {"lut": ("lut",), "shift": ("lut",), "dsp_packed": ("dsp",), "dsp": ("dsp", "lut")}
 """What may multiply in each style: of a `dsp` one, small products go into look-up tables."""
 
-_LIKE = {"dsp_packed": "dsp", "shift": "lut"}
-"""Rows that are also compared with another one of the same width."""
-
 _BIAS = ("netlists of Yosys before place and route; simulated without delays, glitches by one "
          "factor; energies per event are estimates, see docs/POWER.md")
-
-
-@dataclass
-class _Row:
-    """A measured array: its place in the table, sizes, events a cycle, and energies by draw.
-
-    ``inner`` is the energy without what sits at the edge, ``edge`` that one's size.
-    """
-
-    operation: str
-    bits: int
-    style: str
-    size: Size
-    edge: Size
-    pes: int
-    macs: int
-    events: dict
-    energy: np.ndarray
-    inner: np.ndarray
-    power: np.ndarray
-    toggles: float
-    compared: int
-    like: str = ""
 
 
 def pe_report(*, widths=(2, 3, 4, 8), mhz=100, rows=8, cols=4, data="digits", styles=STYLES,
@@ -132,7 +103,7 @@ def pe_report(*, widths=(2, 3, 4, 8), mhz=100, rows=8, cols=4, data="digits", st
             progress(done, len(designs), text=f"simulating {operation}: {bits} bits")
             stream = streams[bits, operation]
             table += _measured(arrays, bits, operation, stream, styles, samples, mhz)
-    return {"rows": _described(table, mhz), "data": data, "rows_of_array": rows,
+    return {"rows": describe(table, mhz), "data": data, "rows_of_array": rows,
             "cols_of_array": cols, "freq_mhz": mhz, "label": "estimate", "interval": 0.95,
             "note": _BIAS}
 
@@ -171,7 +142,7 @@ def _refuse_constants(streams):
 
 
 def _measured(arrays, bits, operation, stream, styles, samples, mhz):
-    """Return the `_Row` of every style and baseline for one operation and width."""
+    """Return the `Row` of every style and baseline for one operation and width."""
     found = []
     for style in styles:
         if style != "shift":
@@ -203,7 +174,7 @@ def _row(array, bits, operation, style, passes, samples, mhz, edge=None):
         size.add(edge_size)
     # A MAC is one that the operation needs; cycles of loading and draining count with them.
     macs = sum(item.vectors.size for item in passes) * array.shape.cols / activity.cycles
-    return _Row(operation, bits, style, size, edge_size, array.pes, array.macs_per_pe, events,
+    return Row(operation, bits, style, size, edge_size, array.pes, array.macs_per_pe, events,
                 dynamic_energy(events, samples) / macs, inner / macs,
                 power_at(events, samples, mhz) / array.pes, toggles / array.pes, compared,
                 "dsp" if array.netlist.total.dsp else "lut")
@@ -235,70 +206,3 @@ def _scaled(array, bits, stream):
     array.check_changes(activity, ["acts", "w", "acts_out", "w_out"])
     return (array.netlist.total, merged(count_events(array.netlist, activity)),
             sum(activity.toggles.values()) / activity.cycles)
-
-
-def _described(table, mhz):
-    """Return the rows as dictionaries, low-bit ones with their ratios."""
-    by_key = {(row.operation, row.bits, row.style): row for row in table}
-    described = []
-    for row in table:
-        energy, power = estimate(row.energy), estimate(row.power)
-        item = {"operation": row.operation, "bits": row.bits,
-                "style": "dequant_first" if row.style in BASELINES.values() else row.style,
-                "multiplier": {"dsp": "DSP slice", "lut": "fabric"}[row.like],
-                "pes": row.pes, "macs": row.macs,
-                **{name: getattr(row.size, name) / row.pes
-                   for name in ("lut", "ff", "carry", "dsp")},
-                **{f"{name}_per_mac": getattr(row.size, name) / row.pes / row.macs
-                   for name in ("lut", "ff", "dsp")},
-                "toggles_per_cycle": row.toggles, "energy_pj_per_mac": energy.value,
-                "energy_low": energy.low, "energy_high": energy.high,
-                "energy_parts": _parts(row), "power_uw_per_pe": power.value,
-                "power_low": power.low, "power_high": power.high, "freq_mhz": mhz,
-                "sums_compared": row.compared, "label": "estimate"}
-        if row.style in BASELINES.values():
-            item["edge"] = {name: getattr(row.edge, name) / row.pes for name in ("lut", "ff")}
-        else:
-            base = by_key[row.operation, row.bits, BASELINES[row.like]]
-            inner = estimate(row.energy / base.inner)
-            item |= {"baseline": f"dequant_first, {item['multiplier']}", **_against(row, base),
-                     "ratio_without_scalers": inner.value,
-                     "ratio_without_scalers_low": inner.low,
-                     "ratio_without_scalers_high": inner.high}
-            other = by_key.get((row.operation, row.bits, _LIKE.get(row.style)))
-            if other:
-                item["against"] = {"style": other.style, **_against(row, other)}
-        described.append(item)
-    return described
-
-
-def _parts(row):
-    """Return what share of the energy goes into what, at the coefficients' own values."""
-    samples = sample_coefficients(0)
-    total = dynamic_energy(row.events, samples)[0]
-    return {name: float(dynamic_energy({key: row.events.get(key, 0) for key in keys},
-                                       samples)[0] / total) for name, keys in _PARTS.items()}
-
-
-def _against(row, base):
-    """Return the ratio of energies with its interval, those of sizes, and why it is not below 1."""
-    ratio = estimate(row.energy / base.energy)
-    found = {"ratio": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high}
-    macs, others = row.pes * row.macs, base.pes * base.macs
-    for name in "lut", "ff", "dsp":
-        size = getattr(base.size, name) / others
-        found[f"{name}_ratio"] = getattr(row.size, name) / macs / size if size else None
-    if ratio.high >= 1:
-        parts, shares = _parts(row), _parts(base)
-        most = max(parts, key=lambda name: parts[name] * row.energy[0]
-                   - shares[name] * base.energy[0])
-        where = {"dsp": "inside the DSP slice, whose ports and product show sign bits of narrow "
-                        "operands, so that its energy depends little on their width",
-                 "logic": "in look-up tables and carry chains", "wires": "in wires between cells",
-                 "registers": "in flip-flops and shift registers with their clock"}[most]
-        name = "dequant_first" if base.style in BASELINES.values() else base.style
-        found["explanation"] = (
-            f"{'not below' if ratio.value >= 1 else 'not for all draws below'} {name}: "
-            f"{parts[most] * row.energy[0]:.2f} pJ here and {shares[most] * base.energy[0]:.2f} "
-            f"pJ there are spent {where}")
-    return found
