@@ -53,7 +53,7 @@ class Pins:
     tensors: list
 
 
-def record_pins(config, program, inputs, *, optimize="-O1"):
+def record_pins(config, program, inputs, *, optimize="-O0"):
     """Run `inputs` through `program` on the simulated accelerator of `config`.
 
     Parameters

@@ -4,13 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from systola.boards.accelerator_netlist import UNITS, map_accelerator, named_units
 from systola.boards.accelerator_power import (
-    UNITS,
     accelerator_power,
     check_frequency,
     compare_run,
-    map_accelerator,
-    named_units,
     played,
 )
 from systola.boards.activity import compile_gates
@@ -32,22 +30,26 @@ CONFIG = AcceleratorConfig(
 FAULTY = "matrix.requantizer", "vector.softmax", "load"
 
 
-def case(images=2):
+def case():
     rng = np.random.default_rng(3)
     model = random_vit(rng, heads=1, channels=4, blocks=1, hidden=6, classes=3, tokens=4,
                        patch_dim=3, **CONFIG.model_settings)
-    return model, random_codes(rng, model, images)
+    return model, random_codes(rng, model, 1)
 
 
 def breakable(netlist):
-    """Return `netlist` with an input ``fault`` that inverts one LUT in each of `FAULTY`."""
-    cells = list(netlist.cells)
+    """Return `netlist` with an input ``fault`` that inverts one LUT in each of `FAULTY`.
+
+    It is the one that most cells read, as others may not matter to the operands of a test.
+    """
+    cells, sinks = list(netlist.cells), netlist.sinks
     free = 1 + max(net for cell in cells for pins in (cell.inputs, cell.outputs)
                    for nets in pins.values() for net in nets if isinstance(net, int))
     fault = tuple(range(free, free + len(FAULTY)))
     for k, unit in enumerate(FAULTY):
-        index = next(index for index, cell in enumerate(cells) if cell.unit == unit
-                     and re.fullmatch("LUT[3-6]", cell.kind))
+        index = max((index for index, cell in enumerate(cells) if cell.unit == unit
+                     and re.fullmatch("LUT[3-6]", cell.kind)),
+                    key=lambda index: len(sinks.get(cells[index].outputs["O"][0], ())))
         (net,), inner = cells[index].outputs["O"], free + len(FAULTY) + k
         cells[index] = replace(cells[index], outputs={"O": (inner,)})
         cells.append(Gate(f"fault{k}", "LUT2", unit, {"INIT": "0110"},
@@ -89,23 +91,24 @@ def test_power_of_an_accelerator(netlist):
     assert 0 < result["clock_mw"] < total["mw"] - result["static_mw"]
     # A megahertz is a million cycles a second: mW / MHz = nJ a cycle.
     assert result["energy_uj_per_image"] == pytest.approx(
-        total["mw"] / 100 * result["cycles"] / 2 / 1000)
+        total["mw"] / 100 * result["cycles"] / 1000)
     assert result["energy_pj_per_mac"] == pytest.approx(
         result["energy_uj_per_image"] * 1e6 / result["macs"])
 
 
 @pytest.mark.slow
 def test_faults_in_a_netlist_are_found(netlist):
-    model, codes = case(1)
+    model, codes = case()
     program = compile_model(model, CONFIG, trace=True)
     pins = record_pins(CONFIG, program, codes)
     expected = forward(model, codes)
     gates, inputs = compile_gates(netlist, models=memory_models()), played(netlist, pins)
-    for fault in 0, *(1 << k for k in range(len(FAULTY))):
-        seen = gates.run(inputs | {"fault": np.full(pins.end, fault)}, begin=pins.begin)
+    for fault, unit in enumerate(FAULTY):
+        seen = gates.run(inputs | {"fault": np.full(pins.end, 1 << fault)}, begin=pins.begin)
         found = compare_run(seen, pins, program, expected)
-        assert bool(found["mismatches"]) == bool(fault), (fault, found)
-        assert bool(found["first_difference"]) == bool(found["pin_mismatches"]), found
+        assert found["mismatches"], unit
+        assert found["pin_mismatches"] > 100, unit
+        assert found["first_difference"]["cycle"] > pins.begin, unit
 
 
 def test_units_follow_the_names_of_cells():

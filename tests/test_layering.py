@@ -43,8 +43,7 @@ RULES = [  # the first pattern that fits decides
     # Power comes from simulations of netlists, on operands of real models.
     ("boards/activity.py", {"numpy", "systola.boards", "systola.sim.runner"}),
     ("boards/power.py", {"numpy", "systola.boards"}),
-    ("boards/accelerator_power.py", {"numpy", "systola.boards", "systola.sim",
-                                     "systola.sw_driver"}),
+    ("boards/accelerator_*.py", {"numpy", "systola.boards", "systola.sim", "systola.sw_driver"}),
     ("boards/pe_*.py", {"amaranth", "numpy", "systola.boards", "systola.hw", "systola.model",
                         "systola.sim"}),
     ("boards/*.py", {"amaranth", "amaranth_boards", "systola.hw", "systola.boards",
