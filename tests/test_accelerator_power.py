@@ -1,3 +1,4 @@
+import json
 import re
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from systola.boards.accelerator_power import (
 from systola.boards.activity import compile_gates
 from systola.boards.gates import Gate, GateNetlist, GatePort
 from systola.boards.memories import memory_models
+from systola.cli.cases import Case
 from systola.cli.main import main
 from systola.hw.config import AcceleratorConfig
 from systola.model.random import random_codes, random_vit
@@ -156,3 +158,38 @@ def test_wrong_options_end_with_one_line(capsys):
     assert "freq must be a number of MHz between 0 and 1000, not 0" in capsys.readouterr().err
     assert main(["report", "power", "--config", "huge"]) == 2
     assert "'huge' is neither a preset" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mismatches", [0, 7])
+def test_command_shows_units_and_fails_on_a_difference(monkeypatch, capsys, mismatches):
+    def figures(name, value):
+        return {name: value, f"{name}_low": value / 2, f"{name}_high": 3 * value}
+
+    def stand_in(model, config, inputs, *, mhz, progress):
+        size = {"lut": 5, "ff": 4, "dsp": 1, "bram36": 0.5, "toggles_per_cycle": 12.25}
+        first = {"pin": "m_axis_tdata", "cycle": 91} if mismatches else None
+        return {"units": [{"name": "matrix.array", **size, **figures("mw", 1.5)}],
+                "total": {**size, **figures("mw", 2.5)}, **figures("static_mw", 0.5),
+                **figures("clock_mw", 0.25), **figures("energy_uj_per_image", 6.0),
+                **figures("energy_pj_per_mac", 8.0), "mismatches": mismatches,
+                "elements_compared": 10, "pin_mismatches": mismatches, "first_difference": first,
+                "rows": config.rows, "cols": config.cols, "freq_mhz": mhz, "note": "a note",
+                "images": len(inputs), "cycles": 1234}
+
+    def chosen(source, *, config, images, **others):
+        return Case(model=None, config=AcceleratorConfig.load(config), inputs=[None] * images,
+                    about={"model": source})
+
+    monkeypatch.setattr("systola.boards.accelerator_power.accelerator_power", stand_in)
+    monkeypatch.setattr("systola.cli.cases.choose_case", chosen)  # quantizing takes seconds
+    arguments = ["report", "power", "--images", "2", "--freq", "50"]
+    assert main(arguments) == (1 if mismatches else 0)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "16 x 12 accelerator at 50 MHz: estimates" in text
+    assert "matrix.array 5 4 1 0.5 12.2 1.5 (0.75 to 4.5)" in text
+    assert f"2 images in 1,234 cycles: {mismatches} of 10 stored elements" in text
+    assert ("first difference: m_axis_tdata in cycle 91" in text) == bool(mismatches)
+    assert main([*arguments, "--json"]) == (1 if mismatches else 0)
+    result = json.loads(capsys.readouterr().out)
+    assert result["model"] == "digits"
+    assert result["total"]["mw"] == 2.5
