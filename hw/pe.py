@@ -139,8 +139,8 @@ class PackedElement(wiring.Component):
     is A1, the weight A2, the activation B1 (so that ``act_out`` is a register of its own), then
     product and sum. `psum` enters through the C port. ``load`` and ``swap`` as in
     `ProcessingElement`. One cell is one DSP48E1 if the platform has it
-    (`systola.hw.target.Primitives`), one MULT18X18D with the sum in the fabric on ECP5, else plain
-    logic with the same behaviour.
+    (`systola.hw.target.Primitives`); on ECP5 one MULT18X18D with the sum in the fabric, if the plan
+    is for its ports; else plain logic with the same behaviour.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ class PackedElement(wiring.Component):
             m.submodules.dsp = self._slice(a, b, total)
             m.d.comb += self.psum_out.eq(total)
             return m
-        if is_ecp5(platform):
+        if is_ecp5(platform) and max(len(a), len(b)) <= 18:
             # The slice has no adder: sums are carry chains.
             shadow, psum = Signal(signed(len(a)), reset_less=True), Signal.like(
                 self.psum, reset_less=True)

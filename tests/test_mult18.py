@@ -9,7 +9,7 @@ from amaranth import Signal, signed
 from amaranth.back import rtlil
 
 from systola.hw.mult18 import mult18x18d
-from systola.hw.packing import ECP5, PackingError, plan_packing
+from systola.hw.packing import DSP48E1, ECP5, PackingError, plan_packing
 from systola.hw.pe import PackedElement, ProcessingElement
 from systola.hw.target import Primitives
 from systola.hw.verilog import find_yosys
@@ -110,6 +110,14 @@ def test_how_many_products_fit():
     assert {name: plan.macs_per_dsp for name, plan in PLANS.items()} == {"2-bit": 4, "4-bit": 2}
     with pytest.raises(PackingError, match="ECP5 MULT18X18D have 18 and 18 bits"):
         plan_packing(8, 8, 8, dsp=ECP5)
+
+
+def test_a_plan_for_wider_ports_is_plain_logic():
+    for bits, slices in (8, 0), (4, 1):
+        dsp = DSP48E1 if bits == 8 else ECP5
+        text = rtlil.convert(PackedElement(plan_packing(bits, bits, 8, cols=8, dsp=dsp)),
+                             platform=Primitives("ecp5"), emit_src=False)
+        assert text.count("cell \\MULT18X18D") == slices
 
 
 def test_factors_that_do_not_fit_are_refused():
