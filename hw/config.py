@@ -302,7 +302,7 @@ PRESETS = {
                                      bank_depth=2048, code_mult_bits=12, gelu="table",
                                      max_row=256),
     # The digits on an ECP5 85F, a multiplier for each cell: routed in minutes.
-    "ulx3s_85f": AcceleratorConfig(rows=8, cols=8, lanes=2, norm_roots=1, acc_bits=24,
+    "ulx3s_85f": AcceleratorConfig(rows=8, cols=4, lanes=2, norm_roots=1, acc_bits=24,
                                    token_depth=32, bank_depth=1024, code_mult_bits=12,
                                    gelu="table", max_row=256),
 }
