@@ -9,7 +9,8 @@ from systola.hw.isa import Engine
 __all__ = ["area_chart", "energy_chart", "option_chart", "roofline_chart", "timeline_chart"]
 
 _INK, _MUTED = "#1f2a44", "#8a94a6"
-_STYLES = {"dequant_first": "#b0b7c3", "dequant_first_dsp": "#8a94a6", "lut": "#2684c9",
+_STYLES = {"dequant_first in fabric": "#c3c9d3", "dequant_first in DSP slice": "#8a94a6",
+           "lut": "#2684c9",
            "dsp": "#1a7f4b", "dsp_packed": "#6fbf73", "shift": "#d9822b"}
 _SPARE = "#7d5ba6"
 _PARTS = {"lut": "#2684c9", "ff": "#9cc9ea"}
@@ -31,15 +32,15 @@ def energy_chart(rows):
     bars a width, on a logarithmic scale.
     """
     operations = list(dict.fromkeys(row["operation"] for row in rows))
-    styles = list(dict.fromkeys(row["style"] for row in rows))
+    styles = list(dict.fromkeys(map(_style, rows)))
     figure, axes = _axes(4.1 * len(operations), 3.6, len(operations), sharey=True)
     for axis, operation in zip(axes, operations, strict=True):
         mine = [row for row in rows if row["operation"] == operation]
         widths = sorted({row["bits"] for row in mine})
-        shown = [style for style in styles if any(row["style"] == style for row in mine)]
+        shown = [style for style in styles if style in map(_style, mine)]
         step = 0.82 / len(shown)
         for place, style in enumerate(shown):
-            chosen = {row["bits"]: row for row in mine if row["style"] == style}
+            chosen = {row["bits"]: row for row in mine if _style(row) == style}
             at = [widths.index(bits) - 0.41 + step * (place + 0.5) for bits in chosen]
             value = np.array([row["energy_pj_per_mac"] for row in chosen.values()])
             low = np.array([row["energy_low"] for row in chosen.values()])
@@ -60,6 +61,12 @@ def energy_chart(rows):
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=7,
                   frameon=False, fontsize=9)
     return figure
+
+
+def _style(row):
+    """Return the style of a row; there are two baselines, of either kind of multiplier."""
+    base = row["style"] == "dequant_first"
+    return f"dequant_first in {row['multiplier']}" if base else row["style"]
 
 
 def area_chart(units):

@@ -192,9 +192,10 @@ def _pe_table(rows):
         return f"{row[name]:.2f} ({row[low]:.2f} to {row[high]:.2f})"
 
     return _table(
-        ("operation", "bits", "style", "LUT", "FF", "DSP", "MACs", "toggles a cycle",
+        ("operation", "bits", "style", "multiplier", "LUT", "FF", "DSP", "MACs", "toggles a cycle",
          "pJ per MAC, 95 %", "uW", "of dequant_first", ""),
-        [(row["operation"], row["bits"], row["style"], f"{row['lut']:.1f}", f"{row['ff']:.1f}",
+        [(row["operation"], row["bits"], row["style"], row["multiplier"],
+          f"{row['lut']:.1f}", f"{row['ff']:.1f}",
           f"{row['dsp']:.2f}", row["macs"], f"{row['toggles_per_cycle']:.1f}",
           interval(row, "energy_pj_per_mac", "energy_low", "energy_high"),
           f"{row['power_uw_per_pe']:.0f}", interval(row, "ratio", "ratio_low", "ratio_high"),

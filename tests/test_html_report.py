@@ -29,7 +29,7 @@ def pe_row(operation, bits, style, energy, **more):
     return {"operation": operation, "bits": bits, "style": style, "lut": 31.5, "ff": 20, "carry": 4,
             "dsp": 0, "macs": 1, "toggles_per_cycle": 12.3, "energy_pj_per_mac": energy,
             "energy_low": energy / 2, "energy_high": energy * 2, "power_uw_per_pe": 100 * energy,
-            "power_low": 0, "power_high": 0, **more}
+            "power_low": 0, "power_high": 0, "multiplier": "fabric", **more}
 
 
 def module(instances, **own):
@@ -59,7 +59,8 @@ def content():
     return {
         "config": PRESETS["tiny"], "simulation": run,
         "pe": {"note": "estimates <only>", "rows": [
-            pe_row("linear", 8, "dequant_first", 9.0),
+            pe_row("linear", 8, "dequant_first", 9.0, multiplier="fabric"),
+            pe_row("linear", 8, "dequant_first", 7.0, multiplier="DSP slice"),
             pe_row("linear", 8, "lut", 2.0, baseline="dequant_first", ratio=0.22, ratio_low=0.1,
                    ratio_high=0.4),
             pe_row("av", 4, "shift", 0.5), pe_row("av", 8, "dsp_packed", 1.0)]},
@@ -123,6 +124,7 @@ def test_error_bars_and_lanes_are_in_the_charts(content):
     assert charts[0].count("LineCollection") >= 2  # the intervals, an operation each
     # Text is drawn as shapes named after their characters; a comment has the text.
     assert all(f"<!-- {name} -->" in charts[3] for name in ("LOAD", "MATRIX", "array", "VECTOR"))
+    assert all(f"<!-- dequant_first in {kind} -->" in charts[0] for kind in ("fabric", "DSP slice"))
     assert all(f"<!-- {name} -->" in charts[1] for name in ("systolic array", "I-LayerNorm"))
 
 
