@@ -2,9 +2,12 @@
 
 import gc
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
+
+from systola.hw.verilog import find_yosys
 
 os.environ.setdefault("SYSTOLA_CACHE", str(Path(__file__).resolve().parent.parent / "build/sim"))
 for _name in "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS":
@@ -21,3 +24,49 @@ def artefacts():
     folder = Path(__file__).resolve().parent.parent / "build/artefacts"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+_MITER = """
+read_verilog {library}
+read_rtlil slice.il
+hierarchy -top slice
+proc
+flatten
+opt_clean
+chtype -set $add t:$mul
+design -stash slice
+read_rtlil plain.il
+proc
+flatten
+opt_clean
+chtype -set $add t:$mul
+design -stash plain
+design -copy-from plain -as plain plain
+design -copy-from slice -as slice slice
+miter -equiv -flatten -make_outputs plain slice miter
+hierarchy -top miter
+opt
+sat -verify -set-init-zero -seq 7 -prove trigger 0 miter
+"""
+
+
+@pytest.fixture
+def equal_to_plain(tmp_path):
+    """Return a function that says whether Yosys finds a primitive equal to plain logic.
+
+    It takes the RTLIL of modules ``plain`` and ``slice``, and the Verilog file, by Yosys' name,
+    that models the primitive in ``slice``. For all inputs of 7 cycles from reset, more than any
+    datum stays inside but for the shadow weight. In both, an adder stands in for the multiplier,
+    which no solver could see through: it depends on the same operands.
+    """
+    def prove(plain, primitive, library):
+        (tmp_path / "plain.il").write_text(plain)
+        (tmp_path / "slice.il").write_text(primitive)
+        (tmp_path / "run.ys").write_text(_MITER.format(library=library))
+        done = subprocess.run([find_yosys(), "-s", "run.ys"], cwd=tmp_path, capture_output=True,
+                              text=True, check=False)
+        if done.returncode:
+            assert "proof finished - model found: FAIL!" in done.stdout, done.stdout + done.stderr
+        return not done.returncode
+
+    return prove
