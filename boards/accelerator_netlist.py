@@ -9,27 +9,10 @@ from pathlib import Path
 
 from systola.boards.gates import build_gates, read_gates
 from systola.boards.memories import check_memories
+from systola.boards.sizes import unit_of
 from systola.sim.runner import cache_dir
 
-__all__ = ["UNITS", "map_accelerator", "named_units"]
-
-UNITS = {
-    "core.matrix.array": "matrix.array", "core.matrix.drain.requant": "matrix.requantizer",
-    "core.matrix.drain": "matrix.drain", "core.matrix.sums": "matrix.sums",
-    "core.matrix.feeder": "matrix.feeder", "core.matrix.loader": "matrix.loader",
-    "core.matrix": "matrix.control", "core.vector.softmax": "vector.softmax",
-    "core.vector.gelu": "vector.gelu", "core.vector.norm": "vector.norm",
-    "core.vector.scaler.requantizer": "vector.requantizer", "core.vector.scaler": "vector.scaler",
-    "core.vector.reader": "vector.reader", "core.vector.writer": "vector.writer",
-    "core.vector": "vector.control", "core.load": "load", "core.scratchpad": "scratchpad",
-    "core.params": "parameters", "core.factors": "factors", "core.dispatcher": "dispatcher",
-    "core.load_queue": "queues", "core.matrix_queue": "queues", "core.vector_queue": "queues",
-    "core.weights": "queues", "core.stream_data": "queues", "core": "core", "": "registers"}
-"""Units of the report by the longest path of an instance that a cell lies in.
-
-A unit that synthesis flattens into the one around it counts there: ``core`` has queues, tokens,
-counters and small units, ``registers`` the bus.
-"""
+__all__ = ["map_accelerator", "named_units"]
 
 _TOP = "systola"
 _ROOT = Path(__file__).resolve().parent.parent
@@ -57,7 +40,7 @@ def map_accelerator(config, progress=None):
 
 
 def named_units(netlist):
-    """Return `netlist` with the names of `UNITS` as its cells' units.
+    """Return `netlist` with the units of `unit_of` as its cells' units.
 
     Raises ``ValueError`` for a block RAM that the models do not cover.
     """
@@ -68,9 +51,4 @@ def named_units(netlist):
 
 def _unit(name):
     """Return the unit of a cell from its name, in which flattening has left the path."""
-    parts = name.replace("$flatten\\", "").replace("\\", "").split(".")
-    for count in range(len(parts) - 1, 0, -1):
-        found = UNITS.get(".".join(parts[:count]))
-        if found:
-            return found
-    return UNITS[""]
+    return unit_of(name.replace("$flatten\\", "").replace("\\", "").rpartition(".")[0])

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, fields
 
-__all__ = ["ModuleSize", "Size", "module_sizes", "unit_sizes"]
+__all__ = ["UNITS", "ModuleSize", "Size", "module_sizes", "unit_of", "unit_sizes"]
 
 _LUT_RAM = {"RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4, "RAM32M": 4, "RAM64M": 4, "RAM32M16": 8,
             "RAM64M8": 8, "RAM16X1D": 2, "RAM32X1S": 1, "RAM64X1S": 1, "RAM128X1S": 2,
@@ -14,16 +14,23 @@ _CARRY = re.compile(r"CARRY[48]")
 _DSP = re.compile(r"DSP48E[12]")
 _BRAM = {"RAMB18E1": 0.5, "RAMB18E2": 0.5, "RAMB36E1": 1, "RAMB36E2": 1}
 
-_UNITS = {
-    "systolic array": r"core\.matrix\.array", "requantizers, residual": r"core\.matrix\.drain",
-    "accumulators": r"core\.matrix\.sums", "feeder, tile loader": r"core\.matrix",
-    "Shiftmax": r"core\.vector\.softmax", "ShiftGELU": r"core\.vector\.gelu",
-    "I-LayerNorm": r"core\.vector\.norm", "rest of VECTOR": r"core\.vector",
-    "LOAD": r"core\.load", "scratchpad": r"core\.scratchpad", "parameters": r"core\.params",
-    "dispatcher": r"core\.dispatcher", "queues, counters": r"core", "registers": r"registers",
-    "top": r"",
-}
-"""Units by the beginning of a module's path; the first that fits counts."""
+UNITS = {
+    "core.matrix.array": "matrix.array", "core.matrix.drain.requant": "matrix.requantizer",
+    "core.matrix.drain": "matrix.drain", "core.matrix.sums": "matrix.sums",
+    "core.matrix.feeder": "matrix.feeder", "core.matrix.loader": "matrix.loader",
+    "core.matrix": "matrix.control", "core.vector.softmax": "vector.softmax",
+    "core.vector.gelu": "vector.gelu", "core.vector.norm": "vector.norm",
+    "core.vector.scaler.requantizer": "vector.requantizer", "core.vector.scaler": "vector.scaler",
+    "core.vector.reader": "vector.reader", "core.vector.writer": "vector.writer",
+    "core.vector": "vector.control", "core.load": "load", "core.scratchpad": "scratchpad",
+    "core.params": "parameters", "core.factors": "factors", "core.dispatcher": "dispatcher",
+    "core.load_queue": "queues", "core.matrix_queue": "queues", "core.vector_queue": "queues",
+    "core.weights": "queues", "core.stream_data": "queues", "core": "core", "": "registers"}
+"""Units of the report by the longest path of an instance that a cell lies in.
+
+A unit that synthesis flattens into the one around it counts there: ``core`` has queues, tokens,
+counters and small units, ``registers`` the bus.
+"""
 
 
 @dataclass
@@ -91,6 +98,13 @@ def _own(types):
     return size
 
 
+def unit_of(path):
+    """Return the unit of `UNITS` that an instance belongs to, by its path below the top."""
+    while path not in UNITS:
+        path = path.rpartition(".")[0]
+    return UNITS[path]
+
+
 def unit_sizes(modules, top):
     """Return ``[(unit, sizes)]`` of a synthesis' modules: each primitive once, in its unit.
 
@@ -98,10 +112,8 @@ def unit_sizes(modules, top):
     """
     found = {}
     for path, module in modules.items():
-        inner = path.removeprefix(top).removeprefix(".")
-        unit = next(name for name, start in _UNITS.items()
-                    if re.match(rf"{start}(\.|$)" if start else "", inner))
+        unit = unit_of(path.removeprefix(top).removeprefix("."))
         total = found.setdefault(unit, dict.fromkeys(module["own"], 0))
         for part, count in module["own"].items():
             total[part] += module["instances"] * count
-    return [(name, found[name]) for name in _UNITS if name in found]
+    return [(name, found[name]) for name in dict.fromkeys(UNITS.values()) if name in found]

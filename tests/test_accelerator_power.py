@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from systola.boards.accelerator_netlist import UNITS, map_accelerator, named_units
+from systola.boards.accelerator_netlist import map_accelerator, named_units
 from systola.boards.accelerator_power import (
     accelerator_power,
     check_frequency,
@@ -15,6 +15,7 @@ from systola.boards.accelerator_power import (
 from systola.boards.activity import compile_gates
 from systola.boards.gates import Gate, GateNetlist, GatePort
 from systola.boards.memories import memory_models
+from systola.boards.sizes import UNITS
 from systola.cli.cases import Case
 from systola.cli.main import main
 from systola.hw.config import AcceleratorConfig

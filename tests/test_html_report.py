@@ -125,15 +125,15 @@ def test_error_bars_and_lanes_are_in_the_charts(content):
     # Text is drawn as shapes named after their characters; a comment has the text.
     assert all(f"<!-- {name} -->" in charts[3] for name in ("LOAD", "MATRIX", "array", "VECTOR"))
     assert all(f"<!-- dequant_first in {kind} -->" in charts[0] for kind in ("fabric", "DSP slice"))
-    assert all(f"<!-- {name} -->" in charts[1] for name in ("systolic array", "I-LayerNorm"))
+    assert all(f"<!-- {name} -->" in charts[1] for name in ("matrix.array", "vector.norm"))
 
 
 def test_every_primitive_counts_in_one_unit(content):
     units = dict(unit_sizes(MODULES, "systola"))
-    assert list(units) == ["systolic array", "requantizers, residual", "feeder, tile loader",
-                           "I-LayerNorm", "registers", "top"]
-    assert units["systolic array"] == {"lut": 20, "ff": 7, "carry": 0, "dsp": 4, "bram36": 0}
-    assert units["requantizers, residual"]["lut"] == 100
+    assert list(units) == ["matrix.array", "matrix.requantizer", "matrix.control", "vector.norm",
+                           "registers"]
+    assert units["matrix.array"] == {"lut": 20, "ff": 7, "carry": 0, "dsp": 4, "bram36": 0}
+    assert units["matrix.requantizer"]["lut"] == 100
     for name, count in content["synth"]["total"].items():
         assert sum(size[name] for size in units.values()) == count
 
@@ -142,8 +142,8 @@ def test_unit_names_are_those_of_the_accelerator():
     text = rtlil.convert(Accelerator(PRESETS["tiny"]), name="systola", emit_src=False)
     paths = re.findall(r"^module \\(\S+)$", text, re.MULTILINE)
     assert {name for name, _ in unit_sizes({path: module(1) for path in paths}, "systola")} >= {
-        "systolic array", "requantizers, residual", "accumulators", "Shiftmax", "ShiftGELU",
-        "I-LayerNorm", "LOAD", "scratchpad", "parameters", "dispatcher", "registers", "top"}
+        "matrix.array", "matrix.requantizer", "matrix.sums", "vector.softmax", "vector.gelu",
+        "vector.norm", "load", "scratchpad", "parameters", "dispatcher", "registers", "queues"}
 
 
 def browse(path, *options):
@@ -197,12 +197,12 @@ def test_area_command(monkeypatch, capsys):
     monkeypatch.setattr("systola.boards.synth.synthesize", lambda config, progress: synthesized())
     assert main(["report", "area", "--config", "tiny", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["units"]["systolic array"]["dsp"] == 4
+    assert result["units"]["matrix.array"]["dsp"] == 4
     assert result["total"]["lut"] == 231
     assert result["lut_per_mac"] == 1.25
     assert main(["report", "area", "--config", "tiny"]) == 0
     out = capsys.readouterr().out
-    assert "I-LayerNorm" in out
+    assert "vector.norm" in out
     assert "1.25 LUT" in out
 
 
