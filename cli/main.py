@@ -18,6 +18,7 @@ _COMMANDS = {
     "report": ("systola.cli.power", "Area, energy and power; everything on one page."),
     "simulate": ("systola.cli.simulation", "Run a model on simulated Verilog, and compare."),
     "conform": ("systola.cli.simulation", "Compare with published golden vectors."),
+    "soak": ("systola.cli.soak", "Hostile programs and line faults against simulated hardware."),
 }
 
 
