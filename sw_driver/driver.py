@@ -1,7 +1,13 @@
 """Driver: load a program onto an accelerator, run it, read results, errors and counters."""
 
-from systola.hw.isa import Error, Opcode
 from systola.hw.regmap import COUNTERS, MAGIC, REGISTERS, VERSION
+from systola.sw_driver.errors import (
+    DriverError,
+    HardwareError,
+    IdentityError,
+    MismatchError,
+    RunTimeoutError,
+)
 from systola.sw_driver.program import decode_outputs
 
 __all__ = ["Accelerator", "DriverError", "HardwareError", "IdentityError", "MismatchError",
@@ -9,53 +15,6 @@ __all__ = ["Accelerator", "DriverError", "HardwareError", "IdentityError", "Mism
 
 _POLL = 0.05
 """Seconds to wait for a result before looking at the status again."""
-
-
-class DriverError(RuntimeError):
-    """The accelerator cannot be used as asked; the message is one line."""
-
-
-class IdentityError(DriverError):
-    """What answers at the registers is not an accelerator that this driver knows."""
-
-
-class MismatchError(DriverError):
-    """The program was compiled for another configuration than the hardware has."""
-
-
-class RunTimeoutError(DriverError):
-    """A program did not end in time."""
-
-
-class HardwareError(DriverError):
-    """The accelerator refused an instruction.
-
-    Attributes
-    ----------
-    cause : Error or int
-        Why; an int if this driver does not know the code.
-    index : int
-        Index of the instruction in the stream, BEGIN being 0.
-    opcode : Opcode or int
-        Its operation; an int if it is none.
-    """
-
-    def __init__(self, cause, index, word):
-        self.cause, self.index = _known(Error, cause), index
-        self.opcode = _known(Opcode, word & 0xFF)
-        super().__init__(f"instruction {index} ({_label(self.opcode)}) was refused: "
-                         f"{_label(self.cause)}")
-
-
-def _known(kind, value):
-    try:
-        return kind(value)
-    except ValueError:
-        return value
-
-
-def _label(value):
-    return getattr(value, "name", f"unknown code {int(value)}")
 
 
 class Accelerator:

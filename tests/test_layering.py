@@ -16,7 +16,8 @@ WATCHED = {"amaranth", "amaranth_boards", "click", "cocotb", "cocotb_tools", "co
 SIMULATION = {"amaranth", "cocotb", "cocotb_tools", "cocotbext", "numpy", "systola.hw",
               "systola.sim", "systola.sw_driver", "systola.model.integer"}
 RULES = [  # the first pattern that fits decides
-    ("hw/config.py", set()),
+    ("hw/files.py", set()),  # for readers of every package
+    ("hw/config.py", {"systola.hw.files"}),
     ("hw/packing.py", set()),
     ("hw/link.py", set()),  # for both ends of the link
     ("hw/isa.py", {"systola.hw.config"}),
@@ -28,16 +29,21 @@ RULES = [  # the first pattern that fits decides
     ("sim/simulate.py", SIMULATION),
     ("sim/host.py", SIMULATION),
     ("sim/pins.py", SIMULATION),
+    ("sim/channel.py", {"systola.hw", "systola.sim"}),
     ("sim/timeline.py", {"numpy", "systola.hw.isa", "systola.hw.regmap"}),
     ("sim/page.py", {"systola.hw.isa", "systola.sim"}),
     ("sim/harness.py", SIMULATION),
     ("sim/bench_*.py", SIMULATION),
     ("sim/runner.py", SIMULATION),
     ("sim/rtl*.py", SIMULATION),
-    ("sim/*.py", {"numpy", "systola.sim", "systola.hw.config"}),
+    ("sim/*.py", {"numpy", "systola.sim", "systola.hw.config", "systola.hw.files"}),
     ("model/integer.py", {"numpy"}),
     ("model/digits.py", {"numpy", "sklearn", "systola.model"}),
-    ("model/*.py", {"numpy", "safetensors", "systola.model", "systola.sim", "systola.hw.config"}),
+    ("model/*.py", {"numpy", "safetensors", "systola.model", "systola.sim", "systola.hw.config",
+                    "systola.hw.files"}),
+    ("sw_driver/port.py", {"serial", "systola.sw_driver"}),
+    ("sw_driver/channel.py", {"systola.hw.frame", "systola.hw.regmap", "systola.sw_driver"}),
+    ("sw_driver/uart.py", {"systola.hw.link", "systola.sw_driver"}),
     ("sw_driver/*.py", {"numpy", "systola.sw_driver", "systola.hw.config", "systola.hw.isa",
                         "systola.hw.regmap", "systola.model.integer"}),
     # Power comes from simulations of netlists, on operands of real models.
