@@ -19,6 +19,7 @@ from systola.hw.scratchpad import Scratchpad
 from systola.hw.tokens import TokenGate, connect_gates
 from systola.hw.unpack import bus_beat
 from systola.hw.vector import VectorEngine
+from systola.hw.watchdog import Watchdog, patience
 
 __all__ = ["Core", "trace_layout"]
 
@@ -56,7 +57,7 @@ class Core(wiring.Component):
     busy, done, error : Out(1)
         State, see the STATUS register.
     cause, index, word : Out
-        The refused instruction, see the ERROR registers.
+        The instruction with the error, see the ERROR registers.
     count_* : Out(32)
         One for every name of ``regmap.COUNTERS``, in lower case.
     trace : Out(StructLayout)
@@ -90,20 +91,39 @@ class Core(wiring.Component):
             m.d.comb += getattr(self, name).eq(getattr(dispatcher, name))
         m.d.comb += dispatcher.start.eq(self.start)
 
-        self._connect_memories(m, load, matrix, vector)
+        scratchpad = self._connect_memories(m, load, matrix, vector)
         self._connect_fifo(m, "stream_data", dispatcher.data, load.data, config.stream_fifo)
-        self._connect_fifo(m, "weights", load.weights, matrix.weights, config.weight_fifo)
+        weights = self._connect_fifo(m, "weights", load.weights, matrix.weights,
+                                     config.weight_fifo)
         gates = [self._connect_queue(m, engine, getattr(dispatcher, engine.name.lower()), unit)
                  for engine, unit in engines.items()]
         connect_gates(m, [gate for gate, _ in gates])
-        m.d.comb += [gate.clear.eq(self.start & ~self.busy) for gate, _ in gates]
+        m.d.comb += [gate.clear.eq(dispatcher.begins) for gate, _ in gates]
         # A cycle late, which END, being collected and decoded, does not see.
-        m.d.sync += dispatcher.idle.eq(~Cat(waiting | gate.busy for gate, waiting in gates).any())
+        m.d.sync += [
+            dispatcher.idle.eq(~Cat(waiting | gate.busy for gate, waiting in gates).any()),
+            dispatcher.left.eq(Cat(load.weights.valid, weights.level != 0, matrix.left,
+                                   *(gate.left for gate, _ in gates)).any()),
+        ]
+        self._watch(m, dispatcher, load, matrix, scratchpad, gates)
         self._trace(m, matrix, gates)
         self._count(m, dispatcher, gates)
         return m
 
+    def _watch(self, m, dispatcher, load, matrix, scratchpad, gates):
+        """Stop a program in which nothing moves any more."""
+        moving = [load.data, matrix.weights, *(port.req for port in (*scratchpad.r, *scratchpad.w))]
+        # A wanted beat and an offered result move, or the host is to blame.
+        events = [self.stream.ready, self.result.valid, matrix.entered,
+                  *(gate.started for gate, _ in gates), *(gate.done for gate, _ in gates),
+                  *(port.valid & port.ready for port in moving)]
+        m.submodules.watchdog = watchdog = Watchdog(limit=patience(self.config),
+                                                    events=len(events))
+        m.d.comb += [watchdog.busy.eq(self.busy), watchdog.events.eq(Cat(events)),
+                     dispatcher.stuck.eq(watchdog.stuck)]
+
     def _connect_memories(self, m, load, matrix, vector):
+        """Add the memories and wire the engines to them; returns the scratchpad."""
         config = self.config
         m.submodules.scratchpad = scratchpad = Scratchpad(config, readers=4, writers=3)
         m.submodules.params = params = ParamMemory(config, readers=2)
@@ -127,14 +147,16 @@ class Core(wiring.Component):
             m.submodules.factors = factors = RowFactors(config)
             wiring.connect(m, factors.w, vector.factor)
             wiring.connect(m, factors.r, matrix.factor)
+        return scratchpad
 
     def _connect_fifo(self, m, name, source, sink, depth):
-        """Put a FIFO of `depth` words between two streams of the same payload."""
+        """Put a FIFO of `depth` words between two streams of the same payload; returns it."""
         fifo = SyncFIFOBuffered(width=source.p.shape().size, depth=depth)
         m.submodules[name] = fifo
         m.d.comb += [fifo.w_data.eq(source.p), fifo.w_en.eq(source.valid),
                      source.ready.eq(fifo.w_rdy),
                      sink.p.eq(fifo.r_data), sink.valid.eq(fifo.r_rdy), fifo.r_en.eq(sink.ready)]
+        return fifo
 
     def _connect_queue(self, m, engine, source, unit):
         """Put queue and token gate before an engine; returns the gate, and whether it waits."""
@@ -188,7 +210,7 @@ class Core(wiring.Component):
             counter = getattr(self, f"count_{name.lower()}")
             step = Signal(name=f"step_{name.lower()}")  # keeps the adder off the events' paths
             m.d.sync += step.eq(events[name] & self.busy)
-            with m.If(self.start & ~self.busy):
+            with m.If(dispatcher.begins):
                 m.d.sync += counter.eq(0)
             with m.Else():
                 m.d.sync += counter.eq(counter + step)

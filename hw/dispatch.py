@@ -28,8 +28,10 @@ class Dispatcher(wiring.Component):
     belong to it are then forwarded one a cycle before the next instruction is read. The first
     instruction must be BEGIN, and BEGIN must come nowhere else (`Error.BAD_OPCODE`). A refused
     instruction reaches no engine; from there on the stream is discarded, so that a host which
-    sends a whole program never hangs, until this unit is reset. After END nothing is taken from
-    the stream until the next start. Model: ``systola.sim.machine``.
+    sends a whole program never hangs, until this unit is reset. An instruction that cannot be
+    handed on when the watchdog calls, with its data, ends the program the same way
+    (`Error.DEADLOCK`). After END nothing is taken from the stream until the next start. Model:
+    ``systola.sim.machine``.
 
     Parameters
     ----------
@@ -48,11 +50,18 @@ class Dispatcher(wiring.Component):
         Take a program; ignored while ``busy`` or ``error``.
     idle : In(1)
         No instruction is in a queue or an engine.
+    left : In(1)
+        Tokens or weights are left that no instruction has taken; looked at when END finds ``idle``.
+    stuck : In(1)
+        Nothing moves any more.
+    begins : Out(1)
+        The start is not ignored.
     busy, done, error : Out(1)
         From start to END or error; END was reached and everything is idle; an instruction was
-        refused.
+        refused, or the program ended at it.
     cause, index, word : Out
-        With ``error``: the `Error`, the instruction's index and its first 32 bits.
+        With ``error``: the `Error`, the instruction's index and its first 32 bits. The index
+        counts the instructions that are handed on, with their data.
     issued : Out(1)
         One cycle high for every accepted instruction, END when it is complete.
     """
@@ -64,7 +73,8 @@ class Dispatcher(wiring.Component):
             "stream": In(stream.Signature(bus_beat(config))),
             "load": queue, "matrix": queue, "vector": queue,
             "data": Out(stream.Signature(bus_beat(config))),
-            "start": In(1), "idle": In(1), "busy": Out(1), "done": Out(1), "error": Out(1),
+            "start": In(1), "idle": In(1), "left": In(1), "stuck": In(1),
+            "begins": Out(1), "busy": Out(1), "done": Out(1), "error": Out(1),
             "cause": Out(8), "index": Out(32), "word": Out(32), "issued": Out(1),
         })
 
@@ -75,15 +85,17 @@ class Dispatcher(wiring.Component):
         beats = max(INSTRUCTION_BYTES // self.config.bus_bytes, 1)
         beat, left, one_left = Signal(range(beats)), Signal(32), Signal()
         refuse = Signal(8)  # cause, in the cycle of the refusal
+        passed = Signal()  # the instruction, with its data
         facts = self._facts(m, instruction)
         m.d.comb += [checker.word.eq(instruction), self.data.p.eq(self.stream.p),
                      self.word.eq(instruction[:32])]
         self._present(m, instruction)
-        with m.If(self.issued):
+        with m.If(passed):
             m.d.sync += self.index.eq(self.index + 1)
 
         with m.FSM():
             with m.State("IDLE"):
+                m.d.comb += self.begins.eq(self.start)
                 with m.If(self.start):
                     m.d.sync += [self.busy.eq(1), self.done.eq(0), self.index.eq(0)]
                     m.next = "COLLECT"
@@ -102,6 +114,7 @@ class Dispatcher(wiring.Component):
                 m.next = "DECODE"
             with m.State("DECODE"):
                 self._decode(m, facts, refuse, checker.start)
+                m.d.comb += passed.eq(self.issued)
                 with m.If(refuse != Error.NONE):
                     m.next = "ERROR"
             with m.State("CHECK"):
@@ -112,18 +125,26 @@ class Dispatcher(wiring.Component):
                     m.next = "ERROR"
             with m.State("ISSUE"):
                 self._issue(m, facts, instruction, left, one_left)
+                m.d.comb += passed.eq(self.issued & ~facts.data)
+                self._give_up(m, refuse)
             with m.State("DATA"):
                 m.d.comb += [self.data.valid.eq(self.stream.valid),
                              self.stream.ready.eq(self.data.ready)]
                 with m.If(self.stream.valid & self.data.ready):
                     m.d.sync += [left.eq(left - 1), one_left.eq(left == 2)]
                     with m.If(one_left):
+                        m.d.comb += passed.eq(1)
                         m.next = "COLLECT"
+                self._give_up(m, refuse)
             with m.State("DRAIN"):
-                with m.If(self.idle):
-                    m.d.comb += self.issued.eq(1)
+                with m.If(self.idle & self.left):
+                    m.d.comb += refuse.eq(Error.LEFTOVER)
+                    m.next = "ERROR"
+                with m.Elif(self.idle):
+                    m.d.comb += [self.issued.eq(1), passed.eq(1)]
                     m.d.sync += [self.busy.eq(0), self.done.eq(1)]
                     m.next = "IDLE"
+                self._give_up(m, refuse)
             with m.State("ERROR"):
                 m.d.comb += self.stream.ready.eq(1)
         with m.If(refuse != Error.NONE):
@@ -203,6 +224,12 @@ class Dispatcher(wiring.Component):
             m.d.comb += refuse.eq(Error.ZERO_COUNT)
         with m.Else():
             m.d.comb += check.eq(1)
+
+    def _give_up(self, m, refuse):
+        """Stop waiting when nothing moves any more."""
+        with m.If(self.stuck):
+            m.d.comb += refuse.eq(Error.DEADLOCK)
+            m.next = "ERROR"
 
     def _issue(self, m, facts, instruction, left, one_left):
         """Offer the instruction to its engine's queue, then go on with its data or the next."""

@@ -51,7 +51,13 @@ class Flag(IntFlag):
 
 
 class Error(IntEnum):
-    """Causes in the sticky error register."""
+    """Causes in the sticky error register.
+
+    All but the last two refuse an instruction before anything of it happens. DEADLOCK stops a
+    program in which nothing moves any more, at the instruction that the dispatcher could not hand
+    on (with its data; or END); the reason is there or before. LEFTOVER stands for done: END found
+    all engines idle, but tokens or weights that nobody took, which the next program would.
+    """
 
     NONE = 0
     BAD_OPCODE = 1
@@ -64,6 +70,8 @@ class Error(IntEnum):
     FIELD_RANGE = 8
     BEAT_COUNT = 9
     FACTOR_RANGE = 10
+    DEADLOCK = 11
+    LEFTOVER = 12
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,8 @@ class MatrixEngine(wiring.Component):
         Requantization records.
     factor : Out(shapes.FactorPort(config))
         Row factors, with ``config.factor_depth`` only.
+    left : Out(1)
+        There are weights here that no instruction has taken yet.
     entered, wait_weights, wait_room, wait_act : Out(1)
         An activation word enters the array, or why the next one does not, see `Feeder`.
     """
@@ -73,7 +75,8 @@ class MatrixEngine(wiring.Component):
             "weights": In(stream.Signature(shapes.word(config))),
             "act": Out(shapes.ReadPort(config)), "res": Out(shapes.ReadPort(config)),
             "out": Out(shapes.WritePort(config)), "param": Out(shapes.ParamPort(config)),
-            "entered": Out(1), "wait_weights": Out(1), "wait_room": Out(1), "wait_act": Out(1),
+            "left": Out(1), "entered": Out(1),
+            "wait_weights": Out(1), "wait_room": Out(1), "wait_act": Out(1),
             **({"factor": Out(shapes.FactorPort(config))} if config.factor_depth else {}),
         })
 
@@ -108,7 +111,8 @@ class MatrixEngine(wiring.Component):
             sums.psum.eq(array.psum), drain.tile.eq(sums.done),
             sums.row_en.eq(drain.row_en), sums.row_t.eq(drain.row_t),
             sums.row_half.eq(drain.row_half), drain.row.eq(sums.row), self.done.eq(drain.done),
-            self.entered.eq(feeder.valid), self.wait_weights.eq(feeder.wait_weights),
+            self.left.eq(loader.left), self.entered.eq(feeder.valid),
+            self.wait_weights.eq(feeder.wait_weights),
             self.wait_room.eq(feeder.wait_room), self.wait_act.eq(feeder.wait_act),
         ]
         valid, control = feeder.valid, feeder.control

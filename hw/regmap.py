@@ -122,12 +122,12 @@ _WORDS = (
         RegisterField("busy", 0, 1, "ro", "A program runs: from start to done or error."),
         RegisterField("done", 1, 1, "ro", "END was reached and all engines are idle; cleared by "
                       "start and reset."),
-        RegisterField("error", 2, 1, "ro", "An instruction was refused; nothing of it or after it "
-                      "was issued and the stream is discarded until reset."))),
+        RegisterField("error", 2, 1, "ro", "An instruction was refused, or the program stopped at "
+                      "it; nothing after it was issued and the stream is discarded until reset."))),
     ("ERROR", "Why the instruction was refused; cleared by reset.", (
         RegisterField("cause", 0, 8, "ro", "Cause, see `Error` in the instruction set."),)),
-    ("ERROR_INDEX", "Index of the refused instruction in the stream, BEGIN being 0.", ()),
-    ("ERROR_WORD", "First 32 bits of the refused instruction.", ()),
+    ("ERROR_INDEX", "Index of that instruction in the stream, BEGIN being 0.", ()),
+    ("ERROR_WORD", "First 32 bits of that instruction.", ()),
     *((name, doc, ()) for name, doc in COUNTERS),
 )
 

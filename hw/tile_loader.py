@@ -37,6 +37,8 @@ class TileLoader(wiring.Component):
         A vector with the swap flag enters the array in this cycle. Only while `ready`.
     ready : Out(1)
         See above; from a register.
+    left : Out(1)
+        Some of a tile is here whose swap has not come.
     w, w_col : Out(ArrayLayout(signed(weight_bits), group * rows)), Out(cols / group)
         To the array.
     """
@@ -51,7 +53,7 @@ class TileLoader(wiring.Component):
         self.rows, self.cols, self.weight_bits, self.group = rows, cols, weight_bits, group
         super().__init__({
             "i": In(stream.Signature(data.ArrayLayout(8, rows))),
-            "swap": In(1), "ready": Out(1),
+            "swap": In(1), "ready": Out(1), "left": Out(1),
             "w": Out(data.ArrayLayout(signed(weight_bits), group * rows)),
             "w_col": Out(cols // group),
         })
@@ -61,7 +63,7 @@ class TileLoader(wiring.Component):
         cols = self.cols // self.group
         m.submodules.fifo = fifo = SyncFIFO(
             width=self.group * self.rows * self.weight_bits, depth=cols)
-        self._collect(m, fifo)
+        part = self._collect(m, fifo)
         m.d.comb += self.w.eq(fifo.r_data)
         col = Signal(range(cols + 1))     # slice columns of the next tile that are loaded
         known = Signal(range(2 * cols + 1))  # these and the ones in the FIFO
@@ -76,6 +78,7 @@ class TileLoader(wiring.Component):
             loaded.eq(col + load),
             ends.eq((taken | self.swap) & (loaded == cols)),
             after.eq(known + (fifo.w_en & fifo.w_rdy)),
+            self.left.eq(part | (known != 0)),
         ]
         # Compared before it is known whether the tile ends: `swap` comes late in its cycle. It
         # ends only if its swap is on the way, and then the next one has no column loaded.
@@ -90,7 +93,7 @@ class TileLoader(wiring.Component):
         return m
 
     def _collect(self, m, fifo):
-        """Put `group` columns side by side into `fifo`."""
+        """Put `group` columns side by side into `fifo`; return whether some wait for the rest."""
         word = Cat(lane[:self.weight_bits] for lane in self.i.payload)
         have = Signal(range(self.group))
         last = have == self.group - 1
@@ -103,3 +106,4 @@ class TileLoader(wiring.Component):
                 m.d.sync += held.eq(word)
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += have.eq(Mux(last, 0, have + 1))
+        return have != 0

@@ -53,8 +53,8 @@ class TokenGate(wiring.Component):
         Per giver: it must not start a signalling instruction; per receiver: the same seen here.
     clear : In(1)
         Forget all tokens.
-    busy : Out(1)
-        An instruction is inside the engine.
+    busy, left : Out(1)
+        An instruction is inside the engine; a token to or from it is not taken.
     started : Out(1)
         The engine takes an instruction.
     waits : Out(3)
@@ -82,12 +82,14 @@ class TokenGate(wiring.Component):
             "done": In(1),
             "give": Out(engines), "take": In(engines),
             "full": Out(engines), "blocked": In(engines),
-            "clear": In(1), "busy": Out(1), "started": Out(1), "waits": Out(engines),
+            "clear": In(1), "busy": Out(1), "left": Out(1), "started": Out(1),
+            "waits": Out(engines),
         })
 
     def elaborate(self, platform):
         m = Module()
         others = [engine for engine in Engine if engine != self.engine]
+        left = [self.give.any()]  # a token on its way is not counted yet
         m.submodules.inside = inside = SyncFIFO(width=len(Engine), depth=self.depth)
         start, free = Signal(), Signal(len(Engine))
         m.d.comb += [
@@ -101,6 +103,7 @@ class TokenGate(wiring.Component):
             taken = start & self.i.p.wait[engine]
             # Kept beside the counter: comparing it would begin every path to the engine.
             some = Signal(name=f"some_{engine.name.lower()}")
+            left.append(some)
             m.d.comb += [free[engine].eq(some),
                          self.full[engine].eq(tokens >= (1 << self.bits) - 1 - self.depth)]
             m.d.sync += [tokens.eq(tokens + self.take[engine] - taken),
@@ -108,6 +111,7 @@ class TokenGate(wiring.Component):
             with m.If(self.clear):
                 m.d.sync += [tokens.eq(0), some.eq(0)]
             m.d.sync += self.give[engine].eq(self.done & inside.r_data[engine])
+        m.d.comb += self.left.eq(Cat(left).any())
         granted, missing = Signal(), Signal(len(Engine))
         signals = Cat(self.i.p.signal[e] & self.blocked[e] for e in others)
         m.d.comb += [

@@ -179,3 +179,58 @@ def test_data_moves_a_beat_a_cycle():
 
     cycles.append(run(host.dut, bench, background=[host.record]))
     assert cycles[0] <= 200 + 2 * 16 + 17
+
+
+@pytest.mark.parametrize("where", ["queue", "data", "end"])
+def test_gives_up_when_nothing_moves(where):
+    """The index is that of the instruction that cannot be handed on, data included."""
+    config, rng = CONFIGS["tiny"], random.Random(where)
+    host = Host(config)
+    word, _ = valid_instruction(rng, Opcode.LOAD_WEIGHTS, config)
+    opcode = Opcode.END if where == "end" else Opcode.LOAD_WEIGHTS
+    last = encode(Opcode.END) if where == "end" else word
+
+    async def bench(ctx):
+        dut = host.dut
+        ctx.set(dut.load.ready, 1)
+        ctx.set(dut.data.ready, 1)
+        await host.start(ctx)
+        await host.send(ctx, random_program(random.Random(0), config, 0)[0] + frame(word, config))
+        await host.send(ctx, range(5))
+        ctx.set(dut.load.ready, where != "queue")
+        ctx.set(dut.data.ready, 0)
+        await host.send(ctx, frame(last, config))
+        for _ in range(60):
+            await ctx.tick()
+        assert (ctx.get(dut.busy), ctx.get(dut.error)) == (1, 0)
+        ctx.set(dut.stuck, 1)
+        await ctx.tick()
+        assert (ctx.get(dut.busy), ctx.get(dut.error), ctx.get(dut.done)) == (0, 1, 0)
+        assert (ctx.get(dut.cause), ctx.get(dut.index)) == (Error.DEADLOCK, 2)
+        assert ctx.get(dut.word) & 0xFF == opcode
+        ctx.set(dut.stuck, 0)
+        await host.send(ctx, [0] * 50)  # discarded
+        assert ctx.get(dut.error)
+
+    run(host.dut, bench)
+
+
+def test_leftovers_at_end_are_an_error():
+    config = CONFIGS["tiny"]
+    host = Host(config)
+
+    async def bench(ctx):
+        dut = host.dut
+        ctx.set(dut.left, 1)
+        await host.start(ctx)
+        await host.send(ctx, frame(encode(Opcode.BEGIN, config_hash=config.hash), config)
+                        + frame(encode(Opcode.END), config))
+        for _ in range(10):
+            await ctx.tick()
+        assert (ctx.get(dut.busy), ctx.get(dut.error)) == (1, 0)  # what is left may yet be taken
+        ctx.set(dut.idle, 1)
+        await ctx.tick()
+        assert (ctx.get(dut.busy), ctx.get(dut.error), ctx.get(dut.done)) == (0, 1, 0)
+        assert (ctx.get(dut.cause), ctx.get(dut.index)) == (Error.LEFTOVER, 1)
+
+    run(host.dut, bench)
