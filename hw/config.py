@@ -3,10 +3,11 @@
 import dataclasses
 import hashlib
 import json
-import tomllib
 from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
+
+from systola.hw.files import parse_json, parse_toml, read_file, shorten, shown
 
 __all__ = ["BRANCH_BITS", "MODEL_SETTINGS", "PRESETS", "AcceleratorConfig", "ConfigError",
            "digit_count", "mult_limb", "requant_slots"]
@@ -26,6 +27,9 @@ SOFTMAX_SHIFT = 15
 
 GELU_SHIFT = 23
 """``n`` of ShiftExp inside ShiftGELU (I-ViT)."""
+
+_FILE_BYTES = 16384
+"""Largest configuration file; a reader of TOML takes seconds for what a larger one could hold."""
 
 INSTRUCTION_SET_VERSION = 2
 """Part of the configuration hash: a program for another instruction set is refused."""
@@ -149,12 +153,13 @@ class AcceleratorConfig:
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-                raise ConfigError(f"{name} must be an integer from {low} to {high}, not {value!r}")
+                raise ConfigError(f"{name} must be an integer from {low} to {high}, "
+                                  f"not {shown(value)}")
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
                 expected = " or ".join(repr(choice) for choice in choices)
-                raise ConfigError(f"{name} must be {expected}, not {value!r}")
+                raise ConfigError(f"{name} must be {expected}, not {shown(value)}")
         for name in "bank_depth", "token_depth", "param_depth":
             value = getattr(self, name)
             if value & (value - 1):
@@ -240,7 +245,7 @@ class AcceleratorConfig:
         known = [field.name for field in dataclasses.fields(cls)]
         for key in fields:
             if key not in known:
-                raise ConfigError(f"unknown configuration key {key!r}, expected one of "
+                raise ConfigError(f"unknown configuration key {shown(key)}, expected one of "
                                   f"{', '.join(known)}")
         return cls(**fields)
 
@@ -253,20 +258,22 @@ class AcceleratorConfig:
         if source in PRESETS:
             return PRESETS[source]
         path = Path(source)
-        if not path.is_file():
+        if not path.exists():
             raise ConfigError(f"configuration {str(source)!r} is neither a preset "
                               f"({', '.join(PRESETS)}) nor a file")
         try:
-            text = path.read_text()
-            fields = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+            text = read_file(path, _FILE_BYTES).decode()
+            fields = (parse_json if path.suffix == ".json" else parse_toml)(text)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"configuration {str(source)!r} cannot be read: {error}") from None
+            reason = getattr(error, "strerror", None) or shorten(error)
+            raise ConfigError(f"configuration {str(source)!r} cannot be read: {reason}") from None
         if not isinstance(fields, dict):
             raise ConfigError(f"configuration {str(source)!r} must hold a table of fields")
         preset = fields.pop("preset", None)
         if preset is not None:
-            if preset not in PRESETS:
-                raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, not {preset!r}")
+            if not isinstance(preset, str) or preset not in PRESETS:
+                raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, "
+                                  f"not {shown(preset)}")
             fields = {**PRESETS[preset].to_dict(), **fields}
         return cls.from_dict(fields)
 

@@ -5,7 +5,8 @@ from math import isqrt
 
 import numpy as np
 
-from systola.model.storage import ModelError, read_tensors
+from systola.hw.files import shown
+from systola.model.storage import LARGEST, MAX_BLOCKS, SMALLEST, ModelError, read_tensors
 
 __all__ = ["FloatVit", "block_shapes", "load_checkpoint"]
 
@@ -88,7 +89,7 @@ def load_checkpoint(path, *, heads=None):
         _check(tensors, name, shape)
     unknown = sorted(tensors.keys() - expected.keys())
     if unknown:
-        raise ModelError(f"tensor {unknown[0]!r} is not part of a Vision Transformer with "
+        raise ModelError(f"tensor {shown(unknown[0])} is not part of a Vision Transformer with "
                          f"{dims['blocks']} blocks")
     parameters = {name: tensors[name].astype(np.float32) for name in expected}
     channels = dims["channels"]
@@ -123,11 +124,12 @@ def _dimensions(tensors):
                          f"{dims['tokens']}")
     dims["classes"] = len(tensors["head.weight"])
     indices = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
-    dims["blocks"] = max((int(index) for index in indices if index.isdecimal()), default=-1) + 1
-    if not 1 <= dims["blocks"] <= 1000:
+    dims["blocks"] = max((int(index) for index in indices
+                          if index.isdecimal() and len(index) < 10), default=-1) + 1
+    if not 1 <= dims["blocks"] <= MAX_BLOCKS:
         raise ModelError("tensors 'blocks.0...' are missing from the checkpoint"
-                         if not dims["blocks"] else
-                         f"the checkpoint must have at most 1000 blocks, not {dims['blocks']}")
+                         if not dims["blocks"] else f"the checkpoint must have at most "
+                         f"{MAX_BLOCKS} blocks, not {dims['blocks']}")
     fc1 = tensors.get("blocks.0.mlp.fc1.bias")
     dims["hidden"] = len(fc1) if fc1 is not None and fc1.ndim == 1 else 4 * dims["channels"]
     return dims
@@ -157,11 +159,12 @@ def _check(tensors, name, shape):
 
 def _heads(heads, metadata, channels):
     if heads is None and "heads" in metadata:
-        heads = int(metadata["heads"]) if metadata["heads"].isdecimal() else metadata["heads"]
+        heads = metadata["heads"]
+        heads = int(heads) if heads.isdecimal() and len(heads) < 10 else heads
     elif heads is None:
         heads = channels // 64 if channels % 64 == 0 else 0
     if not isinstance(heads, int) or heads < 1 or channels % heads:
-        raise ModelError(f"heads must divide the {channels} channels, not {heads!r}")
+        raise ModelError(f"heads must divide the {channels} channels, not {shown(heads)}")
     return heads
 
 
@@ -172,8 +175,8 @@ def _numbers(metadata, name, default, count):
         values = tuple(float(item) for item in text.split(","))
     except ValueError:
         values = ()
-    positive = name == "mean" or all(value > 0 for value in values)
-    if len(values) not in (1, count) or not np.isfinite(values).all() or not positive:
-        raise ModelError(f"metadata {name!r} must be 1 or {count} numbers"
-                         f"{'' if name == 'mean' else ' above zero'}, not {text!r}")
+    low = -LARGEST if name == "mean" else SMALLEST
+    if len(values) not in (1, count) or not all(low <= value <= LARGEST for value in values):
+        raise ModelError(f"metadata {name!r} must be 1 or {count} numbers from {low:g} to "
+                         f"{LARGEST:g}, not {shown(text)}")
     return values

@@ -6,10 +6,18 @@ from dataclasses import fields
 import numpy as np
 
 from systola.hw.config import MODEL_SETTINGS, AcceleratorConfig
+from systola.hw.files import parse_json, shorten, shown
 from systola.model.integer import Block, Dyadic, IntegerVit, Linear, Norm
 from systola.model.quantize import MAX_SHIFT, NUMERATOR_BITS
 from systola.model.scales import MAX_X0, RESIDUAL_BITS, VECTOR_BITS
-from systola.model.storage import ModelError, read_tensors, write_tensors
+from systola.model.storage import (
+    LARGEST,
+    MAX_BLOCKS,
+    SMALLEST,
+    ModelError,
+    read_tensors,
+    write_tensors,
+)
 
 __all__ = ["VERSION", "is_integer_model", "load_model", "save_model"]
 
@@ -20,6 +28,8 @@ _KEY = "systola_integer_vit"
 _SIZES = ("heads", "channels", "tokens", "hidden", "classes", "patch_dim", "blocks")
 _INT32 = (-2**31, 2**31 - 1)
 _INT16 = (-2**15, 2**15 - 1)
+_HEADER_BYTES = 2**20
+"""Most bytes of the JSON entry."""
 
 
 def save_model(model, path):
@@ -56,10 +66,13 @@ def load_model(path):
     if _KEY not in metadata:
         raise ModelError(f"model file {str(path)!r} must hold an integer model "
                          f"(metadata {_KEY!r}), as `systola quantize` writes")
+    if len(metadata[_KEY]) > _HEADER_BYTES:
+        raise ModelError(f"metadata {_KEY!r} must have at most {_HEADER_BYTES:,} bytes, "
+                         f"not {len(metadata[_KEY]):,}")
     try:
-        header = json.loads(metadata[_KEY])
+        header = parse_json(metadata[_KEY])
     except ValueError as error:
-        raise ModelError(f"metadata {_KEY!r} must be JSON: {error}") from None
+        raise ModelError(f"metadata {_KEY!r} must be JSON: {shorten(error)}") from None
     header = _check_header(header)
     layout = _layout(header)
     _check_tensors(tensors, layout, stored=True)
@@ -85,12 +98,13 @@ def _check_header(header):
     """Return the header if all its entries are usable."""
     if not isinstance(header, dict) or header.get("version") != VERSION:
         version = header.get("version") if isinstance(header, dict) else header
-        raise ModelError(f"version of the integer model must be {VERSION}, not {version!r}")
+        raise ModelError(f"version of the integer model must be {VERSION}, "
+                         f"not {shown(version)}")
     expected = {"version", *MODEL_SETTINGS, *_SIZES, "scales", "meta"}
     wrong = sorted(expected ^ header.keys())
     if wrong:
         raise ModelError(f"entries of the integer model must be {', '.join(sorted(expected))}; "
-                         f"missing or unknown: {', '.join(wrong)}")
+                         f"missing or unknown: {shorten(', '.join(wrong))}")
     try:
         AcceleratorConfig(**{name: header[name] for name in MODEL_SETTINGS})
     except ValueError as error:
@@ -98,15 +112,39 @@ def _check_header(header):
     for name in _SIZES:
         value, low = header[name], {"blocks": 0, "tokens": 2, "channels": 2}.get(name, 1)
         low = 0 if name == "hidden" and not header["blocks"] else low
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value < 2**20:
-            raise ModelError(f"{name} must be an integer from {low} to {2**20 - 1}, not {value!r}")
+        high = MAX_BLOCKS if name == "blocks" else 2**20 - 1
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ModelError(f"{name} must be an integer from {low} to {high}, "
+                             f"not {shown(value)}")
     if header["channels"] % header["heads"]:
         raise ModelError(f"heads must divide the {header['channels']} channels, "
                          f"not {header['heads']!r}")
     for name in "scales", "meta":
         if not isinstance(header[name], dict):
-            raise ModelError(f"{name} must be a table, not {header[name]!r}")
+            raise ModelError(f"{name} must be a table, not {shown(header[name])}")
+    _check_numbers(header["scales"], header["meta"])
     return header
+
+
+def _check_numbers(scales, meta):
+    """Check what is computed with: scales, and how images become the model's input."""
+    for name, value in scales.items():
+        if not _is_number(value) or not SMALLEST <= value <= LARGEST:
+            raise ModelError(f"scale {shown(name)} must be a number from {SMALLEST:g} to "
+                             f"{LARGEST:g}, not {shown(value)}")
+    size = meta.get("patch_size", 0)
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 2**16:
+        raise ModelError(f"patch_size must be an integer from 0 to {2**16 - 1}, not {shown(size)}")
+    for name, low in ("mean", -LARGEST), ("std", SMALLEST):
+        values = meta.get(name, [0.5])
+        if (not isinstance(values, list) or not values
+                or not all(_is_number(value) and low <= value <= LARGEST for value in values)):
+            raise ModelError(f"{name} must be a list of numbers from {low:g} to {LARGEST:g}, "
+                             f"not {shown(values)}")
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _layout(header):
@@ -161,7 +199,7 @@ def _layout(header):
 def _check_tensors(tensors, layout, stored=False):
     wrong = sorted(tensors.keys() ^ layout.keys())
     if wrong:
-        raise ModelError(f"tensor {wrong[0]!r} is "
+        raise ModelError(f"tensor {shown(wrong[0])} is "
                          f"{'missing from' if wrong[0] in layout else 'not part of'} the model")
     for name, (shape, dtype, low, high) in layout.items():
         value = tensors[name]

@@ -78,11 +78,11 @@ def encode(model, images):
     ModelError
         If the images do not fit the model, or it was made without images (a random one).
     """
-    if not model.meta.get("patch_size") or "input" not in model.scales:
-        raise ModelError("the integer model must know its patch size and input scale to take "
-                         "images; this one takes codes only")
-    cut = normalised_patches(images, **{name: model.meta[name]
-                                        for name in ("patch_size", "mean", "std")})
+    names = "patch_size", "mean", "std"
+    if not all(model.meta.get(name) for name in names) or "input" not in model.scales:
+        raise ModelError("the integer model must know its patch size, mean, std and input scale "
+                         "to take images; this one takes codes only")
+    cut = normalised_patches(images, **{name: model.meta[name] for name in names})
     expected = model.tokens - 1, model.patch.weight.shape[1]
     if cut.shape[1:] != expected:
         raise ModelError(f"images must give {expected[0]} patches of {expected[1]} values, "

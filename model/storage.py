@@ -1,15 +1,24 @@
 """Tensor files, read without pickle and written in one step; and the error of every model file."""
 
 import os
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-__all__ = ["ModelError", "read_tensors", "write_tensors"]
+from systola.hw.files import check_file, shorten
+from systola.sim.npz import FILE_BYTES, read_npz
+
+__all__ = ["LARGEST", "MAX_BLOCKS", "SMALLEST", "ModelError", "read_tensors", "write_tensors"]
+
+MAX_BLOCKS = 1000
+"""Most encoder blocks of a model: readers list what a model of so many has before they look."""
+SMALLEST, LARGEST = 1e-30, 1e30
+"""Bounds of scales and other real parameters, so that float32 holds them and their inverses."""
+
+_ITEMS = 4096
+"""Most items in a text entry of an ``.npz`` file."""
 
 
 class ModelError(ValueError):
@@ -24,18 +33,19 @@ def read_tensors(path):
     Raises
     ------
     ModelError
-        If the file is missing, truncated, not of its type, or would need pickle.
+        If the file is missing, truncated, not of its type, would need pickle, or would take much
+        more memory than it has bytes.
     """
     path = Path(path)
     if path.suffix not in (".safetensors", ".npz"):
         raise ModelError(f"model file must end in .safetensors or .npz, not {str(path)!r}")
-    if not path.is_file():
+    if not path.exists():
         raise ModelError(f"model file {str(path)!r} does not exist")
     try:
         return _read_safetensors(path) if path.suffix == ".safetensors" else _read_npz(path)
-    except (SafetensorError, zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, TypeError,
-            ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (SafetensorError, OSError, KeyError, TypeError, AttributeError, OverflowError,
+            MemoryError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or shorten(error) or type(error).__name__
         raise ModelError(f"model file {str(path)!r} must be a complete {path.suffix} file without "
                          f"pickled objects: {reason}") from None
 
@@ -65,17 +75,18 @@ def write_tensors(path, tensors, metadata):
 
 
 def _read_safetensors(path):
+    check_file(path, FILE_BYTES)
     with safe_open(path, framework="numpy") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
 
 
 def _read_npz(path):
     tensors, metadata = {}, {}
-    with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-        for name in file.files:
-            value = file[name]
-            if value.ndim == 0 or value.dtype.kind in "US":
-                metadata[name] = ",".join(str(item) for item in value.ravel())
-            else:
-                tensors[name] = value
+    for name, value in read_npz(path).items():
+        if value.ndim and value.dtype.kind not in "US":
+            tensors[name] = value
+        elif value.size <= _ITEMS:
+            metadata[name] = ",".join(str(item) for item in value.ravel())
+        else:
+            raise ValueError(f"text must have at most {_ITEMS} items, not {value.size}")
     return tensors, metadata

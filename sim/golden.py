@@ -1,12 +1,12 @@
 """Golden vector files, and the rows of a comparison with them."""
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+
+from systola.sim.npz import read_npz
 
 __all__ = ["ARITHMETIC", "JUDGED", "MISSING", "OPAQUE", "SHOWN", "Golden", "GoldenError", "Report",
            "Row"]
@@ -64,13 +64,10 @@ class Golden:
     def __init__(self, path):
         self.name = Path(path).name
         try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                self._arrays = {name: archive[name] for name in archive.files}
-        except (OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, MemoryError,
-                NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            self._arrays = read_npz(path)
+        except (OSError, ValueError) as error:
             raise GoldenError(f"{self.name} must be a complete .npz file of plain arrays: "
-                              f"{str(error).splitlines()[0] if str(error) else 'truncated'}"
-                              ) from None
+                              f"{getattr(error, 'strerror', None) or error}") from None
 
     def __contains__(self, name):
         return name in self._arrays

@@ -18,6 +18,19 @@ from pathlib import Path
 import numpy as np
 
 from systola.hw.config import AcceleratorConfig, ConfigError
+from systola.hw.files import parse_json, read_file, shorten, shown
+from systola.hw.isa import INSTRUCTION_BYTES
+from systola.sw_driver.slots import (
+    InputSlot,
+    OutputPart,
+    OutputTensor,
+    ProgramError,
+    decode_outputs,
+    is_count,
+    read_frames,
+    read_inputs,
+    read_outputs,
+)
 
 __all__ = ["MAGIC", "VERSION", "InputSlot", "OutputPart", "OutputTensor", "Program",
            "ProgramError", "decode_outputs"]
@@ -27,60 +40,9 @@ VERSION = 2
 _HEADER = struct.Struct("<8sIIQI")
 _ENTRY = struct.Struct("<8sQQI")
 _SECTIONS = ("meta", "stream")
-
-
-class ProgramError(ValueError):
-    """A program image or its inputs cannot be used; the message is one line and says why."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class InputSlot:
-    """Where ``rows`` rows from ``row`` on, of ``channels`` numbers, go in the stream.
-
-    A row is ``planes`` times ``words`` beats: codes of 8 bits in one plane, or numbers of 16 bits
-    as two planes of bytes, low before high. ``offset`` counts bytes from the start of the stream.
-    Slots of the same name make up one input.
-    """
-
-    name: str
-    offset: int
-    row: int
-    rows: int
-    channels: int
-    planes: int
-    words: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutputPart:
-    """One rectangle of an output tensor inside a result frame.
-
-    The frame is ``rows`` rows of ``planes`` planes of ``words`` words. ``columns`` channels from
-    lane ``lane`` of every row become the tensor's ``[head, row:row + rows, column:column +
-    columns]`` (no ``head`` axis when ``head`` is None). With ``digit_bits`` plane i weighs
-    ``2**(digit_bits*i)`` and the top one is unsigned; with ``digit_bits`` 0 one plane is a signed
-    code, and two are the bytes of a 16-bit number.
-    """
-
-    frame: int
-    planes: int
-    digit_bits: int
-    rows: int
-    words: int
-    lane: int
-    columns: int
-    head: int | None
-    row: int
-    column: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutputTensor:
-    """A named result, its shape in the model and the parts it is put together from."""
-
-    name: str
-    shape: tuple
-    parts: tuple
+_FILE_BYTES, _META_BYTES = 2**30, 2**24
+"""Most bytes of an image, and of its metadata, which take many times as much memory."""
+_MACS = 2**62
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +121,10 @@ class Program:
     def read(cls, path):
         """Read and check the image at `path`; raises `ProgramError` naming what is wrong."""
         try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise ProgramError(f"program {str(path)!r} cannot be read: {error.strerror}") from None
+            data = read_file(path, _FILE_BYTES)
+        except (OSError, ValueError) as error:
+            raise ProgramError(f"program {str(path)!r} cannot be read: "
+                               f"{getattr(error, 'strerror', None) or error}") from None
         try:
             return cls.from_bytes(data)
         except ProgramError as error:
@@ -171,15 +134,14 @@ class Program:
     def from_bytes(cls, data):
         """Check and decode the bytes of an image; raises `ProgramError`."""
         sections, config_hash = _split(data)
+        if len(sections["meta"]) > _META_BYTES:
+            raise ProgramError(f"meta section must have at most {_META_BYTES} bytes, "
+                               f"not {len(sections['meta'])}")
         try:
-            meta = json.loads(sections["meta"])
-            return _program(meta, sections["stream"], config_hash)
-        except ProgramError:
-            raise
-        except ConfigError as error:
-            raise ProgramError(f"configuration: {error}") from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ProgramError(f"meta section is malformed: {error!r}") from None
+            meta = parse_json(sections["meta"])
+        except ValueError as error:
+            raise ProgramError(f"meta section is malformed: {shorten(error)}") from None
+        return _program(meta, sections["stream"], config_hash)
 
 
 def _checked_input(name, values, parts):
@@ -229,94 +191,50 @@ def _split(data):
 
 
 def _program(meta, stream, config_hash):
-    """Build the program from decoded metadata, checking every reference it makes."""
-    config = AcceleratorConfig.from_dict(meta.pop("config"))
+    """Build the program from decoded metadata, checking everything in it."""
+    expected = {field.name for field in dataclasses.fields(Program)} - {"stream"}
+    if not isinstance(meta, dict) or meta.keys() != expected:
+        raise ProgramError(f"meta section must have {', '.join(sorted(expected))}, "
+                           f"not {shown(sorted(meta) if isinstance(meta, dict) else meta)}")
+    if not isinstance(meta["config"], dict):
+        raise ProgramError(f"configuration must be a table, not {shown(meta['config'])}")
+    try:
+        config = AcceleratorConfig.from_dict(meta["config"])
+    except ConfigError as error:
+        raise ProgramError(f"configuration: {error}") from None
     if config.hash != config_hash:
         raise ProgramError(f"configuration hash must be {config.hash:#018x}, "
                            f"not {config_hash:#018x}")
-    inputs = tuple(InputSlot(**slot) for slot in meta.pop("inputs"))
-    outputs = tuple(
-        OutputTensor(name=tensor["name"], shape=tuple(tensor["shape"]),
-                     parts=tuple(OutputPart(**part) for part in tensor["parts"]))
-        for tensor in meta.pop("outputs"))
-    program = Program(config=config, stream=stream, inputs=inputs, outputs=outputs,
-                      frames=tuple(meta.pop("frames")),
-                      names=tuple(map(str, meta.pop("names"))), **meta)
     if len(stream) % config.bus_bytes:
         raise ProgramError(f"stream must be whole beats of {config.bus_bytes} bytes, "
                            f"not {len(stream)} bytes")
-    rows = {}
-    for slot in inputs:
-        _check_slot(slot, config, len(stream), rows)
-    for tensor in outputs:
-        for part in tensor.parts:
-            _check_part(tensor, part, program.frames, config)
-    return program
+    frames = read_frames(meta["frames"], config)
+    _check_description(meta, len(stream) // INSTRUCTION_BYTES)
+    return Program(**{
+        **meta, "config": config, "stream": stream, "frames": frames,
+        "inputs": read_inputs(meta["inputs"], config, len(stream)),
+        "outputs": read_outputs(meta["outputs"], frames, config),
+        "names": tuple(meta["names"])})
 
 
-def _check_slot(slot, config, length, rows):
-    """Check a slot and that it continues its input, of which `rows` says how far it is."""
-    numbers = (slot.offset, slot.row, slot.rows, slot.channels, slot.planes, slot.words)
-    size = slot.rows * slot.planes * slot.words * config.bus_bytes
-    if (not all(isinstance(number, int) and number >= 0 for number in numbers)
-            or slot.planes not in (1, 2)
-            or slot.offset + size > length or slot.channels > slot.words * config.rows):
-        raise ProgramError(f"input {slot.name!r} does not lie inside the stream")
-    kind = slot.channels, slot.planes
-    before, same = rows.get(slot.name, (0, kind))
-    if slot.row != before or same != kind:
-        raise ProgramError(f"input {slot.name!r} must be whole, its rows in order")
-    rows[slot.name] = slot.row + slot.rows, kind
-
-
-def _check_part(tensor, part, frames, config):
-    numbers = [value for name, value in dataclasses.asdict(part).items() if name != "head"]
-    heads = tensor.shape[0] if len(tensor.shape) == 3 else None
-    shape = (1, *tensor.shape)[-2:]
-    if (not all(isinstance(number, int) and number >= 0 for number in (*numbers, *tensor.shape))
-            or part.frame >= len(frames)
-            or part.planes * part.rows * part.words != frames[part.frame]
-            or part.lane + part.columns > part.words * config.rows
-            or (part.head is None) != (heads is None)
-            or (heads is not None and not 0 <= part.head < heads)
-            or part.row + part.rows > shape[0] or part.column + part.columns > shape[1]):
-        raise ProgramError(f"output {tensor.name!r} does not match its result frames")
-
-
-def decode_outputs(program, frames):
-    """Return the result tensors, a dict of int64 arrays by name in the model's shapes.
-
-    `frames` is the list of result frames, each (beats, bus bytes or R lanes) uint8 or the same
-    flat. Raises `ProgramError` if their number or sizes are not the program's.
-    """
-    if len(frames) != len(program.frames):
-        raise ProgramError(f"result must have {len(program.frames)} frames, not {len(frames)}")
-    words = []
-    for index, (frame, beats) in enumerate(zip(frames, program.frames, strict=True)):
-        data = np.asarray(frame, np.uint8).reshape(-1)
-        if data.size not in (beats * program.config.rows, beats * program.config.bus_bytes):
-            raise ProgramError(f"result frame {index} must have {beats} beats, "
-                               f"not {data.size} bytes")
-        words.append(data.reshape(beats, -1)[:, :program.config.rows])
-    return {tensor.name: _assemble(tensor, words) for tensor in program.outputs}
-
-
-def _assemble(tensor, words):
-    shape = tensor.shape if len(tensor.shape) > 1 else (1, *tensor.shape)
-    out = np.zeros(shape, np.int64)
-    for part in tensor.parts:
-        planes = words[part.frame].reshape(part.rows, part.planes, -1).swapaxes(0, 1)
-        lanes = planes[:, :, part.lane:part.lane + part.columns]
-        target = out if part.head is None else out[part.head]
-        target[part.row:part.row + part.rows,
-               part.column:part.column + part.columns] = _combine(lanes, part.digit_bits)
-    return out.reshape(tensor.shape)
-
-
-def _combine(planes, digit_bits):
-    """Return the numbers of raw byte `planes` (planes, rows, columns)."""
-    signed = planes.astype(np.int8).astype(np.int64)
-    if digit_bits:
-        digits = [*signed[:-1], planes[-1].astype(np.int64)]
-        return sum(digit << digit_bits * index for index, digit in enumerate(digits))
-    return signed[0] if len(planes) == 1 else planes[0] + (signed[1] << 8)
+def _check_description(meta, most):
+    """Check what describes the stream, of `most` instructions at most."""
+    count, names = meta["instructions"], meta["names"]
+    for name, high in ("instructions", most), ("macs", _MACS):
+        if not is_count(meta[name], high):
+            raise ProgramError(f"{name} must be an integer from 0 to {high}, "
+                               f"not {shown(meta[name])}")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ProgramError(f"names must be a list of texts, not {shown(names)}")
+    if len(names) not in (0, count - 2):
+        raise ProgramError(f"names must be there for {max(count - 2, 0)} instructions or none, "
+                           f"not {len(names)}")
+    if len(meta["frames"]) > count:
+        raise ProgramError(f"{count} instructions must not give {len(meta['frames'])} frames")
+    for name in "model", "predicted":
+        if not isinstance(meta[name], dict):
+            raise ProgramError(f"{name} must be a table, not {shown(meta[name])}")
+    cycles = meta["predicted"].get("cycles", 0)
+    if not is_count(cycles, _MACS):
+        raise ProgramError(f"predicted cycles must be an integer from 0 to {_MACS}, "
+                           f"not {shown(cycles)}")

@@ -44,7 +44,8 @@ RULES = [  # the first pattern that fits decides
     ("sw_driver/port.py", {"serial", "systola.sw_driver"}),
     ("sw_driver/channel.py", {"systola.hw.frame", "systola.hw.regmap", "systola.sw_driver"}),
     ("sw_driver/uart.py", {"systola.hw.link", "systola.sw_driver"}),
-    ("sw_driver/*.py", {"numpy", "systola.sw_driver", "systola.hw.config", "systola.hw.isa",
+    ("sw_driver/*.py", {"numpy", "systola.sw_driver", "systola.hw.config", "systola.hw.files",
+                        "systola.hw.isa",
                         "systola.hw.regmap", "systola.model.integer"}),
     # Power comes from simulations of netlists, on operands of real models.
     ("boards/activity.py", {"numpy", "systola.boards", "systola.sim.runner"}),

@@ -98,7 +98,7 @@ def test_other_errors_are_one_line(tmp_path, tensors):
             "tensor 'pos_embed' must have 1 + a square number of tokens, not 9")
     refuses(tmp_path, {**tensors, "patch_embed.proj.weight": np.zeros((12, 2, 2, 3), np.float32)},
             "tensor 'patch_embed.proj.weight' must have square patches, not shape (12, 2, 2, 3)")
-    refuses(tmp_path, tensors, "metadata 'std' must be 1 or 2 numbers above zero, not '0'",
+    refuses(tmp_path, tensors, "metadata 'std' must be 1 or 2 numbers from 1e-30 to 1e+30, not '0'",
             {"heads": "3", "std": "0"})
     refuses(tmp_path, tensors, "metadata 'mean' must be 1 or 2 numbers, not '1,2,3'",
             {"heads": "3", "mean": "1,2,3"})
