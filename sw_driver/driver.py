@@ -98,9 +98,9 @@ class Accelerator:
             self._raise_error()
             self._check_time(deadline, "to report done")
         beat = self.program.config.bus_bytes
-        for index, frame in enumerate(frames):
-            if len(frame) % beat:
-                raise DriverError(f"result frame {index} must be whole beats of {beat} bytes, "
+        for index, (frame, beats) in enumerate(zip(frames, self.program.frames, strict=True)):
+            if len(frame) != beats * beat:
+                raise DriverError(f"result frame {index} must have {beats} beats of {beat} bytes, "
                                   f"not {len(frame)} bytes")
         return decode_outputs(self.program, [memoryview(frame) for frame in frames])
 

@@ -214,7 +214,7 @@ def test_wrong_inputs_start_nothing(case):
 def test_short_frame_is_refused(case):
     accelerator, transport = opened(case[1])
     transport.receive = lambda timeout: b"\0" * 7
-    with pytest.raises(DriverError, match=r"^result frame 0 must be whole beats of 8 bytes, "
+    with pytest.raises(DriverError, match=r"^result frame 0 must have 28 beats of 8 bytes, "
                        r"not 7 bytes$"):
         accelerator.run({"patches": case[2][0]})
 
