@@ -2,7 +2,6 @@
 
 from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
-from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.csr import axi_lite_ports
@@ -17,24 +16,20 @@ _REPLY_BYTES = 1 + max(FOLLOWING.values())
 class Bridge(wiring.Component):
     """Carries out commands that come as bytes, one at a time, and sends replies and results.
 
-    Between commands it reads STATUS, so that ``status`` can drive LEDs. Bytes wait in a queue of
-    `window`, results until the transmitter has time; a reply goes before a result.
+    Between commands it reads STATUS, so that ``status`` can drive LEDs. Bytes and results wait
+    until it has time; a reply goes before a result. At most a byte a cycle each way.
 
     Parameters
     ----------
     bus_bytes : int
         Bytes of a stream beat.
-    window : int
-        Bytes of unanswered commands that the host may have under way, at least a SEND of one beat.
     poll : int
         Cycles between two readings of STATUS.
 
     Members
     -------
-    rx, tx : In(stream of 8 bits, always ready), Out(stream of 8 bits)
+    rx, tx : In(stream of 8 bits), Out(stream of 8 bits)
         Bytes from and to the host.
-    broken : In(1)
-        A byte was not received; told to the host as `Status.LOST`.
     m_axil_* : AXI4-Lite manager
         To the registers.
     m_axis_*, s_axis_* : AXI4-Stream out, in
@@ -48,15 +43,13 @@ class Bridge(wiring.Component):
         If a parameter is out of range; the message names it.
     """
 
-    def __init__(self, *, bus_bytes, window=1024, poll=1024):
-        for name, value, low in (("bus_bytes", bus_bytes, 1), ("window", window, 2 + bus_bytes),
-                                 ("poll", poll, 1)):
-            if not isinstance(value, int) or value < low:
-                raise ValueError(f"{name} must be an integer of at least {low}, not {value!r}")
-        self.bus_bytes, self.window, self.poll = bus_bytes, window, poll
+    def __init__(self, *, bus_bytes, poll=1024):
+        for name, value in ("bus_bytes", bus_bytes), ("poll", poll):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, not {value!r}")
+        self.bus_bytes, self.poll = bus_bytes, poll
         super().__init__({
-            "rx": In(stream.Signature(8, always_ready=True)), "broken": In(1),
-            "tx": Out(stream.Signature(8)), "status": Out(32),
+            "rx": In(stream.Signature(8)), "tx": Out(stream.Signature(8)), "status": Out(32),
             "m_axis_tdata": Out(8 * bus_bytes), "m_axis_tvalid": Out(1), "m_axis_tready": In(1),
             "s_axis_tdata": In(8 * bus_bytes), "s_axis_tvalid": In(1), "s_axis_tready": Out(1),
             "s_axis_tlast": In(1),
@@ -64,22 +57,13 @@ class Bridge(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.queue = queue = SyncFIFOBuffered(width=8, depth=self.window)
-        lost = Signal()
-        m.d.comb += [queue.w_en.eq(self.rx.valid), queue.w_data.eq(self.rx.payload)]
-        reply = {"valid": Signal(), "taken": Signal(), "tag": Signal(8), "status": Signal(8),
-                 "refused": Signal(), "data": Signal(32)}
-        m.d.comb += reply["status"].eq(
-            Mux(reply["refused"], Status.REFUSED, 0) | Mux(lost, Status.LOST, 0))
-        with m.If(reply["taken"]):
-            m.d.sync += lost.eq(0)
-        with m.If(self.broken | (self.rx.valid & ~queue.w_rdy)):
-            m.d.sync += lost.eq(1)
-        self._elaborate_commands(m, queue, reply)
+        reply = {"valid": Signal(), "taken": Signal(), "tag": Signal(8), "refused": Signal(),
+                 "data": Signal(32)}
+        self._elaborate_commands(m, reply)
         self._elaborate_sender(m, reply)
         return m
 
-    def _elaborate_commands(self, m, queue, reply):
+    def _elaborate_commands(self, m, reply):
         command, address, left = Signal(8), Signal(8), Signal(9)
         data, beat = Signal(32), self.m_axis_tdata
         polling, idle = Signal(), Signal(range(self.poll + 1))
@@ -89,15 +73,13 @@ class Bridge(wiring.Component):
             self.m_axil_awaddr.eq(address), self.m_axil_araddr.eq(address),
             self.m_axil_wdata.eq(data), self.m_axil_wstrb.eq(15),
         ]
-        byte, take = queue.r_data, queue.r_rdy
+        byte, take = self.rx.p, self.rx.valid
         with m.FSM():
             with m.State("COMMAND"):
-                m.d.comb += queue.r_en.eq(1)
+                m.d.comb += self.rx.ready.eq(1)
                 m.d.sync += [command.eq(byte), polling.eq(0)]
                 with m.If(take):
                     with m.Switch(byte):
-                        with m.Case(Command.NOP):
-                            pass
                         with m.Case(Command.READ, Command.WRITE, Command.SEND):
                             m.next = "ADDRESS"
                         with m.Default():
@@ -111,7 +93,7 @@ class Bridge(wiring.Component):
                 with m.Else():
                     m.d.sync += idle.eq(idle + 1)
             with m.State("ADDRESS"):  # or the count of a SEND
-                m.d.comb += queue.r_en.eq(1)
+                m.d.comb += self.rx.ready.eq(1)
                 with m.If(take):
                     m.d.sync += address.eq(byte)
                     with m.Switch(command):
@@ -125,14 +107,14 @@ class Bridge(wiring.Component):
                             m.d.sync += left.eq(self.bus_bytes - 1)
                             m.next = "BEAT"
             with m.State("DATA"):
-                m.d.comb += queue.r_en.eq(1)
+                m.d.comb += self.rx.ready.eq(1)
                 with m.If(take):
                     m.d.sync += [data.eq(Cat(data[8:], byte)), left.eq(left - 1)]
                     with m.If(left == 0):
                         m.d.sync += [self.m_axil_awvalid.eq(1), self.m_axil_wvalid.eq(1)]
                         m.next = "WRITE"
             with m.State("BEAT"):
-                m.d.comb += queue.r_en.eq(1)
+                m.d.comb += self.rx.ready.eq(1)
                 with m.If(take):
                     m.d.sync += [beat.eq(Cat(beat, byte)[8:]), left.eq(left - 1)]
                     with m.If(left == 0):
@@ -172,14 +154,16 @@ class Bridge(wiring.Component):
     def _elaborate_sender(self, m, reply):
         size = max(_REPLY_BYTES, 1 + self.bus_bytes)
         shift, left = Signal(8 * size), Signal(range(size + 1))
-        free = Signal()
-        m.d.comb += [free.eq(left == 0), reply["taken"].eq(free & reply["valid"]),
-                     self.s_axis_tready.eq(free & ~reply["valid"]),
-                     self.tx.valid.eq(~free), self.tx.payload.eq(shift[:8])]
+        free, status = Signal(), Signal(8)
+        m.d.comb += [
+            free.eq(left == 0), reply["taken"].eq(free & reply["valid"]),
+            status.eq(Mux(reply["refused"], Status.REFUSED, 0)),
+            self.s_axis_tready.eq(free & ~reply["valid"]),
+            self.tx.valid.eq(~free), self.tx.payload.eq(shift[:8])]
         with m.If(self.tx.valid & self.tx.ready):
             m.d.sync += [shift.eq(shift >> 8), left.eq(left - 1)]
         with m.If(reply["taken"]):
-            m.d.sync += [shift.eq(Cat(reply["tag"], reply["status"], reply["data"])), left.eq(2)]
+            m.d.sync += [shift.eq(Cat(reply["tag"], status, reply["data"])), left.eq(2)]
             with m.If(reply["tag"] == Reply.READ):
                 m.d.sync += left.eq(1 + FOLLOWING[Reply.READ])
         with m.Elif(self.s_axis_tready & self.s_axis_tvalid):

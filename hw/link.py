@@ -1,11 +1,9 @@
-"""Byte protocol of the serial link to the accelerator, as data: the one definition for both ends.
+"""Commands over the serial link, as data: the one definition for both ends.
 
-Everything is little-endian. The host sends commands and gets one reply for each, in order, once the
-command has had its effect; result beats come by themselves, between replies, never inside one.
-
-The link loses nothing as long as the host keeps the bytes of its unanswered commands at or below
-the bridge's window, and reads: a bridge whose replies or results are not taken stalls the
-accelerator. It neither detects damaged bytes (beyond a wrong stop bit) nor repeats them.
+They and their replies are what the two streams of ``hw/frame.py`` carry, which lose and damage
+nothing. Everything is little-endian. The host sends commands and gets one reply for each, in order,
+once the command has had its effect; result beats come by themselves, between replies, never inside
+one. A bridge whose replies or results are not taken stalls the accelerator.
 """
 
 from enum import IntEnum, IntFlag
@@ -16,12 +14,10 @@ __all__ = ["COUNT_MAX", "FOLLOWING", "LOWER_CASE", "Command", "Reply", "Status",
 class Command(IntEnum):
     """First byte of a command.
 
-    NOP: nothing, and no reply; some of them end a command that was cut short. READ: the address, a
-    byte. WRITE: the address, then 4 bytes of data. SEND: a count of beats, a byte (0 is 256), then
-    that many beats of ``bus_bytes`` each for the input stream.
+    READ: the address, a byte. WRITE: the address, then 4 bytes of data. SEND: a count of beats, a
+    byte (0 is 256), then that many beats of ``bus_bytes`` each for the input stream.
     """
 
-    NOP = 0x00
     READ = ord("R")
     WRITE = ord("W")
     SEND = ord("S")
@@ -46,11 +42,9 @@ class Status(IntFlag):
     """Second byte of a reply.
 
     REFUSED: the register answered an error (there is none at that address, or it is read only).
-    LOST: since the last reply a byte came without its stop bit, or when the window was full.
     """
 
     REFUSED = 1
-    LOST = 2
 
 
 LOWER_CASE = 0x20
@@ -73,8 +67,6 @@ def command_bytes(command, *, address=0, data=0, beats=()):
             raise ValueError(f"beats must be 1 to {COUNT_MAX} byte strings of one length, "
                              f"not {[len(beat) for beat in beats]!r}")
         return bytes([command, len(beats) % COUNT_MAX]) + b"".join(beats)
-    if command is Command.NOP:
-        return bytes([command])
     for name, value, bits in ("address", address, 8), ("data", data, 32):
         if not 0 <= value < 1 << bits:
             raise ValueError(f"{name} must be from 0 to {(1 << bits) - 1}, not {value!r}")

@@ -4,11 +4,12 @@ from amaranth import signed, unsigned
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out, Signature
 
+from systola.hw.frame import HEADER
 from systola.hw.isa import FORMATS, INSTRUCTION_BYTES
 
 __all__ = ["FactorPort", "ParamPort", "ReadPort", "WritePort", "body", "engine_instruction",
-           "factor_write", "param_record", "param_word", "param_write", "read_request", "row_beat",
-           "table_write", "word", "write_request"]
+           "factor_write", "frame_header", "param_record", "param_word", "param_write",
+           "read_request", "row_beat", "table_write", "word", "write_request"]
 
 
 def word(config):
@@ -97,3 +98,8 @@ def body(opcode):
 def engine_instruction():
     """Return the payload of an engine's instruction stream; view ``body`` by ``body(opcode)``."""
     return data.StructLayout({"opcode": unsigned(8), "body": unsigned(8 * INSTRUCTION_BYTES - 16)})
+
+
+def frame_header():
+    """Return the header of a frame on the serial link, its first byte lowest."""
+    return data.StructLayout({name: unsigned(8 * size) for name, size, _ in HEADER})

@@ -15,6 +15,7 @@ from systola.boards.top import LEDS, BoardTop
 from systola.hw.accelerator import Accelerator
 from systola.hw.config import PRESETS
 from systola.hw.csr import RegisterFile, axi_lite_ports
+from systola.hw.frame import BUFFER, INFO, VERSION, Frame, FrameReader, Kind
 from systola.hw.link import Command, Reply, command_bytes
 from systola.hw.regmap import MAGIC
 from systola.sim.harness import run
@@ -117,6 +118,29 @@ class Simulated(BoardTop):
         pass
 
 
+async def send_bits(ctx, wire, data, divisor):
+    for byte in data:
+        for bit in (0, *((byte >> k) & 1 for k in range(8)), 1):
+            ctx.set(wire, bit)
+            for _ in range(divisor):
+                await ctx.tick()
+
+
+async def listen(ctx, wire, divisor, frames):
+    """Append the frames on `wire` to `frames`."""
+    reader = FrameReader()
+    while True:
+        while ctx.get(wire):
+            await ctx.tick()
+        byte = 0
+        for k in range(10 * divisor - 1):
+            if k % divisor == divisor // 2 and 0 < k // divisor < 9:
+                byte |= ctx.get(wire) << (k // divisor - 1)
+            await ctx.tick()
+        frames.extend(reader.feed([byte]))
+        assert not reader.damaged
+
+
 def test_commands_through_the_pins():
     board = replace(find_board("ulx3s_85f"), baud=5_000_000)
     pins = Pins()
@@ -125,38 +149,36 @@ def test_commands_through_the_pins():
     sent = command_bytes(Command.SEND, beats=beats) + command_bytes(Command.READ, address=0)
     expected = (bytes([Reply.BEAT]) + beats[0] + bytes([Reply.LAST]) + beats[1]
                 + bytes([Reply.SEND, 0, Reply.READ, 0]) + MAGIC.to_bytes(4, "little"))
-    heard = []
+    frames = []
 
     async def host(ctx):
         rx = pins.ports["uart0rx"].i
         ctx.set(rx, 1)
         for _ in range(1100):  # the bridge reads STATUS meanwhile
             await ctx.tick()
-        for byte in sent:
-            for bit in (0, *((byte >> k) & 1 for k in range(8)), 1):
-                ctx.set(rx, bit)
-                for _ in range(top.divisor):
-                    await ctx.tick()
-        while len(heard) < len(expected):
+        for frame in (Frame(kind=Kind.QUERY), Frame(kind=Kind.RESET, session=7),
+                      Frame(kind=Kind.DATA, session=7, payload=sent)):
+            before = len(frames)
+            await send_bits(ctx, rx, frame.encode(), top.divisor)
+            while len(frames) == before:  # opening a session would cut the answer short
+                await ctx.tick()
+        while sum(len(frame.payload) for frame in frames[1:]) < len(expected):
             await ctx.tick()
         lit = {name: ctx.get(pins.ports[f"led{number}"].o) for number, name in enumerate(LEDS)}
         assert lit == {"busy": 1, "done": 0, "error": 1, "heartbeat": 0}
         assert ctx.get(pins.ports["esp320gpio0"].o) == 1
 
-    async def listen(ctx):
-        tx = pins.ports["uart0tx"].o
-        while True:
-            while ctx.get(tx):
-                await ctx.tick()
-            byte = 0
-            for k in range(10 * top.divisor - 1):
-                if k % top.divisor == top.divisor // 2 and 0 < k // top.divisor < 9:
-                    byte |= ctx.get(tx) << (k // top.divisor - 1)
-                await ctx.tick()
-            heard.append(byte)
+    async def line(ctx):
+        await listen(ctx, pins.ports["uart0tx"].o, top.divisor, frames)
 
-    run(top, host, background=[listen])
-    assert bytes(heard) == expected
+    run(top, host, max_cycles=20_000, background=[line])
+    info = {"magic": MAGIC, "version": VERSION, "bus_bytes": TINY.bus_bytes, "buffer": BUFFER,
+            "config_hash": TINY.hash, "status": 0b101}
+    assert frames[0] == Frame(kind=Kind.INFO, window=BUFFER, payload=b"".join(
+        info[name].to_bytes(size, "little") for name, size, _ in INFO))
+    assert {frame.session for frame in frames[1:]} == {7}
+    assert b"".join(frame.payload for frame in frames[1:]) == expected
+    assert frames[-1].acknowledge == len(sent)
 
 
 @pytest.mark.parametrize(("name", "suffix", "expected"), [

@@ -1,0 +1,82 @@
+"""The accelerator behind a UART: what a board adds to it is clock, reset and pins."""
+
+from amaranth import Module, ResetInserter, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from systola.hw.accelerator import Accelerator
+from systola.hw.bridge import Bridge
+from systola.hw.channel import Channel
+from systola.hw.csr import PREFIX, axi_lite_ports
+from systola.hw.frame import BUFFER
+from systola.hw.uart import Receiver, Transmitter
+
+__all__ = ["LinkedAccelerator"]
+
+
+class LinkedAccelerator(wiring.Component):
+    """UART, channel, bridge and accelerator.
+
+    A new session (``hw/frame.py``) resets bridge and accelerator together, with everything that may
+    be under way between them, and nothing else.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        The accelerator.
+    divisor : int
+        Clock cycles of a bit, see `systola.hw.uart.baud_divisor`.
+    accelerator : component, optional
+        Something else with the accelerator's ports.
+    buffer : int
+        Bytes of each buffer of the channel.
+
+    Members
+    -------
+    rx, tx : In(1), Out(1)
+        The UART's wires; ``rx`` is not synchronised.
+    status : Out(32)
+        STATUS, as the bridge read it last.
+    """
+
+    def __init__(self, config, *, divisor, accelerator=None, buffer=BUFFER):
+        self.accelerator = accelerator or Accelerator(config)
+        self.receiver, self.transmitter = Receiver(divisor), Transmitter(divisor)
+        self.bridge = Bridge(bus_bytes=config.bus_bytes)
+        self.channel = Channel(bus_bytes=config.bus_bytes, config_hash=config.hash, buffer=buffer)
+        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "status": Out(32)})
+
+    def elaborate(self, platform):
+        m = Module()
+        accelerator, bridge, channel = self.accelerator, self.bridge, self.channel
+        m.submodules.receiver, m.submodules.transmitter = receiver, transmitter = (
+            self.receiver, self.transmitter)
+        m.submodules.channel = channel
+        reset = Signal()  # a register of its own: it goes everywhere
+        m.d.sync += reset.eq(channel.reset)
+        m.submodules.bridge = ResetInserter(reset)(bridge)
+        m.submodules.accelerator = ResetInserter(reset)(accelerator)
+        m.d.comb += [
+            receiver.rx.eq(self.rx), self.tx.eq(transmitter.tx),
+            channel.broken.eq(receiver.broken), channel.rx.valid.eq(receiver.o.valid),
+            channel.rx.p.eq(receiver.o.p),
+            self.status.eq(bridge.status), channel.status.eq(bridge.status),
+        ]
+        for source, sink in ((channel.tx, transmitter.i), (channel.o, bridge.rx),
+                             (bridge.tx, channel.i)):
+            m.d.comb += [sink.valid.eq(source.valid), sink.p.eq(source.p),
+                         source.ready.eq(sink.ready)]
+        for name, member in axi_lite_ports().items():
+            inside = getattr(accelerator, name)
+            outside = getattr(bridge, "m_axil_" + name.removeprefix(PREFIX))
+            m.d.comb += inside.eq(outside) if member.flow is In else outside.eq(inside)
+        m.d.comb += [
+            accelerator.s_axis_tdata.eq(bridge.m_axis_tdata),
+            accelerator.s_axis_tvalid.eq(bridge.m_axis_tvalid),
+            bridge.m_axis_tready.eq(accelerator.s_axis_tready),
+            bridge.s_axis_tdata.eq(accelerator.m_axis_tdata),
+            bridge.s_axis_tvalid.eq(accelerator.m_axis_tvalid),
+            bridge.s_axis_tlast.eq(accelerator.m_axis_tlast),
+            accelerator.m_axis_tready.eq(bridge.s_axis_tready),
+        ]
+        return m
