@@ -18,7 +18,7 @@ FILE_BYTES = 2**32
 _RATIO, _LEEWAY = 16, 2**26
 """An archive may expand to `_RATIO` times its size, and `_LEEWAY` bytes more."""
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, TypeError,
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, TypeError,
            AttributeError, NotImplementedError, OverflowError, RuntimeError, SyntaxError,
            MemoryError, ValueError, Warning)
 """What the libraries raise for damaged archives (encrypted: RuntimeError; old headers: Warning)."""

@@ -100,7 +100,7 @@ def test_other_errors_are_one_line(tmp_path, tensors):
             "tensor 'patch_embed.proj.weight' must have square patches, not shape (12, 2, 2, 3)")
     refuses(tmp_path, tensors, "metadata 'std' must be 1 or 2 numbers from 1e-30 to 1e+30, not '0'",
             {"heads": "3", "std": "0"})
-    refuses(tmp_path, tensors, "metadata 'mean' must be 1 or 2 numbers from -1e+30 to 1e+30, not '1,2,3'",
+    refuses(tmp_path, tensors, "metadata 'mean' must be 1 or 2 numbers from -1e+30 to 1e+30",
             {"heads": "3", "mean": "1,2,3"})
 
 
