@@ -18,6 +18,8 @@ _COMMANDS = {
     "report": ("systola.cli.power", "Area, energy and power; everything on one page."),
     "simulate": ("systola.cli.simulation", "Run a model on simulated Verilog, and compare."),
     "conform": ("systola.cli.simulation", "Compare with published golden vectors."),
+    "run": ("systola.cli.board", "Run a model on a board, over its serial port."),
+    "serve": ("systola.cli.board", "Simulate a board, serial port included."),
     "soak": ("systola.cli.soak", "Hostile programs and line faults against simulated hardware."),
 }
 

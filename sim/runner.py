@@ -221,10 +221,14 @@ class Session:
                     f"{_tail(self._folder / 'log')}")
         return _get(result)
 
-    def close(self):
-        """End the simulation."""
+    def stop(self):
+        """End the simulation; a task under way that ends with it still has its result."""
         (self._folder / "close").touch()
         self._thread.join()
+
+    def close(self):
+        """End the simulation and remove its folder."""
+        self.stop()
         self._work.cleanup()
 
     def __enter__(self):

@@ -25,7 +25,7 @@ class Accelerator:
     transport : Transport
         The link.
     timeout : float
-        Seconds, on the transport's clock, that a run may take.
+        Seconds, on the transport's clock, that a run may take once its program is handed over.
 
     Raises
     ------
@@ -90,9 +90,9 @@ class Accelerator:
         self._raise_error()
         if self._status("busy"):
             raise DriverError("the accelerator is busy; reset it first")
-        deadline = self.transport.clock() + self.timeout
         self._write("CONTROL", "start")
         self.transport.send(stream)
+        deadline = self.transport.clock() + self.timeout
         frames = [self._frame(index, deadline) for index in range(len(self.program.frames))]
         while not self._status("done"):
             self._raise_error()

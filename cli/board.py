@@ -1,0 +1,119 @@
+"""`systola run` and `systola serve`: a model on a board, and a simulated board."""
+
+import time
+from pathlib import Path
+
+import click
+
+from systola.cli.report import config_option, emit, json_option, progress
+
+__all__ = ["run", "serve"]
+
+
+@click.command()
+@click.option("--port", metavar="PORT", required=True,
+              help="Serial port of the board, or a URL that pyserial knows.")
+@click.option("--baud", type=click.IntRange(min=1), default=1_000_000, show_default=True,
+              metavar="RATE", help="Bits per second.")
+@click.option("--model", "source", required=True, metavar="MODEL",
+              help="`digits`, an integer model from `systola quantize`, or a float checkpoint.")
+@click.option("--images", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+              help="Test images to run.")
+@click.option("--data", metavar="FILE", help="Images and labels (.npz or .safetensors); default: "
+              "the digits.")
+@click.option("--config", "config", metavar="CONFIG", help="What the board was built from, if it "
+              "is no preset: a .toml or .json file of fields.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0,
+              show_default=True, metavar="S", help="Seconds that an image may take on the board.")
+@json_option
+def run(port, baud, source, images, data, config, timeout, as_json):
+    """Run a model on a board and compare its results with the integer model.
+
+    The board tells which configuration it was built from; the model is compiled for that. Ends
+    with exit code 1 if the board does not answer, refuses the program, or gives another result.
+    """
+    from systola.cli.cases import choose_case
+    from systola.sim.vit import forward
+    from systola.sw_driver.compiler import compile_model
+    from systola.sw_driver.driver import Accelerator
+    from systola.sw_driver.port import SerialPort
+    from systola.sw_driver.uart import UartTransport
+
+    with progress("opening the port") as update:
+        with Accelerator(UartTransport(SerialPort(port, baud)), timeout=timeout) as accelerator:
+            built = _find_config(accelerator.config_hash, config)
+            update(text="preparing the model")
+            case = choose_case(source, is_random=False, random_weights=False, config=built,
+                               attention=None, blocks=None, seed=None, images=images, data=data,
+                               update=update)
+            program = compile_model(case.model, case.config)
+            expected = forward(case.model, case.inputs, keep=["logits"])["logits"]
+            accelerator.load(program)
+            start, logits = time.monotonic(), []
+            for number, codes in enumerate(case.inputs):
+                update(number, images, f"image {number + 1} of {images}")
+                logits.append(accelerator.run({program.inputs[0].name: codes})["logits"])
+            seconds = time.monotonic() - start
+            counters = accelerator.counters()
+            repeats = accelerator.transport.channel.repeats
+    report = {
+        **case.about, "port": port, "config": built, "images": images,
+        "mismatches": sum(int((got != want).sum())
+                          for got, want in zip(logits, expected, strict=True)),
+        "predictions": [int(row.argmax()) for row in logits], "labels": case.labels.tolist(),
+        "correct": sum(int(row.argmax() == label)
+                       for row, label in zip(logits, case.labels, strict=True)),
+        "logits": [row.tolist() for row in logits], "bytes": len(program.stream),
+        "seconds": round(seconds, 3), "cycles": counters["cycles"], "counters": counters,
+        "repeats": repeats,
+    }
+    if as_json:
+        emit(report)
+    else:
+        click.echo(f"{images} images on {built} at {port}: {report['correct']} classified "
+                   f"correctly, {report['mismatches']} values differ from the integer model")
+        click.echo(f"{report['cycles']:,} cycles and {seconds / images:.2f} s an image, of which "
+                   f"the line takes most: {report['bytes']:,} bytes; {repeats} repetitions")
+    return 1 if report["mismatches"] else 0
+
+
+def _find_config(there, given):
+    """Return the name of the configuration with the hash that is `there`."""
+    from systola.hw.config import PRESETS, AcceleratorConfig
+
+    if given is not None:
+        found = AcceleratorConfig.load(given)
+        if found.hash != there:
+            raise ValueError(f"config {given!r} has the hash {found.hash:#018x}, the hardware at "
+                             f"the port has {there:#018x}")
+        return given
+    for name, preset in PRESETS.items():
+        if preset.hash == there:
+            return name
+    raise ValueError(f"config must be given: the hardware at the port has the hash {there:#018x}, "
+                     f"which no preset has")
+
+
+@click.command()
+@config_option
+@click.option("--link", default="build/board", show_default=True, metavar="PATH",
+              help="Where to put the serial port.")
+def serve(config, link):
+    """Simulate a board; its serial port is a pseudo-terminal.
+
+    UART, channel and accelerator are those that go onto boards, with fewer clock cycles a bit.
+    `systola run --port build/board --model digits`, in another terminal, does what it does with a
+    real one. Ends with Ctrl-C.
+    """
+    from systola.sim.board import serve_board
+
+    Path(link).absolute().parent.mkdir(parents=True, exist_ok=True)
+    with progress("compiling the board") as update, serve_board(config, link) as alive:
+        update(text=f"serving at {link}")
+        click.echo(f"serial port: {link}")
+        try:
+            while alive():
+                time.sleep(0.2)
+        except KeyboardInterrupt:
+            pass
+    return 0
