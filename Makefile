@@ -9,7 +9,7 @@ CXX ?= g++
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast lint clean distclean lock check-python check-tools
+.PHONY: help setup demo test test-fast mutants lint clean distclean lock check-python check-tools
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,9 @@ test: .venv/.stamp check-tools  ## all tests
 
 test-fast: .venv/.stamp  ## the tests that need no Verilog simulator
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not slow'
+
+mutants: .venv/.stamp check-tools  ## plant single faults in hw/ and count those that the tests find
+	$(BIN)/python tests/mutants.py --seed 5 --count 130 --jobs $(JOBS)
 
 lint: .venv/.stamp  ## style and import rules
 	$(BIN)/ruff check .
