@@ -18,7 +18,7 @@ _BINARY = {ast.Add: ("arithmetic", ast.Sub), ast.Sub: ("arithmetic", ast.Add),
 _COMPARE = {ast.Eq: ("equality", ast.NotEq), ast.NotEq: ("equality", ast.Eq),
             ast.Lt: ("order", ast.LtE), ast.LtE: ("order", ast.Lt),
             ast.Gt: ("order", ast.GtE), ast.GtE: ("order", ast.Gt)}
-_SIZES = {"Signal", "signed", "unsigned", "Const", "ArrayLayout", "SyncFIFO", "Memory"}
+_SIZES = {"Signal", "signed", "unsigned", "Const", "In", "Out", "ArrayLayout", "StructLayout"}
 """Calls whose numbers are sizes: one more is no fault, so theirs become one less."""
 _UNMUTATED = {"name", "reset_less", "src_loc_at"}
 """Keyword arguments that simulated hardware does not depend on."""
@@ -102,17 +102,13 @@ def _replacements(tree):
 
 def _below(node, sized):
     """Yield the faults of `node` and of all parts of it that are hardware."""
-    if isinstance(node, (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import, ast.ImportFrom)):
-        return
-    if isinstance(node, ast.Call) and (_called(node) or "").startswith("check"):
+    if _checks(node) or isinstance(node, (ast.JoinedStr, ast.Import, ast.ImportFrom)):
         return
     if isinstance(node, ast.keyword):
         if node.arg in _UNMUTATED:
             return
-        sized = sized or node.arg == "depth"
-    if isinstance(node, ast.If) and all(isinstance(part, ast.Raise) for part in node.body):
-        parts = node.orelse
-    elif isinstance(node, ast.FunctionDef):
+        sized = sized or (node.arg or "").endswith(("width", "bits", "depth"))
+    if isinstance(node, ast.FunctionDef):
         parts = node.body
     else:
         parts = ast.iter_child_nodes(node)
@@ -122,6 +118,18 @@ def _below(node, sized):
     for part in parts:
         if not (isinstance(node, ast.Slice) and isinstance(part, ast.Constant)):
             yield from _below(part, sized)
+
+
+def _checks(node):
+    """Tell whether a statement does nothing but check arguments."""
+    match node:
+        case ast.Raise() | ast.Assert():
+            return True
+        case ast.Expr(value=ast.Call() as call):
+            return (_called(call) or "").startswith("check")
+        case ast.If() | ast.For():
+            return all(_checks(part) for part in (*node.body, *node.orelse))
+    return False
 
 
 def _at(node, sized):

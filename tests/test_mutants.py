@@ -23,6 +23,9 @@ class Unit:
         """Docstring 1."""
         if n < 1:
             raise ValueError(f"n must be at least {0 + 1}")
+        for value, low in (n, 1), (limit, 2):
+            if value < low:
+                raise ValueError(f"{value} is less than {low + 1}")
         check_size(n=n + 1)
         self.o = Signal(n)
 
@@ -62,6 +65,8 @@ def faults(source):
     ("x = a[n:]", [("slice", "x = (a[n + 1:])")]),
     ("x = a[0]", [("constant", "x = a[1]")]),
     ("x = a, 5", [("constant", "x = a, 6")]),
+    ("x = Divider(5, width=5)", [("constant", "x = Divider(5, width=4)"),
+                                 ("constant", "x = Divider(6, width=5)")]),
     ("x = Signal(5, name='ä', reset_less=True)",
      [("constant", "x = Signal(4, name='ä', reset_less=True)")]),
     ('x = "a" + b, f"{a + b}", True', []),
@@ -77,7 +82,7 @@ def test_a_fault_over_lines_moves_none():
     fault, = MUTATE["faults"]("hw/unit.py", source)
     text = MUTATE["planted"](source, fault)
     assert fault.original == "x = (c + d)"
-    assert text.splitlines()[20:] == source.splitlines()[20:]
+    assert text.splitlines()[23:] == source.splitlines()[23:]
     assert ast.unparse(ast.parse(text)) == ast.unparse(ast.parse(source.replace("c +", "c -")))
 
 
