@@ -59,12 +59,13 @@ class Channel(wiring.Component):
             raise ValueError(f"buffer must be a power of two up to {MODULUS // 2}, not {buffer!r}")
         self.bus_bytes, self.config_hash = bus_bytes, config_hash
         self.buffer, self.patience = buffer, patience
+        self._bits = buffer.bit_length()
         # Numbers of bytes. From the host: expected next, where the frame under way is, and the next
         # one for the inside. To the host: not acknowledged, next to send, next from the inside.
         number = range(MODULUS)
         self._expected, self._arriving, self._read = Signal(number), Signal(number), Signal(number)
         self._base, self._next, self._written = Signal(number), Signal(number), Signal(number)
-        self._session, self._opened = Signal(16), Signal()
+        self._session, self._opened, self._in_order = Signal(16), Signal(), Signal()
         self._due, self._asked, self._again = Signal(), Signal(), Signal()
         self._is_info, self._still = Signal(), Signal(range(8))
         self._waited = Signal(range(self.patience + 1))
@@ -111,30 +112,35 @@ class Channel(wiring.Component):
 
     def _elaborate_frames(self, m, deframer):
         """Act on a frame that has ended."""
-        header, session = deframer.header, self._session
-        ours, stream_frame, report = Signal(), Signal(), Signal()
-        distance, kept, sent = Signal(16), Signal(16), Signal(16)
+        header, report = deframer.header, Signal()
+        distance, kept, sent = Signal(16), Signal(self._bits), Signal(self._bits)
         m.d.comb += [
-            ours.eq(header.session == session),
-            stream_frame.eq(header.kind.matches(Kind.DATA, Kind.RESEND)),
             distance.eq(header.acknowledge - self._base),
             kept.eq(self._written - self._base), sent.eq(self._next - self._base),
             report.eq(deframer.bad),
+        ]
+        # In registers, because the header is there long before the verdict.
+        ours, known, ahead = Signal(), Signal(), Signal()
+        m.d.sync += [
+            ours.eq(header.session == self._session), known.eq(distance <= kept),
+            # It may be ahead of what is sent again, or will be.
+            ahead.eq((distance > sent) | self._again),
+            self._in_order.eq((header.session == self._session)
+                              & (header.sequence == self._expected)),
         ]
         with m.If(deframer.good):
             with m.If(header.kind == Kind.QUERY):
                 m.d.sync += self._asked.eq(1)
             with m.If(header.kind == Kind.RESET):
                 m.d.comb += [report.eq(1), self._opened.eq(~ours & (header.session != 0))]
-            with m.If(stream_frame):
+            with m.If(header.kind.matches(Kind.DATA, Kind.RESEND)):
                 m.d.comb += report.eq(~ours | (header.kind == Kind.RESEND) | (header.length != 0))
                 with m.If(ours):
                     with m.If(header.kind == Kind.RESEND):
                         m.d.sync += self._again.eq(1)
-                    with m.If(distance <= kept):
+                    with m.If(known):
                         m.d.sync += self._base.eq(header.acknowledge)
-                        # It may be ahead of what is sent again, or will be.
-                        with m.If((distance > sent) | self._again):
+                        with m.If(ahead):
                             m.d.sync += self._again.eq(1)
         with m.If(report):
             m.d.sync += self._due.eq(1)
@@ -143,16 +149,15 @@ class Channel(wiring.Component):
 
     def _elaborate_receiver(self, m, deframer):
         """Keep payload that is right, and offer it inside."""
-        header, read = deframer.header, self._read
+        read = self._read
         write_port, read_port = self._memory(m, "received", self._arriving, read)
         full, lost, accepted = Signal(), Signal(), Signal()
         m.d.comb += [
-            full.eq((self._arriving - read)[:16] == self.buffer),
+            full.eq((self._arriving - read)[:self._bits] == self.buffer),
             write_port.data.eq(deframer.payload.p),
             write_port.en.eq(deframer.payload.valid & ~full),
-            accepted.eq(deframer.good & ~lost & (header.session == self._session)
-                        & (header.sequence == self._expected)
-                        & header.kind.matches(Kind.DATA, Kind.RESEND)),
+            accepted.eq(deframer.good & ~lost & self._in_order
+                        & deframer.header.kind.matches(Kind.DATA, Kind.RESEND)),
         ]
         with m.If(deframer.payload.valid):
             m.d.sync += [self._arriving.eq(self._arriving + ~full), lost.eq(lost | full)]
@@ -174,7 +179,7 @@ class Channel(wiring.Component):
         write_port, read_port = self._memory(m, "kept", self._written, self._next)
         taken, waited, is_info = Signal(), self._waited, self._is_info
         m.d.comb += [
-            self.i.ready.eq(((self._written - self._base)[:16] != self.buffer)
+            self.i.ready.eq(((self._written - self._base)[:self._bits] != self.buffer)
                             & (self._still == 0)),
             taken.eq(self.i.valid & self.i.ready),
             write_port.en.eq(taken), write_port.data.eq(self.i.p),
@@ -184,7 +189,7 @@ class Channel(wiring.Component):
         with m.Elif(waited != self.patience):
             m.d.sync += waited.eq(waited + 1)
 
-        unsent, many, begin = Signal(16), Signal(), Signal()
+        unsent, many, begin = Signal(self._bits), Signal(), Signal()
         header, payload, place = framer.header, framer.payload, Signal(range(INFO_BYTES))
         m.d.comb += [
             unsent.eq(self._written - self._next), many.eq(unsent >= LENGTH_MAX),
@@ -193,7 +198,7 @@ class Channel(wiring.Component):
             header.kind.eq(Mux(is_info, Kind.INFO, Kind.DATA)),
             header.session.eq(self._session), header.sequence.eq(self._next),
             header.acknowledge.eq(self._expected),
-            header.window.eq(self.buffer - (self._expected - self._read)[:16]),
+            header.window.eq(self.buffer - (self._expected - self._read)[:self._bits]),
             header.length.eq(Mux(self._asked, INFO_BYTES, Mux(many, LENGTH_MAX, unsent))),
         ]
         with m.If(framer.ready):
@@ -202,12 +207,12 @@ class Channel(wiring.Component):
                 m.d.sync += [self._next.eq(self._base), self._again.eq(0)]
             with m.Elif(framer.start):
                 m.d.sync += [is_info.eq(self._asked), self._asked.eq(0)]
-        # A byte of memory is there one cycle after its address.
-        fetched, moved = Signal(), Signal()
+        # A byte is there one cycle after its address.
+        fetched, moved, told = Signal(), Signal(), Signal(8)
         m.d.comb += [
             payload.valid.eq(fetched), moved.eq(payload.valid & payload.ready),
-            payload.p.eq(Mux(is_info, self._info().word_select(place, 8), read_port.data))]
-        m.d.sync += fetched.eq(~moved)
+            payload.p.eq(Mux(is_info, told, read_port.data))]
+        m.d.sync += [fetched.eq(~moved), told.eq(self._info().word_select(place, 8))]
         with m.If(moved):
             m.d.sync += [place.eq(place + 1), self._next.eq(self._next + ~is_info)]
 

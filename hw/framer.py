@@ -60,8 +60,9 @@ class Framer(wiring.Component):
         m.submodules.crc = crc = CRC32_ETHERNET().create()
         # A byte on its way out, whether it is a real FLAG, and whether its ESCAPE has gone.
         held, byte, plain, escaped = Signal(), Signal(8), Signal(), Signal()
-        escape = Signal()
+        escape, counted, following = Signal(), Signal(), Signal(8)
         m.d.comb += [
+            crc.data.eq(byte), crc.valid.eq(counted),
             escape.eq(~plain & ~escaped & ((byte == FLAG) | (byte == ESCAPE))),
             self.o.valid.eq(held),
             self.o.p.eq(Mux(escape, ESCAPE, byte ^ Mux(escaped, FLIP, 0))),
@@ -71,8 +72,9 @@ class Framer(wiring.Component):
 
         part, left, index = Signal(_Part), Signal(8), Signal(range(HEADER_BYTES))
         field_byte, keep_rest = self._field_byte(m, index, left)
+        m.d.sync += counted.eq(0)
         with m.If(~held):
-            m.d.sync += [plain.eq(0), byte.eq(crc.data), held.eq(1), index.eq(index + 1)]
+            m.d.sync += [plain.eq(0), byte.eq(following), held.eq(1), index.eq(index + 1)]
             with m.Switch(part):
                 with m.Case(_Part.OPEN):
                     m.d.comb += [self.ready.eq(1), crc.start.eq(1)]
@@ -81,22 +83,21 @@ class Framer(wiring.Component):
                     with m.If(self.start):
                         m.d.sync += part.eq(_Part.HEADER)
                 with m.Case(_Part.HEADER):
-                    m.d.comb += [crc.valid.eq(1), crc.data.eq(field_byte),
-                                 self.told.eq(index == _ACKNOWLEDGE)]
-                    m.d.sync += keep_rest
+                    m.d.comb += [following.eq(field_byte), self.told.eq(index == _ACKNOWLEDGE)]
+                    m.d.sync += [counted.eq(1), keep_rest]
                     with m.If(index == HEADER_BYTES - 1):
                         m.d.sync += [part.eq(Mux(left == 0, _Part.CRC, _Part.PAYLOAD)),
                                      index.eq(0)]
                 with m.Case(_Part.PAYLOAD):
-                    m.d.comb += [self.payload.ready.eq(1), crc.valid.eq(self.payload.valid),
-                                 crc.data.eq(self.payload.p)]
-                    m.d.sync += [held.eq(self.payload.valid), index.eq(0)]
+                    m.d.comb += [self.payload.ready.eq(1), following.eq(self.payload.p)]
+                    m.d.sync += [held.eq(self.payload.valid), counted.eq(self.payload.valid),
+                                 index.eq(0)]
                     with m.If(self.payload.valid):
                         m.d.sync += left.eq(left - 1)
                         with m.If(left == 1):
                             m.d.sync += part.eq(_Part.CRC)
                 with m.Case(_Part.CRC):
-                    m.d.comb += crc.data.eq(crc.crc.word_select(index[:2], 8))
+                    m.d.comb += following.eq(crc.crc.word_select(index[:2], 8))
                     with m.If(index == CRC_BYTES - 1):
                         m.d.sync += part.eq(_Part.CLOSE)
                 with m.Default():
@@ -108,14 +109,14 @@ class Framer(wiring.Component):
     def _field_byte(self, m, index, left):
         """Return the header's byte `index`, and the statement that keeps the rest of its field."""
         widest = max(size for _, size, _ in HEADER)
-        byte, kept, following = Signal(8), Signal(8 * (widest - 1)), Signal(8 * (widest - 1))
+        byte, kept, rest = Signal(8), Signal(8 * (widest - 1)), Signal(8 * (widest - 1))
         offset = 0
         with m.Switch(index):
             for name, size, _ in HEADER:
                 field = left if name == "length" else self.header[name]
                 with m.Case(offset):
-                    m.d.comb += [byte.eq(field[:8]), following.eq(field[8:])]
+                    m.d.comb += [byte.eq(field[:8]), rest.eq(field[8:])]
                 offset += size
             with m.Default():
-                m.d.comb += [byte.eq(kept[:8]), following.eq(kept[8:])]
-        return byte, kept.eq(following)
+                m.d.comb += [byte.eq(kept[:8]), rest.eq(kept[8:])]
+        return byte, kept.eq(rest)
