@@ -22,6 +22,7 @@ RULES = [  # the first pattern that fits decides
     ("hw/link.py", set()),  # for both ends of the link
     ("hw/isa.py", {"systola.hw.config"}),
     ("hw/regmap.py", {"systola.hw.config", "systola.hw.isa"}),
+    ("hw/window.py", {"systola.hw.regmap"}),
     ("hw/*.py", {"amaranth", "systola.hw"}),
     ("sim/machine*.py", {"numpy", "systola.sim", "systola.hw.config", "systola.hw.isa"}),
     ("sim/vit.py", {"numpy", "systola.sim", "systola.hw.config", "systola.model.integer"}),
@@ -44,6 +45,7 @@ RULES = [  # the first pattern that fits decides
     ("sw_driver/port.py", {"serial", "systola.sw_driver"}),
     ("sw_driver/channel.py", {"systola.hw.frame", "systola.hw.regmap", "systola.sw_driver"}),
     ("sw_driver/uart.py", {"systola.hw.link", "systola.sw_driver"}),
+    ("sw_driver/mapped.py", {"numpy", "systola.hw.window", "systola.sw_driver"}),
     ("sw_driver/*.py", {"numpy", "systola.sw_driver", "systola.hw.config", "systola.hw.files",
                         "systola.hw.isa",
                         "systola.hw.regmap", "systola.model.integer"}),
