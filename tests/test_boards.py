@@ -17,7 +17,7 @@ from systola.hw.config import PRESETS
 from systola.hw.csr import RegisterFile, axi_lite_ports
 from systola.hw.frame import BUFFER, INFO, VERSION, Frame, FrameReader, Kind
 from systola.hw.link import Command, Reply, command_bytes
-from systola.hw.regmap import MAGIC
+from systola.hw.regmap import MAGIC, REGISTERS
 from systola.sim.harness import run
 
 TINY = PRESETS["tiny"]
@@ -146,9 +146,15 @@ def test_commands_through_the_pins():
     pins = Pins()
     top = Simulated(board, TINY, mhz=25, pins=pins, accelerator=Loopback(status=0b101))
     beats = [bytes(range(k, k + TINY.bus_bytes)) for k in (10, 21)]
-    sent = command_bytes(Command.SEND, beats=beats) + command_bytes(Command.READ, address=0)
+    control = REGISTERS["CONTROL"]
+    enable = command_bytes(Command.WRITE, address=control.offset,
+                           data=control.field("irq_enable").mask)
+    identity = command_bytes(Command.READ, address=REGISTERS["ID"].offset)
+    send = command_bytes(Command.SEND, beats=beats)
+    sent = send + command_bytes(Command.READ, address=control.offset) + identity
     expected = (bytes([Reply.BEAT]) + beats[0] + bytes([Reply.LAST]) + beats[1]
-                + bytes([Reply.SEND, 0, Reply.READ, 0]) + MAGIC.to_bytes(4, "little"))
+                + bytes([Reply.SEND, 0, Reply.READ, 0, 0, 0, 0, 0, Reply.READ, 0])
+                + MAGIC.to_bytes(4, "little"))
     frames = []
 
     async def host(ctx):
@@ -156,13 +162,16 @@ def test_commands_through_the_pins():
         ctx.set(rx, 1)
         for _ in range(1100):  # the bridge reads STATUS meanwhile
             await ctx.tick()
-        for frame in (Frame(kind=Kind.QUERY), Frame(kind=Kind.RESET, session=7),
+        for frame in (Frame(kind=Kind.QUERY), Frame(kind=Kind.RESET, session=6),
+                      # A register is written, then the host is killed in the midst of a command.
+                      Frame(kind=Kind.DATA, session=6, payload=enable + send[:-3]),
+                      Frame(kind=Kind.RESET, session=7),
                       Frame(kind=Kind.DATA, session=7, payload=sent)):
             before = len(frames)
             await send_bits(ctx, rx, frame.encode(), top.divisor)
             while len(frames) == before:  # opening a session would cut the answer short
                 await ctx.tick()
-        while sum(len(frame.payload) for frame in frames[1:]) < len(expected):
+        while sum(len(frame.payload) for frame in frames if frame.session == 7) < len(expected):
             await ctx.tick()
         lit = {name: ctx.get(pins.ports[f"led{number}"].o) for number, name in enumerate(LEDS)}
         assert lit == {"busy": 1, "done": 0, "error": 1, "heartbeat": 0}
@@ -176,8 +185,10 @@ def test_commands_through_the_pins():
             "config_hash": TINY.hash, "status": 0b101}
     assert frames[0] == Frame(kind=Kind.INFO, window=BUFFER, payload=b"".join(
         info[name].to_bytes(size, "little") for name, size, _ in INFO))
-    assert {frame.session for frame in frames[1:]} == {7}
-    assert b"".join(frame.payload for frame in frames[1:]) == expected
+    assert [frame.session for frame in frames] == sorted(frame.session for frame in frames)
+    payload = {session: b"".join(frame.payload for frame in frames if frame.session == session)
+               for session in (6, 7)}
+    assert payload == {6: bytes([Reply.WRITE, 0, Reply.BEAT]) + beats[0], 7: expected}
     assert frames[-1].acknowledge == len(sent)
 
 
