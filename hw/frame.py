@@ -4,26 +4,29 @@ A frame on the line is `FLAG`, its bytes with every `FLAG` and `ESCAPE` among th
 `ESCAPE` and the byte ``^ FLIP``, `FLAG`; one FLAG may end a frame and begin the next, and empty
 frames mean nothing. So after any damage both ends agree again at the next FLAG. The bytes are the
 header (`HEADER`), ``length`` bytes of payload and the CRC-32 of both (that of zlib and Ethernet);
-everything is little-endian.
+everything is little-endian. A byte without its stop bit damages the frame it is in.
 
 **Streams.** Each end sends the other a stream of bytes, numbered from 0 modulo 2**16 from the
 beginning of a session: ``sequence`` is the number of a frame's first byte, ``acknowledge`` of the
 next byte that its sender expects, and ``window`` of how many from there on it can take. Bytes are
 taken in order only; a frame that does not begin with the byte expected, or does not fit, is dropped
-as a whole and comes again (go back N). The commands of ``hw/link.py`` and their replies are what
-the streams carry.
+as a whole and comes again (go back N). An acknowledgement of bytes that were never sent, or were
+acknowledged before, means nothing. The commands of ``hw/link.py`` and their replies are what the
+streams carry.
 
 **Time.** Only the host has timers. The device repeats bytes when the host sends RESEND, and reports
 (an empty DATA, or one with bytes) after every frame with payload, every RESEND, every damaged
-frame, and when its window has grown by half of its buffer since the last frame. The host gets
-whatever it lacks by RESEND, as often as it takes. It must not have more bytes under way than the
-window allows, and the device not more than its buffer holds.
+frame, and when its window has grown by half of its buffer since the last frame, if not before; one
+report may answer several of these. The host gets whatever it lacks by RESEND, as often as it takes.
+It must not have more bytes under way than the window allows, and the device not more than its
+buffer holds.
 
 **Sessions.** The host opens a session with a RESET that carries a number other than the device's,
 which QUERY tells; the accelerator, its registers and both streams are then as after power-on,
 except for memories. A RESET with the device's own number changes nothing, so it may be repeated.
-Both are answered in any state, whatever the accelerator does. After power-on the session is 0,
-which no RESET carries; frames of another session are answered (with an empty DATA that tells the
+Both are answered in any state, whatever the accelerator does; a RESET that opens a session cuts
+short what the device is sending, which the host then finds damaged. After power-on the session is
+0, which no RESET carries; frames of another session are answered (with an empty DATA that tells the
 right one) but otherwise ignored.
 """
 

@@ -3,7 +3,10 @@
 from pathlib import Path
 
 from systola.hw.docs import isa_page
+from systola.hw.frame import HEADER, INFO, Kind
 from systola.hw.isa import FORMATS
+from systola.hw.link import Command, Reply, Status
+from systola.hw.link_docs import link_page
 from systola.hw.regmap import REGISTERS
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -20,3 +23,16 @@ def test_isa_page_names_every_operation_field_and_register():
         assert f"### {opcode.name}\n" in page
         assert all(f"`{field.name}`" in page for field in form.fields)
     assert all(f"`{name}`" in page for name in REGISTERS)
+
+
+def test_link_page_is_current():
+    assert (DOCS / "LINK.md").read_text() == link_page(), (
+        "run: python -m systola.hw.link_docs > docs/LINK.md")
+
+
+def test_link_page_names_every_field_and_explains_every_code():
+    page = link_page()
+    assert all(f"| `{name}` | {doc} |" in page for name, _, doc in HEADER + INFO)
+    for member in (*Kind, *Command, *Reply, *Status):
+        assert f"{member.name} 0x{member:02x}" in page
+        assert page.count(member.name) > 1
