@@ -11,18 +11,21 @@ __all__ = ["generate", "synth"]
 @click.command()
 @config_option
 @click.option("-o", "--output", required=True, metavar="DIR",
-              help="Folder for systola.v, systola_regs.h and manifest.json.")
+              help="Folder for systola.v, systola_regs.h, systola.core and manifest.json.")
+@click.option("--mapped", is_flag=True, help="Both streams in registers, for a processor without a "
+              "DMA engine.")
 @json_option
-def generate(config, output, as_json):
-    """Write the accelerator's Verilog, manifest and C header.
+def generate(config, output, mapped, as_json):
+    """Write the accelerator's Verilog, C header, FuseSoC description and manifest.
 
     The Verilog is self-contained: top module `systola`, AXI4-Lite registers, AXI4-Stream in and
-    out. The driver refuses hardware whose configuration hash is not the program's.
+    out (with --mapped, AXI4-Lite alone). docs/SOC.md says how to wire it. The driver refuses
+    hardware whose configuration hash is not the program's.
     """
     from systola.hw.generate import generate as write
 
     with progress("generating Verilog"):
-        manifest = write(config, output)
+        manifest = write(config, output, mapped=mapped)
     if as_json:
         return emit({"directory": output, **manifest})
     for name, file in manifest["files"].items():

@@ -2,6 +2,7 @@
 
 from systola.hw.isa import FORMATS, INSTRUCTION_BYTES, Engine, Error, Opcode
 from systola.hw.regmap import REGISTERS
+from systola.hw.window import STREAM_REGISTERS
 
 __all__ = ["isa_page", "register_table"]
 
@@ -31,6 +32,10 @@ sets the sticky error (below), and the rest of the stream is discarded until res
 
 Tensors, planes and regions are described in [ARCHITECTURE.md](ARCHITECTURE.md), section 2. `R`,
 `C` and `lanes` are `rows`, `cols` and `lanes` of the configuration.
+"""
+
+_WINDOW = """Behind those above, in an accelerator of `systola generate --mapped`. A beat is its words,
+the lowest bytes first; of a beat of 2 bytes, the upper half of a word is zero.
 """
 
 
@@ -65,10 +70,10 @@ def _errors():
     yield from (f"| {error.value} | {error.name} |" for error in Error)
 
 
-def register_table():
-    """Return the AXI4-Lite registers as a Markdown table."""
+def register_table(registers=REGISTERS):
+    """Return AXI4-Lite registers as a Markdown table."""
     lines = ["| offset | register | bits | access | meaning |", "|---|---|---|---|---|"]
-    for register in REGISTERS.values():
+    for register in registers.values():
         access = "" if register.fields else "ro"
         lines.append(f"| 0x{register.offset:02x} | `{register.name}` | 31..0 | {access} "
                      f"| {register.doc} |")
@@ -84,7 +89,8 @@ def isa_page():
     lines = [_PREFACE, *_operations()]
     for opcode in Opcode:
         lines += _fields(opcode)
-    lines += [*_errors(), "\n## Registers\n", register_table()]
+    lines += [*_errors(), "\n## Registers\n", register_table(),
+              "\n## Streams in registers\n", _WINDOW, register_table(STREAM_REGISTERS)]
     return "\n".join(lines) + "\n"
 
 

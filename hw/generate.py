@@ -1,4 +1,4 @@
-"""A configuration to a folder: Verilog, manifest and C header."""
+"""A configuration to a folder: Verilog, C header, FuseSoC description and manifest."""
 
 import hashlib
 import json
@@ -10,19 +10,26 @@ from pathlib import Path
 from systola.hw.accelerator import Accelerator
 from systola.hw.config import INSTRUCTION_SET_VERSION
 from systola.hw.isa import FORMATS, INSTRUCTION_BYTES, Error, Opcode
+from systola.hw.mapped import MappedAccelerator
 from systola.hw.regmap import REGISTERS, VERSION
-from systola.hw.verilog import to_verilog
+from systola.hw.verilog import IDIOMS, to_verilog
+from systola.hw.window import STREAM_REGISTERS
 
-__all__ = ["FILES", "TOP", "c_header", "generate"]
+__all__ = ["FILES", "TOP", "c_header", "core_file", "generate"]
 
 TOP = "systola"
 """Name of the Verilog top module."""
 
-FILES = "systola.v", "systola_regs.h", "manifest.json"
+FILES = "systola.v", "systola_regs.h", "systola.core", "manifest.json"
 """What `generate` writes."""
 
 
-def c_header(config):
+def _registers(mapped):
+    """Return the registers of the Verilog, by name."""
+    return REGISTERS | STREAM_REGISTERS if mapped else REGISTERS
+
+
+def c_header(config, *, mapped=False):
     """Return the C header: registers, operation codes, error causes and the configuration."""
     lines = ["/* Made by systola from its register map and instruction set; do not edit. */",
              "#ifndef SYSTOLA_REGS_H", "#define SYSTOLA_REGS_H", ""]
@@ -35,7 +42,7 @@ def c_header(config):
     define("cols", config.cols)
     define("bus_bytes", config.bus_bytes)
     define("instruction_bytes", INSTRUCTION_BYTES)
-    for register in REGISTERS.values():
+    for register in _registers(mapped).values():
         lines.append(f"\n/* {register.doc} */")
         define(f"reg_{register.name}", f"0x{register.offset:02x}u")
         for field in register.fields:
@@ -52,14 +59,41 @@ def c_header(config):
     return "\n".join([*lines, "", "#endif", ""])
 
 
-def _manifest(config, contents):
+def core_file(config):
+    """Return the description of the Verilog for FuseSoC (CAPI2), with a target for linting."""
+    options = ", ".join(f"-Wno-{name}" for name in IDIOMS)
+    return f"""CAPI=2:
+name: systola:generated:{TOP}:{version("systola")}
+description: Integer-only Vision Transformer accelerator, configuration {config.hash:016x}
+
+filesets:
+  rtl:
+    files: [systola.v]
+    file_type: verilogSource-2005
+
+targets:
+  default:
+    filesets: [rtl]
+    toplevel: {TOP}
+  lint:
+    filesets: [rtl]
+    toplevel: {TOP}
+    flow: lint
+    flow_options:
+      tool: verilator
+      verilator_options: [{options}]
+"""
+
+
+def _manifest(config, contents, mapped):
     return {
         "top": TOP,
+        "streams": "registers" if mapped else "AXI4-Stream",
         "config": config.to_dict(),
         "config_hash": f"{config.hash:016x}",
         "instruction_set": INSTRUCTION_SET_VERSION,
         "register_map": VERSION,
-        "registers": {name: register.offset for name, register in REGISTERS.items()},
+        "registers": {name: register.offset for name, register in _registers(mapped).items()},
         "clock": "clk",
         "reset": "rst (synchronous, active high)",
         "stream_bytes": config.bus_bytes,
@@ -69,18 +103,21 @@ def _manifest(config, contents):
     }
 
 
-def generate(config, directory):
+def generate(config, directory, *, mapped=False):
     """Write `FILES` into `directory` (made if absent); returns the manifest as a dictionary.
 
-    The files are made elsewhere first, so that a failure leaves `directory` as it was. Raises
-    ``ValueError`` if `directory` is an existing file.
+    With `mapped`, the top is that of ``hw/mapped.py``: both streams in registers. The files are
+    made elsewhere first, so that a failure leaves `directory` as it was. Raises ``ValueError`` if
+    `directory` is an existing file.
     """
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"output {str(directory)!r} must be a folder, not a file")
-    contents = {"systola.v": to_verilog(Accelerator(config), TOP).encode(),
-                "systola_regs.h": c_header(config).encode()}
-    manifest = _manifest(config, contents)
+    top = MappedAccelerator(config) if mapped else Accelerator(config)
+    contents = {"systola.v": to_verilog(top, TOP).encode(),
+                "systola_regs.h": c_header(config, mapped=mapped).encode(),
+                "systola.core": core_file(config).encode()}
+    manifest = _manifest(config, contents, mapped)
     contents["manifest.json"] = (json.dumps(manifest, indent=2) + "\n").encode()
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".systola-") as made:

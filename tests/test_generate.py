@@ -10,9 +10,11 @@ import pytest
 
 from systola.hw import generate as module
 from systola.hw.config import PRESETS, AcceleratorConfig
-from systola.hw.generate import FILES, c_header, generate
+from systola.hw.generate import FILES, c_header, core_file, generate
 from systola.hw.isa import FORMATS, Error, Opcode
 from systola.hw.regmap import REGISTERS
+from systola.hw.window import STREAM_REGISTERS
+from systola.sim.runner import lint_verilog
 
 CONFIG = PRESETS["tiny"]
 PORTS = {
@@ -25,12 +27,24 @@ PORTS = {
     "m_axis_tlast": 1,
 }
 
+MAPPED = {**{name: width for name, width in PORTS.items() if "axis" not in name},
+          "s_axil_awaddr": 12, "s_axil_araddr": 12}
+
 
 @pytest.fixture
 def quick(monkeypatch):
     """Skip the conversion, which has its own test."""
     monkeypatch.setattr(module, "Accelerator", lambda config: None)
+    monkeypatch.setattr(module, "MappedAccelerator", lambda config: None)
     monkeypatch.setattr(module, "to_verilog", lambda component, name: f"module {name}; endmodule")
+
+
+def ports_of(path):
+    """Return the ports of the top module in the Verilog file `path`, and their widths."""
+    top = re.search(r"^module systola\(.*?^endmodule", path.read_text(),
+                    re.DOTALL | re.MULTILINE)[0]
+    return {name: int(high or 0) + 1 for high, name in re.findall(
+        r"^  (?:input|output) (?:\[(\d+):0\] )?(\w+);$", top, re.MULTILINE)}
 
 
 @pytest.mark.slow
@@ -45,12 +59,22 @@ def test_verilog_has_the_ports_and_the_manifest_describes_the_files(tmp_path):
         contents = (out / name).read_bytes()
         assert len(contents) == entry["bytes"]
         assert hashlib.sha256(contents).hexdigest() == entry["sha256"]
-    top = re.search(r"^module systola\(.*?^endmodule", (out / "systola.v").read_text(),
-                    re.DOTALL | re.MULTILINE)[0]
-    for name, width in PORTS.items():
-        found = re.search(rf"^  (?:input|output) (?:\[(\d+):0\] )?{name};$", top, re.MULTILINE)
-        assert found, name
-        assert int(found[1] or 0) + 1 == width, name
+    assert ports_of(out / "systola.v").items() >= PORTS.items()
+    assert manifest["streams"] == "AXI4-Stream"
+
+
+@pytest.mark.slow
+def test_mapped_verilog_has_no_streams_and_is_clean(tmp_path):
+    config = AcceleratorConfig(rows=2, cols=1, lanes=1, banks=1, max_row=16, norm_roots=1,
+                               gelu="table")
+    manifest = generate(config, tmp_path, mapped=True)
+    ports = ports_of(tmp_path / "systola.v")
+    assert ports.items() >= MAPPED.items()
+    assert not any("axis" in name for name in ports)
+    assert manifest["streams"] == "registers"
+    assert manifest["registers"]["RECEIVE_DATA"] == STREAM_REGISTERS["RECEIVE_DATA"].offset
+    assert "SYSTOLA_REG_SEND_FREE 0x114u" in (tmp_path / "systola_regs.h").read_text()
+    lint_verilog(tmp_path / "systola.v", top="systola")
 
 
 def test_failure_leaves_nothing_new(tmp_path, monkeypatch):
@@ -89,11 +113,31 @@ def test_output_must_not_be_a_file(tmp_path):
         generate(CONFIG, path)
 
 
-def test_header_defines_everything_and_is_valid_c(tmp_path):
-    header = c_header(CONFIG)
+def test_fusesoc_file_names_what_is_there(tmp_path):
+    """Its text; fusesoc itself, if it is installed, lists the core and checks every key."""
+    core = core_file(CONFIG)
+    assert core.startswith("CAPI=2:\nname: systola:generated:systola:")
+    for line in (r"    files: \[systola.v\]", "    toplevel: systola", "    flow: lint",
+                 "      tool: verilator", f"description: .* {CONFIG.hash:016x}",
+                 r"      verilator_options: \[(-Wno-[A-Z]+, )+-Wno-UNSIGNED\]"):
+        assert re.search(f"^{line}$", core, re.MULTILINE), line
+    command = shutil.which("fusesoc")
+    if command is None:
+        pytest.skip("only the text was checked: fusesoc is not installed")
+    (tmp_path / "systola.core").write_text(core)
+    shown = subprocess.run([command, "--cores-root", ".", "core-info", "systola"],
+                           cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"^lint\b", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_header_defines_everything_and_is_valid_c(tmp_path, mapped):
+    header = c_header(CONFIG, mapped=mapped)
     names = re.findall(r"^#define (\w+) \S+$", header, re.MULTILINE)
     assert len(names) == len(set(names))
     expected = {f"SYSTOLA_REG_{name}" for name in REGISTERS}
+    streams = {f"SYSTOLA_REG_{name}" for name in STREAM_REGISTERS}
+    assert streams & set(names) == (streams if mapped else set())
     expected |= {f"SYSTOLA_OP_{opcode.name}" for opcode in Opcode}
     expected |= {f"SYSTOLA_ERROR_{error.name}" for error in Error}
     expected |= {f"SYSTOLA_{opcode.name}_{field.name.upper()}_BYTE"
