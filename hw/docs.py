@@ -34,8 +34,8 @@ Tensors, planes and regions are described in [ARCHITECTURE.md](ARCHITECTURE.md),
 `C` and `lanes` are `rows`, `cols` and `lanes` of the configuration.
 """
 
-_WINDOW = """Behind those above, in an accelerator of `systola generate --mapped`. A beat is its words,
-the lowest bytes first; of a beat of 2 bytes, the upper half of a word is zero.
+_WINDOW = """Behind those above, in an accelerator of `systola generate --mapped`. A beat is its
+words, the lowest bytes first; of a beat of 2 bytes, the upper half of a word is zero.
 """
 
 
