@@ -1,0 +1,46 @@
+"""The example of docs/SOC.md: the accelerator in a system that has nothing but its buses."""
+
+import numpy as np
+import pytest
+
+from systola.hw.config import AcceleratorConfig
+from systola.hw.generate import c_header
+from systola.model.random import random_codes, random_vit
+from systola.sim.bench_soc import copy_program, read_header
+from systola.sim.runner import Session
+from systola.sim.simulate import build_accelerator
+from systola.sim.vit import forward
+from systola.sw_driver.compiler import compile_model
+from systola.sw_driver.program import decode_outputs
+
+CONFIG = AcceleratorConfig(rows=7, cols=5, lanes=1, token_depth=4, banks=2, bank_depth=512,
+                           weight_fifo=7, stream_fifo=5, queue_depth=3, param_depth=128, max_row=64)
+"""That of tests/test_accelerator.py, which compiles the same simulation."""
+
+
+def test_constants_are_read_from_the_header():
+    c = read_header(c_header(CONFIG))
+    assert (c["ROWS"], c["BUS_BYTES"], c["CONFIG_HASH"]) == (7, 8, CONFIG.hash)
+    assert len(copy_program(c, [bytes(7)], 0)) == 4 * 64 + 8
+
+
+@pytest.mark.slow
+def test_system_with_buses_alone():
+    rng = np.random.default_rng(5)
+    model = random_vit(rng, channels=6, heads=2, blocks=1, hidden=5, classes=3, tokens=4,
+                       patch_dim=3, **CONFIG.model_settings)
+    codes = random_codes(rng, model, 1)[0]
+    program = compile_model(model, CONFIG, trace=True)
+    with Session(build_accelerator(CONFIG), "systola.sim.bench_soc") as session:
+        results, arrays = session.run(
+            {"header": c_header(CONFIG), "frames": len(program.frames), "runs": 2},
+            {"program": np.frombuffer(program.fill({"patches": codes}), np.uint8)})
+    frames = np.split(arrays["frames"], np.cumsum(results["sizes"])[:-1])
+    assert len(frames) == 2 * len(program.frames)
+    expected = forward(model, codes[None])
+    for image in frames[:len(program.frames)], frames[len(program.frames):]:
+        outputs = decode_outputs(program, image)
+        assert len(outputs) > 10
+        for name, value in outputs.items():
+            np.testing.assert_array_equal(value, expected[name][0], err_msg=name)
+    assert max(results["waited"]) < 50
