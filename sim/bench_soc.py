@@ -119,7 +119,13 @@ async def _copy(system):
     await system.command("RESET")
     assert await system.read("STATUS") == 0
     assert not int(system.dut.irq.value)
-    frames, status, _ = await system.run(copy_program(c, words, c["CONFIG_HASH"]), 1)
+    # A receiver that takes nothing stalls the program; it is not done before it has its results.
+    system.receiver.pause = True
+    run = cocotb.start_soon(system.run(copy_program(c, words, c["CONFIG_HASH"]), 1))
+    await ClockCycles(system.dut.clk, 300)
+    assert await system.read("STATUS") == c["STATUS_BUSY_MASK"]
+    system.receiver.pause = False
+    frames, status, _ = await run
     assert status == c["STATUS_DONE_MASK"]
     assert frames == [b"".join(word.ljust(c["BUS_BYTES"], b"\0") for word in words)]
 

@@ -1,10 +1,17 @@
+# amaranth: UnusedElaboratable=no
 """The example of docs/SOC.md: the accelerator in a system that has nothing but its buses."""
+
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from systola.hw.accelerator import Accelerator
 from systola.hw.config import AcceleratorConfig
 from systola.hw.generate import c_header
+from systola.hw.regmap import REGISTERS
+from systola.hw.window import STREAM_REGISTERS
 from systola.model.random import random_codes, random_vit
 from systola.sim.bench_soc import copy_program, read_header
 from systola.sim.runner import Session
@@ -44,3 +51,15 @@ def test_system_with_buses_alone():
         for name, value in outputs.items():
             np.testing.assert_array_equal(value, expected[name][0], err_msg=name)
     assert max(results["waited"]) < 50
+
+
+def test_page_names_the_ports_there_are():
+    page = (Path(__file__).parent.parent / "docs" / "SOC.md").read_text()
+    named = set(re.findall(r"\b[sm]_axi(?:l|s)_[a-z]+", page))
+    ports = set(Accelerator(CONFIG).signature.members)
+    assert named == ports - {"irq"}
+    assert "`irq`" in page
+    fields = {name: {field.name for field in register.fields}
+              for name, register in (REGISTERS | STREAM_REGISTERS).items()}
+    for register, field in re.findall(r"`([A-Z_]+)\.(\w+)`", page):
+        assert field in fields[register]
