@@ -41,7 +41,7 @@ class Channel(wiring.Component):
         The streams from and to the host.
     reset : Out(1)
         High for 4 cycles, from a register, when a session begins: for what is behind the streams,
-        which stand still until 4 cycles later.
+        which stand still from its first cycle to the fourth after its last.
     status : In(32)
         What INFO tells as STATUS.
 
@@ -97,8 +97,7 @@ class Channel(wiring.Component):
             m.d.sync += [number.eq(0) for number in (
                 self._expected, self._arriving, self._read,
                 self._base, self._next, self._written)]
-            m.d.sync += [self._session.eq(deframer.header.session), self._again.eq(0),
-                         self._still.eq(7)]
+            m.d.sync += [self._session.eq(deframer.header.session), self._still.eq(7)]
         return m
 
     def _memory(self, m, name, write, read):
@@ -166,8 +165,8 @@ class Channel(wiring.Component):
             with m.If(accepted):
                 m.d.sync += [self._expected.eq(self._arriving), self._arriving.eq(self._arriving)]
         offered, moved = Signal(), Signal()
-        m.d.comb += [self.o.valid.eq(offered & (self._still == 0)),
-                     self.o.p.eq(read_port.data), moved.eq(self.o.valid & self.o.ready)]
+        m.d.comb += [self.o.valid.eq(offered), self.o.p.eq(read_port.data),
+                     moved.eq(self.o.valid & self.o.ready)]
         m.d.sync += offered.eq((read != self._expected) & ~moved & ~self._opened)
         with m.If(moved):
             m.d.sync += read.eq(read + 1)

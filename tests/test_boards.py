@@ -17,6 +17,7 @@ from systola.hw.config import PRESETS
 from systola.hw.csr import RegisterFile, axi_lite_ports
 from systola.hw.frame import BUFFER, INFO, VERSION, Frame, FrameReader, Kind
 from systola.hw.link import Command, Reply, command_bytes
+from systola.hw.linked import LinkedAccelerator
 from systola.hw.regmap import MAGIC, REGISTERS
 from systola.sim.harness import run
 
@@ -85,6 +86,8 @@ def test_boards_as_data(name):
     assert abs(top.plan.output * 1e6 / top.divisor / board.baud - 1) < 0.02
     with pytest.raises(ValueError, match=r"^baud must be a whole fraction"):
         BoardTop(replace(board, baud=9_000_000), TINY, mhz=25, accelerator=Loopback())
+    with pytest.raises(ValueError, match=r"^divisor must be an integer of at least 4, not 3$"):
+        LinkedAccelerator(TINY, divisor=3, accelerator=Loopback())
 
 
 class Pins:
