@@ -380,8 +380,8 @@ def test_driver_runs_a_random_network_on_the_rtl():
     config = AcceleratorConfig(rows=5, cols=1, lanes=1, token_depth=8, banks=1, bank_depth=512,
                                weight_fifo=8, stream_fifo=8, param_depth=64, max_row=16,
                                norm_roots=1, gelu="table")
-    model = random_vit(rng, channels=4, heads=1, blocks=1, hidden=5, classes=3, tokens=3,
-                       patch_dim=2, **config.model_settings)
+    model = random_vit(rng, channels=4, heads=1, blocks=0, hidden=1, classes=3, tokens=5,
+                       patch_dim=6, **config.model_settings)  # few instructions: pysim is slow
     codes = random_codes(rng, model, 1)[0]
     expected = forward(model, codes[None])["logits"][0]
     program = compile_model(model, config)
