@@ -86,8 +86,6 @@ def test_boards_as_data(name):
     assert abs(top.plan.output * 1e6 / top.divisor / board.baud - 1) < 0.02
     with pytest.raises(ValueError, match=r"^baud must be a whole fraction"):
         BoardTop(replace(board, baud=9_000_000), TINY, mhz=25, accelerator=Loopback())
-    with pytest.raises(ValueError, match=r"^divisor must be an integer of at least 4, not 3$"):
-        LinkedAccelerator(TINY, divisor=3, accelerator=Loopback())
 
 
 class Pins:
@@ -121,9 +119,11 @@ class Simulated(BoardTop):
         pass
 
 
-async def send_bits(ctx, wire, data, divisor):
-    for byte in data:
-        for bit in (0, *((byte >> k) & 1 for k in range(8)), 1):
+async def send_bits(ctx, wire, data, divisor, *, broken=None):
+    """Send bytes; number `broken` has no stop bit in its time."""
+    for index, byte in enumerate(data):
+        stop = (0, 1) if index == broken else (1,)
+        for bit in (0, *((byte >> k) & 1 for k in range(8)), *stop):
             ctx.set(wire, bit)
             for _ in range(divisor):
                 await ctx.tick()
@@ -142,6 +142,24 @@ async def listen(ctx, wire, divisor, frames):
             await ctx.tick()
         frames.extend(reader.feed([byte]))
         assert not reader.damaged
+
+
+def test_uart_bytes_without_a_stop_bit_damage_their_frame():
+    dut, frames = LinkedAccelerator(TINY, divisor=4, accelerator=Loopback(), buffer=64), []
+
+    async def host(ctx):
+        ctx.set(dut.rx, 1)
+        for number, kind, broken in (1, Kind.RESET, 3), (2, Kind.RESET, None), (3, Kind.QUERY, 5):
+            line = Frame(kind=kind, session=number).encode()
+            await send_bits(ctx, dut.rx, line, 4, broken=broken)
+            while len(frames) < number:
+                await ctx.tick()
+
+    async def line(ctx):
+        await listen(ctx, dut.tx, 4, frames)
+
+    run(dut, host, background=[line])
+    assert frames == [Frame(kind=Kind.DATA, session=session, window=64) for session in (0, 2, 2)]
 
 
 def test_commands_through_the_pins():
