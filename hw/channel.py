@@ -102,7 +102,7 @@ class Channel(wiring.Component):
 
     def _memory(self, m, name, write, read):
         """Add a buffer; return its write port and its read port, at bytes `write` and `read`."""
-        # Nothing is read in the cycle in which it is written.
+        # What is read in the cycle in which it is written is not used.
         m.submodules[name] = memory = Memory(shape=8, depth=self.buffer, init=[],
                                              attrs={"no_rw_check": 1})
         w, r = memory.write_port(), memory.read_port()

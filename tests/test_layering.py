@@ -19,7 +19,8 @@ RULES = [  # the first pattern that fits decides
     ("hw/files.py", set()),  # for readers of every package
     ("hw/config.py", {"systola.hw.files"}),
     ("hw/packing.py", set()),
-    ("hw/link.py", set()),  # for both ends of the link
+    ("hw/frame.py", set()),  # for both ends of the link
+    ("hw/link.py", set()),
     ("hw/isa.py", {"systola.hw.config"}),
     ("hw/regmap.py", {"systola.hw.config", "systola.hw.isa"}),
     ("hw/window.py", {"systola.hw.regmap"}),
