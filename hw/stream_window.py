@@ -105,7 +105,7 @@ class StreamWindow(wiring.Component):
         """Take beats apart; returns whether the FIFO holds the end of a frame."""
         shift, left = Signal(8 * WORD_BYTES * self.words), Signal(range(self.words + 1))
         last, ended = Signal(), Signal()
-        m.d.comb += [self.s_axis_tready.eq((left == 0) & ~ended & ~last),
+        m.d.comb += [self.s_axis_tready.eq((left == 0) & ~ended),
                      fifo.w_data.eq(shift[:8 * WORD_BYTES]), fifo.w_en.eq(left != 0)]
         with m.If(self.s_axis_tready & self.s_axis_tvalid):
             m.d.sync += [shift.eq(self.s_axis_tdata), left.eq(self.words),

@@ -1,6 +1,9 @@
 """Ranges of every tensor of a float model over calibration images."""
 
+import numpy as np
+
 from systola.model.float_vit import forward
+from systola.model.storage import ModelError
 from systola.sim.quantize import Calibration
 
 __all__ = ["calibrate"]
@@ -23,17 +26,22 @@ def calibrate(vit, patches, *, batch=64, progress=None):
     Raises
     ------
     ValueError
-        If there are no images, or their shape does not fit the model.
+        If there are no images, their shape does not fit the model, or its weights are so large
+        that a tensor gets infinite.
     """
     if not len(patches):
         raise ValueError("calibration images must be at least 1, not 0")
     ranges = {}
 
     def hook(name, x):
+        if not np.isfinite(x).all():
+            raise ModelError(f"weights must keep every tensor finite, which {name!r} is not for "
+                             f"the calibration images")
         ranges.setdefault(name, Calibration()).update(x)
 
     for start in range(0, len(patches), batch):
-        forward(vit, patches[start:start + batch], hook)
+        with np.errstate(over="ignore", invalid="ignore"):  # the hook says it
+            forward(vit, patches[start:start + batch], hook)
         if progress:
             progress(min(start + batch, len(patches)), len(patches))
     return {name: calibration.range for name, calibration in ranges.items()}

@@ -29,7 +29,7 @@ from systola.model.checkpoint import load_checkpoint
 from systola.model.files import load_model, save_model
 from systola.model.images import encode, load_data
 from systola.model.random import random_float_vit, random_vit
-from systola.model.storage import ModelError, write_tensors
+from systola.model.storage import ModelError, read_tensors, write_tensors
 from systola.sim.golden import Golden, GoldenError
 from systola.sw_driver.compiler import compile_model
 from systola.sw_driver.program import Program, ProgramError, decode_outputs
@@ -533,3 +533,20 @@ def test_nesting_is_limited_just_there():
         parse(form.format(fits) if extra else fits)
         with pytest.raises(ValueError, match="nested at most 32 deep"):
             parse(form.format(f"[{fits}]") if extra else f"[{fits}]")
+
+
+def test_good_files_go_through_and_huge_weights_do_not(good, capfd, tmp_path):
+    for name in "checkpoint.safetensors", "images.npz":
+        (tmp_path / name).write_bytes(good[name])
+    model, data, out = (str(tmp_path / name) for name in ("checkpoint.safetensors", "images.npz",
+                                                          "out.safetensors"))
+    command = ["quantize", "--model", model, "--data", data, "-o", out]
+    assert main(command) == 0
+    parameters, metadata = read_tensors(model)
+    parameters["blocks.0.mlp.fc1.weight"][:] = 3e38
+    write_tensors(model, parameters, metadata)
+    capfd.readouterr()
+    assert main(command) == 2
+    err = capfd.readouterr().err
+    assert err == ("systola: weights must keep every tensor finite, which 'blocks.0.fc1' is not "
+                   "for the calibration images\n")
