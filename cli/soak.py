@@ -10,19 +10,43 @@ __all__ = ["soak"]
 @click.command()
 @click.option("--programs", type=click.IntRange(min=1), metavar="N",
               help="Run N random and mutated programs.")
+@click.option("--faults", type=click.IntRange(min=1), metavar="N",
+              help="Inject at least N faults into the board's serial line.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S",
               help="Which ones.")
 @json_option
-def soak(programs, seed, as_json):
+def soak(programs, faults, seed, as_json):
     """Wear the simulated hardware out, and count what it does.
 
     --programs: instruction streams that are random, damaged or cut short, on small accelerators;
-    after each one the accelerator must take a good program, with the right results. Ends with exit
-    code 1 if one hung, touched what it must not, or computed something wrong.
+    after each one the accelerator must take a good program, with the right results.
+
+    --faults: small networks on a simulated board, over a serial line that loses, damages, repeats
+    and swaps bytes, while hosts die, buttons are pressed and programs are cut short; every run must
+    end in the right result or in an error, and the next one on a good line in the right result.
+
+    Ends with exit code 1 if one hung, touched what it must not, or computed something wrong.
     """
-    if programs is None:
-        raise click.UsageError("soak needs --programs N")
-    return _programs(programs, seed, as_json)
+    if (programs is None) == (faults is None):
+        raise click.UsageError("soak needs either --programs N or --faults N")
+    return _programs(programs, seed, as_json) if programs else _faults(faults, seed, as_json)
+
+
+def _faults(count, seed, as_json):
+    from systola.sim.soak_faults import soak_faults
+
+    with progress("preparing") as update:
+        result = soak_faults(count, seed, progress=update)
+    if as_json:
+        emit(result)
+    else:
+        click.echo(f"{result['faults']:,} faults in {result['runs']:,} runs: "
+                   f"{result['ended_right']:,} ended right, {result['ended_in_error']:,} in an "
+                   f"error, {result['wrong_results']} with a wrong result, {result['hangs']} hung")
+        for title, name in (("faults", "by_kind"), ("what else happened", "by_event"),
+                            ("errors", "errors")):
+            table(f"\n{title}", ["", "number"], list(result[name].items()))
+    return 1 if result["hangs"] or result["wrong_results"] else 0
 
 
 def _programs(count, seed, as_json):

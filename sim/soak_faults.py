@@ -5,11 +5,13 @@ inputs, and maybe an event on the way (`EVENTS`). If it did not end with a resul
 over a good line must. It is the same for a simulated board and for a model of one.
 """
 
+import contextlib
 import dataclasses
 import heapq
 import time
 from abc import abstractmethod
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -42,6 +44,9 @@ _RATES = 1 / 100, 1 / 100, 1 / 150, 1 / 300, 1 / 1000
 
 _HANG = 200.0
 """Seconds of the port's time after which a scenario counts as hung; a good one takes two or so."""
+
+_WORKERS = 2
+"""Simulations at the same time."""
 
 _LIMITS = {"silence": 2.0, "stall": 4.0}
 _TIMEOUT = 10.0
@@ -274,20 +279,23 @@ def soak_faults(count, seed, *, progress=None):
     built, cases = build_board_simulation(PRESETS["tiny"]), small_cases(seed)
     total = Counter()
     by_kind, by_event, errors = Counter(), Counter(), Counter()
-    with TemporaryDirectory() as folder, Session(built, "systola.sim.bench_board") as session:
-        paths, arrays = [], {}
-        for number, (program, *values) in enumerate(cases):
-            paths.append(str(Path(folder, f"{number}.program")))
-            program.write(paths[-1])
-            for kind, named in zip(("in", "out"), values, strict=True):
-                arrays |= {f"{kind}.{number}.{name}": value for name, value in named.items()}
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory())
+        paths, arrays = _write(cases, folder)
+        sessions = [stack.enter_context(Session(built, "systola.sim.bench_board"))
+                    for _ in range(_WORKERS)]
+        pool = stack.enter_context(ThreadPoolExecutor(_WORKERS))
         while by_kind.total() < count:
-            outcome, _ = session.run({"job": "soak", "programs": paths,
-                                      "seed": f"{seed} {total['runs']}"}, arrays)
-            by_kind.update(outcome["faults"])
-            by_event[outcome["event"]] += 1
-            total.update(runs=1, cycles=outcome["cycles"], repeats=outcome["repeats"])
-            _judge(outcome, total, errors)
+            # All of a round count, so that the result does not depend on who is faster.
+            round_ = [pool.submit(session.run, {"job": "soak", "programs": paths,
+                                                "seed": f"{seed} {total['runs'] + number}"}, arrays)
+                      for number, session in enumerate(sessions)]
+            for future in round_:
+                outcome, _ = future.result()
+                by_kind.update(outcome["faults"])
+                by_event[outcome["event"]] += 1
+                total.update(runs=1, cycles=outcome["cycles"], repeats=outcome["repeats"])
+                _judge(outcome, total, errors)
             if progress:
                 progress(min(by_kind.total(), count), count, "injecting faults")
     return {"seed": seed, "faults": by_kind.total(), "by_kind": dict(by_kind),
@@ -295,6 +303,17 @@ def soak_faults(count, seed, *, progress=None):
                                               "wrong_results", "hangs", "repeats", "cycles")},
             "by_event": dict(by_event), "errors": dict(errors),
             "seconds": round(time.monotonic() - start, 1)}
+
+
+def _write(cases, folder):
+    """Write programs to files; returns their paths, and inputs and outputs for `load_cases`."""
+    paths, arrays = [], {}
+    for number, (program, *values) in enumerate(cases):
+        paths.append(str(Path(folder, f"{number}.program")))
+        program.write(paths[-1])
+        for kind, named in zip(("in", "out"), values, strict=True):
+            arrays |= {f"{kind}.{number}.{name}": value for name, value in named.items()}
+    return paths, arrays
 
 
 def _judge(outcome, total, errors):

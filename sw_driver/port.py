@@ -55,10 +55,8 @@ class SerialPort(Port):
 
     Raises
     ------
-    LinkError
-        If the port cannot be opened.
     ValueError
-        If `baud` is not a positive integer.
+        If the port cannot be opened, or `baud` is not a positive integer.
     """
 
     def __init__(self, name, baud=1_000_000):
@@ -70,7 +68,7 @@ class SerialPort(Port):
             self._serial = serial.serial_for_url(name, baud, timeout=_SLICE, write_timeout=2.0,
                                                  **options)
         except (OSError, ValueError) as error:  # SerialException is an OSError
-            raise LinkError(f"port {name!r} cannot be opened: {_reason(error)}") from None
+            raise ValueError(f"port {name!r} cannot be opened: {_reason(error)}") from None
 
     def write(self, data):
         """Send bytes; `LinkError` if the port does not take them within 2 seconds."""
