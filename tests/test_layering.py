@@ -29,7 +29,7 @@ RULES = [  # the first pattern that fits decides
     ("sim/vit.py", {"numpy", "systola.sim", "systola.hw.config", "systola.model.integer"}),
     ("sim/randomize.py", {"numpy", "systola.sim", "systola.hw.config", "systola.model"}),
     ("sim/simulate.py", SIMULATION),
-    ("sim/soak*.py", SIMULATION),
+    ("sim/soak*.py", {*SIMULATION, "systola.model"}),
     ("sim/board.py", SIMULATION),
     ("sim/host.py", SIMULATION),
     ("sim/pins.py", SIMULATION),
