@@ -113,11 +113,11 @@ class StreamWindow(wiring.Component):
         with m.If(fifo.w_en & fifo.w_rdy):
             m.d.sync += [shift.eq(shift >> 8 * WORD_BYTES), left.eq(left - 1)]
             with m.If((left == 1) & last):
-                m.d.sync += [ended.eq(1), last.eq(0)]
+                m.d.sync += ended.eq(1)
         with m.If(ended & (fifo.level == 0)):
             m.d.sync += ended.eq(0)
         with m.If(self.reset):
-            m.d.sync += [left.eq(0), last.eq(0), ended.eq(0)]
+            m.d.sync += left.eq(0)
         return ended
 
     def _elaborate_bus(self, m, outgoing, incoming, ended):

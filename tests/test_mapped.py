@@ -257,6 +257,9 @@ def test_fifos_fill_to_their_depth_and_not_beyond():
     streams.accept = True
     host.idle(30)
     assert streams.taken == [k | k + 1 << 32 for k in range(0, 8, 2)]
+    host.write(offset("SEND_DATA"), 5)  # what was lost stays lost
+    assert host.read(offset("STREAM_STATUS")) == STREAM_REGISTERS["STREAM_STATUS"].field(
+        "lost").mask
 
 
 def test_reading_too_early_is_told_and_takes_nothing():
@@ -295,6 +298,21 @@ def test_reset_forgets_half_beats_words_and_flags():
     host.idle(20)
     assert streams.taken[1:] == [6 | 7 << 32]
     assert host.read(COUNT.offset) == 2 | COUNT.field("last").mask
+
+
+def test_reset_forgets_a_result_beat_on_its_way():
+    host, streams = window(bus_bytes=8, depth=4)
+    for last in True, False:
+        streams.offer = [(k | k << 32, last and k == 2) for k in range(3)]
+        host.idle(20)
+        assert host.read(COUNT.offset) == 4  # and the third beat waits outside the FIFO
+        host.write(offset("STREAM_CONTROL"), 1)
+        host.idle(10)
+        assert host.read(COUNT.offset) == 0
+    streams.offer = [(5 | 6 << 32, True)]
+    host.idle(20)
+    assert host.read(COUNT.offset) == 2 | COUNT.field("last").mask
+    assert [host.read(offset("RECEIVE_DATA")) for _ in range(2)] == [5, 6]
 
 
 @pytest.mark.parametrize("seed", [None, 1])
