@@ -1,5 +1,6 @@
 """`systola run` and `systola serve`: a model on a board, and a simulated board."""
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -11,8 +12,10 @@ __all__ = ["run", "serve"]
 
 
 @click.command()
-@click.option("--port", metavar="PORT", required=True,
+@click.option("--port", metavar="PORT",
               help="Serial port of the board, or a URL that pyserial knows.")
+@click.option("--registers", metavar="DEVICE", help="Instead: registers of an accelerator of "
+              "`systola generate --mapped` on this chip, /dev/uioN or /dev/mem@ADDRESS.")
 @click.option("--baud", type=click.IntRange(min=1), default=1_000_000, show_default=True,
               metavar="RATE", help="Bits per second.")
 @click.option("--model", "source", required=True, metavar="MODEL",
@@ -26,7 +29,7 @@ __all__ = ["run", "serve"]
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0,
               show_default=True, metavar="S", help="Seconds that an image may take on the board.")
 @json_option
-def run(port, baud, source, images, data, config, timeout, as_json):
+def run(port, baud, registers, source, images, data, config, timeout, as_json):
     """Run a model on a board and compare its results with the integer model.
 
     The board tells which configuration it was built from; the model is compiled for that. Ends
@@ -36,11 +39,13 @@ def run(port, baud, source, images, data, config, timeout, as_json):
     from systola.sim.vit import forward
     from systola.sw_driver.compiler import compile_model
     from systola.sw_driver.driver import Accelerator
-    from systola.sw_driver.port import SerialPort
-    from systola.sw_driver.uart import UartTransport
 
-    with progress("opening the port") as update:
-        with Accelerator(UartTransport(SerialPort(port, baud)), timeout=timeout) as accelerator:
+    if (port is None) == (registers is None):
+        raise click.UsageError("give either --port or --registers")
+    with progress("opening the board") as update:
+        transport = _serial(port, baud) if port else _mapped(registers)
+        with contextlib.closing(transport):
+            accelerator = Accelerator(transport, timeout=timeout)
             built = _find_config(accelerator.config_hash, config)
             update(text="preparing the model")
             case = choose_case(source, is_random=False, random_weights=False, config=built,
@@ -55,9 +60,8 @@ def run(port, baud, source, images, data, config, timeout, as_json):
                 logits.append(accelerator.run({program.inputs[0].name: codes})["logits"])
             seconds = time.monotonic() - start
             counters = accelerator.counters()
-            repeats = accelerator.transport.channel.repeats
     report = {
-        **case.about, "port": port, "config": built, "images": images,
+        **case.about, "port": port or registers, "config": built, "images": images,
         "mismatches": sum(int((got != want).sum())
                           for got, want in zip(logits, expected, strict=True)),
         "predictions": [int(row.argmax()) for row in logits], "labels": case.labels.tolist(),
@@ -65,16 +69,37 @@ def run(port, baud, source, images, data, config, timeout, as_json):
                        for row, label in zip(logits, case.labels, strict=True)),
         "logits": [row.tolist() for row in logits], "bytes": len(program.stream),
         "seconds": round(seconds, 3), "cycles": counters["cycles"], "counters": counters,
-        "repeats": repeats,
+        "repeats": transport.channel.repeats if port else 0,
     }
     if as_json:
         emit(report)
     else:
-        click.echo(f"{images} images on {built} at {port}: {report['correct']} classified "
-                   f"correctly, {report['mismatches']} values differ from the integer model")
-        click.echo(f"{report['cycles']:,} cycles and {seconds / images:.2f} s an image, of which "
-                   f"the line takes most: {report['bytes']:,} bytes; {repeats} repetitions")
+        click.echo(f"{images} images on {built} at {report['port']}: {report['correct']} "
+                   f"classified correctly, {report['mismatches']} values differ from the integer "
+                   f"model")
+        click.echo(f"{report['cycles']:,} cycles an image on the board, {seconds / images:.2f} s "
+                   f"with {report['bytes']:,} bytes to send; {report['repeats']} repetitions on "
+                   f"the line")
     return 1 if report["mismatches"] else 0
+
+
+def _serial(port, baud):
+    from systola.sw_driver.port import SerialPort
+    from systola.sw_driver.uart import UartTransport
+
+    return UartTransport(SerialPort(port, baud))
+
+
+def _mapped(registers):
+    from systola.sw_driver.mapped import MappedTransport
+
+    path, at, address = registers.partition("@")
+    try:
+        base = int(address, 0) if at else 0
+    except ValueError:
+        raise click.UsageError(f"--registers must be a device, or DEVICE@ADDRESS, not "
+                               f"{registers!r}") from None
+    return MappedTransport.open(path, base)
 
 
 def _find_config(there, given):

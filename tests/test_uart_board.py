@@ -69,6 +69,20 @@ def test_ports_that_are_none(tmp_path, capsys):
     os.close(slave)
 
 
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], "give either --port or --registers"),
+    (["--port", "a", "--registers", "b"], "give either --port or --registers"),
+    (["--registers", "/dev/mem@here"],
+     "--registers must be a device, or DEVICE@ADDRESS, not '/dev/mem@here'"),
+    (["--registers", "/dev/uio99"],
+     "'/dev/uio99': there is no such device: is its driver loaded, the device tree right?"),
+    (["--registers", "/dev/uio99@0x10"],
+     "base must be a multiple of the page size 0x1000, not 0x10"),
+])
+def test_unusable_boards(arguments, message, capsys):
+    assert run(capsys, "--model", "digits", *arguments) == (2, None, [f"systola: {message}"])
+
+
 def test_links_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
     for link, message in ((tmp_path / "file", "must not be an existing file"),
