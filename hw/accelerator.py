@@ -4,7 +4,7 @@ from amaranth import Module, ResetInserter
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.core import Core, trace_layout
+from systola.hw.core import Core, access_layout, trace_layout
 from systola.hw.csr import RegisterFile, axi_lite_ports
 from systola.hw.regmap import COUNTERS
 
@@ -21,7 +21,7 @@ class Accelerator(wiring.Component):
     config : AcceleratorConfig
         Everything that can be chosen.
     trace : bool
-        Whether to bring out what the engines do, for simulations.
+        Whether to bring out what the engines and memories do, for simulations.
 
     Members
     -------
@@ -36,6 +36,8 @@ class Accelerator(wiring.Component):
         Done or error, while enabled.
     trace : Out(StructLayout)
         With `trace`, see ``regmap.TRACE``.
+    accesses : Out(StructLayout)
+        With `trace`, see ``core.access_layout``.
     """
 
     def __init__(self, config, *, trace=False):
@@ -47,7 +49,8 @@ class Accelerator(wiring.Component):
             "m_axis_tdata": Out(bits), "m_axis_tvalid": Out(1), "m_axis_tready": In(1),
             "m_axis_tlast": Out(1),
             "irq": Out(1),
-        } | ({"trace": Out(trace_layout())} if trace else {}))
+        } | ({"trace": Out(trace_layout()), "accesses": Out(access_layout(config))}
+             if trace else {}))
 
     def elaborate(self, platform):
         m = Module()
@@ -72,5 +75,5 @@ class Accelerator(wiring.Component):
         m.d.comb += [registers.values[name].eq(getattr(core, f"count_{name.lower()}"))
                      for name, _ in COUNTERS]
         if self.has_trace:
-            m.d.comb += self.trace.eq(core.trace)
+            m.d.comb += [self.trace.eq(core.trace), self.accesses.eq(core.accesses)]
         return m

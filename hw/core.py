@@ -21,12 +21,24 @@ from systola.hw.unpack import bus_beat
 from systola.hw.vector import VectorEngine
 from systola.hw.watchdog import Watchdog, patience
 
-__all__ = ["Core", "trace_layout"]
+__all__ = ["Core", "access_layout", "trace_layout"]
 
 
 def trace_layout():
     """Return the layout of ``regmap.TRACE``."""
     return data.StructLayout({name: bits for name, bits, _ in TRACE})
+
+
+def access_layout(config):
+    """Return the layout of the accesses to memories in a cycle: whether, and which address.
+
+    Reads and writes of the scratchpad (``r0`` to ``r3``, ``w0`` to ``w2``, in the order of their
+    priority), of the parameters (``param_...``), and of the row factors (``factor_...``).
+    """
+    ports = [*(f"r{k}" for k in range(4)), *(f"w{k}" for k in range(3)), "param_r0", "param_r1",
+             "param_w", *(("factor_r", "factor_w") if config.factor_depth else ())]
+    return data.StructLayout({name: data.StructLayout({"valid": 1, "addr": 16})
+                              for name in ports})
 
 
 def _body_bits(engine):
@@ -62,6 +74,8 @@ class Core(wiring.Component):
         One for every name of ``regmap.COUNTERS``, in lower case.
     trace : Out(StructLayout)
         What the engines do, see ``regmap.TRACE``.
+    accesses : Out(StructLayout)
+        See `access_layout`.
     """
 
     def __init__(self, config):
@@ -72,7 +86,7 @@ class Core(wiring.Component):
             "start": In(1), "busy": Out(1), "done": Out(1), "error": Out(1),
             "cause": Out(8), "index": Out(32), "word": Out(32),
             **{f"count_{name.lower()}": Out(32) for name, _ in COUNTERS},
-            "trace": Out(trace_layout()),
+            "trace": Out(trace_layout()), "accesses": Out(access_layout(config)),
         })
 
     def elaborate(self, platform):
@@ -91,7 +105,7 @@ class Core(wiring.Component):
             m.d.comb += getattr(self, name).eq(getattr(dispatcher, name))
         m.d.comb += dispatcher.start.eq(self.start)
 
-        scratchpad = self._connect_memories(m, load, matrix, vector)
+        self._connect_memories(m, load, matrix, vector)
         self._connect_fifo(m, "stream_data", dispatcher.data, load.data, config.stream_fifo)
         weights = self._connect_fifo(m, "weights", load.weights, matrix.weights,
                                      config.weight_fifo)
@@ -105,25 +119,25 @@ class Core(wiring.Component):
             dispatcher.left.eq(Cat(load.weights.valid, weights.level != 0, matrix.left,
                                    *(gate.left for gate, _ in gates)).any()),
         ]
-        self._watch(m, dispatcher, load, matrix, scratchpad, gates)
+        self._watch(m, dispatcher, load, matrix, gates)
         self._trace(m, matrix, gates)
         self._count(m, dispatcher, gates)
         return m
 
-    def _watch(self, m, dispatcher, load, matrix, scratchpad, gates):
+    def _watch(self, m, dispatcher, load, matrix, gates):
         """Stop a program in which nothing moves any more."""
-        moving = [load.data, matrix.weights, *(port.req for port in (*scratchpad.r, *scratchpad.w))]
         # A wanted beat and an offered result move, or the host is to blame.
         events = [self.stream.ready, self.result.valid, matrix.entered,
                   *(gate.started for gate, _ in gates), *(gate.done for gate, _ in gates),
-                  *(port.valid & port.ready for port in moving)]
+                  *(port.valid & port.ready for port in (load.data, matrix.weights)),
+                  *(self.accesses[name].valid for name in self.accesses.shape().members)]
         m.submodules.watchdog = watchdog = Watchdog(limit=patience(self.config),
                                                     events=len(events))
         m.d.comb += [watchdog.busy.eq(self.busy), watchdog.events.eq(Cat(events)),
                      dispatcher.stuck.eq(watchdog.stuck)]
 
     def _connect_memories(self, m, load, matrix, vector):
-        """Add the memories and wire the engines to them; returns the scratchpad."""
+        """Add the memories and wire the engines to them."""
         config = self.config
         m.submodules.scratchpad = scratchpad = Scratchpad(config, readers=4, writers=3)
         m.submodules.params = params = ParamMemory(config, readers=2)
@@ -147,7 +161,19 @@ class Core(wiring.Component):
             m.submodules.factors = factors = RowFactors(config)
             wiring.connect(m, factors.w, vector.factor)
             wiring.connect(m, factors.r, matrix.factor)
-        return scratchpad
+            self._access(m, "factor_w", vector.factor, vector.factor.p.addr)
+            self._access(m, "factor_r", matrix.factor.req, matrix.factor.req.p)
+        for kind, ports in ("r", scratchpad.r), ("w", scratchpad.w):
+            for index, port in enumerate(ports):
+                self._access(m, f"{kind}{index}", port.req, port.req.p.addr)
+        for index, port in enumerate(params.r):
+            self._access(m, f"param_r{index}", port.req, port.req.p)
+        self._access(m, "param_w", params.w, params.w.p.addr)
+
+    def _access(self, m, name, request, addr):
+        """Show the requests of a stream."""
+        m.d.comb += [self.accesses[name].valid.eq(request.valid & request.ready),
+                     self.accesses[name].addr.eq(addr)]
 
     def _connect_fifo(self, m, name, source, sink, depth):
         """Put a FIFO of `depth` words between two streams of the same payload; returns it."""

@@ -13,7 +13,7 @@ def patience(config):
     A power of two. Events are beats, words and parameters that move, and instructions that start
     or end. Nothing that works is silent for longer than a few rows of a VECTOR unit with its
     divisions and roots, or than a pass over the accumulators: the longest silence is measured in
-    ``tests/test_watchdog.py``, and is less than a quarter of this.
+    ``tests/test_soak_programs.py``, and is less than a quarter of this.
     """
     return 1 << (16 * (config.max_row + config.token_depth) + 1024).bit_length()
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from systola.hw.isa import FORMATS, INSTRUCTION_BYTES, Engine, Error, Opcode, decode
-from systola.sim.machine_checks import check_instruction, weight_words
+from systola.hw.isa import FORMATS, INSTRUCTION_BYTES, Engine, Error, Opcode
+from systola.sim.machine_checks import check_word, weight_words
 from systola.sim.machine_ops import Memories
 
 __all__ = ["DeadlockError", "Machine", "MachineError", "ProgramFault"]
@@ -40,11 +40,17 @@ class MachineError(RuntimeError):
 
 
 class DeadlockError(RuntimeError):
-    """No engine can move: a token never comes, weights are missing, or the stream ended early."""
+    """No engine can move: a token never comes, weights are missing, or the stream ended early.
+
+    Hardware reports `Error.DEADLOCK`, unless it waits for the rest of the stream.
+    """
 
 
 class ProgramFault(RuntimeError):
-    """The program ended with tokens or weights left over, or with data after END."""
+    """The program ended with tokens or weights left over, or with data after END.
+
+    Hardware reports `Error.LEFTOVER` for tokens and weights; it does not take what follows END.
+    """
 
 
 @dataclass(eq=False)
@@ -154,16 +160,12 @@ class Machine:
         size = -(-INSTRUCTION_BYTES // self.config.bus_bytes)
         if self._at + size > len(self._beats):
             return False
-        word = self._beats[self._at:self._at + size].tobytes()
         index = self.instructions
-        try:
-            opcode, wait, signal, fields = decode(word)
-        except ValueError:
-            raise MachineError(Error.BAD_OPCODE, index) from None
-        misplaced = (opcode is Opcode.BEGIN) != (index == 0)
-        cause = Error.BAD_OPCODE if misplaced else check_instruction(opcode, fields, self.config)
+        cause, decoded = check_word(self._beats[self._at:self._at + size].tobytes(), index,
+                                    self.config)
         if cause is not Error.NONE:
             raise MachineError(cause, index)
+        opcode, wait, signal, fields = decoded
         beats = fields.get("beats", 0)
         if not self._issue(_Instruction(index, opcode, wait, signal, fields), self._at + size,
                            beats):
@@ -210,7 +212,7 @@ class Machine:
 
     def _complete(self, engine, instruction):
         for other in Engine:
-            if instruction.signal >> other & 1:
+            if other is not engine and instruction.signal >> other & 1:
                 self._tokens[engine, other] += 1
 
     def _load(self):

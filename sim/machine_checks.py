@@ -1,8 +1,9 @@
 """What the dispatcher refuses: bit-exact model of the checks of ``hw/dispatch.py``."""
 
-from systola.hw.isa import Error, Flag, Opcode
+from systola.hw.isa import Error, Flag, Opcode, decode
 
-__all__ = ["check_instruction", "columns", "outputs", "param_words", "weight_words"]
+__all__ = ["check_instruction", "check_word", "columns", "fetch_words", "outputs", "param_words",
+           "weight_words"]
 
 _REGIONS = {
     Opcode.LOAD: (("", None),), Opcode.FETCH: (("", None),), Opcode.STORE: (("", None),),
@@ -30,6 +31,14 @@ def weight_words(fields, config):
     return tiles * fields["act_words"] * config.cols
 
 
+def fetch_words(fields, config):
+    """Return the weight FIFO words that a FETCH gives."""
+    tall, wide = fields["rows"], columns(fields, config)
+    if fields["flags"] & Flag.TRANSPOSE:
+        tall, wide = wide, tall
+    return -(-tall // config.cols) * config.cols * -(-wide // config.rows)
+
+
 def param_words(opcode, fields, config):
     """Return the parameter words that must be there for an operation.
 
@@ -39,6 +48,18 @@ def param_words(opcode, fields, config):
             opcode is Opcode.MATMUL and fields["flags"] & Flag.BROADCAST):
         return 1
     return -(-columns(fields, config) // config.lanes)
+
+
+def check_word(word, index, config):
+    """Return ``(error, decoded)`` of the 64 bytes of the instruction at `index`, see `decode`."""
+    try:
+        decoded = decode(word)
+    except ValueError:
+        return Error.BAD_OPCODE, None
+    opcode, _, _, fields = decoded
+    if (opcode is Opcode.BEGIN) != (index == 0):
+        return Error.BAD_OPCODE, decoded
+    return check_instruction(opcode, fields, config), decoded
 
 
 def check_instruction(opcode, fields, config):

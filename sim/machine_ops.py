@@ -101,9 +101,10 @@ class Memories:
     def activations(self, fields):
         """Return the streamed operand of MATMUL, its digit planes (digits, rows, K) int64."""
         raw = self.read(fields, "act_", fields["act_words"], fields["digits"]).astype(np.int64)
-        planes = _wrap(raw, self.config.act_bits)
-        if fields["flags"] & Flag.UNSIGNED:
-            planes[-1] = raw[-1] & (1 << self.config.act_bits) - 1
+        # Codes are sign-extended, but in an unsigned top digit: the bit above them is the sign.
+        planes = _wrap(raw, min(self.config.act_bits + 1, 8))
+        if fields["flags"] & Flag.UNSIGNED and self.config.act_bits == 8:
+            planes[-1] = raw[-1]
         return planes
 
     def accumulate(self, fields, planes, weights):

@@ -195,8 +195,8 @@ def test_digits_weigh_and_only_the_top_one_is_unsigned():
     assert frame.reshape(2, 6)[:, :5].tolist() == requantize(acc, 1, 6, 8).tolist()
 
 
-def test_operands_keep_their_low_bits():
-    frame = result(matmul_stream(TILES, x=X + 32, shift=[2] * 5))
+def test_operands_keep_their_low_bits_and_the_sign_above():
+    frame = result(matmul_stream(TILES, x=X + 64, shift=[2] * 5))
     assert frame.reshape(2, 6)[:, :5].tolist() == requantize(X @ W.T, 1, 2, 8).tolist()
 
 

@@ -1,0 +1,347 @@
+"""Hostile programs on the simulated accelerator, each judged by the instruction-level model."""
+
+import copy
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from systola.hw.config import PRESETS, AcceleratorConfig
+from systola.hw.isa import Engine, Error
+from systola.sim.machine import DeadlockError, Machine, MachineError, ProgramFault
+from systola.sim.runner import Session
+from systola.sim.soak_host import HEADER, OUTCOMES, RECORD, build_soak, result_bytes
+from systola.sim.soak_kinds import KINDS, hostile_stream
+from systola.sim.soak_order import is_determined, leftovers, scan, vague_words
+from systola.sim.soak_streams import check_program, short_program
+
+__all__ = ["CONFIGS", "Case", "Soak", "single_bits", "soak_programs"]
+
+CONFIGS = {
+    # Small memories: the whole scratchpad is read between any two programs. Three banks leave
+    # addresses that no bank has, and so does a scratchpad of less than 2**16 words.
+    "exact": AcceleratorConfig(
+        rows=3, cols=2, lanes=1, act_bits=5, weight_bits=4, token_depth=4, banks=3, bank_depth=16,
+        weight_fifo=6, stream_fifo=5, queue_depth=3, param_depth=8, max_row=16, x0_bits=6),
+    "deferred": AcceleratorConfig(
+        rows=8, cols=4, lanes=2, vector_lanes=2, norm_lanes=1, pe_style="lut", token_depth=4,
+        banks=3, bank_depth=16, weight_fifo=9, stream_fifo=8, queue_depth=2, param_depth=8,
+        max_row=24, x0_bits=8, attention="deferred", gelu="table", norm_start="leading_one",
+        code_mult_bits=12),
+    "tiny": PRESETS["tiny"],
+}
+_SHARES = {"exact": 0.86, "deferred": 0.11, "tiny": 0.03}
+"""Of the programs: the smaller the accelerator, the quicker its simulation."""
+
+_BATCH = 250
+"""Programs in a call of the simulation."""
+
+_BUDGET = 12_000
+"""Cycles after which a program that still works is reset."""
+
+_SCHEDULES = (None, *range(12))
+"""Seeds of the model's schedules; what the hardware does must be what one of them does."""
+
+_ONE_BIT = "one bit of a short program"
+
+_STEP = 1009
+"""Single bits are taken in this step, a prime, so that a few of them are spread over the stream."""
+
+_EXAMPLES = 10
+
+
+@dataclass
+class Case:
+    """A stream, what kind it is, and its stalls in 1/256 of the cycles."""
+
+    name: str
+    kind: str
+    stream: bytes
+    stalls: tuple = (0, 0)
+
+
+class Soak:
+    """One simulated accelerator and what is counted about it; a context manager.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        The accelerator.
+    built : Built, optional
+        Its simulation, by default `build_soak` of it.
+    """
+
+    def __init__(self, config, built=None):
+        self.config = config
+        self.counts, self.kinds, self.ended = Counter(), Counter(), Counter()
+        self.examples, self.silence = [], 0
+        self._session = Session(built or build_soak(config), "systola.sim.bench_soak")
+        rng = np.random.default_rng(config.hash)
+        self._check = check_program(rng, config)
+        while not is_determined(scan(self._check, config).steps):
+            self._check = check_program(rng, config)
+        machine = Machine(config)
+        self._known = [self._bytes(frame) for frame in machine.run(self._check)][-1]
+        self._state = machine.memories
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._session.close()
+
+    def simulate(self, cases):
+        """Run `cases`, each with the checking program behind it; returns what came of them all."""
+        parts = [self._record(self._check, (0, 0))]
+        for case in cases:
+            parts += [self._record(case.stream, case.stalls), self._record(self._check, (0, 0))]
+        _, arrays = self._session.run({}, {"programs": np.frombuffer(b"".join(parts), np.uint8)})
+        return arrays
+
+    def _record(self, stream, stalls):
+        beats = len(stream) // self.config.bus_bytes
+        header = {"beats": beats, "seed": beats * 2654435761 % 2**32 | 1, "stall_in": stalls[0],
+                  "stall_out": stalls[1], "budget": _BUDGET, "spare": 0}
+        return np.array([header[name] for name in HEADER], ">u4").tobytes() + stream
+
+    def judge(self, cases, arrays):
+        """Count what came of `cases`, given what `simulate` returned."""
+        records = [dict(zip(RECORD, row, strict=True))
+                   for row in arrays["records"].reshape(-1, len(RECORD)).tolist()]
+        if len(records) != 2 * len(cases) + 1:
+            raise RuntimeError(f"{2 * len(cases) + 1} records expected, not {len(records)}")
+        size = result_bytes(self.config)
+        beats, at, results = arrays["beats"].reshape(-1, size), 0, []
+        for record in records:
+            results.append(beats[at:at + record["results"]])
+            at += record["results"]
+        self._check_after(Case("start", "", b""), records[0], results[0])
+        for case, *parts in zip(cases, records[1::2], results[1::2], records[2::2], results[2::2],
+                                strict=True):
+            self._judge(case, *parts)
+
+    def _bytes(self, frame):
+        """Return the beats of a frame as they come from the hardware, and the flag of the last."""
+        width = self.config.bus_bytes
+        out = np.zeros((len(frame), result_bytes(self.config)), np.uint8)
+        out[:, :frame.shape[1]] = frame
+        out[-1, -4] = 1
+        assert frame.shape[1] <= width
+        return out
+
+    def _judge(self, case, record, results, check, dump):
+        outcome = OUTCOMES[record["outcome"]]
+        self.counts["programs"] += 1
+        self.counts["cycles"] += record["cycles"] + check["cycles"]
+        self.counts["stalled"] += case.stalls != (0, 0)
+        self.kinds[case.kind] += 1
+        cause = Error(record["cause"]) if record["cause"] in list(Error) else record["cause"]
+        name = getattr(cause, "name", f"unknown cause {cause}") if outcome == "error" else outcome
+        self.ended[name] += 1
+        found = scan(case.stream, self.config)
+        if outcome == "done" or cause is Error.LEFTOVER:
+            self.silence = max(self.silence, record["silence"])
+        if record["beyond"]:
+            self._fail("out_of_bounds", case, f"{record['beyond']} accesses beyond a memory, first "
+                       f"port {record['first_beyond'] >> 16}, address "
+                       f"{record['first_beyond'] & 0xFFFF}")
+        if record["broken"]:
+            self._fail("wrong_results", case, "result stream or error register did not hold")
+        if outcome == "hang" or (outcome == "working" and _most_cycles(found.steps) < _BUDGET):
+            self._fail("hangs", case, f"{outcome} after {record['cycles']} cycles")
+        else:
+            wrong = self._wrong_end(case, found, outcome, cause, record)
+            if wrong:
+                self._fail("wrong_results", case, wrong)
+        self._check_after(case, check, dump)
+        if check["outcome"] == 0:
+            self._judge_memory(case, found, outcome, record, results, dump)
+
+    def _fail(self, what, case, text):
+        self.counts[what] += 1
+        if len(self.examples) < _EXAMPLES:
+            self.examples.append(f"{what}: {case.name} ({case.kind}): {text}")
+
+    def _check_after(self, case, record, results):
+        """Judge the checking program: done, and its second result bit by bit."""
+        if record["beyond"] or record["broken"] or record["outcome"]:
+            return self._fail("wrong_results", case, f"the next program: {record}")
+        if not np.array_equal(results[-len(self._known):], self._known):
+            self._fail("wrong_results", case, "the next program computes something else")
+
+    def _wrong_end(self, case, found, outcome, cause, record):
+        """Return what is wrong with how a program ended, or None."""
+        index, told = record["index"], f"{outcome} {cause!r} at {record['index']}"
+        expected = f"not {found.cause.name} at {found.index}"
+        if outcome == "done":
+            good = found.complete and index == found.index + 1 and not leftovers(
+                found.steps, self.config)
+            return None if good else f"{told}, {expected}"
+        if outcome == "working":
+            return None
+        if outcome == "truncated":
+            good = not found.complete and found.cause is Error.NONE and record["status"] == 1
+            return None if good else f"{told}, {expected}"
+        if record["status"] != 4 or index > found.index:
+            return f"{told}, status {record['status']}, {expected}"
+        if record["word"] != found.words[index]:
+            return f"{told} with word {record['word']:#x}, not {found.words[index]:#x}"
+        if cause is Error.DEADLOCK:
+            return None if self._may(case, found, DeadlockError) else f"{told}, not in the model"
+        if cause is Error.LEFTOVER:
+            good = found.complete and index == found.index and leftovers(found.steps, self.config)
+            return None if good else f"{told}, {expected}"
+        return None if (cause, index) == (found.cause, found.index) else f"{told}, {expected}"
+
+    def _may(self, case, found, error):
+        """Return whether the model raises `error` under some schedule."""
+        end = found.beats * self.config.bus_bytes if found.complete else len(case.stream)
+        for seed in _SCHEDULES:
+            machine = Machine(self.config, seed)
+            machine.memories = copy.deepcopy(self._state)
+            try:
+                machine.run(case.stream[:end])
+            except error:
+                return True
+            except (DeadlockError, MachineError, ProgramFault):
+                pass
+        return False
+
+    def _judge_memory(self, case, found, outcome, record, results, dump):
+        """Compare results and scratchpad with the model's, or what was not to change."""
+        config = self.config
+        words = dump[:config.scratchpad_words, :config.rows]
+        if outcome == "done" and is_determined(found.steps):
+            self.counts["compared"] += 1
+            machine = Machine(config)
+            machine.memories = copy.deepcopy(self._state)
+            try:
+                frames = machine.run(case.stream[:found.beats * config.bus_bytes])
+            except (DeadlockError, MachineError, ProgramFault) as error:
+                # The model with the smallest FIFOs may stop where hardware need not.
+                return self._fail("wrong_results", case, f"done, but in the model: {error}")
+            frames = [self._bytes(frame) for frame in frames]
+            if not np.array_equal(results, np.concatenate([results[:0], *frames])):
+                self._fail("wrong_results", case, "results differ from the model's")
+            elif _changed(words, machine.memories.words) & ~vague_words(found.steps):
+                self._fail("wrong_results", case, "the scratchpad differs from the model's")
+            return None
+        # An instruction that the dispatcher could not hand on may be in its queue all the same.
+        accepted = found.steps[:record["index"] + 1] if outcome == "error" else found.steps
+        allowed = 0
+        for step in accepted:
+            allowed |= step.writes
+        outside = _changed(words, self._state.words) & ~allowed
+        if outside:
+            self._fail("out_of_bounds", case, f"{outside.bit_count()} words changed outside the "
+                       f"regions, first {(outside & -outside).bit_length() - 1}")
+        return None
+
+
+def _changed(words, before):
+    """Return the words that differ, as bits."""
+    return sum(1 << k for k in np.flatnonzero((words != before).any(axis=1)).tolist())
+
+
+def _most_cycles(steps):
+    """Return more cycles than a program can take, stalls included."""
+    total = 0
+    for step in steps:
+        fields = step.fields
+        words = fields.get("words", 0) * fields.get("act_words", 1) * fields.get("digits", 1)
+        total += 500 + 8 * fields.get("rows", 0) * words + 4 * fields.get("beats", 0)
+        if step.engine is Engine.VECTOR:
+            total += 500 * fields["rows"]
+    return total
+
+
+def single_bits(config, seed=0):
+    """Return a case for every bit of a short program, with that bit flipped."""
+    stream = short_program(np.random.default_rng([seed, config.hash % 2**32]), config)
+    cases = []
+    for bit in range(8 * len(stream)):
+        flipped = bytearray(stream)
+        flipped[bit // 8] ^= 1 << bit % 8
+        cases.append(Case(f"bit {bit}", _ONE_BIT, bytes(flipped)))
+    return cases
+
+
+def _cases(config, name, count, seed):
+    """Return `count` cases; every fourth flips another single bit, the others are of all kinds.
+
+    Half of these have stalls.
+    """
+    flips, cases = single_bits(config, seed), []
+    for number in range(count):
+        if number % 4 == 3:
+            cases.append(flips[number // 4 * _STEP % len(flips)])
+            continue
+        rng = np.random.default_rng([seed, config.hash % 2**32, number])
+        kind = KINDS[(number - number // 4) % len(KINDS)]
+        stalls = tuple(int(k) for k in rng.integers(0, 200, size=2)) if rng.integers(2) else (0, 0)
+        cases.append(Case(f"{name} {number}", kind, hostile_stream(kind, rng, config), stalls))
+    return cases
+
+
+def soak_programs(count, seed=0, *, configs=None, progress=None):
+    """Run `count` hostile programs, and return what was counted.
+
+    Parameters
+    ----------
+    count, seed : int
+        How many, and which.
+    configs : dict of str to AcceleratorConfig, optional
+        The accelerators; by default `CONFIGS`.
+    progress : callable, optional
+        Called as ``progress(done, total, text=...)``.
+
+    Returns
+    -------
+    dict
+        ``programs``, ``hangs``, ``out_of_bounds``, ``wrong_results``, ``compared`` (with the model,
+        bit by bit), ``stalled``, ``cycles``, ``silence`` (longest without an event), ``kinds`` and
+        ``ended`` by name, ``examples`` of failures, and ``seconds``.
+    """
+    progress = progress or (lambda *args, **more: None)
+    start, done = time.perf_counter(), 0
+    soaks, parts = [], _parts(count, configs or CONFIGS)
+    for name, (config, share) in parts.items():
+        progress(done, count, text=f"compiling the simulation: {name}")
+        with Soak(config) as soak, ThreadPoolExecutor(1) as pool:
+            cases, waiting = _cases(config, name, share, seed), []
+            for first in range(0, share, _BATCH):
+                batch = cases[first:first + _BATCH]
+                waiting.append((batch, pool.submit(soak.simulate, batch)))
+            progress(done, count, text=f"running: {name}")
+            for batch, future in waiting:
+                soak.judge(batch, future.result())
+                done += len(batch)
+                progress(done, count, text=f"running: {name}")
+        soaks.append(soak)
+    return _report(soaks, time.perf_counter() - start)
+
+
+def _parts(count, configs):
+    """Return which configuration gets how many of `count` programs."""
+    shares = [_SHARES.get(name, 1) for name in configs]
+    parts = [int(count * share / sum(shares)) for share in shares]
+    parts[0] += count - sum(parts)
+    return {name: (config, part)
+            for (name, config), part in zip(configs.items(), parts, strict=True) if part}
+
+
+def _report(soaks, seconds):
+    counts, kinds, ended = Counter(), Counter(), Counter()
+    for soak in soaks:
+        counts += soak.counts
+        kinds += soak.kinds
+        ended += soak.ended
+    names = "programs", "hangs", "out_of_bounds", "wrong_results", "compared", "stalled", "cycles"
+    return {**{name: counts[name] for name in names},
+            "silence": max(soak.silence for soak in soaks),
+            "kinds": {kind: kinds[kind] for kind in (*KINDS, _ONE_BIT) if kinds[kind]},
+            "ended": dict(ended.most_common()),
+            "examples": [line for soak in soaks for line in soak.examples][:_EXAMPLES],
+            "seconds": round(seconds, 1)}
