@@ -258,12 +258,12 @@ class AcceleratorConfig:
         if source in PRESETS:
             return PRESETS[source]
         path = Path(source)
-        if not path.exists():
-            raise ConfigError(f"configuration {str(source)!r} is neither a preset "
-                              f"({', '.join(PRESETS)}) nor a file")
         try:
             text = read_file(path, _FILE_BYTES).decode()
             fields = (parse_json if path.suffix == ".json" else parse_toml)(text)
+        except FileNotFoundError:
+            raise ConfigError(f"configuration {str(source)!r} is neither a preset "
+                              f"({', '.join(PRESETS)}) nor a file") from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or shorten(error)
             raise ConfigError(f"configuration {str(source)!r} cannot be read: {reason}") from None

@@ -39,10 +39,10 @@ def read_tensors(path):
     path = Path(path)
     if path.suffix not in (".safetensors", ".npz"):
         raise ModelError(f"model file must end in .safetensors or .npz, not {str(path)!r}")
-    if not path.exists():
-        raise ModelError(f"model file {str(path)!r} does not exist")
     try:
         return _read_safetensors(path) if path.suffix == ".safetensors" else _read_npz(path)
+    except FileNotFoundError:
+        raise ModelError(f"model file {str(path)!r} does not exist") from None
     except (SafetensorError, OSError, KeyError, TypeError, AttributeError, OverflowError,
             MemoryError, ValueError) as error:
         reason = getattr(error, "strerror", None) or shorten(error) or type(error).__name__

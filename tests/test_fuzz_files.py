@@ -335,7 +335,7 @@ def tensors(head, data=b""):
 BIG = {"dtype": "F32", "shape": [2**20, 2**20], "data_offsets": [0, 2**42]}
 ATTACKS = {
     "terabytes announced.images.npz": archive([("images", ("<f8", (2**40,)), b"\0" * 64)]),
-    "bomb.images.npz": archive([("images", ("|u1", (1, 10**4, 10**4)), bytes(10**8))]),
+    "bomb.images.npz": archive([("images", ("|u1", (1, 9000, 9000)), bytes(81 * 10**6))]),
     "bomb of another method.images.npz":
         archive([("images", ("|u1", (2**25, 1, 1)), bytes(2**25))], zipfile.ZIP_LZMA),
     "items without size.images.npz": archive([("images", ("<U0", (2**40,)), b"")]),
@@ -433,6 +433,8 @@ def test_attacks_fit_a_limited_address_space(good, tmp_path):
 
 def strange(folder, name):
     """Yield paths called `name` that are something else than a readable, whole file."""
+    yield folder / "absent" / name
+    yield folder / ("x" * 300) / name
     for kind in "folder", "pipe", "zero", "loop", "empty":
         path = folder / kind / name
         path.parent.mkdir()
@@ -494,7 +496,7 @@ def test_commands_answer_in_one_line(good, outcome, capfd, monkeypatch, tmp_path
             paths[-1].write_bytes(content)
     for path in paths:
         if READERS[name] == (load_data, ModelError) and not refused(outcome(
-                name, path.read_bytes() if path.is_file() else b"")):
+                name, path.read_bytes() if os.path.isfile(path) else b"")):
             continue  # pixels are anything
         if path.parent.name == "empty" and name == "config.toml":
             continue

@@ -260,6 +260,8 @@ def test_fifos_fill_to_their_depth_and_not_beyond():
     host.write(offset("SEND_DATA"), 5)  # what was lost stays lost
     assert host.read(offset("STREAM_STATUS")) == STREAM_REGISTERS["STREAM_STATUS"].field(
         "lost").mask
+    host.write(offset("STREAM_CONTROL"), 1)
+    assert host.read(offset("STREAM_STATUS")) == 0
 
 
 def test_reading_too_early_is_told_and_takes_nothing():
