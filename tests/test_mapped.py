@@ -279,6 +279,17 @@ def test_reading_too_early_is_told_and_takes_nothing():
     assert host.read(COUNT.offset) == 0
 
 
+def test_words_read_without_looking_come_once():
+    """At whatever moment of its way through the FIFO a word is read."""
+    host, streams = window(bus_bytes=4, depth=4)
+    streams.rng, streams.stall, got = random.Random(6), 0.85, []
+    streams.offer = [(value, False) for value in range(1, 60)]
+    while streams.offer or host.read(COUNT.offset):
+        got += [host.read(offset("RECEIVE_DATA")) for _ in range(20)]
+    assert [word for word in got if word] == list(range(1, 60))
+    assert 0 in got
+
+
 def test_reset_forgets_half_beats_words_and_flags():
     host, streams = window(bus_bytes=8, depth=8)
     for word in 1, 2, 3:
@@ -289,6 +300,7 @@ def test_reset_forgets_half_beats_words_and_flags():
     host.idle(20)
     assert streams.taken == [1 | 2 << 32]
     assert host.access(offset("STREAM_CONTROL"), 0) == OKAY  # a zero does nothing
+    assert host.access(offset("STREAM_CONTROL"), 1, strobes=14) == OKAY  # nor other bytes
     assert host.read(COUNT.offset) == 2 | COUNT.field("last").mask
     host.write(offset("STREAM_CONTROL"), 1)
     assert host.read(COUNT.offset) == 0
