@@ -158,7 +158,8 @@ class Machine:
     def _dispatch(self):
         """Decode, check and queue the next instruction with its data."""
         size = -(-INSTRUCTION_BYTES // self.config.bus_bytes)
-        if self._at + size > len(self._beats):
+        behind_data = self._one_by_one and self._unread is not None
+        if behind_data or self._at + size > len(self._beats):
             return False
         index = self.instructions
         cause, decoded = check_word(self._beats[self._at:self._at + size].tobytes(), index,
@@ -183,8 +184,7 @@ class Machine:
             return self._ended
         if engine is None:
             return True
-        blocked = self._one_by_one and self._unread is not None
-        if (blocked or len(self._queues[engine]) >= self.config.queue_depth
+        if (len(self._queues[engine]) >= self.config.queue_depth
                 or start + beats > len(self._beats)):
             return False
         if "beats" in instruction.fields:
