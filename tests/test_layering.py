@@ -40,6 +40,7 @@ RULES = [  # the first pattern that fits decides
     ("sim/bench_*.py", SIMULATION),
     ("sim/runner.py", SIMULATION),
     ("sim/rtl*.py", SIMULATION),
+    ("sim/formal*.py", {"amaranth", "systola.hw", "systola.sim"}),
     ("sim/*.py", {"numpy", "systola.sim", "systola.hw.config", "systola.hw.files"}),
     ("model/integer.py", {"numpy"}),
     ("model/digits.py", {"numpy", "sklearn", "systola.model"}),
