@@ -1,6 +1,6 @@
 """Both streams in AXI4-Lite registers, beside those of the accelerator."""
 
-from amaranth import Cat, Module, Mux, ResetInserter, Signal
+from amaranth import Cat, Module, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
@@ -33,8 +33,8 @@ class StreamWindow(wiring.Component):
 
     One access at a time, a write and a read in turn if both wait. A register answers 2 cycles
     after address (and data) are there, RECEIVE_DATA up to 2 later; others as the subordinate does.
-    The streams move a word a cycle. Results of a frame wait until those of the one before were
-    read, so that RECEIVE_COUNT always speaks of one frame.
+    A beat of n words goes by in n + 1 cycles. Results of a frame wait until those of the one before
+    were read, so that RECEIVE_COUNT always speaks of one frame.
 
     Parameters
     ----------
@@ -91,13 +91,11 @@ class StreamWindow(wiring.Component):
         shift, count = Signal(8 * WORD_BYTES * self.words), Signal(range(self.words + 1))
         full = Signal()
         m.d.comb += [full.eq(count == self.words), self.m_axis_tvalid.eq(full),
-                     self.m_axis_tdata.eq(shift[:8 * self.bus_bytes]),
-                     fifo.r_en.eq(~full | self.m_axis_tready)]
+                     self.m_axis_tdata.eq(shift[:8 * self.bus_bytes]), fifo.r_en.eq(~full)]
         with m.If(full & self.m_axis_tready):
             m.d.sync += count.eq(0)
         with m.If(fifo.r_en & fifo.r_rdy):
-            m.d.sync += [shift.eq(Cat(shift, fifo.r_data)[8 * WORD_BYTES:]),
-                         count.eq(Mux(full, 0, count) + 1)]
+            m.d.sync += [shift.eq(Cat(shift, fifo.r_data)[8 * WORD_BYTES:]), count.eq(count + 1)]
         with m.If(self.reset):
             m.d.sync += count.eq(0)
 
@@ -127,10 +125,8 @@ class StreamWindow(wiring.Component):
         values = {"STREAM_ID": STREAM_MAGIC, "STREAM_BEAT": self.bus_bytes, "STREAM_CONTROL": 0,
                   "STREAM_STATUS": Cat(lost, early), "SEND_DATA": 0,
                   "SEND_FREE": self.depth - outgoing.level, "RECEIVE_DATA": incoming.r_data,
-                  "RECEIVE_COUNT": 0}
-        count = STREAM_REGISTERS["RECEIVE_COUNT"]
-        values["RECEIVE_COUNT"] = (incoming.level
-                                   | (ended & (incoming.level != 0)) << count.field("last").lsb)
+                  "RECEIVE_COUNT": incoming.level
+                  | ended << STREAM_REGISTERS["RECEIVE_COUNT"].field("last").lsb}
         m.d.comb += [
             write.eq(self.s_axil_awvalid & self.s_axil_wvalid
                      & ~(prefer_read & self.s_axil_arvalid)),

@@ -262,6 +262,14 @@ def test_fifos_fill_to_their_depth_and_not_beyond():
         "lost").mask
     host.write(offset("STREAM_CONTROL"), 1)
     assert host.read(offset("STREAM_STATUS")) == 0
+    streams.accept = False
+    for word in range(5):
+        host.write(offset("SEND_DATA"), word)
+    host.write(offset("STREAM_CONTROL"), 1)
+    assert host.read(offset("SEND_FREE")) == 6
+    streams.accept = True
+    host.idle(20)
+    assert len(streams.taken) == 4
 
 
 def test_reading_too_early_is_told_and_takes_nothing():
