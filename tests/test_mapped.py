@@ -304,7 +304,6 @@ def test_reset_forgets_half_beats_words_and_flags():
         host.write(offset("SEND_DATA"), word)
     streams.offer = [(4, True)]
     host.access(offset("RECEIVE_DATA"))
-    host.write(REGISTERS["CONTROL"].offset, REGISTERS["CONTROL"].field("irq_enable").mask)
     host.idle(20)
     assert streams.taken == [1 | 2 << 32]
     assert host.access(offset("STREAM_CONTROL"), 0) == OKAY  # a zero does nothing
@@ -352,6 +351,10 @@ def test_every_address_answers(seed):
         assert (response == OKAY) == (place in readable)
         assert response == OKAY or value == 0
         assert (host.access(place, 0) == OKAY) == (place in writable)
+    control = REGISTERS["CONTROL"]
+    host.write(control.offset, control.field("irq_enable").mask)
+    host.access(control.offset, 0, strobes=14)
+    assert host.read(control.offset) == control.field("irq_enable").mask
     assert host.read(REGISTERS["ID"].offset) == MAGIC
     assert host.read(offset("STREAM_ID")) == STREAM_MAGIC
     assert host.access(offset("SEND_DATA"), 7, strobes=7) == SLVERR
