@@ -35,8 +35,6 @@ class Channel(wiring.Component):
     -------
     rx, tx : In(stream of 8 bits, always ready), Out(stream of 8 bits)
         The line.
-    broken : In(1)
-        A byte of the line was not received.
     o, i : Out(stream of 8 bits), In(stream of 8 bits)
         The streams from and to the host.
     reset : Out(1)
@@ -70,8 +68,7 @@ class Channel(wiring.Component):
         self._is_info, self._still = Signal(), Signal(range(8))
         self._waited = Signal(range(self.patience + 1))
         super().__init__({
-            "rx": In(stream.Signature(8, always_ready=True)), "broken": In(1),
-            "tx": Out(stream.Signature(8)),
+            "rx": In(stream.Signature(8, always_ready=True)), "tx": Out(stream.Signature(8)),
             "o": Out(stream.Signature(8)), "i": In(stream.Signature(8)),
             "reset": Out(1), "status": In(32),
         })
@@ -82,9 +79,9 @@ class Channel(wiring.Component):
         m.submodules.framer = framer = Framer()
         m.d.comb += [
             deframer.i.valid.eq(self.rx.valid), deframer.i.p.eq(self.rx.p),
-            deframer.broken.eq(self.broken), framer.cut.eq(self._opened),
-            self.tx.valid.eq(framer.o.valid), self.tx.p.eq(framer.o.p),
-            framer.o.ready.eq(self.tx.ready), self.reset.eq(self._still[-1]),
+            framer.cut.eq(self._opened), self.tx.valid.eq(framer.o.valid),
+            self.tx.p.eq(framer.o.p), framer.o.ready.eq(self.tx.ready),
+            self.reset.eq(self._still[-1]),
         ]
         with m.If(self._still != 0):
             m.d.sync += self._still.eq(self._still - 1)
@@ -193,7 +190,7 @@ class Channel(wiring.Component):
         m.d.comb += [
             unsent.eq(self._written - self._next), many.eq(unsent >= LENGTH_MAX),
             begin.eq(many | ((waited == self.patience) & (self._due | (unsent != 0)))),
-            framer.start.eq(~self._again & ~self._opened & (self._asked | begin)),
+            framer.start.eq(~self._again & (self._asked | begin)),
             header.kind.eq(Mux(is_info, Kind.INFO, Kind.DATA)),
             header.session.eq(self._session), header.sequence.eq(self._next),
             header.acknowledge.eq(self._expected),

@@ -20,7 +20,7 @@ class _Part(IntEnum):
     PAYLOAD = 1
     CRC = 2
     END = 3  # nothing: only FLAG may follow
-    DAMAGED = 4
+    EXCESS = 4
 
 
 class Deframer(wiring.Component):
@@ -34,8 +34,6 @@ class Deframer(wiring.Component):
     -------
     i : In(stream of 8 bits, always ready)
         Bytes from the line.
-    broken : In(1)
-        A byte of the line was not received: the frame it was in is damaged.
     header : Out(frame_header())
         Header of the frame, complete from the first byte of payload to one cycle after the FLAG.
     payload : Out(stream of 8 bits, always ready)
@@ -48,7 +46,7 @@ class Deframer(wiring.Component):
 
     def __init__(self):
         super().__init__({
-            "i": In(stream.Signature(8, always_ready=True)), "broken": In(1),
+            "i": In(stream.Signature(8, always_ready=True)),
             "header": Out(frame_header()),
             "payload": Out(stream.Signature(8, always_ready=True)),
             "good": Out(1), "bad": Out(1),
@@ -87,13 +85,11 @@ class Deframer(wiring.Component):
                     with m.If(left == 0):
                         m.d.sync += part.eq(_Part.END)
                 with m.Default():
-                    m.d.sync += part.eq(_Part.DAMAGED)
+                    m.d.sync += part.eq(_Part.EXCESS)
         with m.If(flag):
             right = Signal()
             m.d.comb += right.eq((part == _Part.END) & ~escaped & crc.match_detected
                                  & self.header.kind.matches(*Kind))
             m.d.sync += [self.good.eq(right), self.bad.eq(begun & ~right), begun.eq(0),
                          part.eq(_Part.HEADER), left.eq(HEADER_BYTES - 1)]
-        with m.If(self.broken):
-            m.d.sync += [begun.eq(1), part.eq(_Part.DAMAGED)]
         return m

@@ -4,7 +4,7 @@ A frame on the line is `FLAG`, its bytes with every `FLAG` and `ESCAPE` among th
 `ESCAPE` and the byte ``^ FLIP``, `FLAG`; one FLAG may end a frame and begin the next, and empty
 frames mean nothing. So after any damage both ends agree again at the next FLAG. The bytes are the
 header (`HEADER`), ``length`` bytes of payload and the CRC-32 of both (that of zlib and Ethernet);
-everything is little-endian. A byte without its stop bit damages the frame it is in.
+everything is little-endian. A byte without its stop bit counts as lost.
 
 **Streams.** Each end sends the other a stream of bytes, numbered from 0 modulo 2**16 from the
 beginning of a session: ``sequence`` is the number of a frame's first byte, ``acknowledge`` of the

@@ -58,8 +58,7 @@ class LinkedAccelerator(wiring.Component):
         m.submodules.accelerator = ResetInserter(reset)(accelerator)
         m.d.comb += [
             receiver.rx.eq(self.rx), self.tx.eq(transmitter.tx),
-            channel.broken.eq(receiver.broken), channel.rx.valid.eq(receiver.o.valid),
-            channel.rx.p.eq(receiver.o.p),
+            channel.rx.valid.eq(receiver.o.valid), channel.rx.p.eq(receiver.o.p),
             self.status.eq(bridge.status), channel.status.eq(bridge.status),
         ]
         for source, sink in ((channel.tx, transmitter.i), (channel.o, bridge.rx),

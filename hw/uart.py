@@ -46,9 +46,7 @@ class Receiver(wiring.Component):
     rx : In(1)
         The wire, not synchronised.
     o : Out(stream of 8 bits, always ready)
-        Bytes with a stop bit.
-    broken : Out(1)
-        High for one cycle for a byte without.
+        Bytes; one without its stop bit is dropped.
 
     Raises
     ------
@@ -59,15 +57,14 @@ class Receiver(wiring.Component):
     def __init__(self, divisor):
         _check(divisor)
         self.divisor = divisor
-        super().__init__({"rx": In(1, init=1), "broken": Out(1),
-                          "o": Out(stream.Signature(8, always_ready=True))})
+        super().__init__({"rx": In(1, init=1), "o": Out(stream.Signature(8, always_ready=True))})
 
     def elaborate(self, platform):
         m = Module()
         level, bits = Signal(init=1), Signal(range(11))
         wait = Signal(range(self.divisor))
         m.submodules.synchronizer = FFSynchronizer(self.rx, level, init=1)
-        m.d.sync += [self.o.valid.eq(0), self.broken.eq(0)]
+        m.d.sync += self.o.valid.eq(0)
         with m.If(bits == 0):
             with m.If(~level):
                 m.d.sync += [bits.eq(10), wait.eq(self.divisor // 2 - 1)]
@@ -79,7 +76,7 @@ class Receiver(wiring.Component):
                 with m.If(level):
                     m.d.sync += bits.eq(0)
             with m.Elif(bits == 1):
-                m.d.sync += [self.o.valid.eq(level), self.broken.eq(~level)]
+                m.d.sync += self.o.valid.eq(level)
             with m.Else():
                 m.d.sync += self.o.payload.eq(Cat(self.o.payload[1:], level))
         return m
