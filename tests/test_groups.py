@@ -66,9 +66,11 @@ def observe(note):
 def simulate(jobs, config, rng=None):
     """Walk over all `jobs`; every instruction is reported done as its last note is taken.
 
-    Only notes are stalled: none may be taken before what it asks for.
+    Only notes are stalled: none may be taken before what it asks for. As long as an instruction
+    needs its held values, they must be its own.
     """
     dut, got = GroupWalker(config), {}
+    held = dut.out_plane, dut.res_plane, dut.res_mult, dut.res_shift
     wanted = [expected(fields, config) for fields in jobs]
     ports = ["param", "residual"] + ["factor"] * bool(config.factor_depth)
     asked = {name: [a for _, lists in wanted for a in lists[name]] for name in ports}
@@ -81,9 +83,13 @@ def simulate(jobs, config, rng=None):
         got["note"] = [observe(note) for note in await collect(ctx, dut.note, len(notes), rng)]
 
     async def complete(ctx):
-        async for _, _, valid, ready, note in ctx.tick().sample(
-                dut.note.valid, dut.note.ready, dut.note.payload):
-            ctx.set(dut.done, bool(valid and ready and note.tag.end))
+        index = 0
+        async for _, _, valid, ready, note, *values in ctx.tick().sample(
+                dut.note.valid, dut.note.ready, dut.note.payload, *held):
+            if valid and (note.use_res or note.tag.wide):
+                assert values == [jobs[index][signal.name] for signal in held]
+            index += (end := bool(valid and ready and note.tag.end))
+            ctx.set(dut.done, end)
 
     def taker(name):
         async def take_port(ctx):
