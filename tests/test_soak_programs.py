@@ -10,9 +10,10 @@ from systola.hw.checks import check_steps
 from systola.hw.isa import Engine, Error, Opcode, encode
 from systola.hw.watchdog import patience
 from systola.sim.soak_host import build_soak
+from systola.sim.soak_judge import Soak
 from systola.sim.soak_kinds import KINDS
 from systola.sim.soak_order import is_determined, leftovers, scan, vague_words
-from systola.sim.soak_programs import CONFIGS, Soak, single_bits, soak_programs
+from systola.sim.soak_programs import CONFIGS, single_bits, soak_programs
 
 CONFIG = CONFIGS["exact"]
 BEGIN, END = encode(Opcode.BEGIN, config_hash=CONFIG.hash), encode(Opcode.END)
@@ -72,7 +73,7 @@ def test_planted_faults_are_noticed(monkeypatch):
     monkeypatch.setattr("systola.hw.core.patience", lambda config: 1 << 30)
     built = build_soak(CONFIG, optimize="-O0", key="faults",
                        make=lambda: Accelerator(CONFIG, trace=True))
-    monkeypatch.setattr("systola.sim.soak_programs.build_soak", lambda config: built)
+    monkeypatch.setattr("systola.sim.soak_judge.build_soak", lambda config: built)
     result = soak_programs(76, 1, configs={"exact": CONFIG})
     assert min(result["hangs"], result["out_of_bounds"], result["wrong_results"]) > 0
     assert any("beyond a memory" in line for line in result["examples"])
