@@ -40,20 +40,21 @@ class Result:
 def run_proof(proof, limit=60):
     """Return the `Result` of `proof` and of its planted fault, within `limit` seconds for each."""
     begin = time.monotonic()
-    benches = []
-    for faulty in False, True:
-        bench = Bench()
-        proof.bench(bench, proof.hardware(faulty=faulty))
-        benches.append(bench)
-    rules = list(benches[0].rules)
     fields = {"name": proof.name, "claim": proof.claim, "unit": proof.module.split(".", 1)[1],
-              "method": proof.method, "rules": len(rules),
+              "method": proof.method,
               "fault": " -> ".join(" ".join(text.split()) for text in proof.fault)}
+    rules, designs = [], []
     try:
-        right, wrong = decide([bench.rtlil() for bench in benches], method=proof.method,
-                              depth=proof.depth, limit=limit)
-    except ProverError as error:
-        return Result(**fields, problem=str(error), seconds=time.monotonic() - begin)
+        for faulty in False, True:
+            hardware = proof.hardware(faulty=faulty)
+            bench = Bench()
+            proof.bench(bench, hardware)
+            rules = list(bench.rules)
+            designs.append(bench.rtlil())
+        right, wrong = decide(designs, method=proof.method, depth=proof.depth, limit=limit)
+    except (ProverError, ValueError) as error:
+        return Result(**fields, rules=len(rules), problem=str(error),
+                      seconds=time.monotonic() - begin)
     problem = ""
     if right.outcome == "broken":
         problem = f"cycle {right.step} breaks the rule {rules[right.rule]!r}"
@@ -62,8 +63,8 @@ def run_proof(proof, limit=60):
     elif wrong.outcome != "broken":
         problem = f"the planted fault {fields['fault']!r} was not found"
     found = (None, None) if wrong.rule is None else (wrong.step, rules[wrong.rule])
-    return Result(**fields, fault_step=found[0], fault_rule=found[1], problem=problem,
-                  seconds=time.monotonic() - begin)
+    return Result(**fields, rules=len(rules), fault_step=found[0], fault_rule=found[1],
+                  problem=problem, seconds=time.monotonic() - begin)
 
 
 def main(arguments=None):

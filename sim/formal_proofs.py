@@ -8,6 +8,7 @@ from types import ModuleType
 
 from systola.hw.config import AcceleratorConfig
 from systola.sim import formal_arithmetic as arithmetic
+from systola.sim import formal_ports as ports
 from systola.sim import formal_queues as queues
 from systola.sim.formal_bench import keep_stream_rules
 
@@ -136,6 +137,13 @@ _STREAMS = [
     _streams("rowfactor", ("queue.take.eq(self.r.req.valid & queue.room)",
                            "queue.take.eq(self.r.req.valid)"),
              lambda hw: hw.RowFactors(_DEFERRED)),
+    _streams("lanes", ("self.o.valid.eq(self.i.valid),",
+                       "self.o.valid.eq(self.i.valid & self.o.ready),"),
+             lambda hw: hw.Narrow(shape=2, wide=4, narrow=2), "lanes, narrow"),
+    _streams("lanes", ("self.i.ready.eq(~self.o.valid | self.o.ready)", "self.i.ready.eq(1)"),
+             lambda hw: hw.Widen(shape=2, wide=4, narrow=2), "lanes, widen"),
+    _streams("framer", ("with m.If(held & self.o.ready):", "with m.If(held):"),
+             lambda hw: hw.Framer(), strobes=("start", "cut")),
     _streams("walk", ("self.i.ready.eq(~busy)", "self.i.ready.eq(~busy & self.o.ready)"),
              lambda hw: hw.RegionWalker(_ONE)),
     _streams("feeder", ("words.w_rdy & ~pause)", "words.w_rdy & ~pause & self.swap_ready)"),
@@ -173,6 +181,18 @@ _QUEUES = [
     Proof(name="tokens", module="systola.hw.tokens",
           claim="three gates, any program: counters never under- or overflow, none is lost",
           bench=queues.count_tokens, fault=("- 1 - self.depth)]", "- self.depth)]")),
+]
+
+_PORTS = [
+    Proof(name="axi-lite", module="systola.hw.csr",
+          claim="answers stay until taken; one for each read and write, in two cycles at most",
+          bench=partial(ports.axi_lite, config=_ONE),
+          fault=("with m.If(has_address & has_word & ~port(\"bvalid\")):",
+                 "with m.If(has_address & has_word):")),
+    Proof(name="arbiter", module="systola.hw.arbiter",
+          claim="one grant if any may be; a request waits for turns * (clients - 1) others at most",
+          bench=partial(ports.arbitration, clients=3), reduced=(("turns = 8", "turns = 3"),),
+          fault=("favoured[-1], favoured[1:-1]", "favoured[1:]")),
 ]
 
 _ARITHMETIC = [
@@ -216,5 +236,5 @@ _ARITHMETIC = [
           fault=("up = near[0] & (sticky | near[1])", "up = near[0]")),
 ]
 
-PROOFS = {proof.name: proof for proof in [*_STREAMS, *_QUEUES, *_ARITHMETIC]}
+PROOFS = {proof.name: proof for proof in [*_STREAMS, *_QUEUES, *_PORTS, *_ARITHMETIC]}
 """All of them, by name."""

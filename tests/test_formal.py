@@ -103,6 +103,7 @@ def test_a_fault_must_be_in_the_source():
     with pytest.raises(ValueError, match=r"^'no such line' must be in systola\.hw\.credit once, "
                                          r"not 0 times$"):
         proof.hardware(faulty=True)
+    assert formal.run_proof(proof).problem.startswith("'no such line' must be in ")
 
 
 def test_the_document_lists_the_proofs(capsys):
