@@ -21,8 +21,8 @@ __all__ = ["Result", "main", "run_proof"]
 class Result:
     """What came out of one proof; `problem` is empty if all is as it must be.
 
-    `fault_step` is the cycle, from 1, in which the planted fault first breaks a rule, and
-    `fault_rule` that rule.
+    `fault_step` is the cycle, from 1, in which the planted fault breaks a rule in the run that was
+    found, and `fault_rule` that rule.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Result:
     seconds: float = 0.0
 
 
-def run_proof(proof, limit=60):
+def run_proof(proof, limit=120):
     """Return the `Result` of `proof` and of its planted fault, within `limit` seconds for each."""
     begin = time.monotonic()
     fields = {"name": proof.name, "claim": proof.claim, "unit": proof.module.split(".", 1)[1],

@@ -65,7 +65,8 @@ class Verdict:
     """What is known about a bench's rules.
 
     ``outcome`` is ``proved``, ``broken`` or ``unknown`` (the prover gave up). Of a broken one
-    `step` is the first cycle, from 1, in which a run breaks a rule, `rule` that rule's number.
+    `step` is the cycle, from 1, in which the run that was found breaks a rule, `rule` that rule's
+    number; there may be a shorter run.
     """
 
     outcome: str
