@@ -287,6 +287,16 @@ def test_reading_too_early_is_told_and_takes_nothing():
     assert host.read(COUNT.offset) == 0
 
 
+def test_a_frame_ends_with_the_last_word_of_its_last_beat():
+    host, streams = window(bus_bytes=32, depth=4)
+    streams.offer = [(sum(k << 32 * k for k in range(8)), True)]
+    for first, last in (0, False), (4, True):
+        host.idle(20)
+        assert host.read(COUNT.offset) == 4 | last * COUNT.field("last").mask
+        words = [host.read(offset("RECEIVE_DATA")) for _ in range(4)]
+        assert words == list(range(first, first + 4))
+
+
 def test_words_read_without_looking_come_once():
     """At whatever moment of its way through the FIFO a word is read."""
     host, streams = window(bus_bytes=4, depth=4)
