@@ -16,9 +16,9 @@ __all__ = ["Channel"]
 class Channel(wiring.Component):
     """Carries out the device's rules of ``hw/frame.py``, whatever the inner streams do.
 
-    A byte may come from the line in every cycle, and goes to it in every second one; through the
-    inner streams at most one goes in 2 cycles. A byte is offered inside from 4 cycles after the
-    FLAG that ends its frame. A frame begins when `LENGTH_MAX` bytes wait, or some do (or a report)
+    A byte may come from the line in every cycle, and goes to it in every second one; to the inside
+    one goes in 2 cycles, the first 3 cycles after the FLAG that ends its frame, and from there one
+    comes a cycle. A frame begins when `LENGTH_MAX` bytes wait, or some do (or a report)
     and no other came for `patience` cycles; then sequence numbers never stand still for long, and
     short replies share a frame with the report on what they reply to.
 

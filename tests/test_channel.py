@@ -404,6 +404,20 @@ def test_streams_survive_damage_of_every_kind(seed, rate):
     assert (sum(faults.counts.values()) > 5) == (rate > 0)
 
 
+def test_bytes_are_offered_3_cycles_after_their_frame_and_every_2_cycles():
+    async def script(bench):
+        dut, trace = bench.dut, []
+        bench.line += Frame(kind=Kind.DATA, session=5, payload=b"abcd").encode()
+        while len(trace) < 50:
+            *_, flag, byte, valid = await bench.ctx.tick().sample(
+                dut.rx.valid, dut.rx.p, dut.o.valid)
+            trace.append("F" if flag and byte == FLAG else "o" if valid else ".")
+        assert "".join(trace).strip(".").partition("F")[2].lstrip(".") == "F..o.o.o.o"
+        await bench.answers()
+
+    check(script)
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"buffer": 8}, "buffer must be an integer of at least 16, not 8"),
     ({"buffer": 96}, "buffer must be a power of two up to 32768, not 96"),
