@@ -2,6 +2,7 @@
 
 import ast
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,9 @@ STAGES = "near", "far", "slow"
 _APART = {f"test_{name}.py" for name in ("accelerator_power", "flow", "generate", "html_report",
                                          "synth", "timeline", "timing")}
 """Tests of sizes, power, clock rates and files, which take long and would find faults by chance."""
+
+_MEMORY = 6 << 30
+"""Bytes that a process of the tests may allocate: a fault can make the generator build forever."""
 
 _LEFT_OUT = (".git", ".venv", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "build")
 
@@ -69,6 +73,7 @@ class Copy:
              "slow" if stage == "slow" else "not slow", f"--junitxml={report}",
              "-o", "junit_family=xunit1", *files], cwd=self.folder, env=self.env, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        resource.prlimit(process.pid, resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
         try:
             output, _ = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:

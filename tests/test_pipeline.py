@@ -58,6 +58,38 @@ def test_a_row_is_a_few_cells_however_wide_and_many():
         assert cells(Product(a_bits, b_bits, 3)) <= 20 * b_bits / 2, (a_bits, b_bits)
 
 
+class Total(wiring.Component):
+    """``o`` is the sum of `count` inputs, ``cycles`` later."""
+
+    def __init__(self, count):
+        self.count, self.cycles = count, None
+        super().__init__({"i": In(8 * count), "o": Out(16)})
+
+    def elaborate(self, platform):
+        m = Module()
+        values = [self.i.word_select(k, 8) for k in range(self.count)]
+        total, self.cycles = Pipeline(m).add_up(values)
+        m.d.comb += self.o.eq(total)
+        return m
+
+
+@pytest.mark.parametrize(("count", "cycles"), [(2, 1), (4, 1), (5, 2), (17, 3)])
+def test_four_values_are_added_a_cycle(count, cycles):
+    dut, rng = Total(count), random.Random(count)
+
+    async def bench(ctx):
+        for _ in range(4):
+            values = bytes(rng.randrange(128, 256) for _ in range(count))
+            ctx.set(dut.i, int.from_bytes(values, "little"))
+            for _ in range(cycles):
+                await ctx.tick()
+            assert ctx.get(dut.o) == sum(values)
+            await ctx.tick()
+
+    run(dut, bench)
+    assert dut.cycles == cycles
+
+
 class Sums(wiring.Component):
     """Adds a sum to itself, eight times over, each as a node or not."""
 
