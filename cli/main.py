@@ -12,7 +12,7 @@ _COMMANDS = {
     "demo": ("systola.cli.demo", "Run the whole chain on real digits and draw the result."),
     "quantize": ("systola.cli.network", "Turn a float checkpoint into an integer model."),
     "evaluate": ("systola.cli.network", "Compare float and integer accuracy on the test images."),
-    "generate": ("systola.cli.hardware", "Write the accelerator's Verilog, manifest and C header."),
+    "generate": ("systola.cli.hardware", "Write Verilog, C header, FuseSoC file and manifest."),
     "synth": ("systola.cli.hardware", "Synthesize and list LUT, FF, CARRY, DSP, BRAM by module."),
     "timing": ("systola.cli.timing", "Place and route on an ECP5 for the clock frequency."),
     "report": ("systola.cli.power", "Area, energy and power; everything on one page."),

@@ -18,12 +18,17 @@ _LENGTH_MIN = 32
 """Payload of the shortest frames, which lines get that damage one byte in a hundred."""
 
 
+_LOST = 5
+"""How many times as long a line may be silent that has worked before: adapters come and go, and a
+simulated board is slow."""
+
+
 class Channel:
     """Two byte streams to and from the device at the other end of `port`.
 
     Work happens inside `pump` only, in the caller's thread. What was not acknowledged in the time
     that round trips take (estimated as in RFC 6298) is sent again, and what did not come is asked
-    for again, while nothing comes each time after twice as long, for `silence` seconds at most.
+    for again, while nothing comes each time after twice as long.
     Frames get shorter when they have to be repeated, and slowly longer when not.
 
     Parameters
@@ -31,7 +36,8 @@ class Channel:
     port : Port
         The line, see ``sw_driver/port.py``.
     silence : float
-        Seconds, on the port's clock, without any undamaged frame after which the line is dead.
+        Seconds, on the port's clock, without any undamaged frame after which `open` gives up; later
+        it may be `_LOST` times as many.
     rng : random.Random, optional
         Chooses session numbers.
 
@@ -111,11 +117,11 @@ class Channel:
                     if is_answer(frame):
                         return frame
             if port.clock() - start >= self.silence:
-                raise self._dead()
+                raise self._dead(self.silence)
             wait = min(1.5 * wait, self.silence / 8)
 
-    def _dead(self):
-        return LinkError(f"nothing answers at {self.port.name} for {self.silence:g} s: check the "
+    def _dead(self, seconds):
+        return LinkError(f"nothing answers at {self.port.name} for {seconds:g} s: check the "
                          f"cable, that the board is programmed, and the baud rate "
                          f"({self.port.baud})")
 
@@ -166,8 +172,8 @@ class Channel:
         if self._reader.damaged != damaged and self._asked != self._expected:
             self._again(self._expected)
         now = self.port.clock()
-        if now - self._heard >= self.silence:
-            raise self._dead()
+        if now - self._heard >= _LOST * self.silence:
+            raise self._dead(_LOST * self.silence)
         if now >= self._since + self._patience():
             self._factor = min(2 * self._factor, 64)
             self._back()

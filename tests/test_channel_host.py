@@ -129,9 +129,9 @@ def test_identity_and_silence():
         dead.open()
     channel.port.mute = True
     channel.write(b"a")
-    with pytest.raises(LinkError, match=r"^nothing answers at wire for 3 s"):
+    with pytest.raises(LinkError, match=r"^nothing answers at wire for 15 s"):
         channel.pump(60)
-    assert channel.port.now < 10
+    assert channel.port.now < 22
     other = echo()
     other.info = lambda: {"magic": 1, "version": 9, "bus_bytes": 4, "config_hash": 5, "status": 6}
     with pytest.raises(IdentityError, match=r"magic 0x1 with version 9$"):
