@@ -3,9 +3,11 @@
 import random
 
 import pytest
+from amaranth import Cat, Module, Signal
+from amaranth.sim import Simulator
 
 from systola.hw.config import AcceleratorConfig
-from systola.hw.rowwriter import RowWriter
+from systola.hw.rowwriter import RowWriter, balanced_digits
 from systola.sim.harness import collect, drive, run
 
 CONFIGS = [{}, {"act_bits": 4}, {"rows": 4, "cols": 4, "lanes": 4, "vector_lanes": 4},
@@ -92,3 +94,24 @@ def test_a_beat_and_a_write_a_cycle(planes, cycles):
     first = taken[::planes]
     assert first[0] == 1 + 3 + 1  # region, three beats, then the second cycle after the last beat
     assert (first[-1] - first[0]) == cycles * (len(first) - 1)
+
+
+@pytest.mark.parametrize(("digit_bits", "count"), [(2, 3), (4, 2), (4, 4), (8, 2)])
+def test_balanced_digits_are_signed_and_add_up(digit_bits, count):
+    m, value, digits = Module(), Signal(digit_bits * count), Signal(8 * count)
+    m.d.comb += digits.eq(Cat(balanced_digits(value, digit_bits, count)))
+    half = 1 << digit_bits - 1
+    highest = min((1 << digit_bits * count) - 1, 1 << 15)  # the largest code of a softmax
+
+    async def bench(ctx):
+        for k in {*range(min(300, highest)), *range(0, highest, 97), highest - 1, highest}:
+            ctx.set(value, k)
+            await ctx.delay(1e-9)
+            *low, top = ctx.get(digits).to_bytes(count, "little")
+            low = [byte - 256 * (byte > 127) for byte in low]
+            assert all(-half <= digit < half for digit in low)
+            assert sum(d << digit_bits * j for j, d in enumerate([*low, top])) == k
+
+    sim = Simulator(m)
+    sim.add_testbench(bench)
+    sim.run()
