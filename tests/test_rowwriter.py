@@ -101,7 +101,7 @@ def test_balanced_digits_are_signed_and_add_up(digit_bits, count):
     m, value, digits = Module(), Signal(digit_bits * count), Signal(8 * count)
     m.d.comb += digits.eq(Cat(balanced_digits(value, digit_bits, count)))
     half = 1 << digit_bits - 1
-    highest = min((1 << digit_bits * count) - 1, 1 << 15)  # the largest code of a softmax
+    highest = min(1 << digit_bits * count, 1 << 15) - 1  # the largest code of a softmax
 
     async def bench(ctx):
         for k in {*range(min(300, highest)), *range(0, highest, 97), highest - 1, highest}:
