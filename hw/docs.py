@@ -28,7 +28,10 @@ own engine's bit means that everything before it in this engine is complete. Whe
 are visible it gives one token to every engine in `signal`. **Order.** Instructions are a valid
 sequential program, except that a MATMUL stands before the LOAD_WEIGHTS or FETCH that feeds it.
 **Checks.** The dispatcher checks every instruction before anything of it happens; a refused one
-sets the sticky error (below), and the rest of the stream is discarded until reset.
+sets the sticky error (below), and the rest of the stream is discarded until reset. So does an
+instruction that cannot be handed on while nothing moves any more (DEADLOCK: a token or weights that
+never come; waiting for the host does not count), and END if it finds tokens or weights that no
+instruction has taken (LEFTOVER).
 
 Tensors, planes and regions are described in [ARCHITECTURE.md](ARCHITECTURE.md), section 2. `R`,
 `C` and `lanes` are `rows`, `cols` and `lanes` of the configuration.

@@ -436,6 +436,23 @@ def test_leftovers_are_faults():
             Machine(config).run(stream)
 
 
+def test_signal_to_the_own_engine_gives_nothing():
+    assert len(Machine(CONFIG).run(program(op(Opcode.STORE, REGION, signal=1)))) == 1
+
+
+def test_what_stands_behind_data_may_not_be_reached():
+    """The data of the second LOAD never leaves the stream if the first one waits for ever."""
+    load = op(Opcode.LOAD, REGION, data=words(np.zeros((4, 3))))
+    stream = program(load[:1] + bytes([1 << Engine.MATRIX]) + load[2:], load, bytes(64))
+    outcomes = set()
+    for seed in range(20):
+        try:
+            Machine(CONFIG, seed).run(stream)
+        except (DeadlockError, MachineError) as error:
+            outcomes.add(type(error))
+    assert outcomes == {DeadlockError, MachineError}
+
+
 def test_weights_without_a_matmul_fill_the_fifo_and_stop():
     with pytest.raises(DeadlockError, match=r"LOAD at 1"):
         Machine(CONFIG).run(program(TILES))
