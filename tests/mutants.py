@@ -8,6 +8,7 @@ fault before they meet one.
 
 import json
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -167,6 +168,7 @@ def show(report, console):
               default=Path(__file__).parent.parent, help="Tree with hw/ and tests/.")
 def main(count, seed, jobs, only, as_json, root):
     """Run the command line; exit with code 1 if too few faults are found."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up then, too
     root, console, start = root.resolve(), Console(stderr=as_json), time.monotonic()
     drawn = sample([fault for path in sorted((root / "hw").glob("*.py"))
                     if describes_hardware(source := path.read_text())
