@@ -13,23 +13,24 @@ from pathlib import Path
 import cocotb
 from cocotb.clock import Clock
 from cocotb.task import bridge, resume
-from cocotb.triggers import ClockCycles, Timer
+from cocotb.triggers import Timer
 
 from systola.sim.faults import BROKEN
 from systola.sim.line import BATCH, QUEUE, symbol
 from systola.sim.runner import finish_task, next_task
 from systola.sim.soak_faults import FaultyPort, load_cases, run_scenario
+from systola.sim.ticker import CYCLES
 
 __all__ = ["Line", "LinePort", "board"]
 
-PERIOD = 10
-"""Nanoseconds of a clock cycle."""
+TICK = 10
+"""Nanoseconds of `CYCLES` clock cycles."""
 
 CLOCK = 250e3
 """Hertz that the driver's timeouts count in: a line whose bits take few cycles, as if it were one
 whose bits take many."""
 
-STEP = 960
+STEP = 24 * CYCLES
 """Cycles between two looks at the line, less than `BATCH` bytes take."""
 
 _QUIET = 5
@@ -74,7 +75,7 @@ class Line:
             dut.count.value = len(batch)
             self._push ^= 1
             dut.push.value = self._push
-        await Timer(STEP * PERIOD, "ns")
+        await Timer(STEP // CYCLES * TICK, "ns")
         self.cycles += STEP
         heard = int(dut.heard.value)
         if heard != self._heard:
@@ -95,13 +96,12 @@ class Line:
                 self.skipped += until - self.cycles
                 break
 
-    async def reset(self, cycles=8):
+    async def reset(self):
         """Press the button."""
         self.dut.rst.value = 1
-        await ClockCycles(self.dut.clk, cycles)
-        await Timer(PERIOD // 2, "ns")  # between two edges, where `step` begins
+        await Timer(TICK, "ns")
         self.dut.rst.value = 0
-        self.cycles += cycles
+        self.cycles += CYCLES
 
 
 class LinePort(FaultyPort):
@@ -168,7 +168,8 @@ async def _terminal(line, path):
 @cocotb.test()
 async def board(dut):
     """Serve tasks until the session is closed."""
-    Clock(dut.clk, PERIOD, "ns").start()
+    Clock(dut.tick, 2 * TICK, "ns").start()
+    await Timer(TICK // 2, "ns")  # between two changes
     line = Line(dut)
     await line.reset()
     cases = None

@@ -5,6 +5,8 @@ hands over up to `BATCH` at a time, and collects the bytes that the board sends 
 as many, so that Python is awake once in thousands of cycles. Symbols need not be well-formed.
 """
 
+from systola.sim.ticker import TICKER
+
 __all__ = ["BATCH", "LINE", "QUEUE", "START", "STOP", "line_verilog", "symbol"]
 
 LINE = "line"
@@ -26,8 +28,9 @@ def symbol(byte, *, stop=True):
 
 
 _TEMPLATE = """
-module {line}(clk, rst, symbols, count, push, waiting, heard, bytes, broken, status);
-  input clk, rst, push;
+module {line}(tick, rst, symbols, count, push, waiting, heard, bytes, broken, status);
+  input tick, rst, push;
+{ticker}
   input [{symbols_top}:0] symbols;
   input [15:0] count;
   output reg [15:0] waiting, heard;
@@ -94,6 +97,6 @@ endmodule
 
 def line_verilog(board, divisor):
     """Return the Verilog of ``line`` around module `board`, at `divisor` cycles a bit."""
-    return _TEMPLATE.format(line=LINE, board=board, divisor=divisor, batch=BATCH, queue=QUEUE,
-                            queue_top=QUEUE - 1, symbols_top=10 * BATCH - 1,
+    return _TEMPLATE.format(line=LINE, ticker=TICKER, board=board, divisor=divisor, batch=BATCH,
+                            queue=QUEUE, queue_top=QUEUE - 1, symbols_top=10 * BATCH - 1,
                             bytes_top=8 * BATCH - 1)

@@ -14,6 +14,7 @@ from systola.hw.generate import TOP
 from systola.hw.regmap import REGISTERS
 from systola.hw.watchdog import patience
 from systola.sim.runner import build_text, cached_verilog
+from systola.sim.ticker import TICKER
 
 __all__ = ["HEADER", "OUTCOMES", "PROGRAMS_FILE", "RECORD", "RECORDS_FILE", "RESULTS_FILE",
            "build_soak", "result_bytes"]
@@ -33,9 +34,6 @@ result stream."""
 OUTCOMES = "done", "error", "truncated", "hang", "working"
 """The last three end by a reset: beats are wanted and none are left; nothing happens any more; the
 budget is used up."""
-
-CYCLES = 40
-"""Cycles for a change of ``tick``; the simulator takes up to 100 changes for a loop otherwise."""
 
 _TEMPLATE = """
 module soak(tick, rst, go, finished);
@@ -97,20 +95,8 @@ module soak(tick, rst, go, finished);
     begin what <= outcome; state <= SKIP; end
   endtask
 
-  // Many cycles of the clock for every change of `tick`, which costs as much as ten of them.
-  reg clk, seen;
-  reg [5:0] cycle;
-  always @(posedge tick, negedge tick, posedge clk, negedge clk) begin
-    if (clk) clk <= 0;
-    else if (tick != seen) begin
-      clk <= 1;
-      cycle <= cycle == {cycles} - 1 ? 0 : cycle + 1;
-      if (cycle == {cycles} - 1) seen <= tick;
-    end
-  end
-
+{ticker}
   initial begin
-    clk = 0; seen = 0; cycle = 0;
     state = REST; valid = 0; held = 0; awvalid = 0; wvalid = 0; arvalid = 0; finished = 0;
     noise = 1;
   end
@@ -247,7 +233,7 @@ def _verilog(config):
     return _TEMPLATE.format(
         **fields, **{name: f"8'd{REGISTERS[register].offset}"
                      for name, register in registers.items()},
-        accelerator=TOP, cycles=CYCLES, width=width, top=8 * width - 1, held_top=8 * width,
+        accelerator=TOP, ticker=TICKER, width=width, top=8 * width - 1, held_top=8 * width,
         header_top=32 * len(HEADER) - 1, header_bytes=4 * len(HEADER),
         access_top=layout.size - 1, any_access="".join(f" | {valid}" for valid in active),
         check_accesses="".join(checks), result_bits=8 * (result_bytes(config) - 4),
