@@ -6,6 +6,10 @@ __all__ = ["DriverError", "HardwareError", "IdentityError", "LinkError", "Mismat
            "RunTimeoutError"]
 
 
+_STOPPED = Error.DEADLOCK, Error.LEFTOVER
+"""Causes that are not in the instruction itself."""
+
+
 class DriverError(RuntimeError):
     """The accelerator cannot be used as asked; the message is one line."""
 
@@ -42,7 +46,8 @@ class HardwareError(DriverError):
     def __init__(self, cause, index, word):
         self.cause, self.index = _known(Error, cause), index
         self.opcode = _known(Opcode, word & 0xFF)
-        super().__init__(f"instruction {index} ({_label(self.opcode)}) was refused: "
+        what = "could not go on" if self.cause in _STOPPED else "was refused"
+        super().__init__(f"instruction {index} ({_label(self.opcode)}) {what}: "
                          f"{_label(self.cause)}")
 
 
