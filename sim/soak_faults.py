@@ -137,10 +137,9 @@ class FaultyPort(Port):
         """Do nothing: the line stays."""
 
 
-def small_cases(seed, count=3):
-    """Return ``(program, inputs, outputs)`` of small random networks on preset ``tiny``."""
-    rng = np.random.default_rng([seed, 5])
-    config, cases = PRESETS["tiny"], []
+def small_cases(seed, config, count=3):
+    """Return ``(program, inputs, outputs)`` of small random networks on an accelerator."""
+    rng, cases = np.random.default_rng([seed, 5]), []
     for _ in range(count):
         model = random_vit(rng, channels=int(rng.integers(4, 9)), heads=1, blocks=1,
                            hidden=int(rng.integers(4, 9)), classes=int(rng.integers(2, 40)),
@@ -250,7 +249,7 @@ def _equal(got, expected):
     return all(np.array_equal(got[name], value) for name, value in expected.items())
 
 
-def soak_faults(count, seed, *, progress=None):
+def soak_faults(count, seed, *, config=PRESETS["tiny"], progress=None):
     """Inject at least `count` faults into runs on the simulated board; return what happened.
 
     Parameters
@@ -259,6 +258,8 @@ def soak_faults(count, seed, *, progress=None):
         Faults.
     seed : int
         Chooses everything.
+    config : AcceleratorConfig
+        The accelerator.
     progress : callable, optional
         Called with the faults so far, `count`, and a text.
 
@@ -276,7 +277,7 @@ def soak_faults(count, seed, *, progress=None):
     start = time.monotonic()
     if progress:
         progress(0, count, "compiling the board")
-    built, cases = build_board_simulation(PRESETS["tiny"]), small_cases(seed)
+    built, cases = build_board_simulation(config), small_cases(seed, config)
     total = Counter()
     by_kind, by_event, errors = Counter(), Counter(), Counter()
     with contextlib.ExitStack() as stack:

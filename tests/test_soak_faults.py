@@ -42,7 +42,7 @@ class ModelPort(FaultyPort):
 
 
 def test_every_scenario_ends_well():
-    rng, port, cases = random.Random(3), ModelPort(), small_cases(0)
+    rng, port, cases = random.Random(3), ModelPort(), small_cases(0, TINY)
     events, faults, outcomes = Counter(), Counter(), Counter()
     for number in range(60):
         result = run_scenario(port, cases, rng)
@@ -60,7 +60,7 @@ def test_every_scenario_ends_well():
 
 
 def test_a_device_that_computes_wrong_or_stops_is_noticed(monkeypatch):
-    port, cases = ModelPort(), small_cases(0)
+    port, cases = ModelPort(), small_cases(0, TINY)
     take = DeviceModel._beat
     monkeypatch.setattr(DeviceModel, "_beat", lambda self, beat: take(self, bytes(len(beat))))
     result = run_scenario(port, cases, random.Random(1))

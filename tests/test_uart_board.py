@@ -13,7 +13,8 @@ from systola.sim.soak_faults import soak_faults
 
 SMALL = dataclasses.replace(PRESETS["tiny"], rows=8, cols=2, bank_depth=1024, max_row=256,
                             param_depth=512, token_depth=32, gelu="table")
-"""The smallest accelerator that the digits fit: the line is slow, whatever is behind it."""
+"""The smallest accelerator that the digits fit: the line is slow, whatever is behind it. Compiled
+once for all tests here."""
 
 
 def run(capsys, *arguments):
@@ -50,7 +51,7 @@ def test_digits_over_simulated_uart_bits(tmp_path, capsys):
 @pytest.mark.slow
 def test_soak_of_a_simulated_board():
     done = []
-    result = soak_faults(120, 3, progress=lambda *state: done.append(state))
+    result = soak_faults(120, 3, config=SMALL, progress=lambda *state: done.append(state))
     assert result["faults"] >= 120
     assert sum(result["by_kind"].values()) == result["faults"]
     assert result["wrong_results"] == result["hangs"] == 0
