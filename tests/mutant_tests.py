@@ -18,8 +18,8 @@ STAGES = "near", "far", "slow"
 """Quick tests that import the module themselves, the other quick ones, and slow simulations."""
 
 _APART = {f"test_{name}.py" for name in ("accelerator_power", "flow", "generate", "html_report",
-                                         "synth", "timeline", "timing")}
-"""Tests of sizes, power, clock rates and files, which take long and would find faults by chance."""
+                                         "lint", "synth", "timeline", "timing")}
+"""Tests of sizes, power, clock rates, style and files, which take long and would find faults by chance."""
 
 _MEMORY = 6 << 30
 """Bytes that a process of the tests may allocate: a fault can make the generator build forever."""
