@@ -19,7 +19,7 @@ STAGES = "near", "far", "slow"
 
 _APART = {f"test_{name}.py" for name in ("accelerator_power", "flow", "generate", "html_report",
                                          "lint", "synth", "timeline", "timing")}
-"""Tests of sizes, power, clock rates, style and files, which take long and would find faults by chance."""
+"""Tests of sizes, power, clocks, style and files: they take long and find faults by chance."""
 
 _MEMORY = 6 << 30
 """Bytes that a process of the tests may allocate: a fault can make the generator build forever."""
