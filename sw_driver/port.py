@@ -1,5 +1,6 @@
 """Lines of bytes: what the channel needs of one, and a serial port."""
 
+import os
 import time
 from abc import ABC, abstractmethod
 
@@ -95,4 +96,5 @@ class SerialPort(Port):
 
 def _reason(error):
     """Return one line that says why."""
-    return " ".join(str(error).split())
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else " ".join(str(error).split())
