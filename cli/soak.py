@@ -6,6 +6,9 @@ from systola.cli.report import emit, json_option, progress, table
 
 __all__ = ["soak"]
 
+_BAD = "hangs", "out_of_bounds", "wrong_results"
+"""Counts that must be 0."""
+
 
 @click.command()
 @click.option("--programs", type=click.IntRange(min=1), metavar="N",
@@ -29,39 +32,39 @@ def soak(programs, faults, seed, as_json):
     """
     if (programs is None) == (faults is None):
         raise click.UsageError("soak needs either --programs N or --faults N")
-    return _programs(programs, seed, as_json) if programs else _faults(faults, seed, as_json)
-
-
-def _faults(count, seed, as_json):
-    from systola.sim.soak_faults import soak_faults
-
     with progress("preparing") as update:
-        result = soak_faults(count, seed, progress=update)
+        if programs:
+            from systola.sim.soak_programs import soak_programs
+
+            result = soak_programs(programs, seed, progress=update)
+        else:
+            from systola.sim.soak_faults import soak_faults
+
+            result = soak_faults(faults, seed, progress=update)
     if as_json:
         emit(result)
     else:
-        click.echo(f"{result['faults']:,} faults in {result['runs']:,} runs: "
-                   f"{result['ended_right']:,} ended right, {result['ended_in_error']:,} in an "
-                   f"error, {result['wrong_results']} with a wrong result, {result['hangs']} hung")
-        for title, name in (("faults", "by_kind"), ("what else happened", "by_event"),
-                            ("errors", "errors")):
-            table(f"\n{title}", ["", "number"], list(result[name].items()))
-    return 1 if result["hangs"] or result["wrong_results"] else 0
+        (_show_programs if programs else _show_faults)(result)
+    return 1 if any(result.get(name) for name in _BAD) else 0
 
 
-def _programs(count, seed, as_json):
-    from systola.sim.soak_programs import soak_programs
+def _show_programs(result):
+    click.echo(f"{result['programs']:,} programs in {result['cycles']:,} cycles: "
+               f"{result['hangs']} hangs, {result['out_of_bounds']} out of bounds, "
+               f"{result['wrong_results']} wrong results")
+    _tables(result, {"how they ended": "ended", "what was done to them": "kinds"})
+    for line in result["examples"]:
+        click.echo(line)
 
-    with progress("preparing") as update:
-        result = soak_programs(count, seed, progress=update)
-    if as_json:
-        emit(result)
-    else:
-        click.echo(f"{result['programs']:,} programs in {result['cycles']:,} cycles: "
-                   f"{result['hangs']} hangs, {result['out_of_bounds']} out of bounds, "
-                   f"{result['wrong_results']} wrong results")
-        for title, name in ("how they ended", "ended"), ("what was done to them", "kinds"):
-            table(f"\n{title}", ["", "programs"], list(result[name].items()))
-        for line in result["examples"]:
-            click.echo(line)
-    return 1 if result["hangs"] or result["out_of_bounds"] or result["wrong_results"] else 0
+
+def _show_faults(result):
+    click.echo(f"{result['faults']:,} faults in {result['runs']:,} runs: "
+               f"{result['ended_right']:,} ended right, {result['ended_in_error']:,} in an error, "
+               f"{result['wrong_results']} with a wrong result, {result['hangs']} hung")
+    _tables(result, {"faults": "by_kind", "what else happened": "by_event", "errors": "errors"})
+
+
+def _tables(result, names):
+    for title, name in names.items():
+        if result[name]:
+            table("", [title, "number"], list(result[name].items()))
