@@ -67,4 +67,5 @@ def _show_faults(result):
 def _tables(result, names):
     for title, name in names.items():
         if result[name]:
+            click.echo()
             table("", [title, "number"], list(result[name].items()))
