@@ -1,9 +1,9 @@
 """Plant single faults in ``hw/`` and count those that the tests find: ``make mutants``.
 
 Every worker has its own copy of the tree; the checkout is only read. A fault meets the quick tests
-nearest to its module first, then those that import the module through other units, and at last the
-slow simulations; the first failure, or a time-out, kills it. All these tests must pass without a
-fault before they meet one.
+nearest to its module first, then those that import the module through other units, and with --slow
+the slow simulations; the first failure, or a time-out, kills it. All these tests must pass without
+a fault before they meet one.
 """
 
 import json
@@ -58,7 +58,7 @@ class Hunt:
                          for file in {fault.file for fault in chosen}}
         self._near = {file: near.get(f"hw.{Path(file).stem}", {}) for file in self._sources}
 
-    def run(self, jobs):
+    def run(self, jobs, stages=STAGES):
         """Test all faults with `jobs` workers; raise ``RuntimeError`` if tests fail without one."""
         build = self.root / "build"
         build.mkdir(exist_ok=True)
@@ -69,15 +69,15 @@ class Hunt:
             for copy in copies:
                 self._idle.put(copy)
             try:
-                self._stages(pool, jobs)
+                self._stages(pool, jobs, stages)
             except BaseException:  # an interrupt, for one: nothing may go on behind it
                 pool.shutdown(wait=False, cancel_futures=True)
                 for copy in copies:
                     copy.stop()
                 raise
 
-    def _stages(self, pool, jobs):
-        for stage in STAGES:
+    def _stages(self, pool, jobs, stages):
+        for stage in stages:
             alive = [fault for fault in self.chosen if fault not in self.killers]
             bar = self.progress.add_task(f"{stage} tests, without a fault", total=None)
             files = sorted({file for fault in alive for file in self._tests(fault, stage)})
@@ -163,10 +163,11 @@ def show(report, console):
 @click.option("--seed", default=5, show_default=True, help="Which ones.")
 @click.option("--jobs", default=2, show_default=True, help="Copies tested side by side.")
 @click.option("--only", multiple=True, help="Only the drawn faults of this file, as hw/pe.py.")
+@click.option("--slow", is_flag=True, help="Survivors meet the slow simulations, too: much longer.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; the table goes to stderr.")
 @click.option("--root", type=click.Path(exists=True, file_okay=False, path_type=Path),
               default=Path(__file__).parent.parent, help="Tree with hw/ and tests/.")
-def main(count, seed, jobs, only, as_json, root):
+def main(count, seed, jobs, only, slow, as_json, root):
     """Run the command line; exit with code 1 if too few faults are found."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up then, too
     root, console, start = root.resolve(), Console(stderr=as_json), time.monotonic()
@@ -185,7 +186,7 @@ def main(count, seed, jobs, only, as_json, root):
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         hunt = Hunt(root, chosen, progress)
         try:
-            hunt.run(jobs)
+            hunt.run(jobs, STAGES if slow else STAGES[:-1])
         except RuntimeError as error:
             raise click.ClickException(str(error)) from None
     report = summary(hunt, [known[key] for key in keys.values() if key in known], seed,
