@@ -16,9 +16,10 @@ from cocotb.task import bridge, resume
 from cocotb.triggers import Timer
 
 from systola.sim.faults import BROKEN
+from systola.sim.faulty_port import FaultyPort
 from systola.sim.line import BATCH, QUEUE, symbol
 from systola.sim.runner import finish_task, next_task
-from systola.sim.soak_faults import FaultyPort, load_cases, run_scenario
+from systola.sim.soak_faults import load_cases, run_scenario
 from systola.sim.ticker import CYCLES
 
 __all__ = ["Line", "LinePort", "board"]

@@ -7,9 +7,7 @@ over a good line must. It is the same for a simulated board and for a model of o
 
 import contextlib
 import dataclasses
-import heapq
 import time
-from abc import abstractmethod
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,17 +17,16 @@ import numpy as np
 
 from systola.hw.config import PRESETS
 from systola.model.random import random_codes, random_vit
-from systola.sim.faults import BROKEN, FAULTS, Faults
+from systola.sim.faults import FAULTS, Faults
+from systola.sim.faulty_port import SoakError
 from systola.sim.vit import forward
 from systola.sw_driver.compiler import compile_model
 from systola.sw_driver.driver import Accelerator
 from systola.sw_driver.errors import DriverError
-from systola.sw_driver.port import Port
 from systola.sw_driver.program import Program
 from systola.sw_driver.uart import UartTransport
 
-__all__ = ["EVENTS", "FaultyPort", "SoakError", "load_cases", "run_scenario", "small_cases",
-           "soak_faults"]
+__all__ = ["EVENTS", "load_cases", "run_scenario", "small_cases", "soak_faults"]
 
 EVENTS = {
     "none": 8, "twice": 2, "killed": 3, "reset": 3, "button": 2, "silent": 2, "slow_host": 3,
@@ -52,89 +49,8 @@ _LIMITS = {"silence": 2.0, "stall": 4.0}
 _TIMEOUT = 10.0
 
 
-class SoakError(AssertionError):
-    """A scenario did not end."""
-
-
 class _Killed(BaseException):
     """The host process is gone: nothing that it would have done still happens."""
-
-
-class FaultyPort(Port):
-    """A port whose bytes are damaged, and on which things happen after a number of bytes.
-
-    Attributes
-    ----------
-    faults : Faults
-        What happens to bytes.
-    deadline : float
-        Time at which the scenario counts as hung.
-    """
-
-    name, baud = "the simulated line", 1_000_000
-
-    def __init__(self):
-        self.faults, self.deadline = None, float("inf")
-        self._events, self._written, self._mute, self._held = [], 0, 0.0, b""
-
-    def begin(self, faults, limit):
-        """Begin a scenario."""
-        self.faults, self.deadline = faults, self.clock() + limit
-        self._events, self._written, self._mute, self._held = [], 0, 0.0, b""
-
-    def after(self, count, action):
-        """Call `action` once `count` more bytes were written."""
-        heapq.heappush(self._events, (self._written + count, len(self._events), action))
-
-    def mute(self, seconds):
-        """Lose everything for a while."""
-        self._mute = self.clock() + seconds
-
-    def away(self, seconds):
-        """Let time pass without reading: what the board sends waits in the system's buffer."""
-        until = self.clock() + seconds
-        while self.clock() < until:
-            self._held += self.get(until - self.clock())
-
-    def write(self, data):
-        """Send bytes over the line; what happens in the middle of them happens there."""
-        data, end = bytes(data), self._written + len(data)
-        while self._events and self._events[0][0] <= end:
-            count, _, action = heapq.heappop(self._events)
-            part = max(count - self._written, 0)
-            self._put(data[:part])
-            data = data[part:]
-            action()
-        self._put(data)
-
-    def _put(self, data):
-        self._written += len(data)
-        if self.clock() >= self._mute:
-            self.put(self.faults.apply(data))
-
-    def read(self, timeout):
-        """Return what arrives over the line."""
-        if self.clock() > self.deadline:
-            raise SoakError("the host has not given up")
-        data, self._held = self._held or self.get(timeout), b""
-        if self.clock() < self._mute:
-            return b""
-        return bytes(byte for byte in self.faults.apply(data) if byte < BROKEN)
-
-    @abstractmethod
-    def put(self, symbols):
-        """Hand damaged bytes to the board."""
-
-    @abstractmethod
-    def get(self, timeout):
-        """Return bytes of the board, waiting at most `timeout` seconds."""
-
-    @abstractmethod
-    def press(self):
-        """Press the board's button."""
-
-    def close(self):
-        """Do nothing: the line stays."""
 
 
 def small_cases(seed, config, count=3):
@@ -221,18 +137,18 @@ def _scenario(port, cases, rng, event):
     except _Killed:
         if event == "killed" or transport is None:
             return _scenario(port, cases, rng, "none")
-        return _again(Accelerator, transport, program, inputs, expected)
+        return _again(transport, program, inputs, expected)
     except DriverError as error:
         return type(error).__name__, transport.channel.repeats if transport else 0
     right = all(_equal(result, expected) for result in outputs)
     return "right" if right else "wrong", transport.channel.repeats
 
 
-def _again(make, transport, program, inputs, expected):
+def _again(transport, program, inputs, expected):
     """Reset in the middle of whatever it was, then run."""
     try:
         transport.flush()
-        accelerator = make(transport, timeout=_TIMEOUT)
+        accelerator = Accelerator(transport, timeout=_TIMEOUT)
         accelerator.reset()
         accelerator.load(program)
         right = _equal(accelerator.run(inputs), expected)

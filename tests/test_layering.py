@@ -31,6 +31,7 @@ RULES = [  # the first pattern that fits decides
     ("sim/simulate.py", SIMULATION),
     ("sim/soak*.py", {*SIMULATION, "systola.model"}),
     ("sim/board.py", SIMULATION),
+    ("sim/faulty_port.py", {"systola.sim", "systola.sw_driver"}),
     ("sim/host.py", SIMULATION),
     ("sim/pins.py", SIMULATION),
     ("sim/channel.py", {"systola.hw", "systola.sim"}),

@@ -8,7 +8,8 @@ import pytest
 from systola.hw.config import PRESETS
 from systola.sim.channel import DeviceModel
 from systola.sim.faults import BROKEN, FAULTS, Faults
-from systola.sim.soak_faults import EVENTS, FaultyPort, run_scenario, small_cases
+from systola.sim.faulty_port import FaultyPort
+from systola.sim.soak_faults import EVENTS, run_scenario, small_cases
 
 TINY = PRESETS["tiny"]
 BYTE = 1.6e-4
