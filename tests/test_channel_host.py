@@ -117,6 +117,19 @@ def test_a_full_device_is_waited_for_without_repeating_bytes():
     assert channel._sent == 1000
 
 
+def test_a_damaged_frame_is_asked_for_at_once():
+    model = echo()
+    wire = Wire(model)
+    channel = Channel(wire)
+    channel.open()
+    model.put(b"abc")
+    model.line[8] ^= 1
+    start = wire.now
+    assert channel.pump(1)
+    assert channel.read() == b"abc"
+    assert wire.now - start < 0.01  # the timer would have waited twice as long
+
+
 def test_identity_and_silence():
     model = echo()
     channel = Channel(Wire(model))
