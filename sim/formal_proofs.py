@@ -93,8 +93,8 @@ _ROOT = (("ITERATIONS = 10", "ITERATIONS = 3"), ("18 <= width", "4 <= width"),
 def _streams(module, fault, make, name=None, reduced=(), **options):
     """Return the proof of the stream rules of the unit that `make` gets from its module."""
     return Proof(
-        name=f"stream {name or module}", module=f"systola.hw.{module}", fault=fault,
-        reduced=reduced,
+        name=f"stream {name or module.rpartition('.')[2]}", module=f"systola.hw.{module}",
+        fault=fault, reduced=reduced,
         claim="valid and payload stay until ready; nothing waits for ready",
         bench=lambda bench, hw: keep_stream_rules(bench, lambda: make(hw), **options))
 

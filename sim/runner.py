@@ -291,7 +291,7 @@ def _runner(simulator, optimize="-O1", runtime=None):
 
 def _sources():
     """Return the contents of all files that hardware may come from."""
-    paths = [*(_ROOT / "hw").rglob("*.py"), *(_ROOT / "sim").glob("rtl_*.py")]
+    paths = [*(_ROOT / "hw").rglob("*.py"), *(_ROOT / "sim").rglob("rtl_*.py")]
     return [path.read_bytes() for path in sorted(paths)]
 
 

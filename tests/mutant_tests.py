@@ -101,11 +101,12 @@ class Copy:
 
 
 def distances(root):
-    """Return ``{module: {test file: imports from the one to the other}}``."""
-    units = {f"{path.parent.name}.{path.stem}": _imports(path)
-             for package in ("hw", "sim") for path in (root / package).glob("*.py")}
+    """Return ``{file of a module: {test file: imports from the one to the other}}``."""
+    files = {_module(path.relative_to(root)): path
+             for package in ("hw", "sim") for path in (root / package).rglob("*.py")}
+    units = {unit: _imports(path) for unit, path in files.items()}
     result = {}
-    for test in sorted((root / "tests").glob("test_*.py")):
+    for test in sorted((root / "tests").rglob("test_*.py")):
         if test.name in _APART:
             continue
         reached, level = {}, _imports(test) & set(units)
@@ -113,12 +114,18 @@ def distances(root):
             reached |= dict.fromkeys(level, distance)
             level = {name for unit in level for name in units[unit] & set(units)} - set(reached)
         for unit, distance in reached.items():
-            result.setdefault(unit, {})[f"tests/{test.name}"] = distance
+            file = files[unit].relative_to(root).as_posix()
+            result.setdefault(file, {})[test.relative_to(root).as_posix()] = distance
     return result
 
 
+def _module(path):
+    """Return a file's name as a module, such as ``hw.pe``."""
+    return ".".join(path.with_suffix("").parts)
+
+
 def _imports(path):
-    """Return the units of ``hw`` and ``sim`` that a file imports, such as ``hw.pe``."""
+    """Return what a file imports; the units of ``hw`` and ``sim`` as `_module` names them."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):

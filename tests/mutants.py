@@ -56,7 +56,7 @@ class Hunt:
         near = distances(root)
         self._sources = {file: (root / file).read_text()
                          for file in {fault.file for fault in chosen}}
-        self._near = {file: near.get(f"hw.{Path(file).stem}", {}) for file in self._sources}
+        self._near = {file: near.get(file, {}) for file in self._sources}
 
     def run(self, jobs, stages=STAGES):
         """Test all faults with `jobs` workers; raise ``RuntimeError`` if tests fail without one."""
@@ -171,7 +171,7 @@ def main(count, seed, jobs, only, slow, as_json, root):
     """Run the command line; exit with code 1 if too few faults are found."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up then, too
     root, console, start = root.resolve(), Console(stderr=as_json), time.monotonic()
-    drawn = sample([fault for path in sorted((root / "hw").glob("*.py"))
+    drawn = sample([fault for path in sorted((root / "hw").rglob("*.py"))
                     if describes_hardware(source := path.read_text())
                     for fault in faults(path.relative_to(root).as_posix(), source)], count, seed)
     data = root / "tests/mutants.toml"

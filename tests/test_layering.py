@@ -129,14 +129,15 @@ def test_allowed_imports_pass():
     assert violations("sim/vit.py", "from systola.model.integer import IntegerVit") == []
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "hw").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "hw").rglob("*.py")), ids=lambda path: path.stem)
 def test_every_hardware_unit_is_named_in_a_test(path):
     if path.stem == "__init__":
         return
-    tests = "".join(test.read_text() for test in (ROOT / "tests").glob("test_*.py"))
+    tests = "".join(test.read_text() for test in (ROOT / "tests").rglob("test_*.py"))
     users = "".join(user.read_text() for folder in ("hw", "cli")
-                    for user in (ROOT / folder).glob("*.py") if user != path)
-    assert f"systola.hw.{path.stem}" in tests or f"systola.hw.{path.stem} " in users
+                    for user in (ROOT / folder).rglob("*.py") if user != path)
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    assert f"systola.{module}" in tests or f"systola.{module} " in users
 
 
 @pytest.mark.parametrize("package", PACKAGES)
