@@ -1,0 +1,1 @@
+"""One file a board, what they share, and building one."""

@@ -1,0 +1,1 @@
+"""The systola command: one file a command."""

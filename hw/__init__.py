@@ -1,0 +1,1 @@
+"""The accelerator in Amaranth: what is built, around what, and how Verilog comes out."""

@@ -1,0 +1,1 @@
+"""From a float checkpoint to an integer network, and the arithmetic of every operator."""

@@ -1,7 +1,7 @@
 """The handwritten digits bundled with scikit-learn, their fixed split, and images as patches."""
 
 from hashlib import sha256
-from pathlib import Path
+from importlib.resources import files
 
 import numpy as np
 
@@ -9,22 +9,10 @@ __all__ = ["SPLITS", "checkpoint_path", "load_images", "patches", "split_indices
 
 SPLITS = ("train", "test")
 
-_CHECKPOINT = Path("examples") / "digits" / "digits.safetensors"
-
 
 def checkpoint_path():
-    """Return the committed float checkpoint of the digits example.
-
-    Raises
-    ------
-    FileNotFoundError
-        If systola is not installed from its source tree (``pip install -e .``).
-    """
-    path = Path(__file__).resolve().parent.parent / _CHECKPOINT
-    if not path.is_file():
-        raise FileNotFoundError(f"model 'digits' needs {_CHECKPOINT.as_posix()} of the source "
-                                "tree; install systola there with `pip install -e .`")
-    return path
+    """Return the committed float checkpoint of the digits example."""
+    return files("systola.examples.digits") / "digits.safetensors"
 
 
 def split_indices(labels, split, *, parts=5, salt="test"):

@@ -46,12 +46,8 @@ def open_float(source, *, heads=None):
     ModelError
         If the checkpoint is missing or unusable.
     """
-    if str(source) != "digits":
-        return load_checkpoint(source, heads=heads)
-    try:
-        return load_checkpoint(digits.checkpoint_path(), heads=heads)
-    except FileNotFoundError as error:
-        raise ModelError(str(error)) from None
+    path = digits.checkpoint_path() if str(source) == "digits" else source
+    return load_checkpoint(path, heads=heads)
 
 
 def open_model(source, *, data=None, heads=None, progress=None, **settings):

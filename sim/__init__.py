@@ -1,0 +1,1 @@
+"""Simulations of the accelerator, with and without Verilog, and proofs."""

@@ -34,14 +34,8 @@ class Copy:
     """
 
     def __init__(self, root, folder, cache):
-        shutil.copytree(root, folder, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+        shutil.copytree(root, folder, symlinks=True, ignore=shutil.ignore_patterns(*_LEFT_OUT))
         self.folder, self._process = folder, None
-        package = folder / "systola"
-        package.mkdir()
-        (package / "__init__.py").touch()  # goes before the packages of the checkout
-        for init in folder.glob("*/__init__.py"):
-            if init.parent != package:
-                (package / init.parent.name).symlink_to(init.parent)
         self.env = os.environ | {"PYTHONPATH": str(folder), "SYSTOLA_CACHE": str(cache)}
         found = subprocess.run(
             [sys.executable, "-c", "import systola.hw; print(systola.hw.__file__)"], cwd=folder,

@@ -142,9 +142,9 @@ def test_unusable_data_files(tmp_path, tensors, message):
         load_data(path)
 
 
-def test_missing_checkpoint_says_how_to_install(monkeypatch):
-    monkeypatch.setattr(digits, "_CHECKPOINT", Path("examples/none.safetensors"))
-    with pytest.raises(ModelError, match=r"needs examples/none\.safetensors .* `pip install -e"):
+def test_a_missing_checkpoint_is_named(monkeypatch):
+    monkeypatch.setattr(digits, "checkpoint_path", lambda: Path("examples/none.safetensors"))
+    with pytest.raises(ModelError, match=r"^model file '.*none\.safetensors' does not exist$"):
         open_float("digits")
 
 

@@ -107,6 +107,7 @@ def tree(tmp_path):
     for name, text in {
         "pyproject.toml": '[tool.pytest.ini_options]\nmarkers = ["slow: slow"]\n',
         "hw/__init__.py": "",
+        "systola/__init__.py": "",
         "hw/unit.py": "from amaranth import Signal\n\n\ndef unit(a, b):\n    return (a + b,\n"
                       "            a << b,\n            a ^ b)\n",
         "tests/test_unit.py": "from systola.hw.unit import unit\n\n\n"
@@ -116,6 +117,7 @@ def tree(tmp_path):
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
+    (tmp_path / "systola/hw").symlink_to("../hw")
     return tmp_path
 
 

@@ -1,0 +1,1 @@
+"""Readers and writers that every package needs; nothing of the accelerator."""

@@ -1,0 +1,1 @@
+"""An FPGA accelerator generator for integer-only Vision Transformers."""
