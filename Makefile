@@ -26,7 +26,7 @@ test-fast: .venv/.stamp  ## the tests that need no Verilog simulator
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not slow'
 
 mutants: .venv/.stamp check-tools  ## plant single faults in hw/ and count those that the tests find
-	$(BIN)/python tests/mutants.py --seed 5 --count 110 --jobs $(JOBS)
+	$(BIN)/python tests/mutation/mutants.py --seed 5 --count 110 --jobs $(JOBS)
 
 formal: .venv/.stamp  ## prove the stream rules, FIFOs, tokens, divider, root and packed products
 	$(BIN)/python -m systola.sim.formal
@@ -58,7 +58,7 @@ check-python:
 		"environments (apt install python3-venv)" >&2; exit 2; }
 
 check-tools: .venv/.stamp
-	@$(BIN)/python -m systola.sim.toolcheck
+	@$(BIN)/python -m systola.sim.verilog.toolcheck
 
 .venv/.stamp: pyproject.toml requirements.lock
 	@$(MAKE) --no-print-directory check-python

@@ -3,8 +3,8 @@
 from amaranth_boards.arty_s7 import ArtyS7_50Platform
 
 from systola.boards.board import Board
+from systola.boards.flows.spartan7 import Spartan7Flow
 from systola.boards.pll import XC7_PLL
-from systola.boards.spartan7 import Spartan7Flow
 
 __all__ = ["BOARD", "ArtyS7Platform"]
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from systola.boards.board import find_board
-from systola.boards.ecp5 import build_ecp5, check_tools
-from systola.boards.flow import check_folder
-from systola.boards.spartan7 import build_spartan7
+from systola.boards.flows.ecp5 import build_ecp5, check_tools
+from systola.boards.flows.flow import check_folder
+from systola.boards.flows.spartan7 import build_spartan7
 from systola.boards.top import BoardTop, plan_clock
-from systola.hw.config import AcceleratorConfig
+from systola.hw.contract.config import AcceleratorConfig
 
 __all__ = ["ROUTERS", "build_board"]
 

@@ -6,10 +6,10 @@ from amaranth.lib import io
 from amaranth.lib.cdc import ResetSynchronizer
 
 from systola.boards.pll import pll_instance
+from systola.hw.contract.regmap import REGISTERS
+from systola.hw.host.uart import baud_divisor
 from systola.hw.linked import LinkedAccelerator
-from systola.hw.regmap import REGISTERS
-from systola.hw.target import Primitives
-from systola.hw.uart import baud_divisor
+from systola.hw.parts.target import Primitives
 
 __all__ = ["LEDS", "BoardTop", "plan_clock"]
 

@@ -3,7 +3,7 @@
 from amaranth_boards.ulx3s import ULX3S_85F_Platform
 
 from systola.boards.board import Board
-from systola.boards.ecp5 import Ecp5Flow
+from systola.boards.flows.ecp5 import Ecp5Flow
 from systola.boards.pll import ECP5_PLL
 
 __all__ = ["BOARD", "Ulx3sPlatform"]

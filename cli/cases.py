@@ -53,14 +53,14 @@ def choose_case(source, *, is_random, random_weights, config, attention, blocks,
 
 
 def _config(source, attention):
-    from systola.hw.config import AcceleratorConfig
+    from systola.hw.contract.config import AcceleratorConfig
 
     config = AcceleratorConfig.load(source)
     return config if attention is None else dataclasses.replace(config, attention=attention)
 
 
 def _random_case(seed, images):
-    from systola.sim.randomize import random_case
+    from systola.sim.runs.random_cases import random_case
 
     model, config, codes = random_case(seed, images=images)
     return Case(model=model, config=config, inputs=codes, about={"model": "random", "seed": seed})
@@ -69,7 +69,7 @@ def _random_case(seed, images):
 def _named_case(name, config, blocks, seed, images):
     import numpy as np
 
-    from systola.model.random import random_codes, random_named, random_stream
+    from systola.model.data.synthetic import random_codes, random_named, random_stream
 
     model = random_named(name, blocks=blocks, seed=seed, **config.model_settings)
     inputs = (random_codes if blocks is None else random_stream)(
@@ -81,10 +81,10 @@ def _named_case(name, config, blocks, seed, images):
 
 def _model_case(source, config, blocks, count, data, update):
     """Take a model from a file; a float checkpoint is quantized as `config` wants it."""
-    from systola.model.evaluate import open_model
-    from systola.model.files import is_integer_model
-    from systola.model.images import encode, load_data
-    from systola.sim.vit import forward
+    from systola.model.data.images import encode, load_data
+    from systola.model.evaluation.accuracy import open_model
+    from systola.model.networks.integer_file import is_integer_model
+    from systola.model.networks.integer_forward import forward
 
     settings = {} if source != "digits" and is_integer_model(source) else config.model_settings
     model = open_model(source, data=data, progress=update, **settings)

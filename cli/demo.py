@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from systola.cli.report import config_option, emit, json_option, progress
+from systola.cli.console import config_option, emit, json_option, progress
 
 __all__ = ["demo"]
 
@@ -57,9 +57,9 @@ class _Chain:
                 ("synthesizing", self.synthesize), ("drawing", self.draw)]
 
     def quantize(self, update):
-        from systola.model.evaluate import open_float, open_model
-        from systola.model.files import save_model
-        from systola.model.images import load_data
+        from systola.model.data.images import load_data
+        from systola.model.evaluation.accuracy import open_float, open_model
+        from systola.model.networks.integer_file import save_model
 
         self.vit = open_float("digits")
         self.model = open_model("digits", **self.config.model_settings)
@@ -67,7 +67,7 @@ class _Chain:
         self.images, self.labels = load_data("digits", "test")
 
     def evaluate(self, update):
-        from systola.model.evaluate import evaluate
+        from systola.model.evaluation.accuracy import evaluate
 
         self.summary["evaluate"] = evaluate(self.vit, self.model, self.images, self.labels)
 
@@ -77,8 +77,8 @@ class _Chain:
         self.summary["generate"] = generate(self.config, self.folder / "verilog")
 
     def simulate(self, update):
-        from systola.model.images import encode
-        from systola.sim.simulate import simulate
+        from systola.model.data.images import encode
+        from systola.sim.runs.simulate import simulate
 
         self.result = simulate(self.model, self.config,
                                encode(self.model, self.images[:self.count]), progress=update)
@@ -90,15 +90,15 @@ class _Chain:
             "correct": int((self.predictions == labels).sum())}
 
     def synthesize(self, update):
-        from systola.boards.synth import synthesize
+        from systola.boards.synthesis.synth import synthesize
 
         result = synthesize(self.config, progress=lambda text: update(text=f"synthesizing: {text}"))
         self.summary["synth"] = result.to_dict()
 
     def draw(self, update):
-        from systola.cli.picture import draw_classification
-        from systola.model.evaluate import float_patches
-        from systola.model.float_vit import forward
+        from systola.model.evaluation.accuracy import float_patches
+        from systola.model.networks.float_vit import forward
+        from systola.report.digits_picture import draw_classification
 
         name = f"blocks.{len(self.model.blocks) - 1}.attention"
         float_attention = {}

@@ -10,16 +10,16 @@ __all__ = ["cli", "main"]
 
 _COMMANDS = {
     "demo": ("systola.cli.demo", "Run the whole chain on real digits and draw the result."),
-    "quantize": ("systola.cli.network", "Turn a float checkpoint into an integer model."),
-    "evaluate": ("systola.cli.network", "Compare float and integer accuracy on the test images."),
-    "generate": ("systola.cli.hardware", "Write Verilog, C header, FuseSoC file and manifest."),
-    "synth": ("systola.cli.hardware", "Synthesize and list LUT, FF, CARRY, DSP, BRAM by module."),
+    "quantize": ("systola.cli.quantize", "Turn a float checkpoint into an integer model."),
+    "evaluate": ("systola.cli.quantize", "Compare float and integer accuracy on the test images."),
+    "generate": ("systola.cli.synth", "Write Verilog, C header, FuseSoC file and manifest."),
+    "synth": ("systola.cli.synth", "Synthesize and list LUT, FF, CARRY, DSP, BRAM by module."),
     "timing": ("systola.cli.timing", "Place and route on an ECP5 for the clock frequency."),
     "report": ("systola.cli.power", "Area, energy and power; everything on one page."),
-    "simulate": ("systola.cli.simulation", "Run a model on simulated Verilog, and compare."),
-    "conform": ("systola.cli.simulation", "Compare with published golden vectors."),
-    "run": ("systola.cli.board", "Run a model on a board, over its serial port."),
-    "serve": ("systola.cli.board", "Simulate a board, serial port included."),
+    "simulate": ("systola.cli.simulate", "Run a model on simulated Verilog, and compare."),
+    "conform": ("systola.cli.simulate", "Compare with published golden vectors."),
+    "run": ("systola.cli.run", "Run a model on a board, over its serial port."),
+    "serve": ("systola.cli.run", "Simulate a board, serial port included."),
     "soak": ("systola.cli.soak", "Hostile programs and line faults against simulated hardware."),
 }
 

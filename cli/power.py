@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from systola.cli.power_report import power
-from systola.cli.report import config_option, emit, json_option, progress, table
+from systola.cli.console import config_option, emit, json_option, progress, table
+from systola.cli.report_power import power
 
 __all__ = ["report"]
 
@@ -61,7 +61,7 @@ def report(ctx, as_html, output, config, images, widths, mhz, data):
     if path.suffix != ".html" or not path.absolute().parent.is_dir():
         raise click.UsageError(f"output must be an .html file in an existing folder, "
                                f"not {output!r}")
-    from systola.cli.html_report import collect, write_page
+    from systola.report.page import collect, write_page
 
     with progress("opening the model") as update:
         content = collect(config, images=images, bits=widths, mhz=mhz, data=data, progress=update)
@@ -78,8 +78,8 @@ def area(config, as_json):
     Yosys for 7 series, before place and route. Modules that are equal count where they occur
     first.
     """
-    from systola.boards.sizes import unit_sizes
-    from systola.boards.synth import synthesize
+    from systola.boards.synthesis.sizes import unit_sizes
+    from systola.boards.synthesis.synth import synthesize
 
     with progress("synthesizing") as update:
         result = synthesize(config, progress=lambda text: update(text=f"synthesizing: {text}"))
@@ -113,7 +113,7 @@ def pe(widths, mhz, rows, cols, data, as_json):
     hold 95 % of what the coefficients may be (docs/POWER.md). Takes minutes the first time;
     mapped and compiled arrays are kept in build/sim.
     """
-    from systola.boards.pe_report import pe_report
+    from systola.boards.power.pe_report import pe_report
 
     with progress("preparing arrays") as update:
         result = pe_report(widths=widths, mhz=mhz, rows=rows, cols=cols, data=data,

@@ -2,7 +2,7 @@
 
 import click
 
-from systola.cli.report import emit, json_option, progress, table
+from systola.cli.console import emit, json_option, progress, table
 
 __all__ = ["soak"]
 
@@ -34,11 +34,11 @@ def soak(programs, faults, seed, as_json):
         raise click.UsageError("soak needs either --programs N or --faults N")
     with progress("preparing") as update:
         if programs:
-            from systola.sim.soak_programs import soak_programs
+            from systola.sim.soak.program_runs import soak_programs
 
             result = soak_programs(programs, seed, progress=update)
         else:
-            from systola.sim.soak_faults import soak_faults
+            from systola.sim.soak.fault_runs import soak_faults
 
             result = soak_faults(faults, seed, progress=update)
     if as_json:

@@ -2,7 +2,7 @@
 
 import click
 
-from systola.cli.report import config_option, emit, json_option, progress, table
+from systola.cli.console import config_option, emit, json_option, progress, table
 
 __all__ = ["timing"]
 
@@ -22,7 +22,7 @@ def timing(config, seeds, device, speed, as_json):
     The accelerator's ports end in registers of a harness. The result is nextpnr's estimate: median
     and range over placements, and what the critical path goes through.
     """
-    from systola.boards.timing import fmax_ecp5
+    from systola.boards.flows.ecp5_timing import fmax_ecp5
 
     with progress("synthesizing for ECP5 (minutes for a large array)") as update:
         result = fmax_ecp5(config, seeds=seeds, device=device, speed=int(speed),

@@ -4,9 +4,9 @@ from amaranth import Module, ResetInserter
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.contract.regmap import COUNTERS
 from systola.hw.core import Core, access_layout, trace_layout
-from systola.hw.csr import RegisterFile, axi_lite_ports
-from systola.hw.regmap import COUNTERS
+from systola.hw.host.register_file import RegisterFile, axi_lite_ports
 
 __all__ = ["Accelerator"]
 
@@ -14,7 +14,8 @@ __all__ = ["Accelerator"]
 class Accelerator(wiring.Component):
     """Runs integer Vision Transformers from a program stream; the top of the generated Verilog.
 
-    Model: ``systola.sim.machine``. Registers: ``hw/regmap.py``. Program: ``hw/isa.py``.
+    Model: ``systola.sim.machine.machine``. Registers: ``hw/contract/regmap.py``. Program:
+    ``hw/contract/isa.py``.
 
     Parameters
     ----------

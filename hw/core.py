@@ -5,21 +5,21 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
-from systola.hw import shapes
-from systola.hw.dispatch import Dispatcher
-from systola.hw.fetch import result_beat
-from systola.hw.isa import FORMATS, Engine
-from systola.hw.load import LoadEngine
-from systola.hw.matrix import MatrixEngine
-from systola.hw.params import ParamMemory
-from systola.hw.regmap import COUNTERS, TRACE
-from systola.hw.regslice import RegisterSlice
-from systola.hw.rowfactor import RowFactors
-from systola.hw.scratchpad import Scratchpad
-from systola.hw.tokens import TokenGate, connect_gates
-from systola.hw.unpack import bus_beat
-from systola.hw.vector import VectorEngine
-from systola.hw.watchdog import Watchdog, patience
+from systola.hw.contract.isa import FORMATS, Engine
+from systola.hw.contract.regmap import COUNTERS, TRACE
+from systola.hw.control.dispatcher import Dispatcher
+from systola.hw.control.token_gate import TokenGate, connect_gates
+from systola.hw.control.watchdog import Watchdog, patience
+from systola.hw.load.fetch_path import result_beat
+from systola.hw.load.load_engine import LoadEngine
+from systola.hw.load.unpackers import bus_beat
+from systola.hw.matrix.matrix_engine import MatrixEngine
+from systola.hw.memory.param_memory import ParamMemory
+from systola.hw.memory.row_factors import RowFactors
+from systola.hw.memory.scratchpad import Scratchpad
+from systola.hw.parts import shapes
+from systola.hw.parts.register_slice import RegisterSlice
+from systola.hw.vector.vector_engine import VectorEngine
 
 __all__ = ["Core", "access_layout", "trace_layout"]
 

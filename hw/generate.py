@@ -8,12 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from systola.hw.accelerator import Accelerator
-from systola.hw.config import INSTRUCTION_SET_VERSION
-from systola.hw.isa import FORMATS, INSTRUCTION_BYTES, Error, Opcode
+from systola.hw.contract.config import INSTRUCTION_SET_VERSION
+from systola.hw.contract.isa import FORMATS, INSTRUCTION_BYTES, Error, Opcode
+from systola.hw.contract.regmap import REGISTERS, VERSION
+from systola.hw.contract.stream_registers import STREAM_REGISTERS
 from systola.hw.mapped import MappedAccelerator
-from systola.hw.regmap import REGISTERS, VERSION
 from systola.hw.verilog import IDIOMS, to_verilog
-from systola.hw.window import STREAM_REGISTERS
 
 __all__ = ["FILES", "TOP", "c_header", "core_file", "generate"]
 

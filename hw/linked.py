@@ -5,11 +5,11 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.accelerator import Accelerator
-from systola.hw.bridge import Bridge
-from systola.hw.channel import Channel
-from systola.hw.csr import PREFIX, axi_lite_ports
-from systola.hw.frame import BUFFER
-from systola.hw.uart import Receiver, Transmitter
+from systola.hw.contract.frame import BUFFER
+from systola.hw.host.bridge import Bridge
+from systola.hw.host.channel import Channel
+from systola.hw.host.register_file import PREFIX, axi_lite_ports
+from systola.hw.host.uart import Receiver, Transmitter
 
 __all__ = ["LinkedAccelerator"]
 
@@ -17,15 +17,15 @@ __all__ = ["LinkedAccelerator"]
 class LinkedAccelerator(wiring.Component):
     """UART, channel, bridge and accelerator.
 
-    A new session (``hw/frame.py``) resets bridge and accelerator together, with everything that may
-    be under way between them, and nothing else.
+    A new session (``hw/contract/frame.py``) resets bridge and accelerator together, with everything
+    that may be under way between them, and nothing else.
 
     Parameters
     ----------
     config : AcceleratorConfig
         The accelerator.
     divisor : int
-        Clock cycles of a bit, see `systola.hw.uart.baud_divisor`.
+        Clock cycles of a bit, see `systola.hw.host.uart.baud_divisor`.
     accelerator : component, optional
         Something else with the accelerator's ports.
     buffer : int

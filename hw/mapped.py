@@ -5,8 +5,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.accelerator import Accelerator
-from systola.hw.csr import axi_lite_ports
-from systola.hw.stream_window import StreamWindow, window_ports
+from systola.hw.host.register_file import axi_lite_ports
+from systola.hw.host.stream_window import StreamWindow, window_ports
 
 __all__ = ["MappedAccelerator"]
 
@@ -24,7 +24,8 @@ class MappedAccelerator(wiring.Component):
     Members
     -------
     s_axil_* : AXI4-Lite subordinate
-        Registers of ``hw/regmap.py`` and, from `window.BASE` on, of ``hw/window.py``.
+        Registers of ``hw/contract/regmap.py`` and, from `window.BASE` on, of
+        ``hw/contract/stream_registers.py``.
     irq : Out(1)
         As of `Accelerator`.
     """

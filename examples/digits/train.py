@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from systola.model.digits import load_images, split_indices
+from systola.model.data.digits import load_images, split_indices
 
 CHANNELS, HEADS, BLOCKS, HIDDEN, PATCH, SIDE, CLASSES = 64, 4, 4, 256, 2, 8, 10
 MEAN = STD = 0.5

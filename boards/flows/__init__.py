@@ -1,0 +1,1 @@
+"""Place, route, pack: one file a tool chain."""

@@ -1,0 +1,1 @@
+"""Netlists at work: from toggles to energy."""

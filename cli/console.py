@@ -1,0 +1,92 @@
+"""What commands share: JSON on stdout, tables, progress on stderr, common options."""
+
+import contextlib
+import json
+import threading
+
+import click
+
+__all__ = ["config_option", "emit", "json_option", "progress", "table"]
+
+json_option = click.option("--json", "as_json", is_flag=True,
+                           help="Print one JSON object on stdout and nothing else.")
+
+config_option = click.option(
+    "--config", "config", default="digits", show_default=True, metavar="CONFIG",
+    callback=lambda ctx, param, value: _config(value),
+    help="Accelerator: a preset (digits, small, tiny, arty_s7_50, array_16x16, "
+         "ulx3s_85f) or a .toml or .json file of fields.")
+
+
+def _config(value):
+    from systola.hw.contract.config import AcceleratorConfig
+
+    return AcceleratorConfig.load(value)
+
+
+def emit(result):
+    """Print `result` as the command's only output; numpy numbers and arrays are allowed."""
+    click.echo(json.dumps(result, indent=2, default=lambda value: value.tolist()))
+
+
+def table(title, columns, rows):
+    """Print rows of text or numbers under `columns`, numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for index, name in enumerate(columns):
+        number = any(isinstance(row[index], int | float) for row in rows)
+        grid.add_column(name, justify="right" if number else "left", no_wrap=index == 0)
+    for row in rows:
+        grid.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row))
+    console = Console()
+    # Into a file or pipe, lines are as long as they need to be.
+    Console(width=None if console.is_terminal else 160, soft_wrap=False).print(grid)
+
+
+@contextlib.contextmanager
+def progress(text):
+    """Show `text` with a running clock on stderr; yields ``update(done, total, text=None)``.
+
+    Off a terminal, one line for each text that lasts longer than two seconds.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        plain = _Plain(text)
+        try:
+            yield plain.update
+        finally:
+            plain.timer.cancel()
+        return
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=30),
+                  TimeElapsedColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(text, total=None)
+
+        def update(done=None, total=None, text=None):
+            changes = {"description": text} if text else {}
+            bar.update(task, completed=done, total=total, **changes)
+
+        yield update
+
+
+class _Plain:
+    """Progress into a file or pipe; what follows a colon in a text is too much there."""
+
+    def __init__(self, text):
+        self.text = None
+        self.timer = threading.Timer(0, print)
+        self.update(text=text)
+
+    def update(self, done=None, total=None, text=None):
+        text = text and text.partition(":")[0]
+        if not text or text == self.text:
+            return
+        self.text = text
+        self.timer.cancel()
+        self.timer = threading.Timer(2, click.echo, [f"{text} ..."], {"err": True})
+        self.timer.daemon = True
+        self.timer.start()

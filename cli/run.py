@@ -1,0 +1,144 @@
+"""`systola run` and `systola serve`: a model on a board, and a simulated board."""
+
+import contextlib
+import time
+from pathlib import Path
+
+import click
+
+from systola.cli.console import config_option, emit, json_option, progress
+
+__all__ = ["run", "serve"]
+
+
+@click.command()
+@click.option("--port", metavar="PORT",
+              help="Serial port of the board, or a URL that pyserial knows.")
+@click.option("--registers", metavar="DEVICE", help="Instead: registers of an accelerator of "
+              "`systola generate --mapped` on this chip, /dev/uioN or /dev/mem@ADDRESS.")
+@click.option("--baud", type=click.IntRange(min=1), default=1_000_000, show_default=True,
+              metavar="RATE", help="Bits per second.")
+@click.option("--model", "source", required=True, metavar="MODEL",
+              help="`digits`, an integer model from `systola quantize`, or a float checkpoint.")
+@click.option("--images", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+              help="Test images to run.")
+@click.option("--data", metavar="FILE", help="Images and labels (.npz or .safetensors); default: "
+              "the digits.")
+@click.option("--config", "config", metavar="CONFIG", help="What the board was built from, if it "
+              "is no preset: a .toml or .json file of fields.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0,
+              show_default=True, metavar="S", help="Seconds that an image may take on the board.")
+@json_option
+def run(port, baud, registers, source, images, data, config, timeout, as_json):
+    """Run a model on a board and compare its results with the integer model.
+
+    The board tells which configuration it was built from; the model is compiled for that. Ends
+    with exit code 1 if the board does not answer, refuses the program, or gives another result.
+    """
+    from systola.cli.cases import choose_case
+    from systola.model.networks.integer_forward import forward
+    from systola.sw_driver.compiler.compiler import compile_model
+    from systola.sw_driver.driver.driver import Accelerator
+
+    if (port is None) == (registers is None):
+        raise click.UsageError("give either --port or --registers")
+    with progress("opening the board") as update:
+        transport = _serial(port, baud) if port else _mapped(registers)
+        with contextlib.closing(transport):
+            accelerator = Accelerator(transport, timeout=timeout)
+            built = _find_config(accelerator.config_hash, config)
+            update(text="preparing the model")
+            case = choose_case(source, is_random=False, random_weights=False, config=built,
+                               attention=None, blocks=None, seed=None, images=images, data=data,
+                               update=update)
+            program = compile_model(case.model, case.config)
+            expected = forward(case.model, case.inputs, keep=["logits"])["logits"]
+            accelerator.load(program)
+            start, logits = time.monotonic(), []
+            for number, codes in enumerate(case.inputs):
+                update(number, images, f"image {number + 1} of {images}")
+                logits.append(accelerator.run({program.inputs[0].name: codes})["logits"])
+            seconds = time.monotonic() - start
+            counters = accelerator.counters()
+    report = {
+        **case.about, "port": port or registers, "config": built, "images": images,
+        "mismatches": sum(int((got != want).sum())
+                          for got, want in zip(logits, expected, strict=True)),
+        "predictions": [int(row.argmax()) for row in logits], "labels": case.labels.tolist(),
+        "correct": sum(int(row.argmax() == label)
+                       for row, label in zip(logits, case.labels, strict=True)),
+        "logits": [row.tolist() for row in logits], "bytes": len(program.stream),
+        "seconds": round(seconds, 3), "cycles": counters["cycles"], "counters": counters,
+        "repeats": transport.channel.repeats if port else 0,
+    }
+    if as_json:
+        emit(report)
+    else:
+        click.echo(f"{images} images on {built} at {report['port']}: {report['correct']} "
+                   f"classified correctly, {report['mismatches']} values differ from the integer "
+                   f"model")
+        click.echo(f"{report['cycles']:,} cycles an image on the board, {seconds / images:.2f} s "
+                   f"with {report['bytes']:,} bytes to send; {report['repeats']} repetitions on "
+                   f"the line")
+    return 1 if report["mismatches"] else 0
+
+
+def _serial(port, baud):
+    from systola.sw_driver.driver.port import SerialPort
+    from systola.sw_driver.driver.uart import UartTransport
+
+    return UartTransport(SerialPort(port, baud))
+
+
+def _mapped(registers):
+    from systola.sw_driver.driver.mapped import MappedTransport
+
+    path, at, address = registers.partition("@")
+    try:
+        base = int(address, 0) if at else 0
+    except ValueError:
+        raise click.UsageError(f"--registers must be a device, or DEVICE@ADDRESS, not "
+                               f"{registers!r}") from None
+    return MappedTransport.open(path, base)
+
+
+def _find_config(there, given):
+    """Return the name of the configuration with the hash that is `there`."""
+    from systola.hw.contract.config import PRESETS, AcceleratorConfig
+
+    if given is not None:
+        found = AcceleratorConfig.load(given)
+        if found.hash != there:
+            raise ValueError(f"config {given!r} has the hash {found.hash:#018x}, the hardware at "
+                             f"the port has {there:#018x}")
+        return given
+    for name, preset in PRESETS.items():
+        if preset.hash == there:
+            return name
+    raise ValueError(f"config must be given: the hardware at the port has the hash {there:#018x}, "
+                     f"which no preset has")
+
+
+@click.command()
+@config_option
+@click.option("--link", default="build/board", show_default=True, metavar="PATH",
+              help="Where to put the serial port.")
+def serve(config, link):
+    """Simulate a board; its serial port is a pseudo-terminal.
+
+    UART, channel and accelerator are those that go onto boards, with fewer clock cycles a bit.
+    `systola run --port build/board --model digits`, in another terminal, does what it does with a
+    real one. Ends with Ctrl-C.
+    """
+    from systola.sim.runs.serve import serve_board
+
+    Path(link).absolute().parent.mkdir(parents=True, exist_ok=True)
+    with progress("compiling the board") as update, serve_board(config, link) as alive:
+        update(text=f"serving at {link}")
+        click.echo(f"serial port: {link}")
+        try:
+            while alive():
+                time.sleep(0.2)
+        except KeyboardInterrupt:
+            pass
+    return 0

@@ -1,0 +1,180 @@
+"""`systola simulate` and `systola conform`."""
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from systola.cli.console import emit, json_option, progress, table
+
+__all__ = ["conform", "simulate"]
+
+_SIMULATOR = click.option("--simulator", type=click.Choice(["verilator", "icarus"]),
+                          default="verilator", show_default=True, help="Verilog simulator.")
+
+
+@click.command()
+@click.argument("folder", metavar="DIR")
+@click.option("--rtl", is_flag=True, help="Compute with the simulated Verilog of the units instead "
+              "of the integer models (compiles them first).")
+@_SIMULATOR
+@json_option
+def conform(folder, rtl, simulator, as_json):
+    """Compare the integer arithmetic with golden vectors of the published implementations.
+
+    DIR holds .npz files laid out like tests/golden, of any shapes and scales. Judged arrays must
+    be equal, element by element; the published float32 runs are shown for comparison only. Ends
+    with exit code 1 if a judged array differs.
+    """
+    from systola.sim.conform.conform import passed
+
+    rows = _conform_rtl(folder, simulator) if rtl else _conform_models(folder)
+    ok = passed(rows)
+    if as_json:
+        emit({"passed": ok, "engine": "rtl" if rtl else "models",
+              "rows": [{**dataclasses.asdict(row), "failed": row.failed} for row in rows]})
+    else:
+        _show(rows)
+    return 0 if ok else 1
+
+
+def _conform_models(folder):
+    from systola.sim.conform.conform import conform as compare
+
+    with progress("comparing") as update:
+        return compare(folder, progress=lambda done, total, name: update(done, total, name))
+
+
+def _conform_rtl(folder, simulator):
+    from systola.sim.conform.conform import conform as compare
+    from systola.sim.conform.rtl_engine import RtlEngine
+
+    with progress("simulating") as update, RtlEngine(simulator=simulator,
+                                                     progress=update) as engine:
+        return compare(folder, engine,
+                       progress=lambda done, total, name: update(done, total, f"simulating {name}"))
+
+
+def _show(rows):
+    def line(row):
+        exact = "" if row.exact is None else f"{row.exact:.2f}" if row.exact < 100 else "100"
+        largest = "" if row.largest is None else f"{row.largest:g}"
+        return (row.file, row.operator, row.array, "FAILED" if row.failed else row.status,
+                row.elements, exact, largest, row.note)
+
+    table("", ["file", "operator", "array", "status", "elements", "exact %", "largest", "note"],
+          [line(row) for row in rows])
+    judged = [row for row in rows if row.status in {"judged", "by arithmetic"}]
+    failed = sum(row.failed for row in rows)
+    click.echo(f"\n{len(judged)} judged arrays with {sum(row.elements for row in judged):,} "
+               f"elements: {f'{failed} FAILED' if failed else 'all equal'}")
+
+
+def _html(value):
+    """Refuse now what would only be refused after the work."""
+    path = Path(value)
+    if path.suffix != ".html" or not path.absolute().parent.is_dir():
+        raise click.UsageError(f"timeline must be an .html file in an existing folder, "
+                               f"not {value!r}")
+    return value
+
+
+@click.command()
+@click.option("--model", "source", metavar="MODEL", help="`digits`; deit_tiny, deit_small or "
+              "vit_base with --random-weights; or a file: an integer model from `systola "
+              "quantize`, or a float checkpoint.")
+@click.option("--random", "is_random", is_flag=True,
+              help="A random small network on a random small accelerator instead.")
+@click.option("--random-weights", is_flag=True, help="Random weights of realistic magnitude, for "
+              "models of which no checkpoint is shipped.")
+@click.option("--seed", type=int, metavar="N", help="Which random ones [default: 0].")
+@click.option("--blocks", type=click.IntRange(min=1), metavar="N", help="Only the first N encoder "
+              "blocks, without patch embedding and head.")
+@click.option("--images", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+              help="Test images to run.")
+@click.option("--data", metavar="FILE", help="Images and labels (.npz or .safetensors); default: "
+              "the digits.")
+@click.option("--config", metavar="CONFIG", help="Accelerator: a preset (digits, small, tiny, "
+              "arty_s7_50, array_16x16, ulx3s_85f) or a .toml or .json file of fields [default: "
+              "arty_s7_50 for --random-weights, else digits].")
+@click.option("--attention", type=click.Choice(["exact", "deferred"]),
+              help="Replaces the configuration's form of attention.")
+@click.option("--stalls", type=int, metavar="SEED",
+              help="Stall both streams at random; cycle figures then mean nothing.")
+@click.option("--trace/--no-trace", default=True, show_default=True,
+              help="Also run a program that stores every intermediate tensor, and compare them.")
+@click.option("--timeline", metavar="FILE", callback=lambda ctx, param, value: value and
+              _html(value), help="Write a picture (.html) of what the engines did.")
+@_SIMULATOR
+@json_option
+def simulate(stalls, trace, timeline, simulator, as_json, **choice):
+    """Run a network on the simulated Verilog and compare every tensor with the integer model.
+
+    The accelerator of --config is generated, compiled (kept for the next time), loaded over its AXI
+    ports by the driver and run image by image. Utilisation counts the multiply-accumulates of the
+    model, each once, from the first load of weights to the last result. Ends with exit code 1 on
+    any difference.
+    """
+    from systola.cli.cases import choose_case
+    from systola.sim.runs.simulate import simulate as run
+
+    if timeline and stalls is not None:
+        raise click.UsageError("--timeline needs a run without --stalls")
+    with progress("preparing the model") as update:
+        case = choose_case(**choice, update=update)
+        result = run(case.model, case.config, case.inputs, blocks_only=case.blocks_only,
+                     trace=trace, seed=stalls, simulator=simulator, progress=update,
+                     optimize="-O0" if choice["is_random"] else "-O1")
+    config = case.config
+    report = {**case.about, "rows": config.rows, "cols": config.cols,
+              "attention": config.attention, **result.report()}
+    if case.labels is not None:
+        report["labels"] = case.labels.tolist()
+        report["correct"] = int((result.logits.argmax(axis=1) == case.labels).sum())
+    if timeline:
+        _write_page(timeline, report, result.timeline)
+    if as_json:
+        emit(report)
+    else:
+        _show_simulation(report)
+    return 1 if result.mismatches else 0
+
+
+def _write_page(path, report, timeline):
+    from systola.report.timeline_page import timeline_page
+
+    title = f"{report['model']} on {report['rows']} x {report['cols']}"
+    Path(path).write_text(timeline_page(timeline, title, report), encoding="utf-8")
+
+
+def _show_simulation(report):
+    """Print the figures for a reader."""
+    click.echo(f"{report['images']} images on a {report['rows']} x {report['cols']} array: "
+               f"{report['tensors_compared']} tensors with {report['elements_compared']:,} "
+               f"elements compared, {report['mismatches']:,} mismatches")
+    for name, count in report["differing"].items():
+        click.echo(f"  {name}: {count:,} differ")
+    if "correct" in report:
+        click.echo(f"{report['correct']} of {report['images']} classified correctly")
+    click.echo(f"{report['cycles']:,} cycles an image (predicted {report['cycles_predicted']:,}), "
+               f"simulated at {report['cycles_per_second']:,.0f} cycles/s")
+    first, last = report["window"]
+    beyond = "" if report["overhead"] is None else (
+        f", {report['overhead']:.2%} beyond the {report['passes']:,} cycles of the tiles' passes")
+    click.echo(f"array utilisation {report['utilisation']:.1%} of {last - first:,} cycles from "
+               f"the first weights to the last result{beyond}")
+    if "array_idle" in report:
+        _show_idle(report["array_idle"], last - first)
+    layers = [row for row in report["bandwidth"] or ()
+              if not row["name"].startswith("blocks.") or row["name"].startswith("blocks.0.")]
+    if layers:  # the other blocks' are the same
+        table("\nWeights from the stream:", ["layer", "bytes", "cycles", "bytes a cycle"],
+              [(row["name"], row["weight_bytes"], row["cycles"], f"{row['bytes_per_cycle']:.2f}")
+               for row in layers])
+
+
+def _show_idle(idle, cycles):
+    from systola.sim.runs.timeline import CAUSES
+
+    table("\nThe array stood still, waiting for:", ["", "cycles", "share"],
+          [(text, idle[cause], f"{idle[cause] / cycles:.2%}") for cause, text in CAUSES.items()])

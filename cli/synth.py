@@ -1,0 +1,158 @@
+"""`systola generate` and `systola synth`."""
+
+import click
+from click.core import ParameterSource
+
+from systola.cli.console import config_option, emit, json_option, progress, table
+
+__all__ = ["generate", "synth"]
+
+
+@click.command()
+@config_option
+@click.option("-o", "--output", required=True, metavar="DIR",
+              help="Folder for systola.v, systola_regs.h, systola.core and manifest.json.")
+@click.option("--mapped", is_flag=True, help="Both streams in registers, for a processor without a "
+              "DMA engine.")
+@json_option
+def generate(config, output, mapped, as_json):
+    """Write the accelerator's Verilog, C header, FuseSoC description and manifest.
+
+    The Verilog is self-contained: top module `systola`, AXI4-Lite registers, AXI4-Stream in and
+    out (with --mapped, AXI4-Lite alone). docs/SOC.md says how to wire it. The driver refuses
+    hardware whose configuration hash is not the program's.
+    """
+    from systola.hw.generate import generate as write
+
+    with progress("generating Verilog"):
+        manifest = write(config, output, mapped=mapped)
+    if as_json:
+        return emit({"directory": output, **manifest})
+    for name, file in manifest["files"].items():
+        click.echo(f"{output}/{name}: {file['bytes']:,} bytes")
+    click.echo(f"configuration hash {manifest['config_hash']}")
+
+
+@click.command()
+@config_option
+@click.option("--family", type=click.Choice(["xc7", "xcup"]), default="xc7", show_default=True,
+              help="Xilinx 7 series or UltraScale+.")
+@click.option("--array", is_flag=True, help="Only a systolic array, of the options that follow.")
+@click.option("--weight-bits", type=int, metavar="N", help="Bits of a weight, 2 to 8.  [8]")
+@click.option("--act-bits", type=int, metavar="N", help="Bits of an activation, 2 to 8.  [8]")
+@click.option("--rows", type=int, metavar="N", help="Rows of the array.  [24]")
+@click.option("--cols", type=int, metavar="N", help="Columns of the array.  [8]")
+@click.option("--style", type=click.Choice(["dsp", "dsp_packed", "lut"]),
+              help="Processing elements.  [dsp_packed]")
+@click.option("--max-tokens", type=int, metavar="N",
+              help="Most vectors that a packed array may take in a cycle.  [4]")
+@click.option("--depth", is_flag=True, help="Find the deepest logic between registers.")
+@click.option("--board", metavar="BOARD", help="Go on to a bitstream for arty_s7_50 or ulx3s_85f; "
+              "--config is then its preset by default.")
+@click.option("-o", "--output", metavar="DIR",
+              help="With --board: folder for bitstream and logs.  [build/synth/BOARD]")
+@click.option("--seeds", type=int, metavar="N", help="With --board: number of placements.  [3]")
+@click.option("--freq", type=float, metavar="MHZ",
+              help="With --board: frequency of its PLL.  [the board's]")
+@click.option("--router", metavar="ROUTER",
+              help="With --board: router1 or router2 of nextpnr.  [nextpnr's own default]")
+@json_option
+@click.pass_context
+def synth(ctx, config, family, array, depth, board, output, seeds, freq, router, as_json, **shape):
+    """Synthesize with Yosys for a Xilinx FPGA and list what every module needs.
+
+    LUT, flip-flops (FF), carry chains (CARRY), DSP slices and block RAM by module; of the systolic
+    array, also by multiply-accumulate per cycle. No place and route, so no timing.
+
+    With --board, the accelerator gets clock, reset, LEDs and a serial link, and is placed, routed
+    and packed into a bitstream, that of the fastest placement.
+    """
+    from systola.boards.synthesis.synth import array_of, synthesize
+
+    chosen = [name for name in ctx.params
+              if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    foreign = ({"family", "array", "depth", *shape} if board is not None
+               else {"output", "seeds", "freq", "router"})
+    for name in chosen:
+        if name in foreign:
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} needs --board" if board is None
+                                   else f"{option} and --board exclude each other")
+    if board is not None:
+        return _synth_board(board, config if "config" in chosen else None, as_json, output=output,
+                            mhz=freq, seeds=3 if seeds is None else seeds, router=router)
+    given = {name: value for name, value in shape.items() if value is not None}
+    if array and "config" in chosen:
+        raise click.UsageError("--array and --config exclude each other")
+    if given and not array:
+        raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} needs --array")
+    design = array_of(**given) if array else config
+    with progress("synthesizing (minutes for a large array)") as update:
+        result = synthesize(design, "array" if array else "systola", family=family, depth=depth,
+                            progress=lambda text: update(text=f"synthesizing: {text}"))
+    result = result.to_dict()
+    if as_json:
+        return emit(result)
+    show(result)
+
+
+def _synth_board(board, config, as_json, **options):
+    from systola.boards.build import build_board
+
+    with progress("synthesizing (minutes for a large array)") as update:
+        result = build_board(board, config, **options,
+                             progress=lambda text: update(text=text)).to_dict()
+    if as_json:
+        return emit(result)
+    show_board(result)
+
+
+def show_board(result):
+    """Print what a board's design needs of the FPGA, its frequency and its bitstream."""
+    if "modules" in result:
+        show(result)
+    total, available = result["total"], result["available"]
+    click.echo(f"{result['board']}, {result['part']}:")
+    table("", ["", "used", "of", "%"],
+          [(name, count, available.get(name, ""),
+            f"{100 * count / available[name]:.1f}" if name in available else "")
+           for name, count in total.items()])
+    if result["fmax_mhz"]:
+        low, high = result["fmax_mhz_range"]
+        click.echo(f"{result['fmax_mhz_median']} MHz (median of {len(result['fmax_mhz'])} "
+                   f"placements; {low} to {high}); the PLL makes {result['clock_mhz']:g} MHz"
+                   + ("" if result["bitstream_meets_clock"] else ", which is too fast"))
+    for seed, reason in result["failed_seeds"].items():
+        click.echo(f"seed {seed} failed: {reason}")
+    if "timing_note" in result:
+        click.echo(f"note: {result['timing_note']}; estimates of the others:")
+        table("", ["from", "to", "ns", "ns, low to high", "MHz", "at"],
+              [(path["start_kind"], path["end_kind"], path["ns"],
+                f"{path['ns_low']:g} to {path['ns_high']:g}", path["mhz"], path["start"])
+               for path in result["timing_estimate"]])
+    if result["bitstream"]:
+        click.echo(f"{result['bitstream']}: bitstream of seed {result['bitstream_seed']}")
+    for name in result["missing"]:
+        click.echo(f"no bitstream, not found: {name}")
+    if result["missing"]:
+        click.echo(f"openXC7 describes these tools and databases: {result['documentation']}")
+
+
+def show(result):
+    """Print a size table: each module with what is inside it, once for all equal instances."""
+    columns = list(result["total"])
+    rows = [(name, module["instances"], *(module[column] for column in columns))
+            for name, module in result["modules"].items()]
+    table("", ["module (and what is in it)", "instances", *columns], rows)
+    if "macs" in result:
+        dsp = result["macs_per_dsp"]
+        click.echo(f"systolic array: {result['macs']} multiply-accumulates a cycle, each "
+                   f"{result['lut_per_mac']:.2f} LUT and {result['ff_per_mac']:.2f} FF"
+                   + (f"; {dsp:g} per DSP slice" if dsp else ""))
+    if "depth" in result:
+        depth = result["depth"]
+        click.echo(f"deepest path between registers: {depth['levels']} LUT levels and "
+                   f"{depth['carry']} carry chains")
+        table("", ["from", "to", "levels", "carry"],
+              [(path["start"], path["end"], path["levels"], path["carry"])
+               for path in depth["worst"]])

@@ -1,0 +1,70 @@
+"""Archives of plain arrays (.npz) from anywhere, read without pickle and with bounds."""
+
+import math
+import struct
+import warnings
+import zipfile
+import zlib
+
+import numpy as np
+
+from systola.files.bounded import check_file, shorten, shown
+
+__all__ = ["FILE_BYTES", "read_npz"]
+
+FILE_BYTES = 2**32
+"""Largest file of arrays that is read."""
+
+_RATIO, _LEEWAY = 16, 2**26
+"""An archive may expand to `_RATIO` times its size, and `_LEEWAY` bytes more."""
+
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, TypeError,
+           AttributeError, NotImplementedError, OverflowError, RuntimeError, SyntaxError,
+           MemoryError, ValueError, Warning)
+"""What the libraries raise for damaged archives (encrypted: RuntimeError; old headers: Warning)."""
+
+
+def read_npz(path):
+    """Return the arrays of a file by name, read-only.
+
+    Raises ``ValueError`` if it is damaged, would expand to much more than its size, or holds
+    anything but numbers and text, and ``OSError``; neither message names the file.
+    """
+    size = check_file(path, FILE_BYTES)
+    try:
+        with zipfile.ZipFile(path) as archive, warnings.catch_warnings():
+            warnings.simplefilter("error")
+            entries = archive.infolist()
+            expanded = sum(entry.file_size for entry in entries)
+            if expanded > _RATIO * size + _LEEWAY:
+                raise ValueError(f"{size:,} bytes must not expand to {expanded:,}")
+            arrays = {entry.filename.removesuffix(".npy"): _read(archive, entry)
+                      for entry in entries}
+    except _DAMAGE as error:
+        raise ValueError(shorten(error) or "truncated") from None
+    if len(arrays) != len(entries):
+        raise ValueError("every array must be there once")
+    return arrays
+
+
+def _read(archive, entry):
+    """Return one array, whose header must announce just the bytes that follow."""
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{shown(entry.filename)} must be stored or deflated")
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"{shown(entry.filename)} must be of format 1.0 or 2.0")
+        header = (np.lib.format.read_array_header_1_0 if version == (1, 0)
+                  else np.lib.format.read_array_header_2_0)
+        shape, fortran, dtype = header(file)
+        data = file.read()
+    if dtype.kind not in "biufSU":
+        raise ValueError(f"{shown(entry.filename)} must hold numbers or text, not "
+                         f"{shorten(dtype)}; pickled objects are refused")
+    announced = math.prod(shape) * dtype.itemsize
+    # Without a size the number of items is anything, and so is that of a negative dimension.
+    if not dtype.itemsize or min(shape, default=0) < 0 or announced != len(data):
+        raise ValueError(f"{shown(entry.filename)} must hold {len(data):,} bytes as announced, "
+                         f"not {shown(shape)} of {shorten(dtype)}")
+    return np.ndarray(shape, dtype, data, order="F" if fortran else "C")

@@ -1,0 +1,92 @@
+"""Tensor files, read without pickle and written in one step; and the error of every model file."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from systola.files.bounded import check_file, shorten
+from systola.files.npz import FILE_BYTES, read_npz
+
+__all__ = ["LARGEST", "MAX_BLOCKS", "SMALLEST", "ModelError", "read_tensors", "write_tensors"]
+
+MAX_BLOCKS = 1000
+"""Most encoder blocks of a model: readers list what a model of so many has before they look."""
+SMALLEST, LARGEST = 1e-30, 1e30
+"""Bounds of scales and other real parameters, so that float32 holds them and their inverses."""
+
+_ITEMS = 4096
+"""Most items in a text entry of an ``.npz`` file."""
+
+
+class ModelError(ValueError):
+    """A model or a setting cannot be used; one line naming the value and what was expected."""
+
+
+def read_tensors(path):
+    """Return ``(tensors, metadata)`` of a ``.safetensors`` or ``.npz`` file.
+
+    The metadata of an ``.npz`` file are its 0-d and text entries. All metadata values are strings.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, truncated, not of its type, would need pickle, or would take much
+        more memory than it has bytes.
+    """
+    path = Path(path)
+    if path.suffix not in (".safetensors", ".npz"):
+        raise ModelError(f"model file must end in .safetensors or .npz, not {str(path)!r}")
+    try:
+        return _read_safetensors(path) if path.suffix == ".safetensors" else _read_npz(path)
+    except FileNotFoundError:
+        raise ModelError(f"model file {str(path)!r} does not exist") from None
+    except (SafetensorError, OSError, KeyError, TypeError, AttributeError, OverflowError,
+            MemoryError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or shorten(error) or type(error).__name__
+        raise ModelError(f"model file {str(path)!r} must be a complete {path.suffix} file without "
+                         f"pickled objects: {reason}") from None
+
+
+def write_tensors(path, tensors, metadata):
+    """Write a ``.safetensors`` file; `path` holds either its old content or all of the new one.
+
+    Raises
+    ------
+    ModelError
+        If `path` has another suffix or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ModelError(f"model file to write must end in .safetensors, not {str(path)!r}")
+    content = save({name: np.asarray(value, order="C") for name, value in tensors.items()},
+                   metadata)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        raise ModelError(f"model file {str(path)!r} cannot be written: "
+                         f"{error.strerror or error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read_safetensors(path):
+    check_file(path, FILE_BYTES)
+    with safe_open(path, framework="numpy") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+
+
+def _read_npz(path):
+    tensors, metadata = {}, {}
+    for name, value in read_npz(path).items():
+        if value.ndim and value.dtype.kind not in "US":
+            tensors[name] = value
+        elif value.size <= _ITEMS:
+            metadata[name] = ",".join(str(item) for item in value.ravel())
+        else:
+            raise ValueError(f"text must have at most {_ITEMS} items, not {value.size}")
+    return tensors, metadata

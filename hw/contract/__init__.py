@@ -1,0 +1,1 @@
+"""What both sides agree on, as data: configuration, instructions, registers, frames, packing."""

@@ -1,0 +1,316 @@
+"""Configuration of one accelerator: data that hardware, model, compiler and driver share."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from math import gcd
+from pathlib import Path
+
+from systola.files.bounded import parse_json, parse_toml, read_file, shorten, shown
+
+__all__ = ["BRANCH_BITS", "MODEL_SETTINGS", "PRESETS", "AcceleratorConfig", "ConfigError",
+           "digit_count", "mult_limb", "requant_slots"]
+
+MODEL_SETTINGS = ("weight_bits", "act_bits", "attention", "attention_bits", "mult_bits",
+                  "code_mult_bits", "gelu", "norm_start")
+"""Fields that a quantized model has as well: its arithmetic."""
+
+RESIDUAL_BITS = 16
+"""Bits of a residual, and most multiplier bits that a requantizer takes in one cycle."""
+
+BRANCH_BITS = 20
+"""Bits to which a requantizer keeps each branch of a sum; beyond, the branch's sign decides."""
+
+SOFTMAX_SHIFT = 15
+"""``n`` of ShiftExp inside Shiftmax (I-ViT)."""
+
+GELU_SHIFT = 23
+"""``n`` of ShiftExp inside ShiftGELU (I-ViT)."""
+
+_FILE_BYTES = 16384
+"""Largest configuration file; a reader of TOML takes seconds for what a larger one could hold."""
+
+INSTRUCTION_SET_VERSION = 2
+"""Part of the configuration hash: a program for another instruction set is refused."""
+
+
+class ConfigError(ValueError):
+    """A configuration value is out of range or unknown; the message names it."""
+
+
+def digit_count(bits, digit_bits):
+    """Return how many balanced radix-2**digit_bits digits hold 0 .. 2**(bits-1)-1.
+
+    All digits but the most significant lie in -2**(b-1) .. 2**(b-1)-1 and are stored sign-extended;
+    the most significant one is unsigned and at most 2**b - 1 (ARITHMETIC: digit-split A.V).
+    """
+    count = 1
+    while 2 ** max(bits - 1 - digit_bits * (count - 1), 0) > 2**digit_bits - 1:
+        count += 1
+    return count
+
+
+def mult_limb(mult_bits, code_mult_bits):
+    """Return the multiplier bits that a requantizer takes in one cycle, 8 to 16 and even.
+
+    The fewest with which a multiplier of `mult_bits` takes two cycles and one of `code_mult_bits`
+    takes one; 16 if that has more.
+    """
+    limb = max(min(code_mult_bits, mult_bits), (mult_bits + 1) // 2, 8)
+    return min(limb + limb % 2, RESIDUAL_BITS)
+
+
+def requant_slots(mult_bits, code_mult_bits, *, long, residual=False):
+    """Return the cycles that a requantizer takes for a beat; see `AcceleratorConfig`.
+
+    A residual goes through the rows of adders like a multiplier. If it takes two cycles, the
+    multiplier beside it takes two as well, however short.
+    """
+    limb = mult_limb(mult_bits, code_mult_bits)
+    if residual and limb < RESIDUAL_BITS:
+        return 4
+    bits = mult_bits if long else min(code_mult_bits, mult_bits)
+    return -(-bits // limb) + bool(residual)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceleratorConfig:
+    """Parameters of one accelerator; every field is checked on construction.
+
+    Parameters
+    ----------
+    rows, cols : int
+        Array size: reduction lanes R (also the lanes of a scratchpad word) and output columns C.
+    lanes : int
+        Columns that the MATRIX engine requantizes at once; divides gcd(rows, cols).
+    vector_lanes : int
+        Elements per cycle of Shiftmax and ShiftGELU; divides lanes.
+    norm_lanes : int
+        Elements per cycle of I-LayerNorm; divides vector_lanes.
+    weight_bits, act_bits : int
+        Bits of the stationary and of the streamed operand, 2 to 8. K and V are stationary too.
+    pe_style : str
+        ``dsp`` (one multiply per DSP slice), ``dsp_packed`` (several, see
+        ``hw/contract/dsp_packing.py``; stationary operands must not be -2**(weight_bits-1)) or
+        ``lut`` (fabric multiplier).
+    acc_bits : int
+        Bits of an accumulator.
+    token_depth : int
+        Rows one pass may stream, the depth of one of the two accumulator halves.
+    banks, bank_depth : int
+        Scratchpad: number of banks, and words in each (a power of two).
+    weight_fifo, stream_fifo, queue_depth : int
+        Words in the weight FIFO, beats in the stream data FIFO, instructions per engine queue.
+    param_depth : int
+        Words of the parameter memory, each ``lanes`` records (bias, multiplier, shift).
+    mult_bits, code_mult_bits : int
+        Magnitude bits of the dyadic multipliers, for results of more than 8 bits and for others;
+        31 reproduces the publications.
+    attention : str
+        ``exact`` (Shiftmax as published, normalised before A.V) or ``deferred`` (8-bit
+        exponentials, normalised after A.V, see docs/ARITHMETIC.md; needs 8-bit activations).
+    attention_bits : int
+        Shiftmax output, 8 or 16 bits, of exact attention.
+    gelu : str
+        ``exact`` (row maximum, one division per element) or ``table`` (256 entries).
+    norm_roots : int
+        Rows of I-LayerNorm whose root is computed at the same time.
+    norm_start : str
+        Start of the I-LayerNorm root iteration: ``published`` (2**16) or ``leading_one``.
+    max_row : int
+        Longest row (channels or keys) a vector unit can hold.
+    x0_bits : int
+        Bits of the ShiftExp constant ``-x0``.
+    """
+
+    rows: int = 16
+    cols: int = 12
+    lanes: int = 4
+    vector_lanes: int = 1
+    norm_lanes: int = 1
+    weight_bits: int = 8
+    act_bits: int = 8
+    pe_style: str = "dsp"
+    acc_bits: int = 32
+    token_depth: int = 256
+    banks: int = 4
+    bank_depth: int = 512
+    weight_fifo: int = 64
+    stream_fifo: int = 64
+    queue_depth: int = 8
+    param_depth: int = 256
+    mult_bits: int = 24
+    code_mult_bits: int = 24
+    attention: str = "exact"
+    attention_bits: int = 16
+    gelu: str = "exact"
+    norm_roots: int = 4
+    norm_start: str = "published"
+    max_row: int = 1024
+    x0_bits: int = 8
+
+    def __post_init__(self):
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                raise ConfigError(f"{name} must be an integer from {low} to {high}, "
+                                  f"not {shown(value)}")
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                expected = " or ".join(repr(choice) for choice in choices)
+                raise ConfigError(f"{name} must be {expected}, not {shown(value)}")
+        for name in "bank_depth", "token_depth", "param_depth":
+            value = getattr(self, name)
+            if value & (value - 1):
+                raise ConfigError(f"{name} must be a power of two, not {value!r}")
+        if gcd(self.rows, self.cols) % self.lanes:
+            raise ConfigError(f"lanes must divide rows and cols ({self.rows} and {self.cols}), "
+                              f"not {self.lanes!r}")
+        for name, whole in ("vector_lanes", "lanes"), ("norm_lanes", "vector_lanes"):
+            if getattr(self, whole) % getattr(self, name):
+                raise ConfigError(f"{name} must divide {whole} ({getattr(self, whole)}), "
+                                  f"not {getattr(self, name)!r}")
+        if self.attention == "deferred" and (self.act_bits != 8 or self.mult_bits > 24):
+            raise ConfigError(f"attention 'deferred' needs act_bits 8 and mult_bits up to 24, "
+                              f"not {self.act_bits!r} and {self.mult_bits!r}")
+        if self.cols > self.rows:
+            raise ConfigError(f"cols must be at most rows ({self.rows}), not {self.cols!r}")
+        if self.scratchpad_words > 65536:
+            raise ConfigError(f"banks * bank_depth must be at most 65536 words, "
+                              f"not {self.scratchpad_words!r}")
+
+    @property
+    def model_settings(self):
+        """Dictionary of the `MODEL_SETTINGS` a model for exactly this accelerator has."""
+        return {name: getattr(self, name) for name in MODEL_SETTINGS}
+
+    @property
+    def word_bits(self):
+        """Bits of a scratchpad word: one 8-bit lane per array row."""
+        return 8 * self.rows
+
+    @property
+    def bus_bytes(self):
+        """Bytes of a stream beat: a word, rounded up to a power of two."""
+        return 1 << (self.rows - 1).bit_length()
+
+    @property
+    def scratchpad_words(self):
+        """Words of the whole scratchpad."""
+        return self.banks * self.bank_depth
+
+    @property
+    def attention_digits(self):
+        """Digit planes in which Shiftmax outputs are stored and multiplied."""
+        if self.attention == "deferred":
+            return 1
+        return digit_count(self.attention_bits, self.act_bits)
+
+    @property
+    def factor_depth(self):
+        """Entries of the row factor memory: one per row of deferred attention in flight."""
+        return 2 * self.token_depth if self.attention == "deferred" else 0
+
+    def requant_cycles(self, *, long, residual=False):
+        """Return the cycles that a requantizer takes for a group of lanes.
+
+        `long` for multipliers of ``mult_bits`` instead of ``code_mult_bits``.
+        """
+        return requant_slots(self.mult_bits, self.code_mult_bits, long=long, residual=residual)
+
+    @property
+    def mult_limb(self):
+        """Multiplier bits that a requantizer takes in one cycle."""
+        return mult_limb(self.mult_bits, self.code_mult_bits)
+
+    @property
+    def param_beats(self):
+        """Stream beats of one parameter word (``lanes`` records of 9 bytes)."""
+        return -(-9 * self.lanes // self.bus_bytes)
+
+    @property
+    def hash(self):
+        """64-bit identity of hardware built from this configuration."""
+        text = json.dumps({"isa": INSTRUCTION_SET_VERSION, **self.to_dict()}, sort_keys=True)
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+    def to_dict(self):
+        """Return the fields as a plain dictionary."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields):
+        """Build from a dictionary; unknown keys raise `ConfigError` naming the known ones."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in fields:
+            if key not in known:
+                raise ConfigError(f"unknown configuration key {shown(key)}, expected one of "
+                                  f"{', '.join(known)}")
+        return cls(**fields)
+
+    @classmethod
+    def load(cls, source):
+        """Return a preset by name, or read a ``.toml`` or ``.json`` file of fields.
+
+        A file may name a ``preset`` to start from. Raises `ConfigError` for anything unusable.
+        """
+        if source in PRESETS:
+            return PRESETS[source]
+        path = Path(source)
+        try:
+            text = read_file(path, _FILE_BYTES).decode()
+            fields = (parse_json if path.suffix == ".json" else parse_toml)(text)
+        except FileNotFoundError:
+            raise ConfigError(f"configuration {str(source)!r} is neither a preset "
+                              f"({', '.join(PRESETS)}) nor a file") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or shorten(error)
+            raise ConfigError(f"configuration {str(source)!r} cannot be read: {reason}") from None
+        if not isinstance(fields, dict):
+            raise ConfigError(f"configuration {str(source)!r} must hold a table of fields")
+        preset = fields.pop("preset", None)
+        if preset is not None:
+            if not isinstance(preset, str) or preset not in PRESETS:
+                raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, "
+                                  f"not {shown(preset)}")
+            fields = {**PRESETS[preset].to_dict(), **fields}
+        return cls.from_dict(fields)
+
+
+_RANGES = [
+    ("rows", 2, 128), ("cols", 1, 128), ("lanes", 1, 64),
+    ("vector_lanes", 1, 64), ("norm_lanes", 1, 64), ("weight_bits", 2, 8),
+    ("act_bits", 2, 8), ("acc_bits", 16, 40), ("token_depth", 2, 4096), ("banks", 1, 16),
+    ("bank_depth", 16, 65536), ("weight_fifo", 2, 4096), ("stream_fifo", 4, 4096),
+    ("queue_depth", 2, 64), ("param_depth", 2, 65536), ("mult_bits", 8, 31),
+    ("code_mult_bits", 8, 31), ("norm_roots", 1, 16),
+    ("attention_bits", 8, 16), ("max_row", 2, 65536), ("x0_bits", 1, 24),
+]
+_CHOICES = {
+    "pe_style": ("dsp", "dsp_packed", "lut"), "attention": ("exact", "deferred"),
+    "attention_bits": (8, 16), "gelu": ("exact", "table"),
+    "norm_start": ("published", "leading_one"),
+}
+
+PRESETS = {
+    "digits": AcceleratorConfig(vector_lanes=4, norm_lanes=4, code_mult_bits=16),
+    "small": AcceleratorConfig(rows=8, cols=4, lanes=2, vector_lanes=2, norm_lanes=2,
+                               token_depth=32, bank_depth=1024, max_row=256),
+    "tiny": AcceleratorConfig(rows=4, cols=4, lanes=1, token_depth=16, banks=2, bank_depth=512,
+                              max_row=64, weight_fifo=8, stream_fifo=8, param_depth=128),
+    # A DeiT-Tiny on an XC7S50: 96 DSP slices with two products each, activations in block RAM.
+    "arty_s7_50": AcceleratorConfig(rows=24, cols=8, lanes=4, vector_lanes=2, norm_lanes=1,
+                                    norm_roots=1, pe_style="dsp_packed", acc_bits=24, banks=5,
+                                    bank_depth=2048, code_mult_bits=12, gelu="table",
+                                    max_row=256),
+    "array_16x16": AcceleratorConfig(rows=16, cols=16, lanes=8, vector_lanes=2, norm_lanes=1,
+                                     norm_roots=1, pe_style="dsp_packed", acc_bits=24, banks=8,
+                                     bank_depth=2048, code_mult_bits=12, gelu="table",
+                                     max_row=256),
+    # The digits on an ECP5 85F, a multiplier for each cell: routed in minutes.
+    "ulx3s_85f": AcceleratorConfig(rows=8, cols=4, lanes=2, norm_roots=1, acc_bits=24,
+                                   token_depth=32, bank_depth=1024, code_mult_bits=12,
+                                   gelu="table", max_row=256),
+}

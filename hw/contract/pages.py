@@ -1,0 +1,102 @@
+"""Reference pages made from the data they describe: instruction set and registers."""
+
+from systola.hw.contract.isa import FORMATS, INSTRUCTION_BYTES, Engine, Error, Opcode
+from systola.hw.contract.regmap import REGISTERS
+from systola.hw.contract.stream_registers import STREAM_REGISTERS
+
+__all__ = ["isa_page", "register_table"]
+
+_PREFACE = f"""# Instruction set
+
+Made by `python -m systola.hw.contract.pages > docs/ISA.md` from `hw/contract/isa.py` and
+`hw/contract/regmap.py`; do not edit.
+
+A program is one stream of beats, `config.bus_bytes` bytes wide (R bytes rounded up to a power of
+two). It holds instructions of {INSTRUCTION_BYTES} bytes, little-endian, each in
+ceil({INSTRUCTION_BYTES} / bus bytes) beats (one beat if the bus is wider), and behind an
+instruction with a `beats` field that many beats of data, one scratchpad word (the lowest R bytes)
+in each.
+
+| bytes | bits | content |
+|---|---|---|
+| 0 | 7..0 | opcode |
+| 1 | 2..0 | `wait`: a bit per engine ({", ".join(f"{e.value} {e.name}" for e in Engine)}) |
+| 1 | 5..3 | `signal`: a bit per engine |
+| 2.. | | the operation's fields, in the order below without gaps; the rest is zero |
+
+**Tokens.** An instruction starts when it has taken one token from each other engine in `wait`; its
+own engine's bit means that everything before it in this engine is complete. When all its effects
+are visible it gives one token to every engine in `signal`. **Order.** Instructions are a valid
+sequential program, except that a MATMUL stands before the LOAD_WEIGHTS or FETCH that feeds it.
+**Checks.** The dispatcher checks every instruction before anything of it happens; a refused one
+sets the sticky error (below), and the rest of the stream is discarded until reset. So does an
+instruction that cannot be handed on while nothing moves any more (DEADLOCK: a token or weights that
+never come; waiting for the host does not count), and END if it finds tokens or weights that no
+instruction has taken (LEFTOVER).
+
+Tensors, planes and regions are described in [ARCHITECTURE.md](ARCHITECTURE.md), section 2. `R`,
+`C` and `lanes` are `rows`, `cols` and `lanes` of the configuration.
+"""
+
+_WINDOW = """Behind those above, in an accelerator of `systola generate --mapped`. A beat is its
+words, the lowest bytes first; of a beat of 2 bytes, the upper half of a word is zero.
+"""
+
+
+def _operations():
+    yield "## Operations\n"
+    yield "| code | operation | engine | does |"
+    yield "|---|---|---|---|"
+    for opcode, form in FORMATS.items():
+        engine = form.engine.name if form.engine is not None else "dispatcher"
+        link = f"[{opcode.name}](#{opcode.name.lower()})"
+        yield f"| {opcode.value} | {link} | {engine} | {form.doc} |"
+
+
+def _fields(opcode):
+    form = FORMATS[opcode]
+    yield f"\n### {opcode.name}\n"
+    yield form.doc + "\n"
+    if not form.fields:
+        yield "No fields."
+        return
+    yield "| byte | bits | field | meaning |"
+    yield "|---|---|---|---|"
+    for field in form.fields:
+        sign = ", signed" if field.signed else ""
+        yield f"| {form.offset(field.name)} | {field.bits}{sign} | `{field.name}` | {field.doc} |"
+
+
+def _errors():
+    yield "\n## Error causes\n"
+    yield "| code | cause |"
+    yield "|---|---|"
+    yield from (f"| {error.value} | {error.name} |" for error in Error)
+
+
+def register_table(registers=REGISTERS):
+    """Return AXI4-Lite registers as a Markdown table."""
+    lines = ["| offset | register | bits | access | meaning |", "|---|---|---|---|---|"]
+    for register in registers.values():
+        access = "" if register.fields else "ro"
+        lines.append(f"| 0x{register.offset:02x} | `{register.name}` | 31..0 | {access} "
+                     f"| {register.doc} |")
+        for field in register.fields:
+            high = field.lsb + field.width - 1
+            bits = str(high) if field.width == 1 else f"{high}..{field.lsb}"
+            lines.append(f"| | `.{field.name}` | {bits} | {field.access} | {field.doc} |")
+    return "\n".join(lines)
+
+
+def isa_page():
+    """Return docs/ISA.md."""
+    lines = [_PREFACE, *_operations()]
+    for opcode in Opcode:
+        lines += _fields(opcode)
+    lines += [*_errors(), "\n## Registers\n", register_table(),
+              "\n## Streams in registers\n", _WINDOW, register_table(STREAM_REGISTERS)]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(isa_page(), end="")

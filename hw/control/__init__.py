@@ -1,0 +1,1 @@
+"""Instructions in, permissions out."""

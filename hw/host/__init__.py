@@ -1,0 +1,1 @@
+"""From the pins to messages: AXI-Lite, UART, frames, channel."""

@@ -1,0 +1,1 @@
+"""The LOAD engine: from the bus to the memories and back."""

@@ -1,0 +1,108 @@
+"""Stream beats into parameter words and table entries."""
+
+from amaranth import Array, Cat, Module, Signal, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from systola.hw.parts import shapes
+
+__all__ = ["ParamUnpacker", "TableUnpacker", "bus_beat"]
+
+RECORD_BYTES = 9  # bias int32, multiplier int32, shift uint8
+
+
+def bus_beat(config):
+    """Return a stream beat: ``config.bus_bytes`` bytes, a scratchpad word in the lowest R."""
+    return data.ArrayLayout(unsigned(8), config.bus_bytes)
+
+
+class ParamUnpacker(wiring.Component):
+    """Assemble each ``config.param_beats`` beats to a parameter word, offered with the last beat.
+
+    Record k is bytes 9k to 9k + 8 of the beats put together, little-endian. Of the multiplier the
+    low mult_bits + 1 bits count, of the shift the low 6.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        Sizes.
+
+    Members
+    -------
+    i : In(stream.Signature(bus_beat(config)))
+        Beats.
+    o : Out(stream.Signature(shapes.param_word(config)))
+        Words.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        super().__init__({"i": In(stream.Signature(bus_beat(config))),
+                          "o": Out(stream.Signature(shapes.param_word(config)))})
+
+    def elaborate(self, platform):
+        m = Module()
+        beats, size = self.config.param_beats, 8 * self.config.bus_bytes
+        held = [Signal(size, name=f"held{k}") for k in range(beats - 1)]
+        beat = Signal(range(beats))
+        raw = Cat(*held, self.i.p.as_value())
+        for k in range(self.config.lanes):
+            bits = raw[8 * RECORD_BYTES * k:]
+            m.d.comb += [self.o.p[k].bias.eq(bits[:32].as_signed()),
+                         self.o.p[k].mult.eq(bits[32:33 + self.config.mult_bits].as_signed()),
+                         self.o.p[k].shift.eq(bits[64:70])]
+        full = beat == beats - 1
+        m.d.comb += [self.o.valid.eq(self.i.valid & full), self.i.ready.eq(self.o.ready | ~full)]
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += beat.eq(beat + 1)
+            with m.If(full):
+                m.d.sync += beat.eq(0)
+            for k, part in enumerate(held):
+                with m.If(beat == k):
+                    m.d.sync += part.eq(self.i.p)
+        return m
+
+
+class TableUnpacker(wiring.Component):
+    """Split ``ceil(256 / R)`` beats into the 256 entries of a table, one a cycle.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        Sizes.
+
+    Members
+    -------
+    i : In(stream.Signature(bus_beat(config)))
+        Beats of R entries.
+    table : In(1)
+        Which table; constant while beats enter.
+    o : Out(stream.Signature(shapes.table_write()))
+        Entries, addresses 0 to 255.
+    finished : Out(1)
+        The last entry is being taken.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        super().__init__({"i": In(stream.Signature(bus_beat(config))), "table": In(1),
+                          "o": Out(stream.Signature(shapes.table_write())), "finished": Out(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        addr, lane = Signal(8), Signal(range(self.config.rows))
+        moved, ends = Signal(), Signal()
+        final, lane_end = Signal(), Signal()  # the entry is the table's or the beat's last
+        m.d.comb += [
+            self.o.valid.eq(self.i.valid), moved.eq(self.o.valid & self.o.ready),
+            self.o.p.addr.eq(addr), self.o.p.table.eq(self.table),
+            self.o.p.data.eq(Array(self.i.p)[lane].as_signed()),
+            ends.eq(lane_end | final),
+            self.i.ready.eq(self.o.ready & ends), self.finished.eq(moved & final),
+        ]
+        with m.If(moved):
+            m.d.sync += [addr.eq(addr + 1), lane.eq(lane + 1), final.eq(addr == 254),
+                         lane_end.eq(lane == self.config.rows - 2)]
+            with m.If(ends):
+                m.d.sync += [lane.eq(0), lane_end.eq(0)]
+        return m

@@ -1,0 +1,244 @@
+"""Processing elements that the report compares: dequantized operands, and log2 attention codes.
+
+No accelerator is made of them. They sit in the same weight-stationary array as the low-bit integer
+ones, so that areas and energies differ by the arithmetic alone.
+"""
+
+from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from systola.hw.contract.dsp_packing import array_delays, array_latency
+from systola.hw.matrix.pe import STYLES, ProcessingElement, booth_product
+from systola.hw.matrix.systolic import connect_cells
+
+__all__ = ["CODE_BITS", "FIXED_BITS", "FixedPointElement", "OperandScalers", "ShiftElement",
+           "StyledArray", "fixed_point_array", "holder", "shift_array"]
+
+FIXED_BITS = 16
+"""Bits of a dequantized operand, and of the scale that makes it."""
+
+CODE_BITS = 4
+"""Bits of a log2 attention code."""
+
+_SHIFTED_BITS = 8  # the largest decoded value is 192
+
+
+def holder(m):
+    """Return a function that puts a value into a signal of its own."""
+    def hold(value):
+        signal = Signal(value.shape())
+        m.d.comb += signal.eq(value)
+        return signal
+
+    return hold
+
+
+class FixedPointElement(ProcessingElement):
+    """Multiply two operands in 16-bit fixed point and add to a sum that keeps every bit.
+
+    Ports, timing and styles are those of `ProcessingElement`; all operands are signed(16).
+
+    Parameters
+    ----------
+    psum_bits : int
+        Bits of the partial sum, at least 32.
+    style : str
+        ``dsp`` or ``lut``.
+    """
+
+    def __init__(self, *, psum_bits, style):
+        if style not in STYLES:
+            raise ValueError(f"style must be {' or '.join(map(repr, STYLES))}, not {style!r}")
+        if not isinstance(psum_bits, int) or psum_bits < 2 * FIXED_BITS:
+            raise ValueError(f"psum_bits must be an integer of at least {2 * FIXED_BITS}, "
+                             f"not {psum_bits!r}")
+        self.style, self.product_bits = style, 2 * FIXED_BITS
+        wiring.Component.__init__(self, {
+            "act": In(signed(FIXED_BITS)), "act_out": Out(signed(FIXED_BITS)),
+            "swap": In(1), "w": In(signed(FIXED_BITS)), "load": In(1),
+            "psum": In(signed(psum_bits)), "psum_out": Out(signed(psum_bits)),
+        })
+
+    def _holder(self, m):
+        return holder(m)
+
+
+class ShiftElement(wiring.Component):
+    """Multiply a value by a log2 attention code with shifts and one addition.
+
+    ``psum_out[t+3] = psum[t+2] + d(act[t]) * weight`` and ``act_out[t+1] = act[t]``, where
+    ``d(0) = 0``, ``d(1) = 1`` and ``d(c) = (2 + (c & 1)) * 2**(c // 2 - 1)`` for the codes 2 to 15:
+    the leading one of scheme Half_16 is c // 2 and its half step c & 1
+    (``systola.model.operators.log2``). Weights as in `ProcessingElement`.
+
+    Parameters
+    ----------
+    weight_bits : int
+        Bits of the value, 2 to 8.
+    psum_bits : int
+        Bits of the partial sum, at least weight_bits + 8.
+
+    Members
+    -------
+    act, act_out : In, Out(4)
+        Code, and to the right.
+    swap, load, w, psum, psum_out
+        As in `ProcessingElement`.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range; the message names it.
+    """
+
+    def __init__(self, *, weight_bits, psum_bits):
+        if not isinstance(weight_bits, int) or not 2 <= weight_bits <= 8:
+            raise ValueError(f"weight_bits must be an integer from 2 to 8, not {weight_bits!r}")
+        if not isinstance(psum_bits, int) or psum_bits < weight_bits + _SHIFTED_BITS:
+            raise ValueError(f"psum_bits must be an integer of at least "
+                             f"{weight_bits + _SHIFTED_BITS}, not {psum_bits!r}")
+        super().__init__({
+            "act": In(CODE_BITS), "act_out": Out(CODE_BITS), "swap": In(1),
+            "w": In(signed(weight_bits)), "load": In(1),
+            "psum": In(signed(psum_bits)), "psum_out": Out(signed(psum_bits)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        act = Signal(CODE_BITS, reset_less=True)
+        shadow = Signal.like(self.w, reset_less=True)
+        weight = Signal.like(self.w, reset_less=True)
+        product = Signal(signed(len(self.w) + _SHIFTED_BITS), reset_less=True)
+        psum = Signal.like(self.psum, reset_less=True)
+        m.d.comb += [self.act_out.eq(act), self.psum_out.eq(psum)]
+        with m.If(self.load):
+            m.d.sync += shadow.eq(self.w)
+        with m.If(self.swap):
+            m.d.sync += weight.eq(shadow)
+        leading = act[1:]
+        # Two or three times the weight, shifted one too far: position 0 has no half step.
+        multiple = Signal(signed(len(weight) + 2))
+        m.d.comb += multiple.eq((weight << 1) + Mux(act[0] & leading.any(), weight, 0))
+        m.d.sync += [act.eq(self.act), psum.eq(self.psum + product),
+                     product.eq(Mux(act.any(), multiple << leading >> 1, 0))]
+        return m
+
+
+class OperandScalers(wiring.Component):
+    """Turn low-bit codes into 16-bit fixed point, for the edge of an array: one for each row.
+
+    ``y = (x * scale + 2**(bits-1)) >> bits``, the code's bits of fraction rounded away, ties
+    upwards; two cycles later. Activations run through in every cycle, weights while `w_en` is
+    high. Booth rows of adders, no DSP slice. Model:
+    ``systola.model.operators.fixed_point.fixed_point``.
+
+    Parameters
+    ----------
+    rows : int
+        Scalers of each kind.
+    bits : int
+        Bits of a code, 2 to 8.
+
+    Members
+    -------
+    acts, w : In(ArrayLayout(signed(bits + 1), rows)), In(ArrayLayout(signed(bits), rows))
+        Codes, of magnitudes to 2**(bits-1).
+    act_scale, w_scale : In(16)
+        2**15 to 2**16 - 2: the mantissa of the tensor's (channel's) scale.
+    w_en : In(1)
+        Weights are scaled.
+    acts_out, w_out : Out(ArrayLayout(signed(16), rows))
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range; the message names it.
+    """
+
+    def __init__(self, *, rows, bits):
+        if not isinstance(rows, int) or rows < 1:
+            raise ValueError(f"rows must be a positive integer, not {rows!r}")
+        if not isinstance(bits, int) or not 2 <= bits <= 8:
+            raise ValueError(f"bits must be an integer from 2 to 8, not {bits!r}")
+        self.rows, self.bits = rows, bits
+        scaled = data.ArrayLayout(signed(FIXED_BITS), rows)
+        super().__init__({
+            "acts": In(data.ArrayLayout(signed(bits + 1), rows)), "act_scale": In(FIXED_BITS),
+            "w": In(data.ArrayLayout(signed(bits), rows)), "w_scale": In(FIXED_BITS),
+            "w_en": In(1), "acts_out": Out(scaled), "w_out": Out(scaled)})
+
+    def elaborate(self, platform):
+        m = Module()
+        late = Signal()
+        m.d.sync += late.eq(self.w_en)
+        for r in range(self.rows):
+            self._scaler(m, f"act_{r}", self.acts[r], self.act_scale, self.acts_out[r], 1, 1)
+            self._scaler(m, f"w_{r}", self.w[r], self.w_scale, self.w_out[r], self.w_en, late)
+        return m
+
+    def _scaler(self, m, name, code, scale, out, enable, late):
+        product = Signal(signed(FIXED_BITS + self.bits + 2), name=f"{name}_product",
+                         reset_less=True)
+        carry = Signal(name=f"{name}_carry", reset_less=True)
+        result = Signal(signed(FIXED_BITS), name=f"{name}_out", reset_less=True)
+        partial, first = booth_product(Cat(scale, Const(0, 1)).as_signed(), code,
+                                       holder(m))
+        with m.If(enable):
+            m.d.sync += [product.eq(partial), carry.eq(first)]
+        with m.If(late):
+            m.d.sync += result.eq((product + (carry + (1 << self.bits - 1))) >> self.bits)
+        m.d.comb += out.eq(result)
+
+
+class StyledArray(wiring.Component):
+    """A weight-stationary array of any cells: `systolic.SystolicArray` without packing.
+
+    Ports and timing are its own; attributes too.
+
+    Parameters
+    ----------
+    rows, cols : int
+        Reduction lanes and output columns.
+    act, weight : Shape
+        Of a cell's operands.
+    psum_bits : int
+        Bits of a sum.
+    cell : callable
+        Makes a cell.
+    """
+
+    def __init__(self, *, rows, cols, act, weight, psum_bits, cell):
+        for name, value in ("rows", rows), ("cols", cols):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        self.rows, self.cols, self._cell, self.psum_bits = rows, cols, cell, psum_bits
+        self.group = self.tokens = 1
+        self.latency, self.delays = array_latency(rows, "dsp"), array_delays(cols, 1)
+        super().__init__({
+            "acts": In(data.ArrayLayout(act, rows)), "swap": In(1),
+            "w": In(data.ArrayLayout(weight, rows)), "w_col": In(cols),
+            "psum": Out(data.ArrayLayout(signed(psum_bits), cols))})
+
+    def elaborate(self, platform):
+        m = Module()
+        psums = connect_cells(m, acts=list(self.acts), weights=list(self.w), swap=self.swap,
+                              w_col=self.w_col, cell=lambda top: self._cell())
+        m.d.comb += [self.psum[j].eq(column[-1]) for j, column in enumerate(psums)]
+        return m
+
+
+def fixed_point_array(*, rows, cols, style):
+    """Return a `StyledArray` of `FixedPointElement`, whose sums are wide enough for all rows."""
+    bits = 2 * FIXED_BITS + (rows - 1).bit_length()
+    return StyledArray(rows=rows, cols=cols, act=signed(FIXED_BITS), weight=signed(FIXED_BITS),
+                       psum_bits=bits,
+                       cell=lambda: FixedPointElement(psum_bits=bits, style=style))
+
+
+def shift_array(*, rows, cols, weight_bits):
+    """Return a `StyledArray` of `ShiftElement`, whose sums are wide enough for all rows."""
+    bits = weight_bits + _SHIFTED_BITS + (rows - 1).bit_length()
+    return StyledArray(rows=rows, cols=cols, act=unsigned(CODE_BITS), weight=signed(weight_bits),
+                       psum_bits=bits,
+                       cell=lambda: ShiftElement(weight_bits=weight_bits, psum_bits=bits))

@@ -1,0 +1,139 @@
+"""Back end of the MATRIX engine: accumulators to requantized words in the scratchpad."""
+
+from amaranth import Array, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from systola.hw.contract.isa import Opcode
+from systola.hw.matrix.group_walker import GroupWalker
+from systola.hw.matrix.residual_reader import ResidualReader
+from systola.hw.matrix.word_writer import WordWriter, group_tag
+from systola.hw.parts import shapes
+from systola.hw.parts.register_slice import RegisterSlice
+from systola.hw.parts.requant import Requantizer
+
+__all__ = ["Drain"]
+
+
+class Drain(wiring.Component):
+    """Requantize finished tiles, ``config.lanes`` columns a cycle, and write them.
+
+    For each row of a tile, groups of `lanes` columns in order, the first of the instruction at lane
+    ``out_group * lanes``; a group's parameters and residual, and a row's factor, are requested
+    ahead of it. A group takes ``config.requant_cycles``; a row takes that for its groups, or as
+    many cycles as it has accesses of the residual or output port (two a word if 16 bits wide),
+    whichever is more. After an instruction with residual or 16-bit output, the next one waits until
+    its writes are out.
+
+    The residual may lie where the output goes: a lane is written after its residual has been read,
+    and a word is read again for the next tile only for the lanes that are not written yet.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        Sizes.
+
+    Members
+    -------
+    instr : In(stream.Signature(body(MATMUL)))
+        Taken when every group of the previous instruction is requested.
+    tile : In(1)
+        Another tile has been accumulated, in the order of the instructions' tiles.
+    free : Out(1)
+        The oldest tile has been read out.
+    rows_read : Out(range(token_depth + 1))
+        Rows of the oldest tile that have been read, 0 between tiles.
+    row_en, row_t, row_half, row
+        Read port of `systola.hw.matrix.accumulator.Accumulators`.
+    param, factor, res, out
+        Ports of the engine; `factor` only with ``config.factor_depth``.
+    done : Out(1)
+        One cycle per instruction, after its last write has been accepted.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        self.groups = config.cols // config.lanes
+        factor = {"factor": Out(shapes.FactorPort(config))} if config.factor_depth else {}
+        super().__init__({
+            "instr": In(stream.Signature(shapes.body(Opcode.MATMUL))),
+            "tile": In(1), "free": Out(1), "row_en": Out(1), "row_half": Out(1),
+            "row_t": Out(range(config.token_depth)),
+            "rows_read": Out(range(config.token_depth + 1)),
+            "row": In(data.ArrayLayout(signed(config.acc_bits), config.cols)),
+            "param": Out(shapes.ParamPort(config)), "res": Out(shapes.ReadPort(config)),
+            "out": Out(shapes.WritePort(config)), "done": Out(1), **factor,
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.walker = walker = GroupWalker(config)
+        m.submodules.residual = residual = ResidualReader(config)
+        m.submodules.writer = writer = WordWriter(config)
+        m.submodules.requant = requant = Requantizer(
+            lanes=config.lanes, in_bits=config.acc_bits, mult_bits=config.mult_bits,
+            code_mult_bits=config.code_mult_bits, tag=group_tag(config))
+        wiring.connect(m, wiring.flipped(self.instr), walker.instr)
+        # Cuts the way from the scratchpad's readiness to the requantizer's enable.
+        m.submodules.slice = slice_ = RegisterSlice(requant.o.p.shape(), forward=False)
+        wiring.connect(m, requant.o, slice_.i)
+        wiring.connect(m, slice_.o, writer.i)
+        wiring.connect(m, residual.port, wiring.flipped(self.res))
+        wiring.connect(m, writer.out, wiring.flipped(self.out))
+        wiring.connect(m, walker.residual, residual.i)
+        m.d.comb += [
+            residual.plane.eq(walker.res_plane), writer.plane.eq(walker.out_plane),
+            requant.res_mult.eq(walker.res_mult), requant.res_shift.eq(walker.res_shift),
+            self.done.eq(writer.done), walker.done.eq(writer.done),
+        ]
+        wiring.connect(m, walker.param, wiring.flipped(self.param.req))
+        if config.factor_depth:
+            wiring.connect(m, walker.factor, wiring.flipped(self.factor.req))
+        self._join(m, walker.note, residual, requant)
+        return m
+
+    def _join(self, m, source, residual, requant):
+        """Bring accumulators, parameters and residual of a group together."""
+        config, lanes = self.config, self.config.lanes
+        note = source.p
+        tiles, half = Signal(2), Signal()
+        t, group = self.rows_read, Signal(range(self.groups))
+        has_row, go = Signal(), Signal()
+        beat = requant.i.p
+        has_factor = 1
+        if config.factor_depth:
+            has_factor = ~note.row_scale | self.factor.rsp.valid
+            m.d.comb += self.factor.rsp.ready.eq(go & note.row_scale & note.row_end)
+        m.d.comb += [
+            requant.i.valid.eq(source.valid & has_row & self.param.rsp.valid & has_factor
+                               & (~note.use_res | residual.o.valid)),
+            go.eq(requant.i.valid & requant.i.ready),
+            source.ready.eq(go), self.param.rsp.ready.eq(go),
+            residual.o.ready.eq(go & note.use_res & note.tag.flush),
+            beat.tag.eq(note.tag), beat.bits.eq(note.bits), beat.use_res.eq(note.use_res),
+            beat.symmetric.eq(note.symmetric), beat.long.eq(note.long),
+            self.free.eq(go & note.tile_end),
+            # A row is read when the group before it leaves, or as soon as its tile is complete.
+            self.row_en.eq(Mux(has_row, go & note.row_end & ~note.tile_end, tiles != 0)),
+            self.row_t.eq(t), self.row_half.eq(half),
+        ]
+        rows = Array(self.row[k:k + lanes] for k in range(0, config.cols, lanes))
+        pairs = Array(residual.o.p[k:k + lanes] for k in range(0, config.rows, lanes))
+        slot = Signal(range(config.rows // lanes))
+        for index in range(config.rows // lanes):
+            with m.If(note.tag.lane == index * lanes):
+                m.d.comb += slot.eq(index)
+        m.d.comb += [beat.z.eq(rows[group]), beat.res.eq(pairs[slot])]
+        m.d.comb += [beat.p[k].eq(Mux(note.broadcast, self.param.rsp.p[0], self.param.rsp.p[k]))
+                     for k in range(lanes)]
+        if config.factor_depth:
+            with m.If(note.row_scale):
+                m.d.comb += [beat.p[k].mult.eq(self.factor.rsp.p) for k in range(lanes)]
+        m.d.sync += tiles.eq(tiles + self.tile - self.free)
+        with m.If(self.row_en):
+            m.d.sync += [t.eq(t + 1), has_row.eq(1)]
+        with m.If(go):
+            m.d.sync += group.eq(Mux(note.row_end, 0, group + 1))
+        with m.If(self.free):
+            m.d.sync += [t.eq(0), half.eq(~half), has_row.eq(0)]

@@ -1,0 +1,237 @@
+"""Weight-stationary processing elements: multiply-accumulate with a double-buffered weight."""
+
+from amaranth import Cat, ClockSignal, Const, Instance, Module, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from systola.hw.matrix.mult18 import mult18x18d
+from systola.hw.matrix.unwrap import spread_fields
+from systola.hw.parts.pipeline import booth_term
+from systola.hw.parts.target import has_dsp48e1, is_ecp5
+
+__all__ = ["STYLES", "PackedElement", "ProcessingElement", "check_cell"]
+
+STYLES = "dsp", "lut"
+"""What a `ProcessingElement` is made of."""
+
+
+def check_cell(*, act_bits, weight_bits, style, styles=STYLES):
+    """Raise ``ValueError`` unless these are parameters of a processing element of `styles`."""
+    for name, value in ("act_bits", act_bits), ("weight_bits", weight_bits):
+        if not isinstance(value, int) or not 2 <= value <= 8:
+            raise ValueError(f"{name} must be an integer from 2 to 8, not {value!r}")
+    if style not in styles:
+        raise ValueError(f"style must be {' or '.join(map(repr, styles))}, not {style!r}")
+
+
+def add_with_carry(a, b, carry):
+    """Return ``a + b + carry`` of two signed values as one carry chain, one bit longer."""
+    return (Cat(Const(1, 1), a).as_signed() + Cat(carry, b).as_signed())[1:].as_signed()
+
+
+def booth_product(act, weight, hold=lambda value: value):
+    """Return ``(partial, carry)`` with ``act * weight = partial + carry``, in radix-4 Booth form.
+
+    Each of the ceil(len(weight)/2) digits, from -2 to 2, picks 0, act or 2*act (a 5-input function
+    per bit), inverted if negative; the missing +1 enters as the carry of the adder that adds it,
+    and for the first digit is left to the caller's adder. `hold` may put a sum of rows into a
+    signal: the expression doubles with each row, which many rows cannot afford.
+    """
+    padded = Cat(Const(0, 1), weight, weight[-1])
+    total = first = None
+    for k in range(0, len(weight), 2):
+        low, mid, high = padded[k], padded[k + 1], padded[k + 2]
+        term = booth_term(act, low, mid, high)
+        if total is None:
+            total, first = term, high
+        else:
+            upper = add_with_carry(total[k:].as_signed(), term, high)
+            total = hold(Cat(total[:k], upper).as_signed())
+    return total, first
+
+
+class ProcessingElement(wiring.Component):
+    """Multiply an activation by a stationary weight and add it to the passing partial sum.
+
+    ``psum_out[t+3] = psum[t+2] + weight * act[t]``; ``act_out[t+1] = act[t]``, one MAC a cycle. The
+    weight is the shadow register's content when the latest ``swap`` came with its activation
+    (that activation already sees the new weight). ``load`` in the cycle of ``swap`` or later
+    prepares the next weight and disturbs nothing.
+
+    Parameters
+    ----------
+    act_bits, weight_bits : int
+        Bits of the operands, 2 to 8. The activation port has one bit more, so that it also holds
+        the unsigned top digit of a split operand.
+    psum_bits : int
+        Bits of the partial sum, at least act_bits + weight_bits.
+    style : str
+        ``dsp``: a plain multiplication; Yosys packs weight, product and sum registers into one
+        DSP48E1, so that only the passing activation stays in the fabric (products below 9 bits it
+        maps to look-up tables instead); on ECP5 one MULT18X18D, with the sum in the fabric.
+        ``lut``: radix-4 Booth adders, which no tool turns into a DSP slice.
+
+    Members
+    -------
+    act, act_out : In, Out(signed(act_bits + 1))
+        Activation from the left, to the right.
+    swap : In(1)
+        With `act`: take over the shadow weight.
+    w, load : In(signed(weight_bits)), In(1)
+        The column's next weight, and its enable.
+    psum, psum_out : In, Out(signed(psum_bits))
+        Partial sum from above, to below.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range; the message names it.
+    """
+
+    def __init__(self, *, act_bits, weight_bits, psum_bits, style):
+        check_cell(act_bits=act_bits, weight_bits=weight_bits, style=style)
+        if not isinstance(psum_bits, int) or psum_bits < act_bits + weight_bits:
+            raise ValueError(f"psum_bits must be an integer of at least {act_bits + weight_bits}, "
+                             f"not {psum_bits!r}")
+        self.style, self.product_bits = style, act_bits + weight_bits + 1
+        super().__init__({
+            "act": In(signed(act_bits + 1)), "act_out": Out(signed(act_bits + 1)),
+            "swap": In(1), "w": In(signed(weight_bits)), "load": In(1),
+            "psum": In(signed(psum_bits)), "psum_out": Out(signed(psum_bits)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        # Data registers have no reset: a reset input would keep them out of the DSP slice.
+        act = Signal.like(self.act, reset_less=True)
+        shadow = Signal.like(self.w, reset_less=True)
+        weight = Signal.like(self.w, reset_less=True)
+        product = Signal(signed(self.product_bits), reset_less=True)
+        psum = Signal.like(self.psum, reset_less=True)
+        m.d.comb += [self.act_out.eq(act), self.psum_out.eq(psum)]
+        with m.If(self.load):
+            m.d.sync += shadow.eq(self.w)
+        with m.If(self.swap):
+            m.d.sync += weight.eq(shadow)
+        m.d.sync += act.eq(self.act)
+        if self.style == "dsp" and is_ecp5(platform):
+            # Its own registers for activation, weight and product, beside the one that passes on.
+            m.submodules.dsp, product = mult18x18d(self.act, shadow, enable_b=self.swap)
+            m.d.sync += psum.eq(self.psum + product[:self.product_bits].as_signed())
+        elif self.style == "dsp":
+            m.d.sync += [product.eq(act * weight), psum.eq(self.psum + product)]
+        else:
+            carry = Signal(reset_less=True)
+            partial, first = booth_product(act, weight, self._holder(m))
+            m.d.sync += [product.eq(partial), carry.eq(first),
+                         psum.eq(add_with_carry(self.psum, product, carry))]
+        return m
+
+    def _holder(self, m):
+        """Return what `booth_product` does with sums of rows: nothing, for as few as here."""
+        return lambda value: value
+
+
+class PackedElement(wiring.Component):
+    """A DSP slice that multiplies several weights and activations at once, see `plan_packing`.
+
+    ``psum_out[t+3] = psum[t+2] + A * B[t]`` with all registers inside the slice: the shadow weight
+    is A1, the weight A2, the activation B1 (so that ``act_out`` is a register of its own), then
+    product and sum. `psum` enters through the C port. ``load`` and ``swap`` as in
+    `ProcessingElement`. One cell is one DSP48E1 if the platform has it
+    (`systola.hw.parts.target.Primitives`); on ECP5 one MULT18X18D with the sum in the fabric, if
+    the plan is for its ports; else plain logic with the same behaviour.
+
+    Parameters
+    ----------
+    packing : Packing
+        The plan.
+    top : bool
+        Without `psum`: the uppermost of its column.
+
+    Members
+    -------
+    act, act_out : In, Out
+        ``packing.tokens`` activations of act_bits + 1 bits, prepared by `pack_fields`.
+    swap, load : In(1)
+        As in `ProcessingElement`.
+    w : In
+        ``packing.group`` weights of weight_bits bits, prepared by `pack_fields`.
+    psum, psum_out : In, Out(signed(packing.packed_bits))
+        Sums of all fields.
+    """
+
+    def __init__(self, packing, *, top=False):
+        self.packing, self.top = packing, top
+        super().__init__({
+            "act": In(packing.tokens * (packing.act_bits + 1)),
+            "act_out": Out(packing.tokens * (packing.act_bits + 1)),
+            "swap": In(1), "w": In(packing.group * packing.weight_bits), "load": In(1),
+            "psum": In(signed(packing.packed_bits)), "psum_out": Out(signed(packing.packed_bits)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        plan = self.packing
+        act = Signal.like(self.act, reset_less=True)
+        m.d.sync += act.eq(self.act)
+        m.d.comb += self.act_out.eq(act)
+        weights = [self.w.word_select(k, plan.weight_bits) for k in range(plan.group)]
+        acts = [self.act.word_select(k, plan.act_bits + 1) for k in range(plan.tokens)]
+        a = spread_fields(weights, plan.weight_offsets,
+                          plan.weight_offsets[-1] + plan.weight_bits)
+        b = spread_fields(acts, plan.token_offsets, plan.token_offsets[-1] + plan.act_bits + 1)
+        if has_dsp48e1(platform):
+            total = Signal(48)
+            m.submodules.dsp = self._slice(a, b, total)
+            m.d.comb += self.psum_out.eq(total)
+            return m
+        if is_ecp5(platform) and max(len(a), len(b)) <= 18:
+            # The slice has no adder: sums are carry chains.
+            shadow, psum = Signal(signed(len(a)), reset_less=True), Signal.like(
+                self.psum, reset_less=True)
+            with m.If(self.load):
+                m.d.sync += shadow.eq(a)
+            m.submodules.dsp, product = mult18x18d(b, shadow, enable_b=self.swap)
+            m.d.sync += psum.eq(product if self.top else self.psum + product)
+            m.d.comb += self.psum_out.eq(psum)
+            return m
+        shadow, weight = (Signal(signed(len(a)), reset_less=True, name=n) for n in ("a1", "a2"))
+        factor = Signal(signed(len(b)), reset_less=True)
+        product = Signal(signed(len(a) + len(b)), reset_less=True)
+        psum = Signal.like(self.psum, reset_less=True)
+        with m.If(self.load):
+            m.d.sync += shadow.eq(a)
+        with m.If(self.swap):
+            m.d.sync += weight.eq(shadow)
+        m.d.sync += [factor.eq(b), product.eq(weight * factor),
+                     psum.eq(product if self.top else self.psum + product)]
+        m.d.comb += self.psum_out.eq(psum)
+        return m
+
+    def _slice(self, a, b, total):
+        """Return the DSP48E1: P := M [+ C], M := A2 * B, A2 := A1 when swapped.
+
+        ACIN, BCIN, PCIN, CARRYCASCIN and MULTSIGNIN are dedicated wires, which no constant reaches:
+        they stay open.
+        """
+        enables = {f"i_{name}": Const(1, 1) for name in ("CEB2", "CEM", "CEP")}
+        unused = ("CEAD", "CEALUMODE", "CEB1", "CEC", "CECARRYIN", "CECTRL", "CED", "CEINMODE",
+                  "CARRYIN", "RSTA", "RSTALLCARRYIN", "RSTALUMODE", "RSTB", "RSTC", "RSTCTRL",
+                  "RSTD", "RSTINMODE", "RSTM", "RSTP")
+        registers = dict.fromkeys(("ADREG", "ALUMODEREG", "CARRYINREG", "CARRYINSELREG", "CREG",
+                                   "DREG", "INMODEREG", "OPMODEREG"), 0)
+        registers |= {"AREG": 2, "ACASCREG": 2, "BREG": 1, "BCASCREG": 1, "MREG": 1, "PREG": 1}
+
+        def extended(value, bits):
+            return Cat(value[min(k, len(value) - 1)] for k in range(bits))
+
+        return Instance(
+            "DSP48E1", **{f"p_{name}": value for name, value in registers.items()},
+            p_USE_MULT="MULTIPLY", p_USE_DPORT="FALSE", p_A_INPUT="DIRECT", p_B_INPUT="DIRECT",
+            i_CLK=ClockSignal(), i_A=extended(a, 30), i_B=extended(b, 18),
+            i_C=Const(0, 48) if self.top else extended(self.psum, 48), i_D=Const(0, 25),
+            i_CEA1=self.load, i_CEA2=self.swap, **enables,
+            **{f"i_{name}": Const(0, 1) for name in unused},
+            i_ALUMODE=Const(0, 4), i_CARRYINSEL=Const(0, 3), i_INMODE=Const(0, 5),
+            i_OPMODE=Const(0b0000101 if self.top else 0b0110101, 7), o_P=total)

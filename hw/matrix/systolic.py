@@ -1,0 +1,192 @@
+"""Weight-stationary systolic array: a vector-matrix product every cycle."""
+
+from amaranth import Cat, Module, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from systola.hw.contract.dsp_packing import array_delays, array_latency, plan_packing
+from systola.hw.matrix.pe import STYLES, PackedElement, ProcessingElement, check_cell
+from systola.hw.matrix.unwrap import FieldCounter, pack_fields, split_fields
+
+__all__ = ["SystolicArray", "check_array", "connect_cells"]
+
+
+def check_array(*, rows, cols, act_bits, weight_bits, style):
+    """Raise ``ValueError`` unless these are parameters of a `SystolicArray`."""
+    for name, value in ("rows", rows), ("cols", cols):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, not {value!r}")
+    check_cell(act_bits=act_bits, weight_bits=weight_bits, style=style,
+               styles=(*STYLES, "dsp_packed"))
+
+
+def connect_cells(m, *, acts, weights, swap, w_col, cell):
+    """Put cells into module `m` as a weight-stationary array, with its skew.
+
+    Parameters
+    ----------
+    m : Module
+    acts, weights : list of Value
+        What the cells of each row take, at the cycle of the vector's entry.
+    swap : Value
+        With the first vector of a tile.
+    w_col : Value
+        One bit for each column of cells: it takes `weights`.
+    cell : callable
+        Makes a cell, of the ports of `systola.hw.matrix.pe.ProcessingElement`; called with `top`.
+
+    Returns
+    -------
+    list of list of Value
+        Partial sums by column and row; row r's are r + 3 cycles later than the vector.
+    """
+    columns = len(w_col)
+    # Cell (r, j) swaps r + j cycles after the vector's entry: one flag per diagonal.
+    swaps = [swap]
+    for d in range(1, len(acts) + columns - 1):
+        swaps.append(Signal(name=f"swap_{d}"))
+        m.d.sync += swaps[d].eq(swaps[d - 1])
+    psums = [[] for _ in range(columns)]
+    for r, (act, weight) in enumerate(zip(acts, weights, strict=True)):
+        for s in range(r):  # without reset, so that it maps to shift-register primitives
+            skewed = Signal(len(act), name=f"act_{r}_{s}", reset_less=True)
+            m.d.sync += skewed.eq(act)
+            act = skewed
+        for j in range(columns):
+            m.submodules[f"cell_{r}_{j}"] = element = cell(top=not r)
+            m.d.comb += [element.act.eq(act), element.swap.eq(swaps[r + j]),
+                         element.w.eq(weight), element.load.eq(w_col[j])]
+            if r:
+                m.d.comb += element.psum.eq(psums[j][-1])
+            act = element.act_out
+            psums[j].append(element.psum_out)
+    return psums
+
+
+class SystolicArray(wiring.Component):
+    """Multiply activation vectors by a stationary tile of R x C weights.
+
+    ``psum[c] = sum over r of acts[r] * tile[r][c]``. A vector enters in any cycle; the sum of its
+    column c leaves `latency` + ``delays[c]`` cycles later (no deskew: whoever takes column c is
+    that late). The array never stalls, and cycles between vectors leave meaningless sums.
+
+    `group` neighbouring columns share the cells of a *slice column* (one in all styles but
+    ``dsp_packed``). Weights are double buffered and loaded a slice column at a time. A vector
+    that enters with ``swap`` in cycle s is the first to see the tile loaded before; the swap runs
+    with it through the array. So, for that vector, slice column j must have been loaded in cycle
+    s + j - 1 at the latest; and slice column j of the next tile may be loaded from cycle
+    s + rows - 1 + j on. A loader that follows the wave (``hw/matrix/tile_loader.py``) thus permits
+    a swap every max(rows, slice columns) cycles.
+
+    In ``dsp_packed`` the sums of several products share each slice of a column and are told apart
+    below it (`systola.hw.matrix.unwrap`). Its weights must not be -2**(weight_bits-1), and its
+    activations lie in -2**(act_bits-1) .. 2**(act_bits-1). With `tokens` above one, that many
+    vectors enter in every cycle.
+
+    The exact model is the integer matrix product, ``systola.model.operators.matmul``.
+
+    Parameters
+    ----------
+    rows, cols : int
+        Reduction lanes R and output columns C.
+    act_bits, weight_bits, style
+        See `ProcessingElement`; ``dsp_packed`` is made of `PackedElement`.
+    packing : Packing, optional
+        The plan for ``dsp_packed``; by default the densest for one vector per cycle.
+
+    Attributes
+    ----------
+    latency : int
+        Cycles from a vector's entry to its sum at column 0, see `array_latency`.
+    delays : list of int
+        Cycles that the sums of each column are later than those of column 0.
+    group, tokens : int
+        Columns that share a slice, and vectors per cycle.
+    psum_bits : int
+        Bits of a sum.
+
+    Members
+    -------
+    acts : In(ArrayLayout(signed(act_bits + 1), tokens * rows))
+        Activation vectors, one after the other; skewed inside.
+    swap : In(1)
+        With the first vector of a tile.
+    w : In(ArrayLayout(signed(weight_bits), group * rows))
+        `group` columns of the next tile, one after the other, broadcast to all slice columns.
+    w_col : In(cols / group)
+        One-hot: the slice column that takes `w`; 0 for none.
+    psum : Out(ArrayLayout(signed(psum_bits), tokens * cols))
+        Column sums, column c delayed by ``delays[c]`` cycles; vectors one after the other.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range; the message names it. `PackingError` if nothing packs.
+    """
+
+    def __init__(self, *, rows, cols, act_bits, weight_bits, style, packing=None):
+        check_array(rows=rows, cols=cols, act_bits=act_bits, weight_bits=weight_bits, style=style)
+        if packing is not None and (style != "dsp_packed" or cols % packing.group or (
+                rows, act_bits, weight_bits) != (
+                packing.rows, packing.act_bits, packing.weight_bits)):
+            raise ValueError(f"packing must be a plan for this array, not {packing!r}")
+        self.rows, self.cols, self.style = rows, cols, style
+        self.act_bits, self.weight_bits, self.packing = act_bits, weight_bits, packing
+        if style == "dsp_packed":
+            self.packing = packing or plan_packing(weight_bits, act_bits, rows, cols=cols)
+            self.psum_bits = self.packing.sum_bits
+        else:  # rows products of at most (2**act_bits - 1) * 2**(weight_bits - 1)
+            self.psum_bits = act_bits + weight_bits + (rows - 1).bit_length()
+        self.group = self.packing.group if self.packing else 1
+        self.tokens = self.packing.tokens if self.packing else 1
+        self.latency = array_latency(rows, style)
+        self.delays = array_delays(cols, self.group)
+        super().__init__({
+            "acts": In(data.ArrayLayout(signed(act_bits + 1), self.tokens * rows)),
+            "swap": In(1), "w": In(data.ArrayLayout(signed(weight_bits), self.group * rows)),
+            "w_col": In(cols // self.group),
+            "psum": Out(data.ArrayLayout(signed(self.psum_bits), self.tokens * cols)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        psums = connect_cells(
+            m, swap=self.swap, w_col=self.w_col, cell=self._cell,
+            acts=[self._packed(self.acts, self.tokens, r, self.act_bits + 1)
+                  for r in range(self.rows)],
+            weights=[self._packed(self.w, self.group, r, self.weight_bits)
+                     for r in range(self.rows)])
+        for j, column in enumerate(psums):
+            self._outputs(m, j, column)
+        return m
+
+    def _packed(self, lanes, count, row, bits):
+        """Return what the cells of a row take of `lanes`."""
+        values = [lanes[k * self.rows + row] for k in range(count)]
+        return Cat(pack_fields(values, bits)) if self.packing else values[0]
+
+    def _cell(self, top):
+        if self.packing:
+            return PackedElement(self.packing, top=top)
+        return ProcessingElement(act_bits=self.act_bits, weight_bits=self.weight_bits,
+                                 psum_bits=self.psum_bits, style=self.style)
+
+    def _outputs(self, m, j, psums):
+        """Take the sums of slice column `j` apart."""
+        if not self.packing:
+            m.d.comb += self.psum[j].eq(psums[-1])
+            return
+        counts = []
+        for index, field in enumerate(self.packing.fields[:-1]):
+            m.submodules[f"counter_{j}_{index}"] = counter = FieldCounter(self.packing, index)
+            top = field.offset + field.width
+            for look, rows in enumerate((field.first, *field.taps)):
+                m.d.comb += counter.seen[look].eq(
+                    psums[rows - 1][top - len(counter.seen[look]):top])
+            counts.append(counter.count)
+        sums = split_fields(self.packing, psums[-1], counts)
+        for field, value in zip(self.packing.fields, sums, strict=True):
+            lane = field.token * self.cols + j * self.group + field.weight
+            out = Signal(signed(self.psum_bits), name=f"sum_{lane}", reset_less=True)
+            m.d.sync += out.eq(value)
+            m.d.comb += self.psum[lane].eq(out)

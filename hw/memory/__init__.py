@@ -1,0 +1,1 @@
+"""The memories and their ports."""

@@ -1,0 +1,75 @@
+"""Parameter memory: requantization records for the matrix and vector engines."""
+
+from amaranth import Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In
+
+from systola.hw.parts import shapes
+from systola.hw.parts.arbiter import Arbiter
+from systola.hw.parts.credit_queue import CreditQueue
+from systola.hw.parts.register_slice import RegisterSlice
+
+__all__ = ["ParamMemory"]
+
+
+class ParamMemory(wiring.Component):
+    """``config.param_depth`` words of ``config.lanes`` records, read by several clients in turn.
+
+    One word a cycle over all read ports, of which lower indices go first; one that waits is served
+    within `Arbiter.turns` services of others for each port behind the first. A port gives its words
+    in order, at the earliest 4 cycles after the request, one a cycle if it is alone. A word written
+    in a cycle is visible to requests of later cycles. Requests pass a register slice, so that no
+    client's signals reach another one within a cycle.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        Size of the memory.
+    readers : int
+        Number of read ports.
+
+    Members
+    -------
+    r : In(shapes.ParamPort(config)).array(readers)
+        Read ports.
+    w : In(stream.Signature(shapes.param_write(config)))
+        Writes, always accepted.
+
+    Raises
+    ------
+    ValueError
+        If `readers` is not a positive integer.
+    """
+
+    def __init__(self, config, readers=2):
+        if not isinstance(readers, int) or readers < 1:
+            raise ValueError(f"readers must be a positive integer, not {readers!r}")
+        self.config = config
+        super().__init__({"r": In(shapes.ParamPort(config)).array(readers),
+                          "w": In(stream.Signature(shapes.param_write(config)))})
+
+    def elaborate(self, platform):
+        m = Module()
+        word = shapes.param_word(self.config)
+        m.submodules.memory = memory = Memory(shape=word, depth=self.config.param_depth, init=[])
+        m.submodules.arbiter = arbiter = Arbiter(len(self.r))
+        write, read = memory.write_port(), memory.read_port()
+        m.d.comb += [self.w.ready.eq(1), write.en.eq(self.w.valid),
+                     write.addr.eq(self.w.p.addr), write.data.eq(self.w.p.data),
+                     arbiter.free.eq(1), read.en.eq(1)]
+        asked, arrives = Signal(len(self.r)), Signal(len(self.r))
+        m.d.sync += [asked.eq(arbiter.grant), arrives.eq(asked)]
+        for index, port in enumerate(self.r):
+            m.submodules[f"queue{index}"] = queue = CreditQueue(shape=word)
+            wiring.connect(m, queue.o, wiring.flipped(port.rsp))
+            m.submodules[f"request{index}"] = request = RegisterSlice(len(read.addr))
+            m.d.comb += [request.i.valid.eq(port.req.valid), request.i.p.eq(port.req.p),
+                         port.req.ready.eq(request.i.ready),
+                         arbiter.valid[index].eq(request.o.valid & queue.room),
+                         request.o.ready.eq(arbiter.grant[index]),
+                         queue.take.eq(arbiter.grant[index]),
+                         queue.push.eq(arrives[index]), queue.data.eq(read.data)]
+            with m.If(arbiter.grant[index]):
+                m.d.sync += read.addr.eq(request.o.p)
+        return m

@@ -1,0 +1,1 @@
+"""Pieces without knowledge of the accelerator."""

@@ -1,0 +1,1 @@
+"""The VECTOR engine: row reader, operators, row writer."""

@@ -1,0 +1,235 @@
+"""VECTOR engine: Shiftmax, ShiftGELU and I-LayerNorm on rows in the scratchpad."""
+
+from amaranth import Cat, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from systola.hw.contract.config import GELU_SHIFT, SOFTMAX_SHIFT
+from systola.hw.contract.isa import Opcode
+from systola.hw.parts import shapes
+from systola.hw.parts.register_slice import RegisterSlice
+from systola.hw.vector.expmax import ExpMax
+from systola.hw.vector.lanes import Narrow, Widen
+from systola.hw.vector.layernorm import ILayerNorm
+from systola.hw.vector.row_reader import RowReader
+from systola.hw.vector.row_scaler import RowScaler
+from systola.hw.vector.row_writer import RowWriter, balanced_digits
+from systola.hw.vector.shiftgelu import GeluTable, ShiftGelu
+from systola.hw.vector.shiftmax import Shiftmax
+
+__all__ = ["VectorEngine"]
+
+
+class VectorEngine(wiring.Component):
+    """Run the row-wise operations, one instruction at a time.
+
+    Memory words become beats of ``config.vector_lanes`` elements, pass one of the three units, are
+    requantized (I-LayerNorm; ShiftGELU when exact) or split into balanced digits (exact Shiftmax),
+    and become words again. I-LayerNorm and the requantizer work on ``config.norm_lanes`` elements a
+    cycle, between adapters if these are fewer. Rows follow each other without a gap inside an
+    instruction; instructions do not overlap. Every word of the source is read before a word of the
+    destination that depends on it is written, in the same order: source and destination may be the
+    same rows, for Shiftmax in its first plane. Model: ``systola.sim.machine.machine``.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        Sizes; ``attention``, ``gelu`` and ``norm_start`` choose the units.
+
+    Members
+    -------
+    instr : In(stream.Signature(engine_instruction()))
+        SHIFTMAX, SHIFTGELU or LAYERNORM, checked; taken when the previous one is complete.
+    done : Out(1)
+        The instruction's last write, of words and factors, was accepted in the previous cycle.
+    src, dst, param : Out(shapes.ReadPort), Out(shapes.WritePort), Out(shapes.ParamPort)
+        To the memories.
+    table : In(stream.Signature(shapes.table_write()))
+        Entries of the tables; always taken, and dropped if there is no such table.
+    factor : Out(stream.Signature(shapes.factor_write(config)))
+        Row factors, with deferred attention only; the sink must always be ready.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        factor = {"factor": Out(stream.Signature(shapes.factor_write(config), always_ready=True))}
+        super().__init__({
+            "instr": In(stream.Signature(shapes.engine_instruction())), "done": Out(1),
+            "src": Out(shapes.ReadPort(config)), "dst": Out(shapes.WritePort(config)),
+            "param": Out(shapes.ParamPort(config)),
+            "table": In(stream.Signature(shapes.table_write())),
+            **(factor if config.factor_depth else {}),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.reader = reader = RowReader(config)
+        m.submodules.writer = writer = RowWriter(config)
+        m.submodules.scaler = scaler = RowScaler(config)
+        wiring.connect(m, wiring.flipped(self.src), reader.src)
+        wiring.connect(m, wiring.flipped(self.dst), writer.dst)
+        wiring.connect(m, wiring.flipped(self.param), scaler.param)
+        softmax, gelu, norm = self._units(m)
+        take, opcode, fields = self._start(m, reader, writer, scaler)
+        m.d.comb += [getattr(unit, name).eq(fields[name]) for unit in (softmax, gelu)
+                     for name in ("x0", "numerator") if hasattr(unit, name)]
+        m.d.comb += self.done.eq(self._factors(m, take, fields, softmax, writer.done)
+                                 if config.factor_depth else writer.done)
+        is_softmax, is_gelu, is_norm = opcode
+        # Registers between the units, or readiness would pass through all of them in one cycle.
+        m.submodules.cut = cut = RegisterSlice(reader.o.p.shape())
+        m.submodules.normed = normed = RegisterSlice(norm.o.p.shape())
+        m.submodules.codes = codes = RegisterSlice(scaler.o.p.shape(), forward=False)
+        m.submodules.result = result = RegisterSlice(writer.i.p.shape())
+        wiring.connect(m, reader.o, cut.i)
+        wiring.connect(m, norm.o, normed.i)
+        wiring.connect(m, result.o, writer.i)
+        wiring.connect(m, scaler.o, codes.i)
+        for when, sink in (is_softmax, softmax.i), (is_gelu, gelu.i):
+            _join(m, sink, (when, cut.o), convert=lambda x: x[8:].as_signed())
+        if config.norm_lanes == config.vector_lanes:
+            _join(m, norm.i, (is_norm, cut.o))
+            gelu_out, scaled = gelu.o, codes.o
+        else:
+            adapter = {"wide": config.vector_lanes, "narrow": config.norm_lanes}
+            m.submodules.narrow = narrow = Narrow(shape=signed(16), **adapter)
+            m.submodules.widen = widen = Widen(shape=signed(8), **adapter)
+            _join(m, narrow.i, (is_norm, cut.o))
+            _join(m, norm.i, (1, narrow.o))
+            _join(m, widen.i, (1, codes.o))
+            gelu_out, scaled = gelu.o, widen.o
+            if config.gelu == "exact":
+                m.submodules.narrow_gelu = narrow_gelu = Narrow(shape=signed(16), **adapter)
+                _join(m, narrow_gelu.i, (1, gelu.o))
+                gelu_out = narrow_gelu.o
+        if config.gelu == "exact":
+            _join(m, scaler.i, (is_norm, normed.o), (is_gelu, gelu_out))
+            results = [(is_softmax, softmax.o), (~is_softmax, scaled)]
+        else:
+            _join(m, scaler.i, (is_norm, normed.o))
+            results = [(is_softmax, softmax.o), (is_norm, scaled), (is_gelu, gelu.o)]
+        self._write(m, result.i, results)
+        return m
+
+    def _units(self, m):
+        """Add the units of the three operations."""
+        config = self.config
+        size = {"lanes": config.vector_lanes, "max_row": config.max_row}
+        if config.attention == "deferred":
+            softmax = ExpMax(mult_bits=config.mult_bits, **size)
+        else:
+            softmax = Shiftmax(x0_bits=config.x0_bits, out_bits=config.attention_bits,
+                               n=SOFTMAX_SHIFT, **size)
+        if config.gelu == "exact":
+            gelu = ShiftGelu(x0_bits=config.x0_bits, n=GELU_SHIFT, **size)
+        else:
+            gelu = GeluTable(lanes=config.vector_lanes)
+        norm = ILayerNorm(lanes=config.norm_lanes, max_row=config.max_row,
+                          start=config.norm_start, roots=config.norm_roots)
+        m.submodules.softmax, m.submodules.gelu, m.submodules.norm = softmax, gelu, norm
+        m.d.comb += self.table.ready.eq(1)
+        for unit in softmax, gelu:
+            if hasattr(unit, "w"):
+                m.d.comb += [unit.w.p.eq(self.table.p), unit.w.valid.eq(self.table.valid)]
+        return softmax, gelu, norm
+
+    def _start(self, m, reader, writer, scaler):
+        """Distribute an instruction to all parts.
+
+        Return its strobe, which of the three it is (a bit each), and its held fields.
+        """
+        config, raw = self.config, self.instr.p.body
+        ins, norm, gelu = (data.View(shapes.body(code), raw[:shapes.body(code).size]) for code in (
+            Opcode.SHIFTMAX, Opcode.LAYERNORM, Opcode.SHIFTGELU))
+        is_norm = self.instr.p.opcode == Opcode.LAYERNORM
+        take, busy, opcode = Signal(), Signal(), Signal(3)
+        m.d.comb += [
+            self.instr.ready.eq(~busy | self.done), take.eq(self.instr.valid & self.instr.ready),
+            reader.i.valid.eq(take), writer.region.valid.eq(take),
+        ]
+        with m.If(self.instr.ready):
+            m.d.sync += busy.eq(take)
+        for name in "base", "stride", "plane":
+            m.d.comb += [reader.i.p[name].eq(ins[f"src_{name}"]),
+                         writer.region.p[name].eq(ins[f"dst_{name}"])]
+        planes = Mux(self.instr.p.opcode == Opcode.SHIFTMAX, config.attention_digits, 1)
+        m.d.comb += [
+            reader.i.p.rows.eq(ins.rows), writer.region.p.rows.eq(ins.rows),
+            reader.i.p.words.eq(ins.words), reader.i.p.lanes_last.eq(ins.lanes_last),
+            reader.i.p.wide.eq(is_norm), writer.region.p.planes.eq(planes),
+        ]
+        held = Signal(data.StructLayout({"x0": config.x0_bits, "numerator": 31,
+                                         "factor_base": 16}), reset_less=True)
+        how = Signal.like(scaler.scaling, reset_less=True)
+        m.d.sync += scaler.start.eq(take)
+        m.d.comb += scaler.scaling.eq(how)
+        with m.If(take):
+            m.d.sync += [held[name].eq(ins[name]) for name in held.shape().members]
+            m.d.sync += [
+                opcode.eq(Cat(self.instr.p.opcode == code for code in (
+                    Opcode.SHIFTMAX, Opcode.SHIFTGELU, Opcode.LAYERNORM))),
+                how.base.eq(Mux(is_norm, norm.param_base, gelu.param_base)),
+                how.bits.eq(Mux(is_norm, norm.out_bits, gelu.out_bits)),
+                how.broadcast.eq((self.instr.p.opcode == Opcode.SHIFTGELU)
+                                 & (config.gelu == "exact")),
+            ]
+        return take, opcode, held
+
+    def _factors(self, m, take, fields, softmax, written):
+        """Write the row factors; return when the instruction is done, `written` or later."""
+        rows = Signal(4)  # left the unit, and their factors have not
+        addr, waits, started = Signal(16), Signal(), Signal()
+        end = softmax.o.valid & softmax.o.ready & softmax.o.p.last
+        complete = Signal()
+        m.d.comb += [
+            softmax.factor.ready.eq(1), self.factor.valid.eq(softmax.factor.valid),
+            self.factor.p.factor.eq(softmax.factor.p), self.factor.p.addr.eq(addr),
+            complete.eq((written | waits) & (rows == 0)),
+        ]
+        m.d.sync += [rows.eq(rows + end - softmax.factor.valid), started.eq(take),
+                     waits.eq((written | waits) & ~complete)]
+        with m.If(softmax.factor.valid):
+            m.d.sync += addr.eq(addr + 1)
+        with m.If(started):
+            m.d.sync += addr.eq(fields.factor_base)
+        return complete
+
+    def _write(self, m, sink, results):
+        """Lead results to the writer: the first are digits if attention is exact, others bytes."""
+        config = self.config
+        for k in range(config.vector_lanes):
+            values = [source.p.x[k] for _, source in results]
+            digits = balanced_digits(values[0], config.act_bits, config.attention_digits) \
+                if config.attention == "exact" else [values[0]]
+            low = _select([(when, value[:8]) for (when, _), value in zip(
+                results, [digits[0], *values[1:]], strict=True)])
+            m.d.comb += [Value.cast(sink.p.x[p][k]).eq(value)
+                         for p, value in enumerate([low, *digits[1:]])]
+        m.d.comb += sink.p.last.eq(_select([(when, source.p.last) for when, source in results]))
+        _handshake(m, sink, results)
+
+
+def _select(choices):
+    """Return the value of the ``(when, value)`` that holds, the last one if none does."""
+    *others, (_, result) = choices
+    for when, value in others:
+        result = Mux(when, value, result)
+    return result
+
+
+def _handshake(m, sink, sources):
+    """Connect valid and ready of the ``(when, source)`` that holds."""
+    for when, source in sources:
+        with m.If(when):
+            m.d.comb += [sink.valid.eq(source.valid), source.ready.eq(sink.ready)]
+
+
+def _join(m, sink, *sources, convert=lambda x: x):
+    """Lead rows into `sink` from the ``(when, source)`` that holds, sign-extending elements."""
+    for k in range(len(sink.p.x)):
+        m.d.comb += sink.p.x[k].eq(_select([(when, convert(source.p.x[k]))
+                                            for when, source in sources]))
+    for name in "keep", "last":
+        m.d.comb += sink.p[name].eq(_select([(when, source.p[name]) for when, source in sources]))
+    _handshake(m, sink, sources)

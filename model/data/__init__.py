@@ -1,0 +1,1 @@
+"""Digits, images, synthetic weights."""

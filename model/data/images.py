@@ -1,0 +1,90 @@
+"""Images and labels as data: the bundled digits or a file, and their way into the models."""
+
+import numpy as np
+
+from systola.files.tensors import ModelError, read_tensors
+from systola.model.data import digits
+from systola.model.quantization.uniform import quantize
+
+__all__ = ["encode", "load_data", "normalised_patches"]
+
+
+def load_data(source, split="test", *, labelled=True):
+    """Return images, float32 in 0..1, and their labels, int64 (B,).
+
+    Parameters
+    ----------
+    source : str or Path
+        ``digits``, or a ``.safetensors`` or ``.npz`` file with ``images``, (B, H, W) or (B,
+        channels, H, W), floating point in 0..1 or uint8, and ``labels`` (B,).
+    split : str
+        ``train`` or ``test`` of the digits; a file is one split, and all of it is returned.
+    labelled : bool
+        Without it, labels are neither needed nor returned, but None.
+
+    Raises
+    ------
+    ModelError
+        If the file or its contents are unusable.
+    """
+    if str(source) == "digits":
+        return digits.load_images(split)
+    tensors, _ = read_tensors(source)
+    for name in ("images", "labels") if labelled else ("images",):
+        if name not in tensors:
+            raise ModelError(f"data file {str(source)!r} must hold {name!r}")
+    images = _check_images(tensors["images"])
+    return images, _check_labels(tensors["labels"], len(images)) if labelled else None
+
+
+def _check_images(images):
+    if images.ndim not in (3, 4) or not images.size:
+        raise ModelError(f"'images' must have shape (B, H, W) or (B, channels, H, W), "
+                         f"not {images.shape}")
+    if images.dtype == np.uint8:
+        images = images.astype(np.float32) / 255
+    if images.dtype.kind != "f" or not (images.min() >= 0 and images.max() <= 1):
+        raise ModelError(f"'images' must be uint8 or floating point from 0 to 1, "
+                         f"not {images.dtype} from {images.min()} to {images.max()}")
+    return images.astype(np.float32)
+
+
+def _check_labels(labels, count):
+    if labels.shape != (count,):
+        raise ModelError(f"'labels' must have shape {(count,)}, one for each image, "
+                         f"not {labels.shape}")
+    if labels.dtype.kind not in "iu":
+        raise ModelError(f"'labels' must hold integers, not {labels.dtype}")
+    return labels.astype(np.int64)
+
+
+def normalised_patches(images, *, patch_size, mean, std):
+    """Return images in 0..1 as the float network's input, float32 (B, T-1, patch_dim)."""
+    images = np.asarray(images, dtype=np.float32)
+    if images.ndim == 3:
+        images = images[:, None]
+    mean, std = (np.array(value, dtype=np.float32).reshape(-1, 1, 1) for value in (mean, std))
+    for value in mean, std:
+        if len(value) not in (1, images.shape[1]):
+            raise ModelError(f"images must have {len(value)} channels, not {images.shape[1]}")
+    return digits.patches((images - mean) / std, patch_size)
+
+
+def encode(model, images):
+    """Return the patch codes of images in 0..1 for an integer model, int64 (B, T-1, patch_dim).
+
+    Raises
+    ------
+    ModelError
+        If the images do not fit the model, or it was made without images (a random one).
+    """
+    names = "patch_size", "mean", "std"
+    if not all(model.meta.get(name) for name in names) or "input" not in model.scales:
+        raise ModelError("the integer model must know its patch size, mean, std and input scale "
+                         "to take images; this one takes codes only")
+    cut = normalised_patches(images, **{name: model.meta[name] for name in names})
+    expected = model.tokens - 1, model.patch.weight.shape[1]
+    if cut.shape[1:] != expected:
+        raise ModelError(f"images must give {expected[0]} patches of {expected[1]} values, "
+                         f"not {cut.shape[1]} of {cut.shape[2]}")
+    return quantize(cut, model.scales["input"], model.act_bits)

@@ -1,0 +1,255 @@
+"""Accuracy of an integer model beside its float one, and what each arithmetic option costs."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from systola.files.tensors import ModelError
+from systola.model.data import digits
+from systola.model.data.images import encode, load_data, normalised_patches
+from systola.model.importers.checkpoint import load_checkpoint
+from systola.model.networks import float_vit
+from systola.model.networks.integer_file import is_integer_model, load_model
+from systola.model.networks.integer_forward import forward
+from systola.model.quantization.quantize import quantize
+
+__all__ = ["CALIBRATION_IMAGES", "OPTIONS", "deviation", "evaluate", "evaluate_source",
+           "float_logits", "float_patches", "integer_logits", "measure_options", "open_float",
+           "open_model"]
+
+CALIBRATION_IMAGES = 2048
+"""Images that ranges are taken from, at most: evenly spaced ones of a larger set."""
+
+_BATCH = 32
+
+OPTIONS = {
+    "full width": {"mult_bits": 31, "code_mult_bits": 31},
+    "24-bit multipliers (default)": {},
+    "20-bit multipliers": {"mult_bits": 20},
+    "16-bit multipliers": {"mult_bits": 16},
+    "16-bit multipliers of 8-bit results": {"code_mult_bits": 16},
+    "8-bit attention": {"attention_bits": 8},
+    "deferred attention": {"attention": "deferred"},
+    "GELU table": {"gelu": "table"},
+    "leading-one root start": {"norm_start": "leading_one"},
+    "6-bit weights and activations": {"weight_bits": 6, "act_bits": 6},
+    "4-bit weights": {"weight_bits": 4},
+}
+"""Settings measured by `measure_options`, as differences from the default ones."""
+
+
+def open_float(source, *, heads=None):
+    """Return the float model of `source`: ``digits`` or a checkpoint file.
+
+    Raises
+    ------
+    ModelError
+        If the checkpoint is missing or unusable.
+    """
+    path = digits.checkpoint_path() if str(source) == "digits" else source
+    return load_checkpoint(path, heads=heads)
+
+
+def open_model(source, *, data=None, heads=None, progress=None, **settings):
+    """Return the integer model of `source`, quantizing a float checkpoint on training images.
+
+    Parameters
+    ----------
+    source : str or Path
+        ``digits``, a float checkpoint, or an integer model file, which excludes `settings`.
+    data : str or Path, optional
+        Training images to take ranges from (see `systola.model.data.images.load_data`); needed for
+        a float checkpoint. Test images here would flatter the result.
+    heads : int, optional
+        Overrides the checkpoint.
+    progress, **settings
+        As in `systola.model.quantization.quantize.quantize`.
+
+    Raises
+    ------
+    ValueError
+        If a file or a setting is unusable; one line.
+    """
+    if _is_integer(source):
+        if settings:
+            raise ModelError(f"model file {str(source)!r} is quantized already; "
+                             f"{', '.join(sorted(settings))} cannot be set")
+        return load_model(source)
+    model = _quantized(open_float(source, heads=heads), _data_source(source, data,
+                                                                     "calibration"),
+                       progress=progress, **settings)
+    return replace(model, meta={**model.meta, "source": Path(source).stem})
+
+
+def _is_integer(source):
+    return (str(source) != "digits" and Path(source).suffix == ".safetensors"
+            and is_integer_model(source))
+
+
+def _data_source(source, data, what):
+    if data is not None:
+        return data
+    if str(source) != "digits":
+        raise ModelError(f"{what} must name a file of images for model {str(source)!r}")
+    return "digits"
+
+
+def _quantized(vit, calibration, *, progress=None, **settings):
+    """Quantize `vit` on training images, evenly taken from `calibration`."""
+    patches = float_patches(vit, load_data(calibration, "train", labelled=False)[0])
+    step = -(-len(patches) // CALIBRATION_IMAGES)
+    return quantize(vit, patches[::step], progress=progress, **settings)
+
+
+def float_patches(vit, images):
+    """Return images in 0..1 as input of the float model, float32 (B, T-1, patch_dim)."""
+    cut = normalised_patches(images, patch_size=vit.patch_size, mean=vit.mean, std=vit.std)
+    if cut.shape[1:] != (vit.tokens - 1, vit.patch_dim):
+        raise ModelError(f"images must give {vit.tokens - 1} patches of {vit.patch_dim} values, "
+                         f"not {cut.shape[1]} of {cut.shape[2]}")
+    return cut
+
+
+def float_logits(vit, images, *, progress=None):
+    """Return the float logits of images in 0..1, float32 (B, classes)."""
+    patches = float_patches(vit, images)
+    return _batched(lambda part: float_vit.forward(vit, part), patches, progress)
+
+
+def integer_logits(model, images, *, progress=None):
+    """Return the integer logits of images in 0..1, int64 (B, classes)."""
+    codes = encode(model, images)
+    return _batched(lambda part: forward(model, part, keep=["logits"])["logits"], codes, progress)
+
+
+def _batched(function, inputs, progress):
+    parts = []
+    for start in range(0, len(inputs), _BATCH):
+        parts.append(function(inputs[start:start + _BATCH]))
+        if progress:
+            progress(min(start + _BATCH, len(inputs)), len(inputs))
+    return np.concatenate(parts)
+
+
+def evaluate(vit, model, images, labels, *, progress=None):
+    """Compare the integer model with its float one on labelled images in 0..1.
+
+    Parameters
+    ----------
+    vit : FloatVit or None
+        The float model; without it only the integer one is judged.
+    model : IntegerVit
+        The integer model.
+    images, labels : ndarray
+        See `systola.model.data.images.load_data`.
+    progress : callable, optional
+        Called as ``progress(images done, images in total)``.
+
+    Returns
+    -------
+    dict
+        ``images``, their number; ``int_top1``, and with a float model ``float_top1`` and
+        ``agreement`` (equal predictions): shares from 0 to 1.
+    """
+    got = integer_logits(model, images, progress=progress).argmax(axis=1)
+    report = {"images": len(labels), "int_top1": float(np.mean(got == labels))}
+    if vit is not None:
+        expected = float_logits(vit, images).argmax(axis=1)
+        report["float_top1"] = float(np.mean(expected == labels))
+        report["agreement"] = float(np.mean(got == expected))
+    return report
+
+
+def evaluate_source(source="digits", *, data=None, calibration=None, reference=None, heads=None,
+                    progress=None, **settings):
+    """Open, if necessary quantize, and evaluate the model `source` on labelled images.
+
+    Parameters
+    ----------
+    source, heads, **settings
+        As in `open_model`.
+    calibration : str or Path, optional
+        Training images to take ranges from, ``data`` of `open_model`.
+    data : str or Path, optional
+        Labelled test images; the digits' own for ``digits`` and integer models made from it.
+    reference : str or Path, optional
+        Float model to compare an integer model file with; by default ``digits`` if it was made from
+        it, else none.
+    progress : callable, optional
+        Called as ``progress(images done, images in total)`` during the integer evaluation.
+
+    Returns
+    -------
+    dict
+        As `evaluate`.
+
+    Raises
+    ------
+    ValueError
+        If a file or a setting is unusable; one line.
+    """
+    model = open_model(source, data=calibration, heads=heads, **settings)
+    origin = model.meta.get("source") if _is_integer(source) else source
+    if reference is None and (not _is_integer(source) or origin == "digits"):
+        reference = origin
+    images, labels = load_data(_data_source(origin, data, "data"), "test")
+    vit = None if reference is None else open_float(reference, heads=heads)
+    return evaluate(vit, model, images, labels, progress=progress)
+
+
+def deviation(reference, logits):
+    """Compare two arrays of integer logits (B, classes).
+
+    Returns
+    -------
+    dict
+        ``logits_different`` and ``images_different`` (shares), ``largest_difference`` (LSB of the
+        16-bit logits) and ``agreement`` (equal predictions).
+    """
+    difference = np.abs(np.asarray(logits, dtype=np.int64) - reference)
+    return {"logits_different": float(np.mean(difference != 0)),
+            "images_different": float(np.mean(difference.any(axis=1))),
+            "largest_difference": int(difference.max()),
+            "agreement": float(np.mean(logits.argmax(axis=1) == reference.argmax(axis=1)))}
+
+
+def measure_options(source="digits", *, data=None, calibration=None, options=None,
+                    progress=None):
+    """Quantize with every setting in `options` and compare the logits with those at full width.
+
+    Full width is the default with 31-bit multipliers. Options that change scales (all bit widths
+    but those of multipliers) differ in nearly every logit; their ``int_top1`` and errors are what
+    counts.
+
+    Returns
+    -------
+    dict of str to dict
+        By option, its ``settings``, ``int_top1``, the entries of `deviation`, and the RMS errors
+        of the logits ``error_float`` (against the float model) and ``error_full`` (against full
+        width), divided by the RMS of the float logits.
+    """
+    options = OPTIONS if options is None else options
+    vit = open_float(source)
+    calibration = _data_source(source, calibration, "calibration")
+    images, labels = load_data(_data_source(source, data, "data"), "test")
+    exact = float_logits(vit, images).astype(np.float64)
+    full = _quantized(vit, calibration, **OPTIONS["full width"])
+    reference = integer_logits(full, images)
+    report = {}
+    for done, (name, settings) in enumerate(options.items()):
+        model = _quantized(vit, calibration, **settings)
+        logits = integer_logits(model, images)
+        real = logits * model.scales["logits"]
+        report[name] = {"settings": settings,
+                        "int_top1": float(np.mean(logits.argmax(axis=1) == labels)),
+                        "error_float": _rms(real - exact) / _rms(exact),
+                        "error_full": _rms(real - reference * full.scales["logits"]) / _rms(exact),
+                        **deviation(reference, logits)}
+        if progress:
+            progress(done + 1, len(options))
+    return report
+
+
+def _rms(values):
+    return float(np.sqrt(np.mean(np.square(values))))

@@ -1,0 +1,1 @@
+"""A checkpoint of somebody else becomes a float network."""

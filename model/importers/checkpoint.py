@@ -1,0 +1,182 @@
+"""Float Vision Transformer checkpoints in the naming of timm and DeiT."""
+
+from dataclasses import dataclass, field
+from math import isqrt
+
+import numpy as np
+
+from systola.files.bounded import shown
+from systola.files.tensors import LARGEST, MAX_BLOCKS, SMALLEST, ModelError, read_tensors
+
+__all__ = ["FloatVit", "block_shapes", "load_checkpoint"]
+
+_EPS = 1e-6
+_PATCH = "patch_embed.proj.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatVit:
+    """A float Vision Transformer: checked parameters and what the tensors do not tell.
+
+    ``parameters`` are float32 arrays under their timm names, but ``patch_embed.proj.weight`` is
+    (C, patch_dim), ``cls_token`` (C,) and ``pos_embed`` (T, C). Images in 0..1 are normalised by
+    ``mean`` and ``std``, one value or one a channel. ``patch_size`` 0 means unknown: then the model
+    takes patches only.
+    """
+
+    parameters: dict
+    heads: int
+    blocks: int
+    patch_size: int = 0
+    eps: float = _EPS
+    mean: tuple = (0.5,)
+    std: tuple = (0.5,)
+    meta: dict = field(default_factory=dict)
+
+    @property
+    def channels(self):
+        """Embedding width C."""
+        return len(self.parameters["cls_token"])
+
+    @property
+    def tokens(self):
+        """Tokens T, class token included."""
+        return len(self.parameters["pos_embed"])
+
+    @property
+    def patch_dim(self):
+        """Values of one patch."""
+        return self.parameters[_PATCH].shape[1]
+
+    @property
+    def classes(self):
+        """Number of logits."""
+        return len(self.parameters["head.bias"])
+
+
+def block_shapes(index, channels, hidden):
+    """Return the names and shapes of the parameters of encoder block `index`."""
+    shapes = {"norm1.weight": (channels,), "norm1.bias": (channels,),
+              "attn.qkv.weight": (3 * channels, channels), "attn.qkv.bias": (3 * channels,),
+              "attn.proj.weight": (channels, channels), "attn.proj.bias": (channels,),
+              "norm2.weight": (channels,), "norm2.bias": (channels,),
+              "mlp.fc1.weight": (hidden, channels), "mlp.fc1.bias": (hidden,),
+              "mlp.fc2.weight": (channels, hidden), "mlp.fc2.bias": (channels,)}
+    return {f"blocks.{index}.{name}": shape for name, shape in shapes.items()}
+
+
+def load_checkpoint(path, *, heads=None):
+    """Read a float checkpoint and check every tensor.
+
+    Parameters
+    ----------
+    path : str or Path
+        A ``.safetensors`` or ``.npz`` file. Its metadata may give ``heads``, ``eps`` (of the layer
+        norms), ``mean`` and ``std`` (one value or one a channel, separated by commas).
+    heads : int, optional
+        Overrides the file. Without either, channels / 64, as in every DeiT.
+
+    Raises
+    ------
+    ModelError
+        If a tensor is missing, unknown, of a wrong shape or not finite, or heads do not divide the
+        channels.
+    """
+    tensors, metadata = read_tensors(path)
+    dims = _dimensions(tensors)
+    expected = _shapes(dims)
+    for name, shape in expected.items():
+        _check(tensors, name, shape)
+    unknown = sorted(tensors.keys() - expected.keys())
+    if unknown:
+        raise ModelError(f"tensor {shown(unknown[0])} is not part of a Vision Transformer with "
+                         f"{dims['blocks']} blocks")
+    parameters = {name: tensors[name].astype(np.float32) for name in expected}
+    channels = dims["channels"]
+    parameters[_PATCH] = parameters[_PATCH].reshape(channels, -1)
+    parameters["cls_token"] = parameters["cls_token"].reshape(channels)
+    parameters["pos_embed"] = parameters["pos_embed"].reshape(-1, channels)
+    planes, size = tensors[_PATCH].shape[1:3]
+    return FloatVit(parameters=parameters, heads=_heads(heads, metadata, channels),
+                    blocks=dims["blocks"], patch_size=size,
+                    eps=_numbers(metadata, "eps", _EPS, 1)[0],
+                    mean=_numbers(metadata, "mean", 0.5, planes),
+                    std=_numbers(metadata, "std", 0.5, planes),
+                    meta={key: metadata[key] for key in sorted(metadata)})
+
+
+def _dimensions(tensors):
+    """Infer channels, patch shape, tokens, hidden, classes and blocks from the key tensors."""
+    dims = {}
+    for name, ndim in (_PATCH, 4), ("pos_embed", 3), ("head.weight", 2):
+        if name not in tensors:
+            raise ModelError(f"tensor {name!r} is missing from the checkpoint")
+        if tensors[name].ndim != ndim or 0 in tensors[name].shape:
+            raise ModelError(f"tensor {name!r} must have {ndim} dimensions, not shape "
+                             f"{tensors[name].shape}")
+    dims["channels"], *dims["patch"] = tensors[_PATCH].shape
+    if dims["patch"][1] != dims["patch"][2]:
+        raise ModelError(f"tensor {_PATCH!r} must have square patches, not shape "
+                         f"{tensors[_PATCH].shape}")
+    dims["tokens"] = tensors["pos_embed"].shape[1]
+    if dims["tokens"] < 2 or isqrt(dims["tokens"] - 1) ** 2 != dims["tokens"] - 1:
+        raise ModelError(f"tensor 'pos_embed' must have 1 + a square number of tokens, not "
+                         f"{dims['tokens']}")
+    dims["classes"] = len(tensors["head.weight"])
+    indices = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
+    dims["blocks"] = max((int(index) for index in indices
+                          if index.isdecimal() and len(index) < 10), default=-1) + 1
+    if not 1 <= dims["blocks"] <= MAX_BLOCKS:
+        raise ModelError("tensors 'blocks.0...' are missing from the checkpoint"
+                         if not dims["blocks"] else f"the checkpoint must have at most "
+                         f"{MAX_BLOCKS} blocks, not {dims['blocks']}")
+    fc1 = tensors.get("blocks.0.mlp.fc1.bias")
+    dims["hidden"] = len(fc1) if fc1 is not None and fc1.ndim == 1 else 4 * dims["channels"]
+    return dims
+
+
+def _shapes(dims):
+    channels, tokens, classes = dims["channels"], dims["tokens"], dims["classes"]
+    shapes = {_PATCH: (channels, *dims["patch"]), "patch_embed.proj.bias": (channels,),
+              "cls_token": (1, 1, channels), "pos_embed": (1, tokens, channels)}
+    for index in range(dims["blocks"]):
+        shapes |= block_shapes(index, channels, dims["hidden"])
+    return shapes | {"norm.weight": (channels,), "norm.bias": (channels,),
+                     "head.weight": (classes, channels), "head.bias": (classes,)}
+
+
+def _check(tensors, name, shape):
+    if name not in tensors:
+        raise ModelError(f"tensor {name!r} of shape {shape} is missing from the checkpoint")
+    value = tensors[name]
+    if value.shape != shape:
+        raise ModelError(f"tensor {name!r} must have shape {shape}, not {value.shape}")
+    if value.dtype.kind != "f":
+        raise ModelError(f"tensor {name!r} must hold floating point numbers, not {value.dtype}")
+    if not np.isfinite(value.astype(np.float32)).all():
+        raise ModelError(f"tensor {name!r} must hold finite float32 numbers only")
+
+
+def _heads(heads, metadata, channels):
+    if heads is None and "heads" in metadata:
+        heads = metadata["heads"]
+        heads = int(heads) if heads.isdecimal() and len(heads) < 10 else heads
+    elif heads is None:
+        heads = channels // 64 if channels % 64 == 0 else 0
+    if not isinstance(heads, int) or heads < 1 or channels % heads:
+        raise ModelError(f"heads must divide the {channels} channels, not {shown(heads)}")
+    return heads
+
+
+def _numbers(metadata, name, default, count):
+    """Return the metadata entry `name` as one number or `count` numbers."""
+    text = metadata.get(name, str(default))
+    try:
+        values = tuple(float(item) for item in text.split(","))
+    except ValueError:
+        values = ()
+    low = -LARGEST if name == "mean" else SMALLEST
+    if len(values) not in (1, count) or not all(low <= value <= LARGEST for value in values):
+        raise ModelError(f"metadata {name!r} must be 1 or {count} numbers from {low:g} to "
+                         f"{LARGEST:g}, not {shown(text)}")
+    return values

@@ -1,0 +1,1 @@
+"""What a network is, float and integer, its forward pass and its file."""

@@ -1,0 +1,1 @@
+"""The integer arithmetic, one file an operator; here a number is defined."""

@@ -1,0 +1,77 @@
+"""Bit-exact model of ``hw/vector/shiftgelu.py``: ShiftGELU of I-ViT, exact and as a table."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from systola.model.operators.requant import requantize
+from systola.model.operators.shiftmax import MAX31, shift_exp
+
+__all__ = ["ShiftGeluTrace", "gelu_table", "shiftgelu", "shiftgelu_trace"]
+
+
+@dataclass(frozen=True)
+class ShiftGeluTrace:
+    """Intermediates of `shiftgelu`: ``expmax`` (...), up to MAX31; the others (..., N)."""
+
+    exp: np.ndarray
+    expmax: np.ndarray
+    factor: np.ndarray
+    sigmoid: np.ndarray
+    out: np.ndarray
+
+
+def shiftgelu_trace(x, x0, n=23, bits=8):
+    """Return `shiftgelu` of `x` with every intermediate, as a `ShiftGeluTrace`."""
+    x = np.asarray(x, np.int64)
+    trace = _evaluate(x, x.max(axis=-1, keepdims=True), x0, n, bits)
+    return replace(trace, expmax=trace.expmax[..., 0])
+
+
+def shiftgelu(x, x0, n=23, bits=8):
+    """Return ``x * sigmoid(x)`` with the sigmoid by two ShiftExp, relative to the row maximum.
+
+    ``e = ShiftExp(x - max); D = min(e + ShiftExp(-max), MAX31);``
+    ``sigmoid = min((e * (MAX31 // D)) >> (32 - bits), 2**(bits-1) - 1)``.
+
+    Parameters
+    ----------
+    x : int array (..., N)
+        Codes; the last axis holds the hidden channels of one token.
+    x0 : int
+        Code of -1 at the scale ``1.702 * S``, negative.
+    n : int
+        Shift budget of `shift_exp`.
+    bits : int
+        Bits of the sigmoid; one code of the output is ``S * 2**-(bits-1)``.
+
+    Returns
+    -------
+    int64 array (..., N), within 16 bits for 8-bit codes and sigmoid
+    """
+    return shiftgelu_trace(x, x0, n, bits).out
+
+
+def gelu_table(x0, mult, shift, bits, n=23):
+    """Return the requantized GELU of the codes -128 to 127, int8 (256,), index code + 128.
+
+    The same formula with ``max(x, 0)`` for the row maximum, so it has no failure range; then
+    ``sat(rne(y * mult, shift), bits)`` with `bits` from 2 to 8.
+    """
+    if not 2 <= bits <= 8:
+        raise ValueError(f"bits must be from 2 to 8, not {bits!r}")
+    x = np.arange(-128, 128, dtype=np.int64)
+    y = _evaluate(x, np.maximum(x, 0), x0, n, 8).out
+    return requantize(y, mult, shift, bits).astype(np.int8)
+
+
+def _evaluate(x, peak, x0, n, bits):
+    """Apply the formula to int64 `x` with the row maximum `peak`, which broadcasts."""
+    if not 2 <= bits <= 16:
+        raise ValueError(f"bits must be from 2 to 16, not {bits!r}")
+    exp = shift_exp(x - peak, x0, n)
+    expmax = np.minimum(shift_exp(-peak, x0, n), MAX31)
+    factor = MAX31 // np.minimum(exp + expmax, MAX31)
+    # Only a clamped denominator can exceed full scale; the publication forgets to saturate then.
+    sigmoid = np.minimum(exp * factor >> 32 - bits, (1 << bits - 1) - 1)
+    return ShiftGeluTrace(exp, expmax, factor, sigmoid, x * sigmoid)

@@ -1,0 +1,1 @@
+"""A float network and calibration images become an integer network."""

@@ -1,0 +1,1 @@
+"""Benches of cocotb, loaded by name inside the simulator."""

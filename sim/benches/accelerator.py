@@ -1,0 +1,275 @@
+"""cocotb bench for the accelerator: the driver of ``sw_driver`` on its AXI ports.
+
+Each task of the session runs one input of a program: ``params`` {program: path, streams: what
+drives them, seed and stall: for stalls, patience: cycles until a run counts as hung}, ``arrays``
+{codes}. Returns every output tensor, the counters, the records of the trace if the streams are
+files, and the cycles and seconds of processor time the run took.
+"""
+
+import random
+import time
+from collections import deque
+from pathlib import Path
+
+import cocotb
+import numpy as np
+from cocotb.clock import Clock
+from cocotb.task import bridge, resume
+from cocotb.triggers import ClockCycles, Event, First, ReadOnly, RisingEdge, Timer, ValueChange
+from cocotb.utils import get_sim_time
+from cocotbext.axi import (
+    AxiLiteBus,
+    AxiLiteMaster,
+    AxiStreamBus,
+    AxiStreamFrame,
+    AxiStreamSink,
+    AxiStreamSource,
+)
+
+from systola.sim.verilog.player import RESULT_FILE, STREAM_FILE, TRACE_FILE, record_bytes
+from systola.sim.verilog.runner import finish_task, next_task
+from systola.sw_driver.driver.driver import Accelerator
+from systola.sw_driver.driver.transport import Transport
+from systola.sw_driver.program.image import Program
+
+__all__ = ["STREAMS", "SimTransport", "accelerator"]
+
+PERIOD = 10
+"""Nanoseconds of a clock cycle."""
+
+CLOCK = 1e6
+"""Hertz that the driver's time-outs count in: fewer cycles to simulate before it looks again."""
+
+
+class _Source:
+    """Sends beats; asleep while the accelerator takes none, so that those cycles cost nothing."""
+
+    def __init__(self, dut, rng, stall):
+        self.dut, self.rng, self.stall, self.width = dut, rng, stall, len(dut.s_axis_tdata) // 8
+        dut.s_axis_tvalid.value = 0
+        dut.s_axis_tlast.value = 0
+        self.queue, self.wake = deque(), Event()
+        cocotb.start_soon(self._run())
+
+    async def send(self, data):
+        """Queue bytes, whole beats."""
+        self.queue.extend(data[start:start + self.width]
+                          for start in range(0, len(data), self.width))
+        self.wake.set()
+
+    async def _run(self):
+        dut, edge, rises = self.dut, RisingEdge(self.dut.clk), RisingEdge(self.dut.s_axis_tready)
+        valid, ready = dut.s_axis_tvalid, dut.s_axis_tready
+        while True:
+            if not self.queue:
+                self.wake.clear()
+                await self.wake.wait()
+                await edge
+            while self.rng and self.rng.random() < self.stall:
+                valid.value = 0
+                await edge
+            dut.s_axis_tdata.value = int.from_bytes(self.queue.popleft(), "little")
+            valid.value = 1
+            await edge
+            while int(ready.value) != 1:
+                await rises
+                await edge
+            if not self.queue:
+                valid.value = 0
+
+
+class _Sink:
+    """Collects frames; asleep while there is nothing. Checks that stalled beats hold."""
+
+    def __init__(self, dut, rng, stall):
+        self.dut, self.rng, self.stall, self.width = dut, rng, stall, len(dut.m_axis_tdata) // 8
+        self.beats, self.frames, self.arrived = [], deque(), Event()
+        dut.m_axis_tready.value = int(rng is None)
+        cocotb.start_soon(self._run())
+
+    async def _run(self):
+        dut, edge, rises = self.dut, RisingEdge(self.dut.clk), RisingEdge(self.dut.m_axis_tvalid)
+        valid, held, accepting = dut.m_axis_tvalid, None, self.rng is None
+        while True:
+            await edge
+            if int(valid.value) != 1:
+                assert held is None, "m_axis_tvalid fell before the beat was taken"
+                await rises
+                await edge
+            beat = int(dut.m_axis_tdata.value), int(dut.m_axis_tlast.value)
+            assert held in (None, beat), "m_axis changed while stalled"
+            held = None if accepting else beat
+            if accepting:
+                self._take(*beat)
+            if self.rng:
+                accepting = self.rng.random() >= self.stall
+                dut.m_axis_tready.value = int(accepting)
+
+    def _take(self, data, last):
+        self.beats.append(data.to_bytes(self.width, "little"))
+        if last:
+            self.frames.append(b"".join(self.beats))
+            self.beats = []
+            self.arrived.set()
+
+
+class _ExtSource:
+    """The same through cocotbext-axi."""
+
+    def __init__(self, dut, rng, stall):
+        self.source = AxiStreamSource(AxiStreamBus.from_prefix(dut, "s_axis"), dut.clk, dut.rst)
+        if rng:
+            self.source.set_pause_generator(rng.random() < stall for _ in iter(int, 1))
+
+    async def send(self, data):
+        """Queue bytes, whole beats."""
+        self.source.send_nowait(AxiStreamFrame(bytes(data)))
+
+
+class _ExtSink:
+    """The same through cocotbext-axi."""
+
+    def __init__(self, dut, rng, stall):
+        self.sink = AxiStreamSink(AxiStreamBus.from_prefix(dut, "m_axis"), dut.clk, dut.rst)
+        if rng:
+            self.sink.set_pause_generator(rng.random() < stall for _ in iter(int, 1))
+        self.frames, self.arrived = deque(), Event()
+        cocotb.start_soon(self._run())
+
+    async def _run(self):
+        while True:
+            self.frames.append(bytes((await self.sink.recv()).tdata))
+            self.arrived.set()
+
+
+class _Files:
+    """The simulation itself drives both streams (``sim/verilog/player.py``); wakes up per frame."""
+
+    def __init__(self, dut):
+        self.dut, self.width = dut, len(dut.m_axis_tdata) // 8
+        self.frames, self.arrived, self.position = deque(), Event(), 0
+        cocotb.start_soon(self._run())
+
+    async def send(self, data):
+        """Have a whole program sent; what an earlier one left is forgotten."""
+        await self.finish()
+        self.frames.clear()
+        self.position = 0
+        Path(STREAM_FILE).write_bytes(data)
+        self.dut.play.value = 1
+
+    async def finish(self):
+        """Close the files."""
+        self.dut.play.value = 0
+        await ClockCycles(self.dut.clk, 2)
+
+    async def _run(self):
+        while True:
+            await ValueChange(self.dut.frames)
+            await ReadOnly()
+            end, size = int(self.dut.beats.value), record_bytes(self.width)
+            with open(RESULT_FILE, "rb") as file:
+                file.seek(self.position * size)
+                records = file.read((end - self.position) * size)
+            self.frames.append(b"".join(records[k:k + self.width]
+                                        for k in range(0, len(records), size)))
+            self.position = end
+            self.arrived.set()
+
+
+_DRIVERS = {"python": (_Source, _Sink), "cocotbext": (_ExtSource, _ExtSink)}
+STREAMS = ("file", *_DRIVERS)
+"""What may drive the streams."""
+
+
+class SimTransport(Transport):
+    """The driver's link into this simulation; its methods run in a bridged thread.
+
+    `streams` chooses what drives the streams: ``file`` (the simulation itself, Python sleeps),
+    ``python`` (stalls at random with a `seed`), or ``cocotbext`` (the same with cocotbext-axi).
+    """
+
+    def __init__(self, dut, *, streams="file", seed=None, stall=0.5):
+        rng = None if seed is None else random.Random(seed)
+        self.dut = dut
+        dut.play.value = 0
+        self.registers = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.clk, dut.rst)
+        if streams == "file":
+            self.source = self.sink = _Files(dut)
+        else:
+            source, sink = _DRIVERS[streams]
+            self.source, self.sink = source(dut, rng, stall), sink(dut, rng, stall)
+
+    def read_register(self, offset):
+        """Return the register at `offset`."""
+        return resume(self.registers.read_dword)(offset)
+
+    def write_register(self, offset, value):
+        """Write the register at `offset`."""
+        resume(self.registers.write_dword)(offset, value)
+
+    def send(self, data):
+        """Queue `data` for the input stream."""
+        resume(self._send)(data)
+
+    async def _send(self, data):
+        await self.source.send(data)
+
+    def receive(self, timeout):
+        """Return the next result frame."""
+        frame = resume(self._receive)(timeout)
+        if frame is None:
+            raise TimeoutError
+        return frame
+
+    async def _receive(self, timeout):
+        if not self.sink.frames:
+            self.sink.arrived.clear()
+            await First(self.sink.arrived.wait(),
+                        Timer(max(int(timeout * CLOCK), 1) * PERIOD, "ns"))
+        return self.sink.frames.popleft() if self.sink.frames else None
+
+    def flush(self):
+        """Forget queued data; simulated programs are not abandoned half-way."""
+        self.sink.frames.clear()
+
+    def clock(self):
+        """Return the simulated time as if the clock ran at `CLOCK`."""
+        return resume(_cycles)() / CLOCK
+
+    def close(self):
+        """Do nothing: the simulation ends with its session."""
+
+
+async def _cycles():
+    return int(get_sim_time("ns")) // PERIOD
+
+
+@cocotb.test()
+async def accelerator(dut):
+    """Serve runs until the session is closed."""
+    Clock(dut.clk, PERIOD, "ns").start()
+    driver = None
+    loaded = None
+    while task := next_task():
+        params, arrays = task
+        if driver is None:
+            dut.rst.value = 1
+            transport = SimTransport(dut, streams=params["streams"], seed=params["seed"],
+                                     stall=params["stall"])
+            await ClockCycles(dut.clk, 4)
+            dut.rst.value = 0
+            await ClockCycles(dut.clk, 4)
+            driver = await bridge(Accelerator)(transport, timeout=params["patience"] / CLOCK)
+        if params["program"] != loaded:
+            loaded = params["program"]
+            program = Program.read(loaded)
+            await bridge(driver.load)(program)
+        start, clock = time.process_time(), await _cycles()
+        outputs = await bridge(driver.run)({program.inputs[0].name: arrays["codes"]})
+        seconds, cycles = time.process_time() - start, await _cycles() - clock
+        counters = await bridge(driver.counters)()
+        if params["streams"] == "file":
+            await transport.source.finish()
+            outputs["trace"] = np.fromfile(TRACE_FILE, "<u4").reshape(-1, 2)
+        finish_task({"counters": counters, "seconds": seconds, "simulated": cycles}, **outputs)

@@ -1,0 +1,1 @@
+"""Comparisons with the vectors that others have published."""

@@ -1,0 +1,1 @@
+"""Proofs of rules of the hardware, for all inputs."""

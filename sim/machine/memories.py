@@ -1,0 +1,200 @@
+"""What each instruction does to the memories, on whole regions at once."""
+
+import numpy as np
+
+from systola.hw.contract.config import GELU_SHIFT, SOFTMAX_SHIFT
+from systola.hw.contract.isa import Flag, Opcode
+from systola.model.operators.deferred import deferred_softmax, row_factors
+from systola.model.operators.layernorm import layernorm_requant
+from systola.model.operators.matmul import matmul, split_digits
+from systola.model.operators.requant import requantize
+from systola.model.operators.shiftgelu import shiftgelu
+from systola.model.operators.shiftmax import shiftmax
+from systola.sim.machine.refusals import columns, outputs, weight_words
+
+__all__ = ["Memories"]
+
+
+def _wrap(values, bits):
+    """Keep the low `bits` of `values`, read as two's complement."""
+    half = 1 << bits - 1
+    return ((values + half) & (2 * half - 1)) - half
+
+
+class Memories:
+    """Scratchpad, parameters, tables and row factors of one accelerator.
+
+    ``words`` (scratchpad words, R) uint8; ``bias``, ``mult``, ``shift`` (parameter words, lanes)
+    int64; ``tables`` (2, 256) uint8: GELU, int8 by code + 128, and exponentials; ``factors``
+    (factor_depth,) int64. `rng` fills them with noise, as after power-up.
+    """
+
+    def __init__(self, config, rng=None):
+        self.config = config
+        self.words = np.zeros((config.scratchpad_words, config.rows), np.uint8)
+        shape = config.param_depth, config.lanes
+        self.bias, self.mult, self.shift = (np.zeros(shape, np.int64) for _ in range(3))
+        self.tables = np.zeros((2, 256), np.uint8)
+        self.factors = np.zeros(config.factor_depth, np.int64)
+        if rng is not None:
+            for memory in self.words, self.mult, self.tables, self.factors:
+                memory[:] = rng.integers(256, size=memory.shape)
+
+    def addresses(self, fields, prefix, words, planes=1):
+        """Return the addresses (planes, rows, words) of a region."""
+        plane = fields.get(f"{prefix}plane", 0)
+        return (fields[f"{prefix}base"] + np.arange(planes)[:, None, None] * plane
+                + np.arange(fields["rows"])[:, None] * fields[f"{prefix}stride"]
+                + np.arange(words))
+
+    def read(self, fields, prefix, words, planes=1):
+        """Return the bytes (planes, rows, words * R) of a region."""
+        addresses = self.addresses(fields, prefix, words, planes)
+        return self.words[addresses].reshape(planes, fields["rows"], -1)
+
+    def write(self, fields, prefix, values, planes=1, first=0):
+        """Write the low bytes of `values` (planes, rows, N) from lane `first` of each row on.
+
+        The other lanes keep their bytes.
+        """
+        addresses = self.addresses(fields, prefix, fields["words"], planes)
+        lanes = self.words[addresses].reshape(planes, fields["rows"], -1)
+        lanes[:, :, first:first + values.shape[-1]] = values & 255
+        self.words[addresses] = lanes.reshape(*addresses.shape, -1)
+
+    def load(self, fields, beats):
+        """Execute LOAD."""
+        self.words[self.addresses(fields, "", fields["words"])[0].reshape(-1)] = (
+            beats[:, :self.config.rows])
+
+    def load_params(self, fields, beats):
+        """Execute LOAD_PARAMS; multipliers and shifts keep the bits the memory has."""
+        config = self.config
+        raw = beats.reshape(fields["count"], -1)[:, :9 * config.lanes].reshape(-1, 9)
+        part = slice(fields["base"], fields["base"] + fields["count"])
+        shape = fields["count"], config.lanes
+        self.bias[part] = raw[:, :4].copy().view("<i4").reshape(shape)
+        mult = raw[:, 4:8].copy().view("<i4").astype(np.int64).reshape(shape)
+        self.mult[part] = _wrap(mult, config.mult_bits + 1)
+        self.shift[part] = raw[:, 8].reshape(shape) & 63
+
+    def load_table(self, fields, beats):
+        """Execute LOAD_TABLE."""
+        self.tables[fields["table"]] = beats[:, :self.config.rows].reshape(-1)[:256]
+
+    def fetch(self, fields):
+        """Return the weight words (n, R) uint8 of FETCH."""
+        config, width = self.config, columns(fields, self.config)
+        tile = self.read(fields, "", fields["words"])[0, :, :width]
+        if fields["flags"] & Flag.TRANSPOSE:
+            tile = tile.T
+        count, depth = -(-tile.shape[0] // config.cols), -(-tile.shape[1] // config.rows)
+        padded = np.zeros((count * config.cols, depth * config.rows), np.uint8)
+        padded[:tile.shape[0], :tile.shape[1]] = tile
+        padded = padded.reshape(count, config.cols, depth, config.rows).transpose(0, 2, 1, 3)
+        return padded.reshape(-1, config.rows)
+
+    def store(self, fields):
+        """Return the result frame (beats, R) of STORE."""
+        return self.read(fields, "", fields["words"]).reshape(-1, self.config.rows)
+
+    def activations(self, fields):
+        """Return the streamed operand of MATMUL, its digit planes (digits, rows, K) int64."""
+        raw = self.read(fields, "act_", fields["act_words"], fields["digits"]).astype(np.int64)
+        # Codes are sign-extended, but in an unsigned top digit: the bit above them is the sign.
+        planes = _wrap(raw, min(self.config.act_bits + 1, 8))
+        if fields["flags"] & Flag.UNSIGNED and self.config.act_bits == 8:
+            planes[-1] = raw[-1]
+        return planes
+
+    def accumulate(self, fields, planes, weights):
+        """Return the accumulators (rows, N) of activation `planes` and weight words."""
+        config = self.config
+        assert len(weights) == weight_words(fields, config)
+        tiles = weights.reshape(-1, fields["act_words"], config.cols, config.rows)
+        tiles = tiles.transpose(0, 2, 1, 3).reshape(-1, planes.shape[-1])
+        stationary = _wrap(tiles[:outputs(fields, config)].astype(np.int64), config.weight_bits)
+        total = sum(matmul(plane, stationary) << config.act_bits * index
+                    for index, plane in enumerate(planes))
+        return _wrap(total, config.acc_bits)
+
+    def drain_operands(self, fields):
+        """Return what the second half of MATMUL reads: parameters, residual (or None)."""
+        config, flags, base = self.config, fields["flags"], fields["param_base"]
+        width = outputs(fields, config)
+        params = self.record(base) if flags & Flag.BROADCAST else self.records(base, width)
+        bias, mult, shift = (np.copy(array) for array in params)
+        if flags & Flag.ROW_SCALE:
+            first = fields["factor_base"]
+            mult = self.factors[first:first + fields["rows"], None].copy()
+        else:
+            mult = _wrap(mult, self._mult_bits(fields["out_bits"]) + 1)
+        residual = None
+        if flags & Flag.RESIDUAL:
+            first = fields["out_group"] * config.lanes
+            residual = self.wide(fields, "res_", first + width)[:, first:]
+        return (bias, mult, shift), residual
+
+    def _mult_bits(self, out_bits):
+        """Return the multiplier bits that the requantizer takes for results of `out_bits`."""
+        config = self.config
+        return min(config.mult_bits, config.code_mult_bits) if out_bits <= 8 else config.mult_bits
+
+    def finish_matmul(self, fields, acc, operands):
+        """Requantize accumulators with `drain_operands` and write them."""
+        (bias, mult, shift), residual = operands
+        extra = {"symmetric": bool(fields["flags"] & Flag.SYMMETRIC)}
+        if residual is not None:
+            extra |= {"residual": residual, "res_shift": fields["res_shift"],
+                      "res_mult": _wrap(fields["res_mult"], self.config.mult_bits + 1)}
+        y = requantize(acc + bias, mult, shift, fields["out_bits"], **extra)
+        planes = [y] if fields["out_bits"] <= 8 else [y, y >> 8]
+        self.write(fields, "out_", np.stack(planes), len(planes),
+                   fields["out_group"] * self.config.lanes)
+
+    def record(self, base):
+        """Return bias, multiplier and shift of lane 0 of a parameter word."""
+        return self.bias[base, 0], self.mult[base, 0], self.shift[base, 0]
+
+    def records(self, base, count):
+        """Return bias, multiplier and shift of `count` channels, each (count,)."""
+        words = slice(base, base + -(-count // self.config.lanes))
+        return (array[words].reshape(-1)[:count] for array in (self.bias, self.mult, self.shift))
+
+    def wide(self, fields, prefix, width):
+        """Return the 16-bit numbers (rows, width) of two planes."""
+        low, high = self.read(fields, prefix, fields["words"], 2)[:, :, :width]
+        return low.astype(np.int64) + (high.view(np.int8).astype(np.int64) << 8)
+
+    def vector_source(self, opcode, fields):
+        """Return the rows (rows, N) that a VECTOR operation reads."""
+        width = columns(fields, self.config)
+        if opcode is Opcode.LAYERNORM:
+            return self.wide(fields, "src_", width)
+        codes = self.read(fields, "src_", fields["words"])[0, :, :width]
+        return codes.view(np.int8).astype(np.int64)
+
+    def finish_vector(self, opcode, fields, x):
+        """Evaluate a VECTOR operation on rows `x` and write the result."""
+        config = self.config
+        if opcode is Opcode.SHIFTMAX and config.attention == "deferred":
+            codes, sums = deferred_softmax(x, self.tables[1])
+            first = fields["factor_base"]
+            self.factors[first:first + len(sums)] = row_factors(sums, fields["numerator"],
+                                                                config.mult_bits)
+            y = codes[None]
+        elif opcode is Opcode.SHIFTMAX:
+            a = shiftmax(x, -fields["x0"], SOFTMAX_SHIFT, config.attention_bits)
+            y = split_digits(a, config.act_bits, config.attention_digits)
+        elif opcode is Opcode.LAYERNORM:
+            bias, mult, shift = self.records(fields["param_base"], x.shape[-1])
+            mult = _wrap(mult, self._mult_bits(fields["out_bits"]) + 1)
+            y = layernorm_requant(x, bias, mult, shift, fields["out_bits"], config.norm_start)[None]
+        elif config.gelu == "table":
+            y = self.tables[0].view(np.int8)[x + 128].astype(np.int64)[None]
+        else:
+            bias, mult, shift = self.record(fields["param_base"])
+            mult = _wrap(mult, self._mult_bits(fields["out_bits"]) + 1)
+            y = requantize(shiftgelu(x, -fields["x0"], GELU_SHIFT) + bias, mult, shift,
+                           fields["out_bits"])[None]
+        self.write(fields, "dst_", y, len(y))

@@ -1,0 +1,1 @@
+"""One whole run: simulate, serve, record pins, draw up a timeline."""

@@ -1,0 +1,60 @@
+"""A simulated board: the top that goes onto boards, without PLL and pins, on a line of bits."""
+
+import contextlib
+import os
+import threading
+import time
+from pathlib import Path
+
+from systola.hw.host.uart import DIVISOR_MIN
+from systola.hw.linked import LinkedAccelerator
+from systola.sim.verilog.line import LINE, line_verilog
+from systola.sim.verilog.runner import Session, SimulationError, build_text, cached_verilog
+
+__all__ = ["build_board_simulation", "serve_board"]
+
+_TOP = "board"
+
+
+def build_board_simulation(config, *, divisor=DIVISOR_MIN, optimize="-O1"):
+    """Compile an accelerator of `config` behind a UART of `divisor` cycles a bit, and its line."""
+    path = cached_verilog(lambda: LinkedAccelerator(config, divisor=divisor), name=_TOP,
+                          key=[config.to_dict(), divisor])
+    return build_text(path.read_text() + line_verilog(_TOP, divisor), top=LINE, optimize=optimize)
+
+
+@contextlib.contextmanager
+def serve_board(config, link, *, optimize="-O1"):
+    """Simulate a board whose serial port is the pseudo-terminal at `link`, while in the context.
+
+    Yields a function that returns whether the simulation still runs. `link` is a symbolic link
+    that comes and goes with it. Raises ``ValueError`` if something else is at `link`, or its folder
+    does not exist, and `SimulationError` if the simulation fails.
+    """
+    link = Path(link).absolute()
+    if os.path.lexists(link) and not link.is_symlink():
+        raise ValueError(f"link {str(link)!r} must not be an existing file")
+    if not link.parent.is_dir():
+        raise ValueError(f"link {str(link)!r} must be in an existing folder")
+    link.unlink(missing_ok=True)
+    built, failure = build_board_simulation(config, optimize=optimize), []
+    with Session(built, "systola.sim.benches.board") as session:
+
+        def work():
+            try:
+                session.run({"job": "terminal", "path": str(link)}, {})
+            except SimulationError as error:
+                failure.append(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            while not link.is_symlink() and thread.is_alive():
+                time.sleep(0.02)
+            yield thread.is_alive
+        finally:
+            session.stop()
+            thread.join()
+            link.unlink(missing_ok=True)
+    if failure:
+        raise failure[0]

@@ -1,0 +1,245 @@
+"""Run an integer model on the simulated accelerator and compare it with the models."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from systola.hw.accelerator import Accelerator
+from systola.hw.generate import TOP
+from systola.model.networks.integer_forward import forward, forward_blocks, tensor_names
+from systola.sim.runs.timeline import Timeline, read_timeline
+from systola.sim.verilog.player import HOST, host_verilog
+from systola.sim.verilog.runner import Session, build_text, cache_dir, cached_verilog
+from systola.sw_driver.compiler.compiler import compile_model
+
+__all__ = ["Simulation", "accelerator_verilog", "build_accelerator", "simulate"]
+
+_SLACK = 20
+"""Simulated cycles that a run may take, in predicted ones, before it counts as hung."""
+
+
+@dataclass(kw_only=True)
+class Simulation:
+    """What came out of `simulate`.
+
+    All figures are those of the image that took longest, in the program that stores the results
+    only.
+
+    Attributes
+    ----------
+    images, tensors_compared, elements_compared : int
+        How much was compared: every stored tensor of every image.
+    mismatches : int
+        Elements that differ from the models.
+    differing : dict of str to int
+        Those by tensor, ``image 0 blocks.0.qkv`` for example.
+    cycles, cycles_predicted : int
+        From start to done, measured and as the compiler counts them.
+    window : (int, int)
+        Cycles at which the first instruction that loads weights started, and the last one of
+        MATRIX or VECTOR ended; start and done if the streams are not files.
+    utilisation : float
+        Multiply-accumulates that the model needs, in those that the array could have done in the
+        window.
+    passes : int or None
+        Cycles in which words enter the array if it never waits, as the compiler counts them.
+    overhead : float or None
+        Cycles of the window beyond the passes, in passes.
+    counters : dict
+        The accelerator's performance counters.
+    timeline : Timeline or None
+        What the engines did; not with `streams` other than files.
+    bandwidth : list or None
+        Bytes of weights by layer, and per cycle, as the compiler counts them.
+    logits : int64 array (images, classes), or None
+        From the accelerator.
+    tensors : list of dict
+        By image, every stored tensor, from the accelerator.
+    seconds : dict of str to float
+        Wall time by step.
+    cycles_per_second : float
+        Simulated cycles in a second of processor time.
+    """
+
+    images: int
+    tensors_compared: int = 0
+    elements_compared: int = 0
+    mismatches: int = 0
+    differing: dict = field(default_factory=dict)
+    cycles: int = 0
+    cycles_predicted: int = 0
+    window: tuple = (0, 0)
+    utilisation: float = 0.0
+    passes: int | None = None
+    overhead: float | None = None
+    counters: dict = field(default_factory=dict)
+    timeline: Timeline | None = None
+    bandwidth: list | None = None
+    logits: np.ndarray | None = None
+    tensors: list = field(default_factory=list)
+    seconds: dict = field(default_factory=dict)
+    cycles_per_second: float = 0.0
+
+    def report(self):
+        """Return the figures as plain data."""
+        names = ("images", "mismatches", "tensors_compared", "elements_compared", "differing",
+                 "cycles", "cycles_predicted", "window", "utilisation", "passes", "overhead",
+                 "counters", "bandwidth", "seconds", "cycles_per_second")
+        report = {name: getattr(self, name) for name in names}
+        if self.timeline is not None:
+            report["array_idle"] = {
+                **self.timeline.idle(),
+                "steady_state_softmax_wait": self.timeline.steady_softmax_wait()}
+        if self.logits is not None:
+            report["logits"] = self.logits.tolist()
+        return report
+
+
+def accelerator_verilog(config):
+    """Return the file with the Verilog of the accelerator of `config`, with its trace ports."""
+    return cached_verilog(lambda: Accelerator(config, trace=True), name=TOP,
+                          key=[config.to_dict(), "trace"])
+
+
+def build_accelerator(config, *, simulator="verilator", optimize="-O1"):
+    """Compile the accelerator of `config`, with what drives it in simulation."""
+    path = accelerator_verilog(config)
+    return build_text(path.read_text() + host_verilog(config, TOP), top=HOST,
+                      simulator=simulator, optimize=optimize)
+
+
+def simulate(model, config, inputs, *, trace=True, untraced=True, blocks_only=False, seed=None,
+             stall=0.5, streams=None, simulator="verilator", optimize="-O1", progress=None):
+    """Run `model` on the simulated accelerator of `config`.
+
+    Parameters
+    ----------
+    model : IntegerVit
+        The network.
+    config : AcceleratorConfig
+        The accelerator.
+    inputs : int array (images, T-1, P)
+        Patch codes; with `blocks_only`, 16-bit residual streams (images, T, C).
+    trace : bool
+        Run a program that stores every intermediate tensor, and compare them all.
+    untraced : bool
+        Run the program that stores the results only, the one that cycles are measured on. Both
+        run at the same time, each in its own process.
+    blocks_only : bool
+        Run the encoder blocks alone.
+    seed, stall : int, float
+        With a seed, both streams stall at random in a share `stall` of the cycles; cycles then
+        mean nothing.
+    streams : str, optional
+        What drives the streams: ``file`` (the simulation itself; default), ``python`` (default
+        with a seed) or ``cocotbext``.
+    simulator, optimize : str
+        See `systola.sim.verilog.runner.build_component`.
+    progress : callable, optional
+        Called as ``progress(done, total, text=...)``.
+
+    Raises
+    ------
+    CompileError
+        If the model does not fit the accelerator.
+    SimulationError
+        If the simulation cannot be compiled, hangs, or the accelerator reports an error.
+    """
+    if not trace and not untraced:
+        raise ValueError("trace or untraced must be true, not both false")
+    progress = progress or (lambda *args, **more: None)
+    result, clock = Simulation(images=len(inputs)), _Clock()
+    progress(0, None, text="compiling the program")
+    options = {"blocks_only": True} if blocks_only else {}
+    programs = [compile_model(model, config, trace=traced, **options)
+                for traced, wanted in ((True, trace), (False, untraced)) if wanted]
+    result.seconds["program"] = clock.lap()
+    progress(0, None, text="compiling the simulation")
+    built = build_accelerator(config, simulator=simulator, optimize=optimize)
+    result.seconds["compile"] = clock.lap()
+    params = {"streams": streams or ("file" if seed is None else "python"), "seed": seed,
+              "stall": stall}
+    progress(0, None, text="simulating")
+    with ThreadPoolExecutor(len(programs) + 1) as pool:
+        models = pool.submit(forward_blocks if blocks_only else forward, model, inputs)
+        runs = [pool.submit(_run, built, program, inputs, params) for program in programs]
+        runs = [run for future in runs for run in future.result()]
+        expected = models.result()
+    result.seconds["simulate"] = clock.lap()
+    progress(0, None, text="comparing")
+    _gather(result, model, runs, expected)
+    result.seconds["compare"] = clock.lap()
+    return result
+
+
+class _Clock:
+    """Wall time since the last look at it."""
+
+    def __init__(self):
+        self.start = time.perf_counter()
+
+    def lap(self):
+        """Return the seconds, rounded, and start anew."""
+        start, self.start = self.start, time.perf_counter()
+        return round(self.start - start, 3)
+
+
+def _run(built, program, inputs, params):
+    """Run all `inputs` through `program`; returns [(program, image, figures, tensors)]."""
+    with TemporaryDirectory(prefix="program-", dir=cache_dir()) as folder, Session(
+            built, "systola.sim.benches.accelerator") as session:
+        path, runs = Path(folder, "program.bin"), []
+        program.write(path)
+        params = {**params, "program": str(path),
+                  "patience": _SLACK * program.predicted["cycles"] + 100_000}
+        for image, values in enumerate(inputs):
+            figures, tensors = session.run(params, {"codes": values})
+            figures["trace"] = tensors.pop("trace", None)
+            runs.append((program, image, figures, tensors))
+    return runs
+
+
+def _gather(result, model, runs, expected):
+    """Compare all tensors of all runs, and collect the figures."""
+    kept = [{} for _ in range(result.images)]
+    longest = None
+    for run in runs:
+        program, image, figures, tensors = run
+        for name, got in tensors.items():
+            result.tensors_compared += 1
+            result.elements_compared += got.size
+            wrong = int(np.sum(got != expected[name][image]))
+            if wrong:
+                result.mismatches += wrong
+                result.differing[f"image {image} {name}"] = wrong
+        kept[image] |= tensors
+        cycles = figures["counters"]["cycles"]
+        if program is runs[-1][0] and cycles >= result.cycles:
+            longest, result.cycles = run, cycles
+    _measure(result, *longest)
+    result.tensors = [{name: tensors[name] for name in tensor_names(model) if name in tensors}
+                      for tensors in kept]
+    if "logits" in kept[0]:
+        result.logits = np.stack([tensors["logits"] for tensors in kept])
+    seconds = sum(figures["seconds"] for _, _, figures, _ in runs)
+    result.cycles_per_second = sum(figures["simulated"] for _, _, figures, _ in runs) / seconds
+
+
+def _measure(result, program, image, figures, tensors):
+    """Take the figures of one run."""
+    result.counters = figures["counters"]
+    result.cycles_predicted = program.predicted["cycles"]
+    result.passes = program.predicted.get("passes")
+    result.bandwidth = program.predicted.get("bandwidth")
+    result.window = 0, result.cycles
+    if figures["trace"] is not None:
+        result.timeline = read_timeline(figures["trace"], program)
+        result.window = result.timeline.window
+    cycles = result.window[1] - result.window[0]
+    result.utilisation = program.macs / (cycles * program.config.rows * program.config.cols)
+    if result.passes:
+        result.overhead = cycles / result.passes - 1

@@ -1,0 +1,1 @@
+"""Hostile streams and damaged lines."""

@@ -1,0 +1,212 @@
+"""What a program touches, and whether its tokens leave only one possible result."""
+
+from dataclasses import dataclass, field
+
+from systola.hw.contract.isa import FORMATS, INSTRUCTION_BYTES, Engine, Error, Flag, Opcode
+from systola.sim.machine.refusals import check_word, fetch_words, param_words, weight_words
+
+__all__ = ["Scan", "Step", "is_determined", "leftovers", "scan", "vague_words"]
+
+
+@dataclass(kw_only=True)
+class Step:
+    """An accepted instruction; memory sets are integers with a bit per place, see `_places`."""
+
+    opcode: Opcode
+    wait: int
+    signal: int
+    fields: dict
+    reads: int = 0
+    writes: int = 0
+    vague: int = 0  # of the writes, words with lanes beyond a row, which hold anything
+    clash: bool = False  # its own reads and writes, or two of its writes, meet
+
+    @property
+    def engine(self):
+        """The engine that runs it, or None."""
+        return FORMATS[self.opcode].engine
+
+
+@dataclass(kw_only=True)
+class Scan:
+    """What the dispatcher makes of a stream if nothing blocks.
+
+    ``cause`` of the refusal of instruction ``index``, or NONE if that is END (``complete``) or lies
+    behind the end of the stream. ``beats`` up to there; ``words``: first 32 bits of each.
+    """
+
+    steps: list = field(default_factory=list)
+    cause: Error = Error.NONE
+    index: int = 0
+    complete: bool = False
+    beats: int = 0
+    words: list = field(default_factory=list)
+
+
+def scan(stream, config):
+    """Return the `Scan` of a stream."""
+    found, beat = Scan(), config.bus_bytes
+    size, at = -(-INSTRUCTION_BYTES // beat) * beat, 0
+    while at + size <= len(stream):
+        found.index = len(found.words)
+        found.words.append(int.from_bytes(stream[at:at + 4], "little"))
+        found.cause, decoded = check_word(stream[at:at + INSTRUCTION_BYTES], found.index, config)
+        if found.cause is not Error.NONE:
+            return found
+        opcode, wait, signal, fields = decoded
+        step = Step(opcode=opcode, wait=wait, signal=signal, fields=fields)
+        _places(step, config)
+        found.steps.append(step)
+        at += size
+        if opcode is Opcode.END:
+            found.complete, found.beats = True, at // beat
+            return found
+        at += fields.get("beats", 0) * beat
+    found.index = len(found.words)
+    return found
+
+
+def region_words(fields, prefix, words, planes=1):
+    """Return the words of a region as bits, and how many accesses that is."""
+    bits, row = 0, (1 << words) - 1
+    rows, stride = fields["rows"], fields[f"{prefix}stride"]
+    for plane in range(planes):
+        first = fields[f"{prefix}base"] + plane * fields.get(f"{prefix}plane", 0)
+        for t in range(rows if stride else 1):
+            bits |= row << first + t * stride
+    return bits, planes * rows * words
+
+
+def _places(step, config):
+    """Find what is read and written: scratchpad words, then parameter words, tables, factors."""
+    opcode, fields = step.opcode, step.fields
+    params = config.scratchpad_words
+    tables, factors = params + config.param_depth, params + config.param_depth + 2
+    written = 0
+
+    def some(count, first):
+        return (1 << count) - 1 << first
+
+    if opcode is Opcode.LOAD:
+        step.writes, _ = region_words(fields, "", fields["words"])
+    elif opcode is Opcode.LOAD_PARAMS:
+        step.writes = some(fields["count"], params + fields["base"])
+    elif opcode is Opcode.LOAD_TABLE:
+        step.writes = some(1, tables + fields["table"])
+    elif opcode in (Opcode.FETCH, Opcode.STORE):
+        step.reads, _ = region_words(fields, "", fields["words"])
+    elif opcode is Opcode.MATMUL:
+        step.reads, _ = region_words(fields, "act_", fields["act_words"], fields["digits"])
+        residual = fields["flags"] & Flag.RESIDUAL
+        if residual:
+            step.reads |= region_words(fields, "res_", fields["words"], 2)[0]
+        if fields["flags"] & Flag.ROW_SCALE:
+            step.reads |= some(fields["rows"], factors + fields["factor_base"])
+        planes = 1 + (fields["out_bits"] > 8)
+        step.writes, written = region_words(fields, "out_", fields["words"], planes)
+    elif step.engine is Engine.VECTOR:
+        step.reads, _ = region_words(fields, "src_", fields["words"],
+                                     1 + (opcode is Opcode.LAYERNORM))
+        planes = config.attention_digits if opcode is Opcode.SHIFTMAX else 1
+        step.writes, written = region_words(fields, "dst_", fields["words"], planes)
+        if fields["lanes_last"] < config.rows:
+            last = fields | {"dst_base": fields["dst_base"] + fields["words"] - 1}
+            step.vague, _ = region_words(last, "dst_", 1, planes)
+        if opcode is Opcode.SHIFTMAX and config.factor_depth:
+            step.reads |= some(1, tables + 1)
+        elif opcode is Opcode.SHIFTGELU and config.gelu == "table":
+            step.reads |= some(1, tables)
+    if "param_base" in fields and not (opcode is Opcode.SHIFTGELU and config.gelu == "table"):
+        step.reads |= some(param_words(opcode, fields, config), params + fields["param_base"])
+    step.clash = bool(step.reads & step.writes) or step.writes.bit_count() < written
+    if opcode is Opcode.SHIFTMAX and config.factor_depth:
+        step.writes |= some(fields["rows"], factors + fields["factor_base"])
+
+
+def leftovers(steps, config):
+    """Return whether a complete program leaves tokens or weights."""
+    tokens = {}
+    for step in steps:
+        for other in Engine:
+            if step.engine is None or other is step.engine:
+                continue
+            tokens[step.engine, other] = (tokens.get((step.engine, other), 0)
+                                          + (step.signal >> other & 1))
+            tokens[other, step.engine] = (tokens.get((other, step.engine), 0)
+                                          - (step.wait >> other & 1))
+    weights = sum(step.fields["beats"] if step.opcode is Opcode.LOAD_WEIGHTS
+                  else fetch_words(step.fields, config) if step.opcode is Opcode.FETCH
+                  else -weight_words(step.fields, config) if step.opcode is Opcode.MATMUL else 0
+                  for step in steps)
+    return any(tokens.values()) or weights != 0
+
+
+def vague_words(steps):
+    """Return the words (bits) with lanes that may hold anything at the end."""
+    vague = 0
+    for step in steps:
+        vague |= step.vague
+    return vague
+
+
+def is_determined(steps):
+    """Return whether all accesses of different instructions that meet are ordered.
+
+    An access before which another one must have happened waits for it by a chain of tokens, fences
+    and engines' own order. Then every schedule gives the same result.
+    """
+    vague = vague_words(steps)
+    if any(step.clash or step.reads & vague for step in steps):
+        return False
+    before = _complete_before(steps)
+    for late, step in enumerate(steps):
+        touched = step.reads | step.writes
+        for early, other in enumerate(steps[:late]):
+            if not (step.writes & (other.reads | other.writes) or touched & other.writes):
+                continue
+            # A MATMUL reads all it needs, and writes, before a later one writes.
+            matmuls = step.opcode is other.opcode is Opcode.MATMUL
+            if matmuls and not step.reads & other.writes:
+                continue
+            if not (before[late] >> early & 1 or before[early] >> late & 1):
+                return False
+    return True
+
+
+def _complete_before(steps):
+    """Return for each step the steps (bits) that are complete before it starts."""
+    queues = {engine: [k for k, step in enumerate(steps) if step.engine is engine]
+              for engine in Engine}
+    direct = [0] * len(steps)  # complete before it starts
+    after = [0] * len(steps)   # started before it starts
+    for engine, own in queues.items():
+        for place, k in enumerate(own):
+            if place and engine is not Engine.MATRIX:
+                direct[k] |= 1 << own[place - 1]
+            elif place:
+                after[k] |= 1 << own[place - 1]
+                if steps[k].wait >> engine & 1:
+                    direct[k] |= 1 << own[place - 1]
+        for other, theirs in queues.items():
+            if other is engine:
+                continue
+            givers = [k for k in theirs if steps[k].signal >> engine & 1]
+            takers = [k for k in own if steps[k].wait >> other & 1]
+            for giver, taker in zip(givers, takers, strict=False):
+                # An engine completes in order.
+                direct[taker] |= sum(1 << k for k in theirs if k <= giver)
+    before = list(direct)
+    changed = True
+    while changed:
+        changed = False
+        for k in range(len(steps)):
+            total, rest = before[k], direct[k] | after[k]
+            while rest:
+                other = rest.bit_length() - 1
+                rest ^= 1 << other
+                total |= before[other]
+                if direct[k] >> other & 1 and steps[other].engine is Engine.MATRIX:
+                    total |= sum(1 << j for j in queues[Engine.MATRIX] if j <= other)
+            if total != before[k]:
+                before[k], changed = total, True
+    return before

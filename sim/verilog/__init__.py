@@ -1,0 +1,1 @@
+"""Verilog compiled and run; ports into arrays."""

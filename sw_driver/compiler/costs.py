@@ -1,0 +1,162 @@
+"""Cycles that the hardware's pipelines take: fixed delays in one table, and formulas."""
+
+from dataclasses import dataclass
+
+from systola.hw.contract.isa import FORMATS, Engine, Flag, Opcode
+
+__all__ = ["COSTS", "Costs", "check_cycles", "vector_cycles"]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Fixed delays in cycles; what is counted is said beside each."""
+
+    start: int = 1              # from the start command to the first beat
+    decode: int = 3             # per instruction, with the stream stopped
+    check: int = 8              # the same, for all but BEGIN and END, beyond `check_cycles`
+    queue: int = 3              # from issue to the engine's gate
+    queue_free: int = 1         # from an engine's start to room in its queue
+    token: int = 3              # from done to the start of the engine that waits for it
+    fence: int = 2              # from done to the start of the fenced instruction
+    data_latency: int = 2       # from a beat's arrival to the LOAD engine
+    load_done: int = 1          # from the last word of a LOAD operation to done
+    read_done: int = 2          # the same of FETCH and STORE
+    read_latency: int = 8       # from start to the first word of FETCH and STORE
+    transpose: int = 2          # from a block's last row to its first column
+    fifo: int = 3               # from a word of weights to the tile loader, through the FIFO
+    fifo_free: int = 3          # from a column's load to room for a word
+    first_word: int = 3         # from a MATMUL's start to its first word at the array
+    matmul_gap: int = 1         # between the activations of two MATMULs
+    run_ahead: int = 4          # requests go out before their words enter the array
+    half_free: int = 1          # from the end of a drain to the next tile in that half
+    array: int = 5              # a tile's last word to the first group, beyond R + C
+    tile_gap: int = 2           # from the last group of a tile to the first of the next
+    wide_gap: int = 7           # from done of a 16-bit or residual MATMUL to the next group
+    residual_gap: int = 10      # the same if the next one has a residual
+    wide_next: int = 2          # from its done to the start of the next but one
+    write_latency: int = 12     # from the last group to done, one more if 16 bits wide
+    shiftmax: int = 38          # VECTOR: latencies of a row beyond its beats and writes, and here
+                                # beyond the product, four bits of the mantissa a cycle
+    shiftmax_row: int = 17      # least cycles a row, its division
+    deferred: int = 28          # the same of deferred Shiftmax
+    deferred_row: int = 1       # beyond a cycle for two bits of the row factor
+    shiftgelu: int = 52
+    table: int = 13
+    layernorm: int = 72         # beyond the root
+    layernorm_row: int = 35     # least cycles a row, its mean
+    finish: int = 2             # from the last completion to done
+
+
+COSTS = Costs()
+
+
+def vector_cycles(opcode, fields, config, costs):
+    """Return the cycles of a VECTOR operation from its start to done."""
+    columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]
+    scaled = opcode is Opcode.LAYERNORM or (opcode is Opcode.SHIFTGELU
+                                            and config.gelu == "exact")
+    lanes = config.norm_lanes if opcode is Opcode.LAYERNORM else config.vector_lanes
+    words = _beats(columns, lanes, config)
+    beats, rows = sum(words), fields["rows"]
+    planes = config.attention_digits if opcode is Opcode.SHIFTMAX else 1
+    slots = config.requant_cycles(long=False) if scaled else 1
+    out_lanes = config.norm_lanes if scaled else lanes
+    every, last = _writes([slots * count for count in _beats(columns, out_lanes, config)], planes)
+    if opcode is Opcode.SHIFTMAX and config.attention == "deferred":  # two passes over a row
+        division = costs.deferred_row + -(-config.mult_bits // 2)
+        latency = costs.deferred + (lanes - 1).bit_length() + beats
+        return latency + (rows - 1) * max(beats, every, division) + last
+    if opcode is Opcode.SHIFTMAX:  # a third pass: the product
+        product = -(-(config.x0_bits + 1) // 4)
+        latency = costs.shiftmax + product + (lanes - 1).bit_length() + 2 * beats
+        return latency + (rows - 1) * max(beats, every, costs.shiftmax_row) + last
+    if opcode is Opcode.LAYERNORM:
+        root, roots = _root_cycles(config), config.norm_roots
+        every, began = max(beats, every, costs.layernorm_row), []
+        for row in range(rows):
+            after = began[-1] + every if row else 0
+            began.append(max(after, began[-roots] + root if row >= roots else 0))
+        levels = -(-(lanes - 1).bit_length() // 2)
+        return costs.layernorm - 1 + levels + root + beats + began[-1] + last
+    if config.gelu == "exact":
+        return costs.shiftgelu + beats + (rows - 1) * max(beats + 1, every) + last
+    return costs.table + (rows - 1) * max(beats, every) + last
+
+
+def _beats(columns, lanes, config):
+    """Return the beats of `lanes` elements of each word of a row."""
+    return [-(-min(config.rows, columns - first) // lanes)
+            for first in range(0, columns, config.rows)]
+
+
+def _writes(words, planes):
+    """Return the cycles per row of its writes, and those from a row's first beat to its last write.
+
+    `words` are the beats of each word of a row; a word is assembled while another is written.
+    """
+    time = busy = 0
+    rows = []
+    for _ in range(3):  # the third row has the rhythm of all that follow
+        for beats in words:
+            time = max(time + beats, busy)
+            busy = time + planes
+        rows.append((time, busy))
+    return rows[2][0] - rows[1][0], rows[0][1]
+
+
+def _root_cycles(config):
+    """Return the cycles between two roots of I-LayerNorm from the same unit."""
+    bits = (config.max_row << 30).bit_length()
+    published = config.norm_start == "published"
+    quotient = max(25 if published else 31, (bits + 1) // 2 + 1)
+    return 10 * (-(-quotient // 2) + 1) + 2
+
+
+def _steps(factor):
+    """Return the cycles of a product with `factor`, four bits each."""
+    return max(-(-int(factor).bit_length() // 4), 1)
+
+
+def check_cycles(opcode, fields, config):
+    """Return the cycles of the dispatcher's sequential checks, a few bits of a product each."""
+    names = fields.keys()
+    cycles = len(names & {"lanes_last", "x0", "out_bits", "res_shift", "digits", "table",
+                            "out_group"})
+    cycles += opcode is Opcode.MATMUL  # the flags
+    if config.factor_depth and "factor_base" in names:
+        scaled = opcode is Opcode.SHIFTMAX or fields["flags"] & Flag.ROW_SCALE
+        cycles += 1 + (_steps(fields["rows"] - 1) if scaled else 1)
+    per_channel = not (opcode is Opcode.MATMUL and fields["flags"] & Flag.BROADCAST)
+    for prefix in [name.removesuffix("base") for name in names if name.endswith("base")]:
+        if f"{prefix}stride" in names:
+            cycles += _region_steps(opcode, prefix, fields, config)
+    if opcode is Opcode.LOAD_PARAMS:
+        cycles += 1 + _steps(fields["count"] - 1) + _steps(config.param_beats)
+    elif opcode is Opcode.SHIFTGELU:
+        cycles += 1
+    elif "param_base" in names:
+        cycles += _steps(fields["param_base"])
+        cycles += _steps(fields["words"] - 1) + _steps(1) if per_channel else 2
+    if opcode is Opcode.MATMUL:
+        cycles += 1
+    elif FORMATS[opcode].engine is Engine.VECTOR:
+        cycles += _steps(fields["words"] - 1) + 1
+    elif opcode is Opcode.LOAD:
+        cycles += _steps(fields["words"])
+    elif opcode in (Opcode.LOAD_TABLE, Opcode.LOAD_WEIGHTS):
+        cycles += 1
+    return cycles
+
+
+def _region_steps(opcode, prefix, fields, config):
+    if prefix == "res_" and not fields["flags"] & Flag.RESIDUAL:
+        return 4
+    words = fields["act_words" if prefix == "act_" else "words"]
+    cycles = 1 + _steps(words - 1) + _steps(fields["rows"] - 1)
+    if prefix == "act_":
+        return cycles + _steps(fields["digits"] - 1)
+    if prefix in ("out_", "res_"):
+        return cycles + 1
+    planes = {(Opcode.SHIFTMAX, "dst_"): config.attention_digits,
+              (Opcode.LAYERNORM, "src_"): 2}.get((opcode, prefix), 1)
+    return cycles + (_steps(planes - 1) if planes > 1 else 0)

@@ -1,0 +1,275 @@
+"""Layers as operations: tensors, parameters, tiles and column groups, for some rows at a time."""
+
+import itertools
+from math import lcm
+
+import numpy as np
+
+from systola.hw.contract.isa import Flag, Opcode
+from systola.sw_driver.compiler.layout import FactorBlock, ParamBlock, Tensor
+from systola.sw_driver.compiler.operation import Beats, Operation
+from systola.sw_driver.compiler.payloads import (
+    param_beats,
+    param_records,
+    table_beats,
+    tile_beats,
+    to_beats,
+    words_of,
+)
+
+__all__ = ["Lowering", "split"]
+
+_NORM_SHARE = 5
+"""Parameters of a norm are loaded once for all chunks if they take at most this part of memory."""
+
+
+def split(total, count):
+    """Return (first, length) of `count` nearly equal parts of `total`, none of them empty."""
+    edges = [total * i // count for i in range(count + 1)]
+    return [(low, high - low) for low, high in itertools.pairwise(edges) if low < high]
+
+
+class Lowering:
+    """Builds the operations of one network for one configuration.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        The accelerator.
+    param_words : int
+        Most parameter words one MATMUL may use; wider layers are split.
+    trace : bool
+        Whether to store every named tensor.
+
+    Attributes
+    ----------
+    ops : list of Operation
+        The program without BEGIN and END.
+    inputs : list of (name, Operation, row, rows, channels, planes)
+        LOADs whose data the driver replaces.
+    outputs : dict of name to (shape, parts)
+        Results; each part is (STORE operation, view, digit_bits, lane, columns, head, row,
+        column).
+    macs, passes : int
+        Multiply-accumulates of the network, each once; cycles of the array's tile passes.
+    """
+
+    def __init__(self, config, *, param_words, trace=False):
+        self.config, self.param_words, self.trace = config, param_words, trace
+        self.ops, self.inputs, self.outputs, self.macs, self.passes = [], [], {}, 0, 0
+        self._tiles = {}
+        self._stores = []
+        self._norm_params = {}
+        self.hold = []  # what the next layer's parameters and weights wait for
+
+    def words(self, channels):
+        """Return the words of a row of `channels` channels."""
+        return words_of(channels, self.config)
+
+    def tensor(self, name, rows, channels, *, planes=1):
+        """Return a new tensor for rows of `channels` channels."""
+        return Tensor(name, rows, self.words(channels), planes)
+
+    def region(self, view, channels):
+        """Return the fields of a row of `view` that holds `channels` channels."""
+        return {"words": view.words,
+                "lanes_last": view.lane + channels - (view.words - 1) * self.config.rows}
+
+    def append(self, op):
+        """Append an operation and return it."""
+        self.ops.append(op)
+        return op
+
+    def load(self, view, words):
+        """Load `words` (n, R) into `view`, whole rows of a tensor."""
+        return self.append(Operation(
+            Opcode.LOAD, view.tensor.name, writes={"": view},
+            fields={"rows": view.rows, "words": view.tensor.stride},
+            stream=Beats(len(words), lambda: to_beats(words, self.config))))
+
+    def load_table(self, name, table, entries):
+        """Load one of the two tables."""
+        data = table_beats(entries, self.config)
+        self.append(Operation(Opcode.LOAD_TABLE, name, table_write=table,
+                              fields={"table": table}, stream=Beats(len(data), lambda: data)))
+
+    def declare(self, name, shape):
+        """Give a result its shape and its place among the results."""
+        self.outputs.setdefault(name, (tuple(shape), []))
+
+    def store(self, name, view, places, digit_bits=0):
+        """Store `view` as parts of result `name`: [(lane, columns, head, row, column)]."""
+        words = view.words * view.planes
+        assert view.planes == 1 or view.words == view.tensor.words
+        op = self.append(Operation(Opcode.STORE, name, reads={"": view},
+                                   fields={"rows": view.rows, "words": words}))
+        self.outputs[name][1].extend((op, view, digit_bits, *place) for place in places)
+
+    def store_traced(self, name, view, shape, *place, digit_bits=0):
+        """Store `view` when tracing: channels from lane 0 on, at (columns, head, row, column)."""
+        if self.trace:
+            self.declare(name, shape)
+            self.store(name, view, [(0, *place)], digit_bits)
+
+    def store_later(self, name, view, columns, row):
+        """Store `view` between the next MATMULs, in pieces that their weights can wait for."""
+        rows = max(self.store_room(view.rows) // (view.words * view.planes), 1)
+        self._stores += [(name, view.cut(low, count), [(0, columns, None, row + low, 0)])
+                         for low, count in split(view.rows, -(-view.rows // rows))]
+
+    def store_room(self, rows):
+        """Return the cycles for which the weight FIFO feeds passes of `rows` rows."""
+        return self.config.weight_fifo // self.config.cols * rows * 3 // 4
+
+    def store_rest(self):
+        """Append all pieces of `store_later` that are left."""
+        while self._stores:
+            self.store(*self._stores.pop(0))
+
+    def params(self, name, bias, mult, shift, *, words=None, after=()):
+        """Load parameter records."""
+        config = self.config
+        records = param_records(bias, mult, shift)
+        count = words or -(-len(records) // config.lanes)
+        block = ParamBlock(name, count)
+        self.append(Operation(
+            Opcode.LOAD_PARAMS, name, loads=block, after=list(after),
+            stream=Beats(count * config.param_beats,
+                         lambda: param_beats(records, count, config))))
+        return block
+
+    def broadcast_params(self, name, mult, shift, after=()):
+        """Load one parameter word with the same record in all lanes."""
+        lanes = self.config.lanes
+        return self.params(name, 0, np.full(lanes, mult), np.full(lanes, shift), after=after)
+
+    def factors(self, name, rows):
+        """Return row factors for `rows` rows, None if attention is exact."""
+        return FactorBlock(name, rows) if self.config.factor_depth else None
+
+    def matmul(self, name, act, out, feed, params, *, channels, bits, flags=0, residual=None,
+               rescale=None, factors=None):
+        """Append a MATMUL and the operation that feeds it; returns the MATMUL.
+
+        `act`, `out` and `residual` are views of equal rows; `feed` makes the feeding operation.
+        """
+        fields = {"rows": act.rows, "act_words": act.words, "digits": act.planes,
+                  **self.region(out, channels), "out_group": out.lane // self.config.lanes,
+                  "out_bits": bits}
+        reads = {"act_": act}
+        if factors is None:
+            fields["factor_base"] = 0
+        else:
+            flags |= Flag.ROW_SCALE
+        if residual is None:
+            fields |= dict.fromkeys(("res_base", "res_stride", "res_plane", "res_mult",
+                                     "res_shift"), 0)
+        else:
+            reads["res_"] = residual
+            flags |= Flag.RESIDUAL
+            fields |= {"res_mult": int(rescale.mult), "res_shift": int(rescale.shift)}
+        op = self.append(Operation(
+            Opcode.MATMUL, name, reads=reads, writes={"out_": out},
+            fields=fields | {"flags": int(flags)}, params=params, takes=factors))
+        self.append(feed())
+        if self._stores:
+            self.store(*self._stores.pop(0))
+        return op
+
+    def fetch(self, name, source, channels, flags=0):
+        """Return a maker of a FETCH of all rows of `source`."""
+        fields = {"rows": source.rows, "flags": int(flags), **self.region(source, channels)}
+        return lambda: Operation(Opcode.FETCH, name, reads={"": source}, fields=fields)
+
+    def count_passes(self, channels, depth, rows, digits=1):
+        """Count the passes of a product (rows, depth) x (depth, channels) done in one piece."""
+        self.passes += -(-channels // self.config.cols) * self.words(depth) * digits * rows
+
+    def column_groups(self, channels, most=None):
+        """Return (first, count) of the channels that one MATMUL computes, on whole words.
+
+        A group has the parameters that fit, and whole tiles if it can.
+        """
+        config = self.config
+        limit = min(self.param_words * config.lanes, most or channels)
+        limit = max(limit // config.rows, 1)
+        unit = lcm(config.rows, config.cols) // config.rows
+        unit = unit if unit <= limit else 1
+        units = -(-self.words(channels) // unit)
+        parts = split(units, -(-units // (limit // unit)))
+        size = unit * config.rows
+        return [(low * size, min(count * size, channels - low * size)) for low, count in parts]
+
+    def linear(self, name, layer, act, out, *, weight=None, residual=None, rescale=None,
+               after=(), most=None, each=None):
+        """Append a linear layer from view `act` to view `out`; returns the last MATMUL.
+
+        Parameters
+        ----------
+        name : str
+            Result.
+        layer : Linear
+            Weights; `weight` (N, K) replaces them, in the lane order of a padded `act`.
+        act, out, residual : View
+            Operands; `residual` may be `out`.
+        rescale : Dyadic
+            Of the residual.
+        after : list of Operation
+            MATMULs whose result `act` is; they are long done when the parameters are loaded.
+        most : int
+            Most columns of a group.
+        each : callable
+            Called as ``each(first, channels)`` after each group.
+        """
+        config = self.config
+        after, self.hold = (*after, *self.hold), []
+        for low, count in self.column_groups(len(layer.weight), most):
+            part = slice(low, low + count)
+            params = self.params(
+                name, layer.bias[part], layer.requant.mult[part], layer.requant.shift[part],
+                words=-(-count // config.cols) * config.cols // config.lanes, after=after)
+            beats = self._tile_beats(layer, weight, part)
+            word, words = low // config.rows, self.words(count)
+            op = self.matmul(
+                name, act, out.columns(word, words),
+                lambda beats=beats: Operation(Opcode.LOAD_WEIGHTS, name, stream=beats), params,
+                channels=count, bits=layer.out_bits, rescale=rescale,
+                flags=Flag.SYMMETRIC if layer.symmetric else 0,
+                residual=None if residual is None else residual.columns(word, words))
+            if each is not None:
+                each(low, count)
+        return op
+
+    def _tile_beats(self, layer, weight, part):
+        """Return the beats of some rows of the weights, made once however often they are sent."""
+        key = id(layer), part.start, part.stop
+        if key not in self._tiles:
+            rows = (layer.weight if weight is None else weight)[part]
+            count = (-(-len(rows) // self.config.cols) * self.config.cols
+                     * self.words(rows.shape[1]))
+            beats = Beats(count, lambda: tile_beats(rows, self.config))
+            self._tiles[key] = beats, layer  # the layer lives as long as its identity is used
+        return self._tiles[key][0]
+
+    def vector(self, opcode, name, source, out, channels, *, params=None, table=None,
+               factors=None, **fields):
+        """Append a VECTOR operation from view `source` to view `out`, and return it."""
+        if opcode is Opcode.SHIFTMAX and factors is None:
+            fields["factor_base"] = 0
+        return self.append(Operation(
+            opcode, name, reads={"src_": source}, writes={"dst_": out}, params=params,
+            gives=factors, table_read=table,
+            fields={"rows": source.rows, **self.region(source, channels), **fields}))
+
+    def norm(self, name, norm, source, out, bits, *, row, rows):
+        """Append a LAYERNORM of some rows of the network's `rows`, from `row` on; returns it."""
+        channels = len(norm.bias)
+        params = self._norm_params.get(name)
+        if params is None:
+            params = self.params(name, norm.bias, norm.requant.mult, norm.requant.shift)
+            if params.count * _NORM_SHARE <= self.config.param_depth:
+                self._norm_params[name] = params
+        op = self.vector(Opcode.LAYERNORM, name, source, out, channels, out_bits=bits,
+                         params=params)
+        self.store_traced(name, out, (rows, channels), channels, None, row, 0)
+        return op

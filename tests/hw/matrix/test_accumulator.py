@@ -1,0 +1,152 @@
+# amaranth: UnusedElaboratable=no
+import random
+
+import pytest
+
+from systola.hw.matrix.accumulator import Accumulators
+from systola.sim.harness import run
+
+COLS, DEPTH, DIGITS = 4, 8, 3
+DELAYS = [0, 0, 1, 2]
+IDLE = None
+
+
+def simulate(sums, reads, *, act_bits=4, acc_bits=20):
+    """Feed `sums` (None or (half, t, digit, first, last, psums)), then read `reads` (half, t).
+
+    Returns the rows read and the cycles in which ``done`` was high.
+    """
+    dut = Accumulators(delays=DELAYS, psum_bits=12, act_bits=act_bits, digits=DIGITS,
+                       acc_bits=acc_bits, depth=DEPTH)
+    rows, done = [], []
+
+    async def testbench(ctx):
+        flush = [IDLE] * (DELAYS[-1] + 2)
+        for cycle in range(len(sums) + len(flush)):
+            now = (sums + flush)[cycle]
+            ctx.set(dut.valid, now is not None)
+            if now is not None:
+                half, t, digit, first, last, _ = now
+                ctx.set(dut.i, {"half": half, "t": t, "digit": digit, "first": first,
+                                "last": last})
+            for c in range(COLS):
+                at = cycle - 1 - DELAYS[c]
+                entry = sums[at] if 0 <= at < len(sums) else None
+                ctx.set(dut.psum[c], entry[5][c] if entry else 777)
+            if ctx.get(dut.done):
+                done.append(cycle)
+            await ctx.tick()
+        for half, t in reads:
+            ctx.set(dut.row_en, 1)
+            ctx.set(dut.row_half, half)
+            ctx.set(dut.row_t, t)
+            await ctx.tick()
+            ctx.set(dut.row_en, 0)
+            ctx.set(dut.row_half, 1 - half)  # the row must hold without its request
+            await ctx.tick()
+            rows.append([ctx.get(dut.row[c]) for c in range(COLS)])
+
+    run(dut, testbench)
+    return rows, done
+
+
+def model(sums, reads, *, act_bits=4, acc_bits=20):
+    memory = {}
+    for half, t, digit, first, _, psums in filter(None, sums):
+        old = [0] * COLS if first else memory[half, t]
+        memory[half, t] = [a + (b << act_bits * digit) for a, b in zip(old, psums, strict=True)]
+    limit = 1 << acc_bits
+    return [[(v + limit // 2) % limit - limit // 2 for v in memory[read]] for read in reads]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_matches_model(seed):
+    rng = random.Random(seed)
+    edges = [-2048, 2047, 0, -1]
+    sums = [(half, t, 0, 1, 0, [rng.choice(edges) for _ in range(COLS)])
+            for t in range(DEPTH) for half in range(2)]
+    previous = None
+    while len(sums) < 400:  # two sums of one entry at least `gap` apart, otherwise any order
+        entry = rng.randrange(2), rng.randrange(DEPTH)
+        if entry == previous or rng.random() < 0.2:
+            sums.append(IDLE)
+            previous = None
+        else:
+            sums.append((*entry, rng.randrange(DIGITS), rng.random() < 0.05, 0,
+                         [rng.randint(-2048, 2047) for _ in range(COLS)]))
+            previous = entry
+    reads = [(half, t) for half in range(2) for t in range(DEPTH)]
+    rng.shuffle(reads)
+    assert simulate(sums, reads)[0] == model(sums, reads)
+
+
+def test_done_follows_the_last_columns_write():
+    sums = [(0, 0, 0, 1, 0, [1, 2, 3, 0]), IDLE, (0, 1, 0, 1, 1, [4, 5, 6, 0]), IDLE,
+            (1, 0, 0, 1, 1, [7, 8, 9, 0])]
+    assert simulate(sums, [])[1] == [2 + DELAYS[-1] + 2, 4 + DELAYS[-1] + 2]
+
+
+def test_a_half_is_read_while_the_other_is_added_to():
+    dut = Accumulators(delays=[0], psum_bits=8, act_bits=8, digits=1, acc_bits=16, depth=4)
+    rows = []
+
+    async def testbench(ctx):
+        for cycle in range(12):
+            ctx.set(dut.valid, 1)
+            half = int(cycle >= 4)
+            ctx.set(dut.i, {"half": half, "t": cycle % 4, "digit": 0, "first": cycle < 8,
+                            "last": 0})
+            ctx.set(dut.psum[0], 9 + cycle)  # of the control before: 10 + its cycle
+            ctx.set(dut.row_en, 5 <= cycle)
+            ctx.set(dut.row_t, cycle % 4)
+            if cycle > 5:
+                rows.append(ctx.get(dut.row[0]))
+            await ctx.tick()
+        ctx.set(dut.valid, 0)
+        ctx.set(dut.psum[0], 21)
+        await ctx.tick()
+        for t in range(4):
+            ctx.set(dut.row_half, 1)
+            ctx.set(dut.row_t, t)
+            await ctx.tick()
+            rows.append(ctx.get(dut.row[0]))
+
+    run(dut, testbench)
+    assert rows[:6] == [9 + 1 + t for t in (1, 2, 3, 0, 1, 2)]
+    assert rows[6:] == [14 + 18 + 2 * t for t in range(4)]
+
+
+def test_first_sums_leave_the_row_in_hand_alone():
+    dut = Accumulators(delays=[0], psum_bits=8, act_bits=8, digits=1, acc_bits=16, depth=4)
+    rows = []
+
+    async def testbench(ctx):
+        for value in 10, 50:  # the second round overwrites the half while it is being read
+            for t in range(4):
+                ctx.set(dut.valid, 1)
+                ctx.set(dut.i, {"half": 0, "t": t, "digit": 0, "first": 1, "last": 0})
+                ctx.set(dut.row_en, value == 50 and t == 0)
+                ctx.set(dut.row_t, 2)
+                if rows or (value, t) > (50, 0):
+                    rows.append(ctx.get(dut.row[0]))
+                await ctx.tick()
+                ctx.set(dut.psum[0], value + t)
+        ctx.set(dut.valid, 0)
+        await ctx.tick()
+
+    run(dut, testbench)
+    assert rows == [12, 12, 12]
+
+
+@pytest.mark.parametrize("name", ["psum_bits", "act_bits", "digits", "acc_bits", "depth"])
+def test_error_names_the_parameter(name):
+    good = {"delays": [0, 1], "psum_bits": 12, "act_bits": 4, "digits": 1, "acc_bits": 20,
+            "depth": 8}
+    with pytest.raises(ValueError, match=rf"^{name} must be a positive integer, not 0$"):
+        Accumulators(**{**good, name: 0})
+
+
+@pytest.mark.parametrize("delays", [[], [1, 2], [0, 2], [0, 1, 0]])
+def test_delays_must_rise_by_at_most_one(delays):
+    with pytest.raises(ValueError, match=r"^delays must start with 0 and rise by at most 1, not"):
+        Accumulators(delays=delays, psum_bits=12, act_bits=4, digits=1, acc_bits=20, depth=8)

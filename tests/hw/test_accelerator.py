@@ -1,0 +1,122 @@
+"""The accelerator on Verilator, through the driver and its AXI ports, against the models."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from systola.hw.contract.config import PRESETS, AcceleratorConfig
+from systola.model.data.images import encode, load_data
+from systola.model.data.synthetic import random_codes, random_vit
+from systola.model.evaluation.accuracy import open_model
+from systola.model.networks.integer_forward import forward, tensor_names
+from systola.sim.runs.random_cases import random_case
+from systola.sim.runs.simulate import simulate
+
+pytestmark = pytest.mark.slow
+
+ODD = AcceleratorConfig(rows=7, cols=5, lanes=1, token_depth=4, banks=2, bank_depth=512,
+                        weight_fifo=7, stream_fifo=5, queue_depth=3, param_depth=128, max_row=64)
+"""R and C share no factor with any size of the network in the tests, nor with each other. Eight
+tests share one build, with optimization: unlike the random ones it is run for longer than it
+takes to compile.
+"""
+
+SEEDS = 0, 1, 4, 6, 8, 9, 11, 13, 14, 18
+"""Of the random cases; `test_random_cases_differ` tells what they cover together."""
+
+
+def check(result, model, codes):
+    """Every tensor was stored, compared and equal, and once more as seen from here."""
+    assert result.differing == {}
+    assert result.mismatches == 0
+    names = tensor_names(model)
+    # The traced run stores every tensor, the other one the logits.
+    assert result.tensors_compared == len(codes) * (len(names) + 1)
+    expected = forward(model, codes)
+    for image, tensors in enumerate(result.tensors):
+        assert list(tensors) == names
+        for name, got in tensors.items():
+            assert np.array_equal(got, expected[name][image]), name
+    assert np.array_equal(result.logits, expected["logits"])
+
+
+# Few cycles of a large accelerator, and many of a smaller one.
+@pytest.mark.parametrize(("preset", "optimize"), [("digits", "-O0"), ("small", "-O1")])
+def test_digits_model(preset, optimize):
+    config = PRESETS[preset]
+    model = open_model("digits", **config.model_settings)
+    images, labels = load_data("digits", "test")
+    codes = encode(model, images[:1])  # one after the other: all tests below
+    result = simulate(model, config, codes, optimize=optimize)
+    check(result, model, codes)
+    assert result.logits.argmax() == labels[0]
+    assert abs(result.cycles_predicted - result.cycles) <= 0.02 * result.cycles
+    assert 0.2 < result.utilisation < 1
+
+
+def odd_case():
+    rng = np.random.default_rng(7)
+    model = random_vit(rng, channels=22, heads=2, blocks=2, hidden=31, classes=9, tokens=13,
+                       patch_dim=10, **ODD.model_settings)
+    return model, random_codes(rng, model, 2)
+
+
+@pytest.mark.parametrize("options", [{}, {"seed": 1}, {"seed": 2, "stall": 0.8},
+                                     {"streams": "python"}, {"streams": "cocotbext"},
+                                     {"streams": "cocotbext", "seed": 3}])
+def test_sizes_that_divide_nothing(options):
+    model, codes = odd_case()
+    for size in model.channels, model.head_dim, model.hidden, model.classes, model.tokens:
+        assert size % ODD.rows
+        assert size % ODD.cols
+        assert size % ODD.token_depth
+    check(simulate(model, ODD, codes, **options), model, codes)
+
+
+def test_blocks_alone():
+    model, codes = odd_case()
+    embed = forward(model, codes, keep=["embed"])["embed"]
+    result = simulate(model, ODD, embed, blocks_only=True)
+    assert result.mismatches == 0
+    names = [name for name in tensor_names(model) if name.startswith("blocks.")]
+    assert [list(tensors) for tensors in result.tensors] == [names] * 2
+    assert result.tensors_compared == 2 * (len(names) + 1)
+    assert result.logits is None
+    assert result.overhead > 0
+    assert 0 < result.utilisation < 1
+
+
+def test_a_mismatch_is_counted(monkeypatch):
+    """The models compute another network than the one the accelerator runs."""
+    model, codes = odd_case()
+    other = dataclasses.replace(model, head=dataclasses.replace(
+        model.head, bias=model.head.bias + 10**6))
+    monkeypatch.setattr("systola.sim.runs.simulate.forward",
+                        lambda model, codes: forward(other, codes))
+    result = simulate(model, ODD, codes[:1], trace=False)
+    assert result.mismatches == sum(result.differing.values()) > 0
+    assert list(result.differing) == ["image 0 logits"]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_configuration(seed):
+    model, config, codes = random_case(seed)
+    check(simulate(model, config, codes, optimize="-O0"), model, codes)
+
+
+def test_random_cases_differ():
+    configs = [random_case(seed)[1] for seed in SEEDS]
+    assert len({config.hash for config in configs}) == len(SEEDS)
+    for name, values in (
+            ("lanes", {1, 2, 3}), ("vector_lanes", {1, 2, 3}), ("norm_lanes", {1, 2}),
+            ("token_depth", {4, 8, 16}), ("banks", {1, 2, 3, 4}), ("norm_roots", {1, 2, 4}),
+            ("pe_style", {"dsp", "lut", "dsp_packed"}), ("attention", {"exact", "deferred"}),
+            ("attention_bits", {8, 16}), ("gelu", {"exact", "table"}),
+            ("norm_start", {"published", "leading_one"})):
+        assert {getattr(config, name) for config in configs} == values, name
+    slots = {tuple(config.requant_cycles(long=long, residual=False) for long in (True, False))
+             for config in configs}
+    assert slots >= {(1, 1), (2, 1), (2, 2)}
+    for name in "rows", "cols", "weight_bits", "act_bits":
+        assert len({getattr(config, name) for config in configs}) >= 5, name

@@ -1,0 +1,41 @@
+"""Verilator accepts the generated Verilog, and would complain about latches and loops."""
+
+import pytest
+
+from systola.hw.accelerator import Accelerator
+from systola.hw.contract.config import PRESETS, AcceleratorConfig
+from systola.hw.generate import TOP
+from systola.sim.runs.simulate import accelerator_verilog
+from systola.sim.verilog.runner import SimulationError, cached_verilog, lint_verilog
+
+CONFIGS = {
+    "tiny": PRESETS["tiny"],
+    "lut_table": AcceleratorConfig(rows=6, cols=3, lanes=3, pe_style="lut", gelu="table",
+                                   attention_bits=8, norm_start="leading_one", weight_bits=3,
+                                   act_bits=5, token_depth=8, bank_depth=256, param_depth=64,
+                                   max_row=64),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_generated_verilog_is_clean(name):
+    config = CONFIGS[name]
+    lint_verilog(cached_verilog(lambda: Accelerator(config), name=TOP, key=config.to_dict()),
+                 top=TOP)
+
+
+def test_simulated_verilog_is_clean():
+    """The same with trace ports, as another test compiles it."""
+    lint_verilog(accelerator_verilog(PRESETS["small"]), top=TOP)
+
+
+@pytest.mark.parametrize(("body", "complaint"), [
+    ("always @* if (a) y = b;", "LATCH"),
+    ("always @* y = y ^ a;", "UNOPTFLAT"),
+    ("always @* y = missing;", "missing"),
+])
+def test_latch_loop_and_error_are_noticed(tmp_path, body, complaint):
+    path = tmp_path / "bad.v"
+    path.write_text(f"module bad(input a, input b, output reg y);\n{body}\nendmodule\n")
+    with pytest.raises(SimulationError, match=complaint):
+        lint_verilog(path, top="bad")

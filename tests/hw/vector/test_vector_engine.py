@@ -1,0 +1,255 @@
+"""The VECTOR engine between fake memories, against the integer models."""
+
+import random
+
+import numpy as np
+import pytest
+
+from systola.hw.contract.config import AcceleratorConfig, digit_count
+from systola.hw.contract.isa import Opcode
+from systola.hw.parts import shapes
+from systola.hw.vector.vector_engine import VectorEngine
+from systola.model.operators.deferred import deferred_softmax, exp_table, row_factors
+from systola.model.operators.layernorm import layernorm_requant
+from systola.model.operators.requant import requantize
+from systola.model.operators.shiftgelu import shiftgelu
+from systola.model.operators.shiftmax import shiftmax
+from systola.sim.harness import drive, run
+
+BASE = {"rows": 6, "cols": 4, "lanes": 2, "vector_lanes": 2, "norm_lanes": 2, "banks": 2,
+        "bank_depth": 256, "param_depth": 64, "max_row": 40, "mult_bits": 24, "x0_bits": 7}
+
+
+class Fake:
+    """Scratchpad, parameter memory and instructions of one engine, and what it should leave."""
+
+    def __init__(self, seed, **fields):
+        self.config = AcceleratorConfig(**{**BASE, **fields})
+        self.rng = np.random.default_rng(seed)
+        size = self.config.scratchpad_words, self.config.rows
+        self.memory = self.rng.integers(0, 256, size)
+        self.initial, self.expected = self.memory.copy(), {}
+        self.params = [[self._record() for _ in range(self.config.lanes)]
+                       for _ in range(self.config.param_depth)]
+        self.table = self.rng.integers(-128, 128, 256)
+        self.exponentials = exp_table(-int(self.rng.integers(3, 60)))
+        self.instructions, self.factors, self.free = [], [], 0
+
+    def _record(self):
+        bits = self.config.code_mult_bits  # all results have at most 8 bits
+        mult = int(self.rng.integers(1 << bits - 1, 1 << bits)) * int(self.rng.choice([-1, 1]))
+        return {"bias": int(self.rng.integers(-2**31, 2**31)) >> int(self.rng.integers(1, 31)),
+                "mult": mult, "shift": int(self.rng.integers(bits + 4, bits + 25))}
+
+    def _region(self, rows, words, planes):
+        stride = words + int(self.rng.integers(3))
+        plane, base = rows * stride + int(self.rng.integers(3)), self.free
+        self.free += plane * planes
+        assert self.free <= len(self.memory)
+        return {"base": base, "stride": stride, "plane": plane}
+
+    def _addresses(self, region, plane, rows, n):
+        """Return (rows, n) flat lane addresses of a plane."""
+        words, lane = np.divmod(np.arange(n), self.config.rows)
+        first = region["base"] + plane * region["plane"] + region["stride"] * np.arange(rows)
+        return (first[:, None] + words) * self.config.rows + lane
+
+    def add(self, opcode, rows, n, *, in_place=False):
+        """Place an instruction on `rows` rows of `n` random codes, or over what it reads."""
+        config, rng = self.config, self.rng
+        words, wide = -(-n // config.rows), opcode == Opcode.LAYERNORM
+        source = self._region(rows, words, 2 if wide else 1)
+        bits = 16 if wide else 8
+        x = rng.integers(-1 << bits - 1, 1 << bits - 1, (rows, n)) >> rng.integers(bits, size=(
+            rows, 1))
+        for plane in range(2 if wide else 1):
+            self.initial.flat[self._addresses(source, plane, rows, n)] = x >> 8 * plane & 255
+        planes = config.attention_digits if opcode == Opcode.SHIFTMAX else 1
+        if in_place:  # the first planes are the same rows
+            target = {**source, "plane": self.free - source["base"]}
+            self.free += target["plane"] * (planes - 1)
+        else:
+            target = self._region(rows, words, planes)
+        fields = {"rows": rows, "words": words, "lanes_last": n - (words - 1) * config.rows,
+                  **{f"src_{name}": value for name, value in source.items()},
+                  **{f"dst_{name}": value for name, value in target.items()}}
+        if opcode == Opcode.SHIFTMAX:
+            fields |= {"numerator": int(rng.integers(1 << 31)) >> int(rng.integers(12)),
+                       "factor_base": int(rng.integers(100))}
+        if opcode != Opcode.LAYERNORM:
+            fields["x0"] = int(rng.integers(1, 1 << config.x0_bits))
+        if opcode != Opcode.SHIFTMAX:
+            fields |= {"out_bits": int(rng.integers(2, 9)),
+                       "param_base": int(rng.integers(config.param_depth - 20))}
+        self.instructions.append((opcode, fields))
+        self.expected |= {
+            int(address): int(value) & 255
+            for plane, y in enumerate(self._outputs(opcode, fields, x))
+            for address, value in zip(self._addresses(target, plane, rows, n).flat, y.flat,
+                                      strict=True)}
+
+    def _outputs(self, opcode, fields, x):
+        """Return the planes of the expected result."""
+        config, n = self.config, x.shape[1]
+        if opcode == Opcode.SHIFTMAX and config.attention == "deferred":
+            codes, sums = deferred_softmax(x, self.exponentials)
+            factors = row_factors(sums, fields["numerator"], config.mult_bits)
+            self.factors += [(fields["factor_base"] + k, int(f)) for k, f in enumerate(factors)]
+            return [codes]
+        if opcode == Opcode.SHIFTMAX:
+            return digits_of(shiftmax(x, -fields["x0"], 15, config.attention_bits),
+                             config.act_bits, config.attention_digits)
+        if opcode == Opcode.SHIFTGELU and config.gelu == "table":
+            return [self.table[x + 128]]
+        first = self.params[fields["param_base"]]
+        if opcode == Opcode.SHIFTGELU:
+            p = first[0]
+            return [requantize(shiftgelu(x, -fields["x0"], 23) + p["bias"], p["mult"], p["shift"],
+                               fields["out_bits"])]
+        records = [record for word in self.params[fields["param_base"]:] for record in word][:n]
+        bias, mult, shift = (np.array([record[name] for record in records])
+                             for name in ("bias", "mult", "shift"))
+        return [layernorm_requant(x, bias, mult, shift, fields["out_bits"], config.norm_start)]
+
+
+def digits_of(values, bits, count):
+    """Balanced digits by repeated division, the definition: independent of the hardware's way."""
+    planes = []
+    for _ in range(count - 1):
+        digit = (values + (1 << bits - 1)) % (1 << bits) - (1 << bits - 1)
+        planes.append(digit)
+        values = (values - digit) >> bits
+    return [*planes, values]
+
+
+async def responder(ctx, req, rsp, answer, rng, busy=0.3, latency=3):
+    """Answer requests in order after `latency` cycles or more; any number may be under way."""
+    queue, cycle = [], 0
+    while True:
+        ready = rng is None or rng.random() >= busy
+        ctx.set(req.ready, ready)
+        answers = bool(queue) and queue[0][0] <= cycle
+        ctx.set(rsp.valid, answers)
+        if answers:
+            ctx.set(rsp.payload, queue[0][1])
+        *_, asked, what, taken = await ctx.tick().sample(req.valid, req.payload, rsp.ready)
+        if answers and taken:
+            queue.pop(0)
+        if asked and ready:
+            value = answer(what)
+            queue.append((cycle + latency, value))
+        cycle += 1
+
+
+def simulate(fake, rng=None, max_cycles=30_000):
+    """Run all instructions; return the cycle of each completion."""
+    dut, config, completions = VectorEngine(fake.config), fake.config, []
+    factors, written = [], []  # and how many were written at each completion
+    memory = fake.initial.copy()
+    read_rng, param_rng, write_rng = (
+        rng and random.Random(rng.random()) for _ in range(3))
+
+    async def source(ctx):
+        await responder(ctx, dut.src.req, dut.src.rsp,
+                        lambda p: [int(v) for v in memory[p.addr]], read_rng)
+
+    async def params(ctx):
+        await responder(ctx, dut.param.req, dut.param.rsp, lambda p: fake.params[p], param_rng)
+
+    async def writes(ctx):
+        req, held = dut.dst.req, None
+        while True:
+            ready = write_rng is None or write_rng.random() < 0.7
+            ctx.set(req.ready, ready)
+            *_, valid, p = await ctx.tick().sample(req.valid, req.payload)
+            assert held is None or (valid and p == held), "write changed while stalled"
+            held = p if valid and not ready else None
+            if valid and ready:
+                for lane in range(config.rows):
+                    if p.mask >> lane & 1:
+                        memory[p.addr][lane] = p.data[lane]
+
+    async def program(ctx):
+        for table, entries in enumerate((fake.table, fake.exponentials.astype(np.int8))):
+            for k, value in enumerate(entries):
+                await drive(ctx, dut.table, [{"addr": k, "data": int(value), "table": table}])
+        for opcode, fields in fake.instructions:
+            layout = shapes.body(opcode)
+            await drive(ctx, dut.instr, [{
+                "opcode": int(opcode), "body": layout.const(fields).as_value().value}], rng)
+
+    async def completion(ctx):
+        cycle = 0
+        while len(completions) < len(fake.instructions):
+            if config.factor_depth:
+                *_, done, valid, p = await ctx.tick().sample(
+                    dut.done, dut.factor.valid, dut.factor.p)
+                if valid:
+                    factors.append((p.addr, p.factor))
+            else:
+                *_, done = await ctx.tick().sample(dut.done)
+            if done:
+                completions.append(cycle)
+                written.append(len(factors))
+            cycle += 1
+
+    run(dut, program, completion, background=(source, params, writes), max_cycles=max_cycles)
+    rows = [fields["rows"] * (opcode == Opcode.SHIFTMAX and bool(config.factor_depth))
+            for opcode, fields in fake.instructions]
+    assert factors == fake.factors
+    assert written == np.cumsum(rows).tolist()
+    got = {address: int(memory.flat[address]) for address in fake.expected}
+    assert got == fake.expected
+    # Nothing else has changed but lanes beyond the rows, in words that were written.
+    changed = {int(a) // config.rows for a in np.flatnonzero(memory != fake.initial)}
+    assert changed <= {address // config.rows for address in fake.expected}
+    return completions
+
+
+ALL = [Opcode.SHIFTMAX, Opcode.SHIFTGELU, Opcode.LAYERNORM]
+CONFIGS = [
+    {}, {"rows": 4, "lanes": 1, "vector_lanes": 1, "norm_lanes": 1, "cols": 3},
+    {"rows": 6, "cols": 3, "lanes": 3, "vector_lanes": 3, "norm_lanes": 3, "act_bits": 4},
+    {"rows": 4, "cols": 4, "lanes": 4, "vector_lanes": 4, "norm_lanes": 4, "gelu": "table",
+     "norm_start": "leading_one"},
+    {"attention": "deferred", "gelu": "table"},
+    {"attention_bits": 8, "mult_bits": 31}, {"act_bits": 2, "weight_bits": 2, "gelu": "table"},
+    {"rows": 8, "lanes": 4, "vector_lanes": 4, "norm_lanes": 2, "code_mult_bits": 16},
+    {"rows": 8, "lanes": 4, "norm_lanes": 1, "code_mult_bits": 16, "attention": "deferred",
+     "norm_roots": 1},
+]
+
+
+@pytest.mark.parametrize("fields", CONFIGS)
+def test_matches_models(fields):
+    rng = random.Random(str(fields))
+    fake = Fake(rng.randrange(10**6), **fields)
+    for opcode in rng.sample(ALL * 2, 6):
+        fake.add(opcode, rng.randint(1, 3), rng.choice([1, 2, 5, 13, rng.randint(1, 40)]),
+                 in_place=rng.random() < 0.5)
+    simulate(fake, rng)
+
+
+@pytest.mark.parametrize(("opcode", "cycles"), [
+    (Opcode.SHIFTMAX, 21), (Opcode.SHIFTGELU, 21), (Opcode.LAYERNORM, 35.5)])
+def test_without_stalls_and_cycles_per_row(opcode, cycles):
+    """A beat a cycle, for ShiftGELU one more a row; four roots share the LayerNorms.
+
+    The last word of a row is two beats, and takes three cycles to write in two planes.
+    """
+    fake = Fake(1, bank_depth=1024, code_mult_bits=16)
+    for rows, n in (2, 7), (5, 40), (5, 40), (13, 40):
+        fake.add(opcode, rows, n)
+    *_, before, first, second = simulate(fake)
+    assert (second - first) - (first - before) == pytest.approx(8 * cycles, abs=1)
+
+
+@pytest.mark.parametrize(("bits", "count"), [(8, 2), (4, 4), (5, 4), (2, 8)])
+def test_reference_digits_are_in_range(bits, count):
+    assert digit_count(16, bits) == count
+    values = np.arange(2**15)
+    planes = digits_of(values, bits, count)
+    assert (sum(plane << bits * k for k, plane in enumerate(planes)) == values).all()
+    assert all(-(1 << bits - 1) <= p.min() and p.max() < 1 << bits - 1 for p in planes[:-1])
+    assert planes[-1].min() >= 0
+    assert planes[-1].max() < 1 << bits
