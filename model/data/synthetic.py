@@ -1,16 +1,20 @@
 """Random networks of realistic magnitude, for simulation and for sizes without a checkpoint."""
 
-from dataclasses import replace
+import dataclasses
 
 import numpy as np
 
-from systola.model.importers.checkpoint import FloatVit, block_shapes
-from systola.model.networks.integer_forward import forward
+from systola.model.graph.integer_forward import forward
+from systola.model.importers.vision_transformer import (
+    block_shapes,
+    stream_name,
+    vision_transformer,
+)
 from systola.model.quantization.quantize import quantize
 from systola.model.quantization.uniform import quantize as to_codes
 
-__all__ = ["MODELS", "random_codes", "random_float_vit", "random_named", "random_stream",
-           "random_vit"]
+__all__ = ["MODELS", "random_codes", "random_float_vit", "random_named",
+           "random_stream", "random_vit"]
 
 _IMAGENET = {"tokens": 197, "blocks": 12, "classes": 1000, "patch_dim": 768}
 
@@ -25,47 +29,62 @@ _CALIBRATION_IMAGES = 8
 _NAMED_IMAGES = 2  # a network of 197 tokens shows its ranges in few images
 
 
-def random_float_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_dim):
-    """Return a random float model; the sizes are those of `random_vit`.
+def random_float_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_dim,
+                     prefixes=1, pooling="token", distilled=False):
+    """Return a random float network; the sizes are those of `random_vit`.
 
     Weights are Gaussian with the variance that keeps activations at their magnitude, a little
     larger for qkv so that attention is not flat. Some gammas of layer norms are negative, and in
-    four fifths of the models with 8 channels or more, one is zero.
+    four fifths of the networks with 8 channels or more, one is zero.
 
     Raises
     ------
     ValueError
-        If a size is not a positive integer (`blocks` may be 0), or heads do not divide channels.
+        If a size is not a positive integer (`blocks` and `prefixes` may be 0), or heads do not
+        divide channels.
     """
     sizes = {"channels": channels, "heads": heads, "blocks": blocks, "hidden": hidden,
-             "classes": classes, "tokens": tokens, "patch_dim": patch_dim}
+             "classes": classes, "tokens": tokens, "patch_dim": patch_dim, "prefixes": prefixes}
+    lowest = {"blocks": 0, "prefixes": 1 + distilled if pooling == "token" else 0,
+              "tokens": prefixes + 1, "channels": 2}
     for name, value in sizes.items():
-        low = {"blocks": 0, "tokens": 2, "channels": 2}.get(name, 1)
+        low = lowest.get(name, 1)
         if not isinstance(value, int | np.integer) or value < low:
             raise ValueError(f"{name} must be an integer of at least {low}, not {value!r}")
     if channels % heads:
         raise ValueError(f"heads must divide the {channels} channels, not {heads!r}")
     shapes = {"patch_embed.proj.weight": (channels, patch_dim),
-              "patch_embed.proj.bias": (channels,), "cls_token": (channels,),
+              "patch_embed.proj.bias": (channels,), "cls_token": (prefixes, channels),
               "pos_embed": (tokens, channels)}
     for index in range(blocks):
         shapes |= block_shapes(index, channels, hidden)
     shapes |= {"norm.weight": (channels,), "norm.bias": (channels,),
                "head.weight": (classes, channels), "head.bias": (classes,)}
+    if distilled:
+        shapes |= {"head_dist.weight": (classes, channels), "head_dist.bias": (classes,)}
     parameters = {name: _parameter(rng, name, shape) for name, shape in shapes.items()}
-    return FloatVit(parameters=parameters, heads=int(heads), blocks=int(blocks))
+    prefix, position = parameters.pop("cls_token"), parameters.pop("pos_embed")
+    return vision_transformer(parameters, heads=int(heads), blocks=int(blocks),
+                              prefix=prefix + position[:prefixes], position=position[prefixes:],
+                              pooling=pooling)
 
 
-def random_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_dim,
-               images=_CALIBRATION_IMAGES, **settings):
-    """Return the integer model of a random float model, calibrated on random images.
+def random_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_dim, prefixes=1,
+               pooling="token", distilled=False, images=_CALIBRATION_IMAGES, **settings):
+    """Return the integer network of a random float network, calibrated on random images.
 
     Parameters
     ----------
     rng : numpy.random.Generator
-        The only source of randomness: equal generators give equal models.
+        The only source of randomness: equal generators give equal networks.
     channels, heads, blocks, hidden, classes, tokens, patch_dim : int
-        Sizes; `tokens` includes the class token.
+        Sizes; `tokens` includes the prefixes.
+    prefixes : int
+        Constant rows before the patches: class tokens and registers.
+    pooling : str
+        ``token`` or ``mean``.
+    distilled : bool
+        Two heads on the first two rows, averaged.
     images : int
         Random images for the calibration.
     **settings
@@ -76,14 +95,16 @@ def random_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_d
     ValueError
         If a size or a setting is out of range.
     """
-    vit = random_float_vit(rng, channels=channels, heads=heads, blocks=blocks, hidden=hidden,
-                           classes=classes, tokens=tokens, patch_dim=patch_dim)
-    patches = rng.standard_normal((images, tokens - 1, patch_dim), dtype=np.float32)
-    return quantize(vit, patches, **settings)
+    graph = random_float_vit(rng, channels=channels, heads=heads, blocks=blocks, hidden=hidden,
+                             classes=classes, tokens=tokens, patch_dim=patch_dim,
+                             prefixes=prefixes, pooling=pooling, distilled=distilled)
+    node = graph.by_name["patches"]
+    patches = rng.standard_normal((images, node.rows, node.channels), dtype=np.float32)
+    return quantize(graph, {"patches": patches}, **settings)
 
 
 def random_named(name, *, blocks=None, seed=0, **settings):
-    """Return a random integer model of the size of a published one.
+    """Return a random integer network of the size of a published one.
 
     Parameters
     ----------
@@ -92,7 +113,7 @@ def random_named(name, *, blocks=None, seed=0, **settings):
     blocks : int, optional
         Encoder blocks; by default those of the published network.
     seed : int
-        Equal seeds and sizes give equal models.
+        Equal seeds and sizes give equal networks.
     **settings
         Of `systola.model.quantization.quantize.quantize`.
 
@@ -104,28 +125,31 @@ def random_named(name, *, blocks=None, seed=0, **settings):
     if name not in MODELS:
         raise ValueError(f"model must be {' or '.join(map(repr, MODELS))}, not {name!r}")
     sizes = MODELS[name] if blocks is None else {**MODELS[name], "blocks": blocks}
-    model = random_vit(np.random.default_rng(seed), **sizes, images=_NAMED_IMAGES, **settings)
-    return replace(model, meta={**model.meta, "source": f"{name}, random weights, seed {seed}"})
+    graph = random_vit(np.random.default_rng(seed), **sizes, images=_NAMED_IMAGES, **settings)
+    return dataclasses.replace(graph, meta={
+        **graph.meta, "source": f"{name}, random weights, seed {seed}"})
 
 
-def random_codes(rng, model, images=1):
-    """Return random patch codes for `model`, int64 (images, T-1, patch_dim), extremes included."""
-    high = 2 ** (model.act_bits - 1)
-    shape = (images, model.tokens - 1, model.patch.weight.shape[1])
-    codes = np.rint(rng.standard_normal(shape) * high / 3).astype(np.int64)
-    return np.clip(codes, -high, high - 1)
+def random_codes(rng, graph, images=1):
+    """Return random input codes by name, int64 (images, rows, channels), extremes included."""
+    codes = {}
+    for node in graph.inputs:
+        high = 2 ** (node.bits - 1)
+        values = rng.standard_normal((images, node.rows, node.channels)) * high / 3
+        codes[node.name] = np.clip(np.rint(values).astype(np.int64), -high, high - 1)
+    return codes
 
 
-def random_stream(rng, model, images=1):
-    """Return random input of the encoder blocks alone, int64 (images, T, C).
+def random_stream(rng, graph, images=1):
+    """Return random input of the encoder blocks alone, int64 (images, T, C), by name.
 
     The embedding of patches like those of the calibration: 16-bit codes as the first block of the
     whole network gets them.
     """
-    shape = (images, model.tokens - 1, model.patch.weight.shape[1])
-    patches = rng.standard_normal(shape, dtype=np.float32)
-    codes = to_codes(patches, model.scales["input"], model.act_bits)
-    return forward(replace(model, blocks=()), codes, keep=["embed"])["embed"]
+    node, name = graph.by_name["patches"], stream_name(graph)
+    patches = rng.standard_normal((images, node.rows, node.channels), dtype=np.float32)
+    codes = to_codes(patches, graph.scales["patches"], node.bits)
+    return {name: forward(graph.between(["patches"], [name]), {"patches": codes})[name]}
 
 
 def _parameter(rng, name, shape):

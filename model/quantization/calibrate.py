@@ -1,23 +1,23 @@
-"""Ranges of every tensor of a float model over calibration images."""
+"""Ranges of every tensor of a float network over calibration images."""
 
 import numpy as np
 
 from systola.files.tensors import ModelError
-from systola.model.networks.float_vit import forward
+from systola.model.graph.float_forward import float_forward
 from systola.model.quantization.uniform import Calibration
 
 __all__ = ["calibrate"]
 
 
-def calibrate(vit, patches, *, batch=64, progress=None):
-    """Run the float model over `patches` and return ``{tensor name: (low, high)}``.
+def calibrate(graph, inputs, *, batch=64, progress=None):
+    """Run the float network over `inputs` and return ``{tensor name: (low, high)}``.
 
     Parameters
     ----------
-    vit : FloatVit
-        The float model.
-    patches : ndarray
-        Normalised patches of training images, (B, T-1, patch_dim).
+    graph : Graph
+        The float network.
+    inputs : dict of str to ndarray
+        Training images as its inputs, (B, rows, channels).
     batch : int
         Images in one update of the running ranges.
     progress : callable, optional
@@ -26,10 +26,11 @@ def calibrate(vit, patches, *, batch=64, progress=None):
     Raises
     ------
     ValueError
-        If there are no images, their shape does not fit the model, or its weights are so large
+        If there are no images, their shape does not fit the network, or its weights are so large
         that a tensor gets infinite.
     """
-    if not len(patches):
+    count = len(next(iter(inputs.values())))
+    if not count:
         raise ValueError("calibration images must be at least 1, not 0")
     ranges = {}
 
@@ -39,9 +40,10 @@ def calibrate(vit, patches, *, batch=64, progress=None):
                              f"the calibration images")
         ranges.setdefault(name, Calibration()).update(x)
 
-    for start in range(0, len(patches), batch):
+    for start in range(0, count, batch):
         with np.errstate(over="ignore", invalid="ignore"):  # the hook says it
-            forward(vit, patches[start:start + batch], hook)
+            float_forward(graph, {name: value[start:start + batch]
+                                  for name, value in inputs.items()}, hook)
         if progress:
-            progress(min(start + batch, len(patches)), len(patches))
+            progress(min(start + batch, count), count)
     return {name: calibration.range for name, calibration in ranges.items()}

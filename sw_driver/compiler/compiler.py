@@ -1,10 +1,12 @@
-"""Compile an integer Vision Transformer to a program image."""
+"""Compile an integer network to a program image."""
 
-import dataclasses
+from collections import Counter
 
-from systola.hw.contract.config import MODEL_SETTINGS
+import numpy as np
+
 from systola.hw.contract.isa import INSTRUCTION_BYTES, Opcode, encode
-from systola.sw_driver.compiler.fits import check_model
+from systola.model.graph.nodes import Scores
+from systola.sw_driver.compiler.fits import check_network
 from systola.sw_driver.compiler.layout import (
     CompileError,
     FactorBlock,
@@ -12,74 +14,65 @@ from systola.sw_driver.compiler.layout import (
     allocate_blocks,
     allocate_scratchpad,
 )
+from systola.sw_driver.compiler.network import lower
 from systola.sw_driver.compiler.plan import plans
 from systola.sw_driver.compiler.predict import predict_cycles
 from systola.sw_driver.compiler.schedule import assign_tokens, prefetch_params
-from systola.sw_driver.compiler.vit import lower
-from systola.sw_driver.program.image import (
-    InputSlot,
-    OutputPart,
-    OutputTensor,
-    Program,
-    decode_outputs,
-)
+from systola.sw_driver.program.image import InputSlot, OutputPart, OutputTensor, Program
 
-__all__ = ["CompileError", "compile_model", "compile_operations", "decode_outputs",
-           "encode_stream"]
+__all__ = ["CompileError", "compile_network", "compile_operations", "encode_stream"]
 
 _PARAM_SHARE = 8  # of the parameter memory for one MATMUL, so that the next ones' fit beside it
 
 
-def compile_model(model, config, *, trace=False, blocks_only=False):
-    """Return the `Program` that runs `model` on an accelerator of `config`.
+def compile_network(graph, config, *, trace=False, images=1):
+    """Return the `Program` that runs `graph` on an accelerator of `config`.
 
     Activations stay in the scratchpad: what does not fit in the smallest chunks is refused with
     the words it would need, nothing is spilled.
 
     Parameters
     ----------
-    model : systola.model.networks.integer_vit.IntegerVit
-        The quantized network.
+    graph : systola.model.graph.graph.Graph
+        The integer network, for one image.
     config : AcceleratorConfig
         The accelerator it shall run on.
     trace : bool
-        Store every named tensor as soon as it is complete, not only the results.
-    blocks_only : bool
-        Only the encoder blocks: input ``embed``, the 16-bit residual stream, and result
-        ``blocks.<last>.out``, instead of ``patches`` and ``logits``.
+        Store every computed tensor as soon as it is complete, not only the results.
+    images : int
+        Images that one run takes: weights are streamed once for all of them.
 
     Raises
     ------
     CompileError
-        If a value of the model does not fit the configuration, or its tensors do not fit the
+        If a node or a value does not fit the configuration, or its tensors do not fit the
         scratchpad or the parameter memory.
     """
-    build, ops = compile_operations(model, config, trace=trace, blocks_only=blocks_only)
+    if isinstance(images, bool) or not isinstance(images, int) or not 1 <= images <= 4096:
+        raise CompileError(f"images must be an integer from 1 to 4096, not {images!r}")
+    build, ops = compile_operations(graph.repeated(images), config, trace=trace)
     stream, offsets = encode_stream(ops, config)
     stores = [op for op in ops if op.opcode is Opcode.STORE]
     frame = {op: index for index, op in enumerate(stores)}
     return Program(
-        config=config, stream=stream, instructions=len(ops) + 2, macs=build.macs,
+        config=config, stream=stream, instructions=len(ops) + 2, macs=build.macs, images=images,
         frames=tuple(op.fields["rows"] * op.fields["words"] for op in stores),
         inputs=tuple(InputSlot(name=name, offset=offsets[op], row=row, rows=rows,
                                channels=channels, planes=planes,
                                words=op.fields["words"] // planes)
                      for name, op, row, rows, channels, planes in build.inputs),
         outputs=tuple(_output(name, *output, frame) for name, output in build.outputs.items()),
-        model=_describe(model), names=tuple(op.name for op in ops),
+        model=_describe(graph), names=tuple(op.name for op in ops),
         predicted={**predict_cycles(ops, config, build.macs).to_dict(), "passes": build.passes,
                    "scratchpad_peak": build.peak, "scratchpad_used": build.used})
 
 
-def compile_operations(model, config, *, trace=False, blocks_only=False):
+def compile_operations(graph, config, *, trace=False):
     """Return the `Lowering` and its operations in stream order, placed and with their tokens."""
-    check_model(model, config)
-    if blocks_only and not model.blocks:
-        raise CompileError("blocks_only needs a model with at least one block")
-    options = {"trace": trace, "blocks_only": blocks_only,
-               "param_words": max(config.param_depth // _PARAM_SHARE, 1)}
-    plan = _fitting_plan(model, config, options)
-    build = lower(model, config, plan, **options)
+    check_network(graph, config)
+    options = {"trace": trace, "param_words": max(config.param_depth // _PARAM_SHARE, 1)}
+    plan = _fitting_plan(graph, config, options)
+    build = lower(graph, config, plan, **options)
     for distance in 1, 0:
         ops = prefetch_params(build.ops, distance)
         try:
@@ -94,20 +87,20 @@ def compile_operations(model, config, *, trace=False, blocks_only=False):
     return build, ops
 
 
-def _fitting_plan(model, config, options):
-    """Return the first plan with which the first two blocks fit; all others are as the second."""
-    short = dataclasses.replace(model, blocks=model.blocks[:2])
+def _fitting_plan(graph, config, options):
+    """Return the first plan with which what differs between the nodes fits."""
+    short = _shortened(graph)
 
     def refusal(plan):
-        build = lower(short, config, plan, **options)
         try:
+            build = lower(short, config, plan, **options)
             allocate_blocks(build.ops, FactorBlock, "token_depth", config.factor_depth)
             allocate_scratchpad(build.ops, config)
         except CompileError as error:
             return error
         return None
 
-    candidates = list(plans(model, config))
+    candidates = list(plans(graph, config))
     for index, plan in enumerate(candidates):
         error = refusal(plan)
         if error is None:
@@ -119,13 +112,32 @@ def _fitting_plan(model, config, options):
     raise error
 
 
+def _shortened(graph):
+    """Return the part of `graph` that shows what memory it needs.
+
+    A network that repeats an encoder block needs as much in the second one as in those behind it.
+    """
+    def key(node):
+        source = graph.by_name[node.query]
+        return (graph.tensors[node.name].shape, node.head_dim, len(node.sequences),
+                np.shape(getattr(source, "weight", ())))
+
+    attentions, seen = graph.of(Scores), Counter()
+    for index, node in enumerate(attentions):
+        if all(seen[key(other)] >= 2 for other in attentions[index:]):
+            stream = graph.by_name[graph.by_name[node.query].inputs[0]].inputs
+            return graph.between([other.name for other in graph.inputs], stream[:1])
+        seen[key(node)] += 1
+    return graph
+
+
 def encode_stream(ops, config):
     """Return the stream, and for every operation the offset of its data in it."""
     def padded(instruction):
         return instruction.ljust(-(-INSTRUCTION_BYTES // config.bus_bytes) * config.bus_bytes,
                                  b"\0")
 
-    pieces, offsets, position = [padded(encode(Opcode.BEGIN, config_hash=config.hash))], {}, 0
+    pieces, offsets = [padded(encode(Opcode.BEGIN, config_hash=config.hash))], {}
     position = len(pieces[0])
     for op in ops:
         pieces.append(padded(op.encoded()))
@@ -145,8 +157,7 @@ def _output(name, shape, parts, frame):
         for op, view, digit_bits, lane, columns, head, row, column in parts))
 
 
-def _describe(model):
-    names = ("tokens", "channels", "heads", "hidden", "classes", *MODEL_SETTINGS)
-    return {**{name: getattr(model, name) for name in names}, "blocks": len(model.blocks),
-            "meta": {key: value for key, value in model.meta.items()
-                     if isinstance(value, (str, int, float))}}
+def _describe(graph):
+    return {**graph.summary(),
+            "meta": {key: value for key, value in graph.meta.items()
+                     if isinstance(value, str | int | float)}}

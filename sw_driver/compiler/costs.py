@@ -50,6 +50,16 @@ class Costs:
 COSTS = Costs()
 
 
+def drain_cycles(first, columns, fields, config):
+    """Return the cycles in which a row of a MATMUL's tile at column `first` leaves it."""
+    wide, residual = fields["out_bits"] > 8, bool(fields["flags"] & Flag.RESIDUAL)
+    group = config.requant_cycles(long=bool(wide or fields["flags"] & Flag.ROW_SCALE),
+                                  residual=residual)
+    count = min(config.cols, columns - first)
+    words = (first + count - 1) // config.rows - first // config.rows + 1
+    return max(-(-count // config.lanes) * group, words * (1 + (wide or residual)))
+
+
 def vector_cycles(opcode, fields, config, costs):
     """Return the cycles of a VECTOR operation from its start to done."""
     columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]

@@ -5,12 +5,12 @@ packed offline from these lifetimes. Parameters and row factors are placed in or
 was freed longest ago: what was freed a moment ago may still have readers that run.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-__all__ = ["Block", "CompileError", "FactorBlock", "ParamBlock", "Tensor", "View",
+__all__ = ["Block", "CompileError", "FactorBlock", "FactorPart", "ParamBlock", "Tensor", "View",
            "allocate_blocks", "allocate_scratchpad"]
 
 
@@ -46,16 +46,16 @@ class Tensor:
         """Words of all rows."""
         return self.rows * self.stride
 
-    def view(self, *, row=0, rows=None, word=0, words=None, planes=None, lane=0):
+    def view(self, *, row=0, rows=None, word=0, words=None, planes=None, lane=0, step=1):
         """Return a rectangle of this tensor; everything by default."""
         return View(self, row, self.rows - row if rows is None else rows,
                     word, self.words - word if words is None else words,
-                    self.planes if planes is None else planes, lane)
+                    self.planes if planes is None else planes, lane, step)
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Rows ``row`` .. of words ``word`` .. of a tensor, in its first ``planes`` planes.
+    """Rows ``row``, ``row + step`` .. of words ``word`` .. of a tensor's first ``planes`` planes.
 
     What begins inside a word begins at ``lane`` of it.
     """
@@ -67,25 +67,30 @@ class View:
     words: int
     planes: int
     lane: int = 0
+    step: int = 1
 
     @property
     def base(self):
         """Address of the first word."""
         return self.tensor.base + self.row * self.tensor.stride + self.word
 
+    @property
+    def stride(self):
+        """Words from one row to the next."""
+        return self.step * self.tensor.stride
+
     def cut(self, row, rows):
         """Return some rows of this view."""
-        return View(self.tensor, self.row + row, rows, self.word, self.words, self.planes,
-                    self.lane)
+        return replace(self, row=self.row + row * self.step, rows=rows)
 
     def columns(self, word, words):
         """Return some words of the rows of this view."""
-        return View(self.tensor, self.row, self.rows, self.word + word, words, self.planes)
+        return replace(self, word=self.word + word, words=words, lane=0)
 
     def addresses(self):
         """Return the addresses of all words, rows x planes x words of them, flat."""
         tensor = self.tensor
-        return (self.base + np.arange(self.rows)[:, None, None] * tensor.stride
+        return (self.base + np.arange(self.rows)[:, None, None] * self.stride
                 + np.arange(self.planes)[:, None] * tensor.plane
                 + np.arange(self.words)).reshape(-1)
 
@@ -109,6 +114,28 @@ class ParamBlock(Block):
 
 class FactorBlock(Block):
     """Entries of the row factor memory."""
+
+    def cut(self, first, count):
+        """Return some of the entries."""
+        return FactorPart(self, first, count)
+
+
+@dataclass(frozen=True, eq=False)
+class FactorPart:
+    """``count`` entries of a block of row factors, from its entry ``first`` on."""
+
+    block: FactorBlock
+    first: int
+    count: int
+
+    @property
+    def base(self):
+        """Address of the first entry."""
+        return self.block.base + self.first
+
+    def addresses(self):
+        """Return the addresses of all entries."""
+        return self.base + np.arange(self.count)
 
 
 def _lifetimes(ops, kind):

@@ -148,7 +148,7 @@ class Lowering:
         return FactorBlock(name, rows) if self.config.factor_depth else None
 
     def matmul(self, name, act, out, feed, params, *, channels, bits, flags=0, residual=None,
-               rescale=None, factors=None):
+               res_mult=0, res_shift=0, factors=None):
         """Append a MATMUL and the operation that feeds it; returns the MATMUL.
 
         `act`, `out` and `residual` are views of equal rows; `feed` makes the feeding operation.
@@ -167,7 +167,7 @@ class Lowering:
         else:
             reads["res_"] = residual
             flags |= Flag.RESIDUAL
-            fields |= {"res_mult": int(rescale.mult), "res_shift": int(rescale.shift)}
+            fields |= {"res_mult": int(res_mult), "res_shift": int(res_shift)}
         op = self.append(Operation(
             Opcode.MATMUL, name, reads=reads, writes={"out_": out},
             fields=fields | {"flags": int(flags)}, params=params, takes=factors))
@@ -200,8 +200,7 @@ class Lowering:
         size = unit * config.rows
         return [(low * size, min(count * size, channels - low * size)) for low, count in parts]
 
-    def linear(self, name, layer, act, out, *, weight=None, residual=None, rescale=None,
-               after=(), most=None, each=None):
+    def linear(self, name, layer, act, out, *, residual=None, after=(), most=None, each=None):
         """Append a linear layer from view `act` to view `out`; returns the last MATMUL.
 
         Parameters
@@ -209,11 +208,10 @@ class Lowering:
         name : str
             Result.
         layer : Linear
-            Weights; `weight` (N, K) replaces them, in the lane order of a padded `act`.
+            Weights and requantization, in the lane orders of `act` and `out`. Layers of the same
+            name have the same weights.
         act, out, residual : View
             Operands; `residual` may be `out`.
-        rescale : Dyadic
-            Of the residual.
         after : list of Operation
             MATMULs whose result `act` is; they are long done when the parameters are loaded.
         most : int
@@ -223,33 +221,34 @@ class Lowering:
         """
         config = self.config
         after, self.hold = (*after, *self.hold), []
+        rescale = {} if residual is None else {"res_mult": layer.res_mult,
+                                               "res_shift": layer.res_shift}
         for low, count in self.column_groups(len(layer.weight), most):
             part = slice(low, low + count)
             params = self.params(
-                name, layer.bias[part], layer.requant.mult[part], layer.requant.shift[part],
+                name, layer.bias[part], layer.mult[part], layer.shift[part],
                 words=-(-count // config.cols) * config.cols // config.lanes, after=after)
-            beats = self._tile_beats(layer, weight, part)
+            beats = self._tile_beats(layer, part)
             word, words = low // config.rows, self.words(count)
             op = self.matmul(
                 name, act, out.columns(word, words),
                 lambda beats=beats: Operation(Opcode.LOAD_WEIGHTS, name, stream=beats), params,
-                channels=count, bits=layer.out_bits, rescale=rescale,
+                channels=count, bits=layer.bits, **rescale,
                 flags=Flag.SYMMETRIC if layer.symmetric else 0,
                 residual=None if residual is None else residual.columns(word, words))
             if each is not None:
                 each(low, count)
         return op
 
-    def _tile_beats(self, layer, weight, part):
+    def _tile_beats(self, layer, part):
         """Return the beats of some rows of the weights, made once however often they are sent."""
-        key = id(layer), part.start, part.stop
+        key = layer.name, part.start, part.stop
         if key not in self._tiles:
-            rows = (layer.weight if weight is None else weight)[part]
+            rows = layer.weight[part]
             count = (-(-len(rows) // self.config.cols) * self.config.cols
                      * self.words(rows.shape[1]))
-            beats = Beats(count, lambda: tile_beats(rows, self.config))
-            self._tiles[key] = beats, layer  # the layer lives as long as its identity is used
-        return self._tiles[key][0]
+            self._tiles[key] = Beats(count, lambda: tile_beats(rows, self.config))
+        return self._tiles[key]
 
     def vector(self, opcode, name, source, out, channels, *, params=None, table=None,
                factors=None, **fields):
@@ -261,15 +260,12 @@ class Lowering:
             gives=factors, table_read=table,
             fields={"rows": source.rows, **self.region(source, channels), **fields}))
 
-    def norm(self, name, norm, source, out, bits, *, row, rows):
-        """Append a LAYERNORM of some rows of the network's `rows`, from `row` on; returns it."""
-        channels = len(norm.bias)
-        params = self._norm_params.get(name)
+    def norm(self, node, source, out):
+        """Append a LAYERNORM of the rows of view `source`, and return it."""
+        params = self._norm_params.get(node.name)
         if params is None:
-            params = self.params(name, norm.bias, norm.requant.mult, norm.requant.shift)
+            params = self.params(node.name, node.bias, node.mult, node.shift)
             if params.count * _NORM_SHARE <= self.config.param_depth:
-                self._norm_params[name] = params
-        op = self.vector(Opcode.LAYERNORM, name, source, out, channels, out_bits=bits,
-                         params=params)
-        self.store_traced(name, out, (rows, channels), channels, None, row, 0)
-        return op
+                self._norm_params[node.name] = params
+        return self.vector(Opcode.LAYERNORM, node.name, source, out, len(node.bias),
+                           out_bits=node.bits, params=params)

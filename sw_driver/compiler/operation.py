@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from systola.hw.contract.isa import FORMATS, Opcode, encode
-from systola.sw_driver.compiler.layout import FactorBlock, ParamBlock, Tensor
+from systola.sw_driver.compiler.layout import FactorBlock, FactorPart, ParamBlock, Tensor
 
 __all__ = ["Beats", "Operation", "addresses_of"]
 
@@ -43,8 +43,10 @@ class Operation:
         Values of the other fields.
     params, loads : ParamBlock or None
         Parameter words it reads, and those it loads.
-    takes, gives : FactorBlock or None
-        Row factors it reads, and those it writes.
+    takes : FactorPart or None
+        Row factors it reads.
+    gives : FactorBlock or None
+        Row factors it writes.
     stream : Beats or None
         Stream beats that follow it.
     table_read, table_write : int or None
@@ -60,7 +62,7 @@ class Operation:
     fields: dict = field(default_factory=dict)
     params: ParamBlock | None = None
     loads: ParamBlock | None = None
-    takes: FactorBlock | None = None
+    takes: FactorPart | None = None
     gives: FactorBlock | None = None
     stream: Beats | None = None
     table_read: int | None = None
@@ -93,7 +95,10 @@ class Operation:
         """Return the tensors or the blocks of class `kind` that it uses."""
         if kind is Tensor:
             return [view.tensor for view in (*self.reads.values(), *self.writes.values())]
-        pair = (self.params, self.loads) if kind is ParamBlock else (self.takes, self.gives)
+        if kind is ParamBlock:
+            pair = self.params, self.loads
+        else:
+            pair = self.takes and self.takes.block, self.gives
         return [block for block in pair if block is not None]
 
     def resolved(self):
@@ -124,7 +129,7 @@ def addresses_of(items):
 
 
 def _addresses(prefix, view, names):
-    values = {f"{prefix}base": view.base, f"{prefix}stride": view.tensor.stride}
+    values = {f"{prefix}base": view.base, f"{prefix}stride": view.stride}
     if f"{prefix}plane" in names:
         values[f"{prefix}plane"] = view.tensor.plane if view.planes > 1 else 0
     return values

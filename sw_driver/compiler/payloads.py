@@ -1,16 +1,9 @@
 """Bytes that follow instructions: words, stationary tiles, parameter records, tables."""
 
-from math import exp
-
 import numpy as np
 
-from systola.hw.contract.config import GELU_SHIFT
-
-__all__ = ["code_words", "exp_table", "gelu_table", "param_beats", "param_records", "split_planes",
-           "table_beats", "tile_beats", "to_beats", "words_of"]
-
-_MAX31 = (1 << 31) - 1
-
+__all__ = ["code_words", "param_beats", "param_records", "split_planes", "table_beats",
+           "tile_beats", "to_beats", "words_of"]
 
 def words_of(channels, config):
     """Return the words that `channels` lanes fill."""
@@ -73,40 +66,6 @@ def param_beats(records, count, config):
     return beats.reshape(-1, config.bus_bytes)
 
 
-def gelu_table(x0, mult, shift, bits):
-    """Return the requantized GELU of codes -128 to 127, int64 (256,).
-
-    ShiftGELU with ``max(x, 0)`` as the row maximum, evaluated offline in Python integers.
-    """
-    return np.array([_gelu(x, -int(x0), int(mult), int(shift), bits) for x in range(-128, 128)])
-
-
-def exp_table(x0):
-    """Return ``rne(128 * exp(d / x0))`` for 0 <= d < 256, the exponentials of deferred attention.
-
-    float64 rounds every entry correctly: none is near a tie.
-    """
-    return np.array([round(128 * exp(d / int(x0))) for d in range(256)])
-
-
 def table_beats(table, config):
     """Return the beats of a 256-entry table, R entries a beat."""
     return to_beats(code_words(np.asarray(table).reshape(1, 256), config), config)
-
-
-def _gelu(x, unit, mult, shift, bits):
-    peak = max(x, 0)
-    exp = _shift_exp(x - peak, unit)
-    factor = _MAX31 // min(exp + _shift_exp(-peak, unit), _MAX31)
-    product = x * min(exp * factor >> 24, 127) * mult
-    half = 1 << shift >> 1
-    rounded = product + half >> shift
-    if shift and product + half == rounded << shift:  # a tie goes to the even neighbour
-        rounded -= rounded & 1
-    return max(min(rounded, (1 << bits - 1) - 1), -(1 << bits - 1))
-
-
-def _shift_exp(x, unit):
-    p = max(x + (x >> 1) - (x >> 4), -GELU_SHIFT * unit)
-    octaves = -p // unit
-    return (p + unit * octaves + 2 * unit << GELU_SHIFT - octaves) >> 1

@@ -1,10 +1,11 @@
-"""How the tokens are cut into chunks: as few and as large as overlap wants and memory allows."""
+"""How rows are cut into chunks: as few and as large as overlap wants and memory allows."""
 
 from dataclasses import dataclass
 
+from systola.model.graph.nodes import Linear, Scores
 from systola.sw_driver.compiler.lowering import split
 
-__all__ = ["Plan", "plans"]
+__all__ = ["Plan", "Unit", "growing", "plans"]
 
 _PASS = 1.25
 """Least rows that a chunk should have, in times of the cycles in which a tile is loaded."""
@@ -23,57 +24,111 @@ The drain has the parameter memory first, which costs the norm about an eighth m
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Chunks of the tokens, each list as (first row, rows).
+class Unit:
+    """Rows of attention that go through the softmax at once.
 
-    ``first`` for the norm and the projections at the start of the first block when nothing comes
-    before it, ``units`` for the attention, ``mlp`` for the MLP and the next block's projections.
+    ``parts`` are (first row, rows, (first key, keys)) of one sequence each; all have as many keys.
     """
 
-    first: tuple
-    units: tuple
-    mlp: tuple
+    parts: tuple
+
+    @property
+    def low(self):
+        """First row."""
+        return self.parts[0][0]
+
+    @property
+    def rows(self):
+        """All rows; they follow each other."""
+        return sum(rows for _, rows, _ in self.parts)
+
+    @property
+    def keys(self):
+        """Keys of a row."""
+        return self.parts[0][2][1]
 
 
-def plans(model, config):
-    """Yield plans for `model` in order of preference, with more and more chunks."""
-    tokens, load = model.tokens, max(config.rows, config.cols)
-    first = _growing(tokens, config.token_depth, int(_FIRST * load), load,
-                     _HIDDEN * _projection_share(model, config))
-    least = -(-tokens // config.token_depth)
-    enough = max(int(tokens / (_PASS * load)), 1)
-    starts = max(min(_UNITS, enough), least), max(min(_MLP, enough), least)
-    units, mlp = (_counts(start, tokens) for start in starts)
-    for more in range(len(units) + len(mlp) - 1):
+@dataclass(frozen=True)
+class Plan:
+    """Most rows of a chunk.
+
+    ``unit`` of the attention: parts of a sequence, or whole ones of equal length; ``chunk`` of
+    everything else. A `grouped` plan computes attention group by group of sequences; all its
+    chunks are such groups.
+    """
+
+    unit: int
+    chunk: int
+    grouped: bool = False
+    lag: int = 1
+
+    def units(self, sequences):
+        """Return the rows of all `sequences` as `Unit`s."""
+        units = []
+        for first, rows in sequences:
+            parts = [(first + low, count, (first, rows))
+                     for low, count in split(rows, -(-rows // self.unit))]
+            if (units and len(parts) == 1 and units[-1].keys == rows
+                    and len(units[-1].parts) * rows == units[-1].rows
+                    and units[-1].rows + rows <= self.unit):
+                units[-1] = Unit((*units[-1].parts, *parts))
+            else:
+                units += [Unit((part,)) for part in parts]
+        return units
+
+    def chunks(self, rows):
+        """Return `rows` rows in chunks: (first row, rows)."""
+        if self.grouped:
+            return [(low, min(self.chunk, rows - low)) for low in range(0, rows, self.chunk)]
+        return split(rows, -(-rows // self.chunk))
+
+
+def plans(graph, config):
+    """Yield plans in order of preference, with more and more chunks."""
+    rows = max((graph.tensors[node.name].rows for node in graph.of(Linear)), default=1)
+    sequences = [sequence for node in graph.of(Scores) for sequence in node.sequences]
+    longest = max((length for _, length in sequences), default=1)
+    least = _PASS * max(config.rows, config.cols)
+    # All sequences of a node give units: with many, one each is enough.
+    per_node = min((len(node.sequences) for node in graph.of(Scores)), default=1)
+    units = _sizes(longest, min(-(-_UNITS // per_node), max(int(longest / least), 1)), config)
+    chunks = _sizes(rows, min(_MLP, max(int(rows / least), 1)), config)
+    for more in range(len(units) + len(chunks) - 1):
         for index in range(min(more, len(units) - 1), -1, -1):
-            if more - index < len(mlp):
-                yield Plan(first=first, units=tuple(split(tokens, units[index])),
-                           mlp=tuple(split(tokens, mlp[more - index])))
+            if more - index < len(chunks):
+                yield Plan(unit=units[index], chunk=chunks[more - index])
 
 
-def _counts(start, tokens):
-    """Return numbers of chunks to try, from `start` to one for each of `tokens` rows."""
-    counts = [start]
-    while counts[-1] < tokens:
-        counts.append(min(counts[-1] + max(counts[-1] // 4, 1), tokens))
-    return counts
+def _sizes(rows, count, config):
+    """Return sizes of chunks to try, from `count` chunks to one for each of `rows` rows."""
+    count = max(count, -(-rows // config.token_depth))
+    sizes = [-(-rows // count)]
+    while count < rows:
+        count = min(count + max(count // 4, 1), rows)
+        if -(-rows // count) < sizes[-1]:
+            sizes.append(-(-rows // count))
+    return sizes
 
 
-def _projection_share(model, config):
-    """Return the time of a row's projections to Q, and K and V of a head, in that of its norm."""
-    tiles = (model.heads + 2) * -(-model.head_dim // config.cols)
-    return tiles * -(-model.channels // config.rows) * config.norm_lanes / model.channels
+def growing(graph, scores, config):
+    """Return chunks of the rows of `scores` whose norms nothing hides but the projections before.
 
-
-def _growing(tokens, most, start, least, factor):
-    """Return chunks of `least` to `most` rows that grow from `start` rows by `factor`."""
-    sizes, rows = [], float(min(start, most))
-    while sum(sizes) < tokens:
-        sizes.append(int(min(rows, most)))
-        rows = min(max(rows * factor, rows), most)
-    sizes[-1] -= sum(sizes) - tokens
-    if sizes[-1] < least and len(sizes) > 1:  # too short for its weights: part of the one before
+    They grow from the first one by as much as the norm of a row takes less time than its
+    projections to Q, and K and V of a head.
+    """
+    node = graph.by_name[scores.query]
+    rows, channels = graph.tensors[node.name].rows, node.weight.shape[1]
+    load, most = max(config.rows, config.cols), config.token_depth
+    tiles = (scores.heads + 2) * -(-scores.head_dim // config.cols)
+    share = tiles * -(-channels // config.rows) * config.norm_lanes / channels
+    factor, size = _HIDDEN * share, float(min(int(_FIRST * load), most))
+    sizes = []
+    while sum(sizes) < rows:
+        sizes.append(int(min(size, most)))
+        size = min(max(size * factor, size), most)
+    sizes[-1] -= sum(sizes) - rows
+    if sizes[-1] < load and len(sizes) > 1:  # too short for its weights: part of the one before
         both = sizes.pop() + sizes.pop()
         sizes += [both] if both <= most else [both - both // 2, both // 2]
     edges = [sum(sizes[:index]) for index in range(len(sizes))]
-    return tuple(zip(edges, sizes, strict=True))
+    return list(zip(edges, sizes, strict=True))

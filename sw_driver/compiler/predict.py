@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from systola.hw.contract.isa import INSTRUCTION_BYTES, Engine, Flag, Opcode
-from systola.sw_driver.compiler.costs import COSTS, check_cycles, vector_cycles
+from systola.sw_driver.compiler.costs import COSTS, check_cycles, drain_cycles, vector_cycles
 
 __all__ = ["Prediction", "predict_cycles"]
 
@@ -221,7 +221,7 @@ class _Timeline:
                     follow = False
             full = entry - 1 + config.rows + config.cols + costs.array
             begin = max(full, self.drained + costs.tile_gap, drain_from)
-            half = _Half(begin, rows, self._row_cycles(first, columns, fields), costs)
+            half = _Half(begin, rows, drain_cycles(first, columns, fields, config), costs)
             self.drained = half.last
             self.halves.append(half)
         self.entered = entry - 1
@@ -247,16 +247,6 @@ class _Timeline:
         # With its first column loaded and the rest at hand, the swap may follow the wave.
         ready = max(pushed + costs.fifo + 1, self.swapped + max(config.rows, config.cols))
         return pushed, ready
-
-    def _row_cycles(self, first, columns, fields):
-        """Return the drain cycles of one row of the tile at column `first`."""
-        config, wide = self.config, fields["out_bits"] > 8
-        residual = bool(fields["flags"] & Flag.RESIDUAL)
-        group = config.requant_cycles(long=bool(wide or fields["flags"] & Flag.ROW_SCALE),
-                                      residual=residual)
-        count = min(config.cols, columns - first)
-        words = (first + count - 1) // config.rows - first // config.rows + 1
-        return max(-(-count // config.lanes) * group, words * (1 + (wide or residual)))
 
     def bandwidth(self):
         """Return the bytes of weights per cycle of every layer that streams them."""

@@ -21,6 +21,7 @@ from systola.files.bounded import parse_json, read_file, shorten, shown
 from systola.hw.contract.config import AcceleratorConfig, ConfigError
 from systola.hw.contract.isa import INSTRUCTION_BYTES
 from systola.sw_driver.program.slots import (
+    MOST_IMAGES,
     InputSlot,
     OutputPart,
     OutputTensor,
@@ -36,7 +37,7 @@ __all__ = ["MAGIC", "VERSION", "InputSlot", "OutputPart", "OutputTensor", "Progr
            "ProgramError", "decode_outputs"]
 
 MAGIC = b"SYSTOLA\x01"
-VERSION = 2
+VERSION = 3
 _HEADER = struct.Struct("<8sIIQI")
 _ENTRY = struct.Struct("<8sQQI")
 _SECTIONS = ("meta", "stream")
@@ -49,6 +50,7 @@ _MACS = 2**62
 class Program:
     """A compiled model.
 
+    ``images`` are computed in one run: inputs and outputs have a leading axis if it is not 1.
     ``names`` says what each instruction between BEGIN and END computes, for reports.
     ``frames`` lists the beats of every result frame in order. ``model`` holds the model's sizes,
     ``predicted`` the compiler's cycle estimate (see ``predict.Prediction.to_dict``), ``macs`` the
@@ -62,6 +64,7 @@ class Program:
     frames: tuple
     instructions: int
     macs: int
+    images: int = 1
     model: dict = field(default_factory=dict)
     predicted: dict = field(default_factory=dict)
     names: tuple = ()
@@ -69,8 +72,8 @@ class Program:
     def fill(self, inputs):
         """Return the stream with `inputs` in place.
 
-        `inputs` is a dict of integer arrays (rows, channels): codes of 8 bits, or numbers of 16
-        for an input of two planes. Raises `ProgramError` for a missing or unknown name, a wrong
+        `inputs` is a dict of integer arrays (rows, channels), or (images, rows, channels) if the
+        program is for several: codes of 8 bits, or numbers of 16 for an input of two planes. Raises `ProgramError` for a missing or unknown name, a wrong
         shape, or a value out of range.
         """
         slots = {}
@@ -81,7 +84,7 @@ class Program:
                                f"not {', '.join(map(str, inputs)) or 'nothing'}")
         stream = bytearray(self.stream)
         for name, parts in slots.items():
-            values = _checked_input(name, np.asarray(inputs[name]), parts)
+            values = _checked_input(name, np.asarray(inputs[name]), parts, self.images)
             for slot in parts:
                 data = self._beats(slot, values[slot.row:slot.row + slot.rows])
                 stream[slot.offset:slot.offset + len(data)] = data
@@ -144,15 +147,16 @@ class Program:
         return _program(meta, sections["stream"], config_hash)
 
 
-def _checked_input(name, values, parts):
-    """Return `values` as int64 if they are what the slots `parts` take."""
-    shape = sum(slot.rows for slot in parts), parts[0].channels
+def _checked_input(name, values, parts, images):
+    """Return `values` as int64 (rows, channels) if they are what the slots `parts` take."""
+    rows, channels = sum(slot.rows for slot in parts), parts[0].channels
+    shape = (rows, channels) if images == 1 else (images, rows // images, channels)
     limit = 1 << 8 * parts[0].planes - 1
     if values.shape != shape:
         raise ProgramError(f"input {name} must have shape {shape}, not {values.shape}")
     if values.dtype.kind not in "iu" or values.min() < -limit or values.max() >= limit:
         raise ProgramError(f"input {name} must hold integers from {-limit} to {limit - 1}")
-    return values.astype(np.int64)
+    return values.astype(np.int64).reshape(rows, channels)
 
 
 def _split(data):
@@ -212,17 +216,18 @@ def _program(meta, stream, config_hash):
     _check_description(meta, len(stream) // INSTRUCTION_BYTES)
     return Program(**{
         **meta, "config": config, "stream": stream, "frames": frames,
-        "inputs": read_inputs(meta["inputs"], config, len(stream)),
-        "outputs": read_outputs(meta["outputs"], frames, config),
+        "inputs": read_inputs(meta["inputs"], config, len(stream), meta["images"]),
+        "outputs": read_outputs(meta["outputs"], frames, config, meta["images"]),
         "names": tuple(meta["names"])})
 
 
 def _check_description(meta, most):
     """Check what describes the stream, of `most` instructions at most."""
     count, names = meta["instructions"], meta["names"]
-    for name, high in ("instructions", most), ("macs", _MACS):
-        if not is_count(meta[name], high):
-            raise ProgramError(f"{name} must be an integer from 0 to {high}, "
+    for name, low, high in (("instructions", 0, most), ("macs", 0, _MACS),
+                            ("images", 1, MOST_IMAGES)):
+        if not is_count(meta[name], high, low):
+            raise ProgramError(f"{name} must be an integer from {low} to {high}, "
                                f"not {shown(meta[name])}")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ProgramError(f"names must be a list of texts, not {shown(names)}")

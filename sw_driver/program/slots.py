@@ -8,11 +8,17 @@ import numpy as np
 
 from systola.files.bounded import shown
 
-__all__ = ["InputSlot", "OutputPart", "OutputTensor", "ProgramError", "decode_outputs", "is_count",
+__all__ = ["MOST_IMAGES", "InputSlot", "OutputPart", "OutputTensor", "ProgramError", "decode_outputs", "is_count",
            "read_frames", "read_inputs", "read_outputs"]
+
+MOST_IMAGES = 4096
+"""Most images of a program."""
 
 _DIGITS = 16
 """Most planes that make up a number."""
+
+_SPARSE = 16
+"""Most elements of a result for each one that the frames have."""
 
 
 class ProgramError(ValueError):
@@ -62,7 +68,11 @@ class OutputPart:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputTensor:
-    """A named result, its shape in the model and the parts it is put together from."""
+    """A named result, its shape for all images and the parts it is put together from.
+
+    The shape is (rows, channels), or (heads, rows, keys) of attention; rows of an image follow
+    those of the one before.
+    """
 
     name: str
     shape: tuple
@@ -74,11 +84,11 @@ def is_count(value, high, low=0):
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def read_inputs(items, config, length):
+def read_inputs(items, config, length, images):
     """Return the `InputSlot` of every table of `items`, for a stream of `length` bytes.
 
     Raises `ProgramError` unless all lie inside the stream, apart from each other, and the slots of
-    an input are its rows in order.
+    an input are its rows in order, as many for each of `images` images.
     """
     slots = tuple(_build(InputSlot, item, length, "an input") for item in _listed(items, "inputs"))
     beat, end, kinds, rows = config.bus_bytes, 0, {}, {}
@@ -87,6 +97,10 @@ def read_inputs(items, config, length):
         if slot.row != rows.get(slot.name, 0) or kinds.setdefault(slot.name, kind) != kind:
             raise ProgramError(f"input {shown(slot.name)} must be whole, its rows in order")
         rows[slot.name] = slot.row + slot.rows
+    for name, count in rows.items():
+        if count % images:
+            raise ProgramError(f"input {shown(name)} must have rows for {images} images, "
+                               f"not {count}")
     for slot in sorted(slots, key=lambda slot: slot.offset):
         if (not min(slot.rows, slot.channels, slot.words) or slot.planes not in (1, 2)
                 or slot.offset % beat or slot.channels > slot.words * config.rows
@@ -110,11 +124,12 @@ def read_frames(items, config):
     return tuple(items)
 
 
-def read_outputs(items, frames, config):
+def read_outputs(items, frames, config, images):
     """Return the `OutputTensor` of every table of `items`; raises `ProgramError`.
 
-    As many elements as an output has must come from frames, and no more from a frame than it has
-    lanes: so outputs never need more memory than a few times what the results have.
+    One in `_SPARSE` of an output's elements must come from frames (the others are 0: keys of
+    shorter sequences), and no more from a frame than it has lanes: so outputs never need more
+    memory than a bounded number of times what the results have.
     """
     tensors, left = [], [beats * config.rows for beats in frames]
     for item in _listed(items, "outputs"):
@@ -123,13 +138,16 @@ def read_outputs(items, frames, config):
         shape = _listed(tensor.shape, f"shape of {where}")
         parts = tuple(_build(OutputPart, part, 2**32, f"a part of {where}")
                       for part in _listed(tensor.parts, f"parts of {where}"))
-        if not 1 <= len(shape) <= 3 or not all(is_count(size, 2**32, low=1) for size in shape):
-            raise ProgramError(f"shape of {where} must be 1 to 3 positive integers, "
+        if len(shape) not in (2, 3) or not all(is_count(size, 2**32, low=1) for size in shape):
+            raise ProgramError(f"shape of {where} must be 2 or 3 positive integers, "
                                f"not {shown(shape)}")
+        if shape[-2] % images:
+            raise ProgramError(f"{where} must have rows for {images} images, not {shape[-2]}")
         for part in parts:
             _check_part(part, shape, frames, config, where)
             left[part.frame] -= part.rows * part.columns * part.planes
-        if sum(part.rows * part.columns for part in parts) != math.prod(shape) or min(left) < 0:
+        covered = sum(part.rows * part.columns for part in parts)
+        if not covered <= math.prod(shape) <= covered * _SPARSE or min(left, default=0) < 0:
             raise ProgramError(f"{where} must take every element from one place of its frames")
         tensors.append(dataclasses.replace(tensor, shape=tuple(shape), parts=parts))
     if len({tensor.name for tensor in tensors}) != len(tensors):
@@ -174,7 +192,9 @@ def _build(kind, item, high, what):
 
 
 def decode_outputs(program, frames):
-    """Return the result tensors, a dict of int64 arrays by name in the model's shapes.
+    """Return the result tensors, a dict of int64 arrays by name in the network's shapes.
+
+    A program for several images gives them a leading axis.
 
     `frames` is the list of result frames, each (beats, bus bytes or R lanes) uint8 or the same
     flat. Raises `ProgramError` if their number or sizes are not the program's.
@@ -188,19 +208,27 @@ def decode_outputs(program, frames):
             raise ProgramError(f"result frame {index} must have {beats} beats, "
                                f"not {data.size} bytes")
         words.append(data.reshape(beats, -1)[:, :program.config.rows])
-    return {tensor.name: _assemble(tensor, words) for tensor in program.outputs}
+    return {tensor.name: _apart(_assemble(tensor, words), program.images)
+            for tensor in program.outputs}
+
+
+def _apart(values, images):
+    """Return the rows of each of several images under a leading axis."""
+    if images == 1:
+        return values
+    *heads, rows, columns = values.shape
+    return np.moveaxis(values.reshape(*heads, images, rows // images, columns), -3, 0)
 
 
 def _assemble(tensor, words):
-    shape = tensor.shape if len(tensor.shape) > 1 else (1, *tensor.shape)
-    out = np.zeros(shape, np.int64)
+    out = np.zeros(tensor.shape, np.int64)
     for part in tensor.parts:
         planes = words[part.frame].reshape(part.rows, part.planes, -1).swapaxes(0, 1)
         lanes = planes[:, :, part.lane:part.lane + part.columns]
         target = out if part.head is None else out[part.head]
         target[part.row:part.row + part.rows,
                part.column:part.column + part.columns] = _combine(lanes, part.digit_bits)
-    return out.reshape(tensor.shape)
+    return out
 
 
 def _combine(planes, digit_bits):

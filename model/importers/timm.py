@@ -1,72 +1,21 @@
-"""Float Vision Transformer checkpoints in the naming of timm and DeiT."""
+"""Vision Transformer checkpoints in the naming of timm and DeiT."""
 
-from dataclasses import dataclass, field
 from math import isqrt
 
 import numpy as np
 
 from systola.files.bounded import shown
 from systola.files.tensors import LARGEST, MAX_BLOCKS, SMALLEST, ModelError, read_tensors
+from systola.model.importers.vision_transformer import block_shapes, vision_transformer
 
-__all__ = ["FloatVit", "block_shapes", "load_checkpoint"]
+__all__ = ["load_timm"]
 
 _EPS = 1e-6
 _PATCH = "patch_embed.proj.weight"
 
 
-@dataclass(frozen=True, kw_only=True)
-class FloatVit:
-    """A float Vision Transformer: checked parameters and what the tensors do not tell.
-
-    ``parameters`` are float32 arrays under their timm names, but ``patch_embed.proj.weight`` is
-    (C, patch_dim), ``cls_token`` (C,) and ``pos_embed`` (T, C). Images in 0..1 are normalised by
-    ``mean`` and ``std``, one value or one a channel. ``patch_size`` 0 means unknown: then the model
-    takes patches only.
-    """
-
-    parameters: dict
-    heads: int
-    blocks: int
-    patch_size: int = 0
-    eps: float = _EPS
-    mean: tuple = (0.5,)
-    std: tuple = (0.5,)
-    meta: dict = field(default_factory=dict)
-
-    @property
-    def channels(self):
-        """Embedding width C."""
-        return len(self.parameters["cls_token"])
-
-    @property
-    def tokens(self):
-        """Tokens T, class token included."""
-        return len(self.parameters["pos_embed"])
-
-    @property
-    def patch_dim(self):
-        """Values of one patch."""
-        return self.parameters[_PATCH].shape[1]
-
-    @property
-    def classes(self):
-        """Number of logits."""
-        return len(self.parameters["head.bias"])
-
-
-def block_shapes(index, channels, hidden):
-    """Return the names and shapes of the parameters of encoder block `index`."""
-    shapes = {"norm1.weight": (channels,), "norm1.bias": (channels,),
-              "attn.qkv.weight": (3 * channels, channels), "attn.qkv.bias": (3 * channels,),
-              "attn.proj.weight": (channels, channels), "attn.proj.bias": (channels,),
-              "norm2.weight": (channels,), "norm2.bias": (channels,),
-              "mlp.fc1.weight": (hidden, channels), "mlp.fc1.bias": (hidden,),
-              "mlp.fc2.weight": (channels, hidden), "mlp.fc2.bias": (channels,)}
-    return {f"blocks.{index}.{name}": shape for name, shape in shapes.items()}
-
-
-def load_checkpoint(path, *, heads=None):
-    """Read a float checkpoint and check every tensor.
+def load_timm(path, *, heads=None):
+    """Read a float checkpoint, check every tensor, and return its `Graph`.
 
     Parameters
     ----------
@@ -94,15 +43,15 @@ def load_checkpoint(path, *, heads=None):
     parameters = {name: tensors[name].astype(np.float32) for name in expected}
     channels = dims["channels"]
     parameters[_PATCH] = parameters[_PATCH].reshape(channels, -1)
-    parameters["cls_token"] = parameters["cls_token"].reshape(channels)
-    parameters["pos_embed"] = parameters["pos_embed"].reshape(-1, channels)
+    token = parameters.pop("cls_token").reshape(1, channels)
+    position = parameters.pop("pos_embed").reshape(-1, channels)
     planes, size = tensors[_PATCH].shape[1:3]
-    return FloatVit(parameters=parameters, heads=_heads(heads, metadata, channels),
-                    blocks=dims["blocks"], patch_size=size,
-                    eps=_numbers(metadata, "eps", _EPS, 1)[0],
-                    mean=_numbers(metadata, "mean", 0.5, planes),
-                    std=_numbers(metadata, "std", 0.5, planes),
-                    meta={key: metadata[key] for key in sorted(metadata)})
+    return vision_transformer(
+        parameters, heads=_heads(heads, metadata, channels), blocks=dims["blocks"],
+        prefix=token + position[:1], position=position[1:],
+        eps=_numbers(metadata, "eps", _EPS, 1)[0],
+        meta={"patch_size": size, "mean": list(_numbers(metadata, "mean", 0.5, planes)),
+              "std": list(_numbers(metadata, "std", 0.5, planes))})
 
 
 def _dimensions(tensors):

@@ -1,0 +1,1 @@
+"""A network as data: typed nodes on named tensors, and its readers."""

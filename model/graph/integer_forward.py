@@ -1,0 +1,224 @@
+"""The integer reader of a network: every node by the model of its operator, bit for bit.
+
+What it computes is the definition of a network's result; hardware and machine must equal it.
+"""
+
+from functools import singledispatch
+
+import numpy as np
+
+from systola.hw.contract.config import GELU_SHIFT, SOFTMAX_SHIFT
+from systola.model.graph.nodes import (
+    Activation,
+    Add,
+    Constant,
+    Context,
+    Linear,
+    Mean,
+    Norm,
+    Rows,
+    Scores,
+    Softmax,
+)
+from systola.model.operators.deferred import (
+    deferred_context,
+    deferred_softmax,
+    exp_table,
+    row_factors,
+)
+from systola.model.operators.layernorm import layernorm_requant
+from systola.model.operators.matmul import linear, matmul
+from systola.model.operators.requant import requantize, residual_add
+from systola.model.operators.row_mean import row_mean
+from systola.model.operators.shiftgelu import shiftgelu
+from systola.model.operators.shiftmax import shiftmax
+
+__all__ = ["check_inputs", "forward"]
+
+_CHUNK = 32  # images at a time, so that a layer's tensors stay in the cache
+
+
+def forward(graph, inputs, *, keep=None):
+    """Run an integer network and return its tensors by name.
+
+    Parameters
+    ----------
+    graph : Graph
+        The integer network.
+    inputs : dict of str to int array
+        For every `Input`, (rows, channels) or (B, rows, channels) within its signed bits.
+    keep : collection of str, optional
+        Tensors to return; by default those of all nodes that are neither inputs nor constants.
+
+    Returns
+    -------
+    dict of str to int64 array
+        By name in the order of the nodes, of shape ``graph.tensors[name].shape``; a batch adds a
+        leading axis to all. ``deferred`` attention are the exponentials, 0 to 128.
+
+    Raises
+    ------
+    ValueError
+        If the network is a float one, an input is missing, unknown, of another shape or out of
+        range, or `keep` has an unknown name.
+    """
+    inputs, batch = check_inputs(graph, inputs)
+    names = [node.name for node in graph.nodes if node.inputs]
+    keep = set(names) if keep is None else set(keep)
+    if not keep <= set(names):
+        raise ValueError(f"keep must name tensors of the network, not {sorted(keep - set(names))}")
+    parts = [_run(graph, {name: value[start:start + _CHUNK] for name, value in inputs.items()},
+                  keep) for start in range(0, max(len(next(iter(inputs.values()))), 1), _CHUNK)]
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return whole if batch else {name: value[0] for name, value in whole.items()}
+
+
+def check_inputs(graph, inputs):
+    """Return int64 inputs with a leading batch axis, and whether they came with one."""
+    if not graph.is_integer:
+        raise ValueError("the network must be an integer one; quantize it first")
+    wanted = {node.name: node for node in graph.inputs}
+    if inputs.keys() != wanted.keys():
+        raise ValueError(f"inputs must be {', '.join(wanted) or 'none'}, not "
+                         f"{', '.join(map(str, inputs)) or 'none'}")
+    values, sizes = {}, set()
+    for name, node in wanted.items():
+        value, shape = np.asarray(inputs[name]), (node.rows, node.channels)
+        if value.ndim not in (2, 3) or value.shape[-2:] != shape:
+            raise ValueError(f"input {name!r} must be of shape {shape} or "
+                             f"(B, {shape[0]}, {shape[1]}), not {value.shape}")
+        half = 1 << node.bits - 1
+        if value.dtype.kind not in "iu" or (value.size and not (
+                -half <= value.min() <= value.max() < half)):
+            raise ValueError(f"input {name!r} must hold integers from {-half} to {half - 1}")
+        sizes.add(len(value) if value.ndim == 3 else None)
+        values[name] = value.astype(np.int64).reshape(-1, *shape)
+    if len(sizes) > 1:
+        raise ValueError(f"inputs must all have the same number of images, not {sizes}")
+    return values, sizes != {None}
+
+
+def _run(graph, inputs, keep):
+    """Run inputs (B, rows, channels) and return the tensors in `keep`."""
+    left = {name: len(readers) for name, readers in graph.consumers.items()}
+    values, kept, batch = dict(inputs), {}, len(next(iter(inputs.values())))
+    for node in graph.nodes:
+        if node.name in inputs:
+            continue
+        if isinstance(node, Constant):
+            values[node.name] = np.broadcast_to(node.values.astype(np.int64),
+                                                (batch, *node.values.shape))
+            continue
+        values[node.name] = _compute(node, graph, *(values[name] for name in node.inputs))
+        if node.name in keep:
+            kept[node.name] = values[node.name]
+        for name in dict.fromkeys(node.inputs):
+            left[name] -= 1
+            if not left[name]:
+                del values[name]
+    return kept
+
+
+@singledispatch
+def _compute(node, graph, *inputs):
+    raise TypeError(f"node {node.name!r}: kind {node.kind} has no integer arithmetic")
+
+
+@_compute.register
+def _(node: Linear, graph, x, residual=None):
+    extra = {} if residual is None else {"residual": residual, "res_mult": node.res_mult,
+                                         "res_shift": node.res_shift}
+    return requantize(linear(x, node.weight, node.bias), node.mult, node.shift, node.bits,
+                      symmetric=node.symmetric, **extra)
+
+
+@_compute.register
+def _(node: Scores, graph, query, key):
+    q = _heads(query, node.query_channel, node.heads, node.head_dim)
+    k = _heads(key, node.key_channel, node.heads, node.head_dim)
+    return requantize(_within(node.sequences, matmul, q, k), node.mult, node.shift, node.bits)
+
+
+@_compute.register
+def _(node: Softmax, graph, scores):
+    if node.variant == "deferred":
+        table = exp_table(-node.unit)
+        return _each(graph, node, lambda x: deferred_softmax(x, table)[0], scores)
+    return _each(graph, node, lambda x: shiftmax(x, -node.unit, SOFTMAX_SHIFT, node.bits), scores)
+
+
+@_compute.register
+def _(node: Context, graph, attention, value):
+    sequences = graph.tensors[node.attention].sequences
+    heads = attention.shape[-3]
+    v = _heads(value, node.value_channel, heads, node.head_dim)
+
+    def one(a, values):
+        if node.factor_bits is None:
+            return requantize(matmul(a, np.swapaxes(values, -1, -2)), node.mult, node.shift,
+                              node.bits)
+        factors = row_factors(a.sum(axis=-1), node.mult, node.factor_bits)
+        return deferred_context(a, factors, values, node.shift, node.bits)
+
+    context = np.concatenate([
+        one(attention[..., first:first + rows, :rows], v[..., first:first + rows, :])
+        for first, rows in sequences], axis=-2)
+    return np.swapaxes(context, -3, -2).reshape(*value.shape[:-1], heads * node.head_dim)
+
+
+@_compute.register
+def _(node: Activation, graph, x):
+    if node.variant == "table":
+        return node.table.astype(np.int64)[x + 128]
+    return requantize(shiftgelu(x, -node.unit, GELU_SHIFT), node.mult, node.shift, node.bits)
+
+
+@_compute.register
+def _(node: Norm, graph, x):
+    return layernorm_requant(x, node.bias, node.mult, node.shift, node.bits, node.variant)
+
+
+@_compute.register
+def _(node: Add, graph, x, other):
+    return residual_add(x, node.mult, node.shift, other, node.other_mult, node.other_shift,
+                        node.bits)
+
+
+@_compute.register
+def _(node: Rows, graph, *sources):
+    rows = np.cumsum([0, *(source.shape[-2] for source in sources)])
+    return np.concatenate(sources, axis=-2)[..., rows[node.index[:, 0]] + node.index[:, 1], :]
+
+
+@_compute.register
+def _(node: Mean, graph, x):
+    groups = x.reshape(*x.shape[:-2], node.groups, -1, x.shape[-1])
+    return row_mean(groups, node.mult, node.shift, node.bits)
+
+
+def _heads(x, first, heads, width):
+    """Return the channels of `heads` (..., rows, C) from `first` on as (..., heads, rows, width)."""
+    part = x[..., first:first + heads * width]
+    return np.swapaxes(part.reshape(*x.shape[:-1], heads, width), -3, -2)
+
+
+def _within(sequences, function, q, k):
+    """Return ``function(q, k)`` of the rows of each sequence, with channels for the longest."""
+    most = max(rows for _, rows in sequences)
+    out = np.zeros((*q.shape[:-1], most), np.int64)
+    for first, rows in sequences:
+        part = slice(first, first + rows)
+        out[..., part, :rows] = function(q[..., part, :], k[..., part, :])
+    return out
+
+
+def _each(graph, node, function, scores):
+    """Apply a row-wise function to the keys that the rows of each sequence have."""
+    sequences = graph.tensors[node.input].sequences
+    if all(rows == scores.shape[-1] for _, rows in sequences):
+        return function(scores)
+    out = np.zeros_like(scores)
+    for first, rows in sequences:
+        part = slice(first, first + rows)
+        out[..., part, :rows] = function(scores[..., part, :rows])
+    return out

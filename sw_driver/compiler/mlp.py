@@ -1,0 +1,167 @@
+"""A linear layer, an activation and a linear layer as operations, chunk by chunk.
+
+The first layer of a chunk comes before the second layer of the chunk before, so that the activation
+hides behind that. Behind an attention, the output projection and the norm of its last units fill
+the beginning.
+"""
+
+from systola.hw.contract.isa import Opcode
+
+__all__ = ["GELU", "Behind", "Mlp", "activate"]
+
+GELU = 0
+"""The table of the activation."""
+
+
+def activate(build, graph, node, view, channels, row, first):
+    """Activate `channels` channels of `view` in place: those from `first` on, from `row` on."""
+    table = node.variant == "table"
+    params = {"param_base": 0} if table else {"params": build.broadcast_params(
+        node.name, node.mult, node.shift)}
+    build.vector(Opcode.SHIFTGELU, node.name, view, view, channels, out_bits=node.bits,
+                 x0=1 if table else int(node.unit), table=GELU if table else None, **params)
+    build.store_traced(node.name, view, graph.tensors[node.name].shape, channels, None, row, first)
+
+
+class Mlp:
+    """The operations of one `MlpPattern`, and of what comes before it in an `AttentionPattern`.
+
+    Parameters
+    ----------
+    network : Network
+        What emits the rest.
+    pattern : MlpPattern
+        Its nodes.
+    norms : dict of int to View, optional
+        The operand by first row, if it is there already; it then decides the chunks.
+    """
+
+    def __init__(self, network, pattern, norms=None):
+        self.network, self.build, self.graph = network, network.build, network.graph
+        self.pattern = pattern
+        self.tensor = self.graph.tensors[pattern.second.name]
+        self.rows = self.tensor.rows
+        self.norms = norms or {}
+        self.chunks = ([(low, view.rows) for low, view in self.norms.items()]
+                       or network.plan.chunks(self.rows))
+        for node in pattern.first, pattern.second:
+            self.build.count_passes(*node.weight.shape, self.rows)
+
+    def run(self):
+        """Emit everything; all of the operand is there."""
+        self._interleave([])
+
+    def run_behind(self, behind, contexts, left):
+        """Emit the MLP behind an attention; `contexts` and `left` are what that left to
+        do.
+
+        That is put between the first chunks' first layer, as the softmax of the last context and
+        the norms behind the projections must come first.
+        """
+        hidden = []
+        # Rows that were projected a while ago, and their norms begun.
+        early = left[0][0].low if len(behind.attention.units) > 3 else 0
+
+        def first(before):
+            self._first_of(hidden, min(before, behind.normal))
+
+        for context in contexts:
+            first(early)
+            context()
+            behind.normalise()
+        for index, (_, task) in enumerate(left):
+            if index:
+                first(early if hidden else left[-1][0].low)
+            task()
+            behind.normalise()
+        self._interleave(hidden)
+
+    def _interleave(self, hidden):
+        done = 0
+        while done < len(self.chunks):
+            if len(hidden) < min(done + 2, len(self.chunks)):
+                self._first_of(hidden, self.rows)
+            else:
+                self._second(hidden[done], *self.chunks[done], final=done == len(self.chunks) - 1)
+                hidden[done], done = None, done + 1
+
+    def _first_of(self, hidden, rows):
+        """Emit the first layer of the next chunk if it needs none but the first `rows` rows."""
+        if len(hidden) < len(self.chunks) and sum(self.chunks[len(hidden)]) <= rows:
+            hidden.append(self._first(*self.chunks[len(hidden)]))
+
+    def _first(self, low, rows):
+        """Multiply by the first layer and activate in place; returns the tensor."""
+        build, graph, (first, activation, _) = self.build, self.graph, self.pattern.nodes
+        channels = len(first.weight)
+        out = build.tensor(first.name, rows, channels)
+        table = activation.variant == "table"
+
+        def each(start, count):
+            view = out.view().columns(start // build.config.rows, build.words(count))
+            build.store_traced(first.name, view, graph.tensors[first.name].shape, count, None, low,
+                               start)
+            activate(build, graph, activation, view, count, low, start)
+
+        # A table needs no whole rows: each column group is activated as it comes.
+        most = min(build.config.max_row if table else channels,
+                   self._store_group(channels, rows) or channels)
+        build.linear(first.name, first, self.norms.pop(low), out.view(), most=most,
+                     each=each if table else None)
+        if not table:
+            each(0, channels)
+        return out
+
+    def _store_group(self, channels, rows):
+        """Return how many channels a MATMUL may have so that results are stored in between."""
+        network, build, second = self.network, self.build, self.pattern.second
+        if not network.stores_later(second.name):
+            return None
+        stride = build.words(self.tensor.channels) * 2
+        pieces = -(-rows * stride // max(build.store_room(rows), stride))
+        return -(-build.words(channels) // (pieces + 1)) * build.config.rows
+
+    def _second(self, hidden, low, rows, *, final=False):
+        """Multiply by the second layer."""
+        node = self.pattern.second
+        most = self._store_group(self.tensor.channels, rows) if final else None
+        self.network.linear_rows(node, hidden.view(), low, rows, most=most)
+        self.network.finish(node.name, low, rows)
+
+
+class Behind:
+    """The output projection of an attention and, before an MLP, the norm of its result.
+
+    Both are emitted for some rows at a time, as these are complete.
+    """
+
+    def __init__(self, network, pattern, attention, mlp=None):
+        self.network, self.pattern, self.attention, self.mlp = network, pattern, attention, mlp
+        self.waiting = []  # rows that are projected but not normalised
+        self.normal = 0    # rows that are normalised, from the first on
+        network.build.count_passes(*attention.output.weight.shape, attention.rows)
+
+    def project(self, low, rows, after, each=None):
+        """Project the context of some rows, to be normalised later."""
+        network, node = self.network, self.pattern.projection
+        network.linear_rows(node, self.attention.context_rows(low, rows), low, rows,
+                            layer=self.attention.output, after=after, each=each)
+        network.finish(node.name, low, rows, except_for=self.pattern.norm)
+        self.waiting.append((low, rows))
+
+    def normalise(self):
+        """Normalise what was projected: behind the softmax that the array needs sooner."""
+        if self.mlp is None:
+            return
+        network, norm, norms = self.network, self.pattern.norm, self.mlp.norms
+        for low, rows in self.waiting:
+            for first, count in self.mlp.chunks:
+                start, end = max(first, low), min(first + count, low + rows)
+                if start < end:
+                    if first not in norms:
+                        norms[first] = network.build.tensor(
+                            norm.name, count,
+                            network.graph.tensors[norm.name].channels).view()
+                    network.norm_rows(norm, norms[first].cut(start - first, end - start), start)
+            self.normal = low + rows
+        self.waiting = []

@@ -1,0 +1,400 @@
+"""A network as a sequence of operations: what is computed, in which order, on which tensors.
+
+The order is a valid sequential program. Rows are cut into chunks (`Plan`), and every layer works on
+a chunk at a time, so that VECTOR normalises or activates one chunk while the array multiplies
+another: a layer norm of a residual stream is emitted as soon as rows of that are complete.
+"""
+
+import itertools
+
+import numpy as np
+
+from systola.hw.contract.isa import Opcode
+from systola.model.graph.nodes import Constant, Input, Linear, Norm, Rows
+from systola.sw_driver.compiler.attention import HeadAttention, SequenceAttention
+from systola.sw_driver.compiler.layout import CompileError
+from systola.sw_driver.compiler.lowering import Lowering
+from systola.sw_driver.compiler.mlp import GELU, Behind, Mlp, activate
+from systola.sw_driver.compiler.patterns import AttentionPattern, arranged
+from systola.sw_driver.compiler.payloads import code_words, split_planes
+from systola.sw_driver.compiler.plan import growing
+from systola.sw_driver.compiler.storage import homes, is_view
+
+__all__ = ["lower"]
+
+
+def lower(graph, config, plan, *, trace, param_words):
+    """Return the `Lowering` of a network, its operations not yet placed."""
+    build = Lowering(config, param_words=param_words, trace=trace)
+    _Network(build, graph, plan).run()
+    build.macs = graph.multiplications
+    return build
+
+
+class _Network:
+    """Emits a network node by node, or pattern by pattern.
+
+    Tensors of more than 8 bits live in the memory of their `Home`. Codes are in parts of some rows
+    each: ``parts`` lists (first row, rows, Tensor) by name.
+    """
+
+    def __init__(self, build, graph, plan):
+        self.build, self.plan = build, plan
+        self.graph, self.patterns = arranged(graph)
+        self.homes = homes(self.graph)
+        self.memory = {}   # of homes, by name
+        self.parts = {}
+        self.done = set()  # nodes that are emitted
+        self.loaded = set()  # memories whose constants are there
+
+    def run(self):
+        """Emit everything."""
+        for node in self.graph.nodes:
+            if node.name in self.done or self._waits(node):
+                continue
+            pattern = self.patterns.get(node.name)
+            if isinstance(pattern, AttentionPattern):
+                self._attend(pattern)
+            elif pattern is not None:
+                self._table(pattern.activation)
+                Mlp(self, pattern, self._mlp_chunks(pattern.first.input)).run()
+                self.done.update(member.name for member in pattern.nodes)
+            else:
+                getattr(self, f"_{node.kind}")(node)
+                self.done.add(node.name)
+        self.build.store_rest()
+
+    def _waits(self, node):
+        """Return whether `node` is a norm that an attention emits beside its projections."""
+        readers = self.graph.consumers[node.name]
+        patterns = [self.patterns.get(reader.name) for reader in readers]
+        return (isinstance(node, Norm) and node.name not in self.graph.outputs and bool(readers)
+                and isinstance(patterns[0], AttentionPattern) and len(set(patterns)) == 1
+                and patterns[0].source == node.name)
+
+    # --- Where tensors are ---
+
+    def runs(self, name, low, rows):
+        """Yield (first row, view) of rows of a tensor that lie in memory at equal distances."""
+        if name not in self.homes:
+            yield from self._part_runs(name, low, rows)
+            return
+        home = self.homes[name]
+        memory = self._memory(home.storage)
+        where = home.rows[low:low + rows]
+        for start, count, step in _steps(where):
+            yield low + start, memory.view(row=int(where[start]), rows=count, step=step)
+
+    def _part_runs(self, name, low, rows):
+        if name not in self.parts:  # rows of codes that are only looked at
+            node = self.graph.by_name[name]
+            for start, which, first, count in _source_runs(node.index[low:low + rows]):
+                for row, view in self._part_runs(node.sources[which], first, count):
+                    yield low + start + row - first, view
+            return
+        for first, count, tensor in self.parts[name]:
+            start, end = max(first, low), min(first + count, low + rows)
+            if start < end:
+                yield start, tensor.view(row=start - first, rows=end - start)
+
+    def _memory(self, storage):
+        if storage not in self.memory:
+            tensor = self.graph.tensors[storage]
+            self.memory[storage] = self.build.tensor(storage, tensor.rows, tensor.channels,
+                                                     planes=2)
+        return self.memory[storage]
+
+    def _part(self, name, low, rows):
+        """Return a new tensor for some rows of codes."""
+        part = self.build.tensor(name, rows, self.graph.tensors[name].channels)
+        self.parts.setdefault(name, []).append((low, rows, part))
+        return part
+
+    # --- What happens when rows are complete ---
+
+    def stores_later(self, name):
+        """Return whether the result `name` is stored between the MATMULs that follow."""
+        return (name in self.graph.outputs and not self.build.trace
+                and not self.graph.consumers[name])
+
+    def finish(self, name, low, rows, except_for=None):
+        """Rows of a wide tensor are complete: store them, and normalise them for what follows."""
+        build, tensor = self.build, self.graph.tensors[name]
+        if build.trace or name in self.graph.outputs:
+            for row, view in self.runs(name, low, rows):
+                if self.stores_later(name):
+                    build.declare(name, tensor.shape)
+                    build.store_later(name, view, tensor.channels, row)
+                else:
+                    self._store(name, view, row)
+        for node in self.graph.consumers[name]:
+            if isinstance(node, Norm) and node is not except_for:
+                self._normalise(node, low, rows)
+
+    def _store(self, name, view, row):
+        tensor = self.graph.tensors[name]
+        self.build.declare(name, tensor.shape)
+        self.build.store(name, view, [(0, tensor.channels, None, row, 0)])
+
+    def _store_if_wanted(self, name, low, rows):
+        """Store rows of codes when tracing, or if they are a result."""
+        if self.build.trace or name in self.graph.outputs:
+            for row, view in self.runs(name, low, rows):
+                self._store(name, view, row)
+
+    def _normalise(self, node, low, rows):
+        """Emit a layer norm of some rows as a part of its own."""
+        part = self._part(node.name, low, rows)
+        op = None
+        for row, view in self.runs(node.input, low, rows):
+            op = self.build.norm(node, view, part.view(row=row - low, rows=view.rows))
+        self._store_if_wanted(node.name, low, rows)
+        if sum(count for _, count, _ in self.parts[node.name]) == (
+                self.graph.tensors[node.name].rows):
+            self.done.add(node.name)
+        return op
+
+    def norm_rows(self, node, out, low):
+        """Emit a layer norm of the rows from `low` on to the view `out`."""
+        for row, view in self.runs(node.input, low, out.rows):
+            self.build.norm(node, view, out.cut(row - low, view.rows))
+            self.build.store_traced(node.name, out.cut(row - low, view.rows),
+                                    self.graph.tensors[node.name].shape,
+                                    self.graph.tensors[node.name].channels, None, row, 0)
+
+    def linear_rows(self, node, act, low, rows, *, layer=None, **options):
+        """Emit a linear node of the rows from `low` on of the view `act` to where they belong."""
+        layer = layer or node
+        for row, out in self.runs(node.name, low, rows):
+            if node.residual is None:
+                self.build.linear(node.name, layer, act.cut(row - low, out.rows), out, **options)
+                continue
+            for start, residual in self.runs(node.residual, row, out.rows):
+                self.build.linear(node.name, layer, act.cut(start - low, residual.rows),
+                                  out.cut(start - row, residual.rows), residual=residual,
+                                  **options)
+
+    # --- Patterns ---
+
+    def _attend(self, pattern):
+        """Emit an attention, and the MLP behind it if it is one pattern."""
+        graph, build, plan = self.graph, self.build, self.plan
+        norm = graph.by_name[pattern.source]
+        todo = []
+        if isinstance(norm, Norm) and norm.name not in self.done:
+            todo = (plan.chunks(graph.tensors[norm.name].rows) if plan.grouped
+                    else growing(graph, pattern.scores, build.config))
+
+        def normalise():
+            return self._normalise(norm, *todo.pop(0)) if todo else None
+
+        for ahead in range(2):  # one chunk ahead of the projections
+            op = normalise()
+            if ahead == 0 and op is not None:
+                build.hold = [op]
+        kind = SequenceAttention if plan.grouped else HeadAttention
+        attention = kind(build, graph, pattern, self._whole_parts(pattern.source),
+                         plan.units(pattern.scores.sequences))
+        mlp = pattern.mlp and Mlp(self, pattern.mlp)
+        behind = Behind(self, pattern, attention, mlp)
+
+        def between(chunk):
+            normalise()
+            if chunk == 0:
+                attention.load_table()
+            if mlp and chunk == (len(attention.source) - 1) // 2:
+                self._table(pattern.mlp.activation)
+
+        attention.first_projections(between)
+        contexts, left = attention.run(behind.project, behind.normalise, plan.lag)
+        if mlp:
+            mlp.run_behind(behind, contexts, left)
+        else:
+            for task in (*contexts, *(task for _, task in left)):
+                task()
+        self.done.update(node.name for node in pattern.nodes)
+
+    def _whole_parts(self, name):
+        """Return the parts of a tensor, each a tensor of its own."""
+        if name not in self.parts:
+            raise CompileError(f"node {name!r}: an operand must be made by a node of its own, and "
+                               f"not be rows of others")
+        return self.parts[name]
+
+    def _mlp_chunks(self, name):
+        """Return the operand of an MLP as views by first row, in the parts it was made in."""
+        return {low: part.view() for low, _, part in self._whole_parts(name)}
+
+    def _table(self, node):
+        """Load the table of an activation, if it has one."""
+        if node.variant == "table":
+            self.build.load_table(node.name, GELU, node.table)
+
+    # --- Nodes ---
+
+    def _input(self, node):
+        if not self._streams(node):
+            chunks = self.plan.chunks(node.rows) if node.bits <= 8 else [(0, node.rows)]
+            for low, rows in chunks:
+                self._load_input(node, low, rows)
+
+    def _streams(self, node):
+        """Return whether rows of an input are loaded when its only reader needs them."""
+        readers = self.graph.consumers[node.name]
+        return (node.bits <= 8 and len(readers) == 1 and isinstance(readers[0], Linear)
+                and readers[0].name not in self.patterns and readers[0].residual != node.name)
+
+    def _load_input(self, node, low, rows):
+        """Load some rows of an input; returns their tensor."""
+        build, wide = self.build, node.bits > 8
+        zeros = np.zeros((rows, node.channels), np.int64)
+        if wide:
+            memory = self._memory(node.name)
+            view, words = memory.view(row=low, rows=rows), split_planes(zeros, build.config)
+        else:
+            view = self._part(node.name, low, rows).view()
+            words = code_words(zeros, build.config)
+        op = build.load(view, words)
+        build.inputs.append((node.name, op, low, rows, node.channels, 1 + wide))
+        return view.tensor
+
+    def _constant(self, node):
+        """Load all constants of the memory that this one lies in."""
+        storage = self.homes[node.name].storage
+        if storage in self.loaded:
+            return
+        self.loaded.add(storage)
+        memory = self._memory(storage)
+        values = np.zeros((memory.rows, self.graph.tensors[storage].channels), np.int64)
+        there = np.zeros(memory.rows, bool)
+        for other in self.graph.of(Constant):
+            home = self.homes[other.name]
+            if home.storage == storage:
+                values[home.rows], there[home.rows] = other.values, True
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], there, [0]])))
+        for low, high in edges.reshape(-1, 2).tolist():
+            self.build.load(memory.view(row=low, rows=high - low),
+                            split_planes(values[low:high], self.build.config))
+        if self.build.trace or node.name in self.graph.outputs:
+            self._finish_constants(storage)
+
+    def _finish_constants(self, storage):
+        """Constants that stand alone are complete at once."""
+        if isinstance(self.graph.by_name[storage], Constant) and storage in self.graph.outputs:
+            self.finish(storage, 0, self.graph.tensors[storage].rows)
+
+    def _linear(self, node):
+        readers = self.graph.consumers[node.name]
+        if any(isinstance(reader, Rows) and not is_view(self.graph, reader, self.homes)
+               for reader in readers):
+            return  # emitted where its rows belong
+        self._emit_rows(node, [(node, low, rows, low)
+                               for low, rows in self.plan.chunks(
+                                   self.graph.tensors[node.name].rows)])
+
+    def _rows(self, node):
+        """Emit the layers whose results belong here, chunk by chunk; or nothing, for a view."""
+        if is_view(self.graph, node, self.homes):
+            if node.name in self.graph.outputs:
+                self._store_if_wanted(node.name, 0, self.graph.tensors[node.name].rows)
+            return
+        rows = self.graph.tensors[node.name].rows
+        pieces = []
+        for low, count in self.plan.chunks(rows):
+            chunk = [(self.graph.by_name[node.sources[which]], first, length, low + start)
+                     for start, which, first, length in _source_runs(node.index[low:low + count])]
+            pieces.append((low, count, [piece for piece in chunk if isinstance(piece[0], Linear)]))
+        self._emit_pieces(node.name, pieces)
+
+    def _emit_rows(self, node, chunks):
+        self._emit_pieces(node.name, [(target, rows, [(source, low, rows, target)])
+                                      for source, low, rows, target in chunks])
+
+    def _emit_pieces(self, name, pieces):
+        """Emit linear layers for rows of tensor `name`: (first row, rows, what makes them)."""
+        build, wide = self.build, self.graph.tensors[name].bits > 8
+        flat = [piece for _, _, parts in pieces for piece in parts]
+        for node in dict.fromkeys(piece[0] for piece in flat):
+            build.count_passes(*node.weight.shape, self.graph.tensors[node.name].rows)
+        operands = self._operands(flat)
+        for low, rows, parts in pieces:
+            if not wide:
+                self._part(name, low, rows)
+            for node, first, count, _ in parts:
+                for start, view in next(operands):
+                    self.linear_rows(node, view, start, view.rows)
+            if wide:
+                self.finish(name, low, rows)
+            else:
+                self._store_if_wanted(name, low, rows)
+
+    def _operands(self, pieces):
+        """Yield the operand of every piece as [(first row, view)]; inputs come one piece ahead."""
+        ready = []
+        for index, (node, low, rows, _) in enumerate(pieces):
+            for ahead, first, count, _ in pieces[len(ready):index + 2]:
+                source = self.graph.by_name[ahead.input]
+                if isinstance(source, Input) and self._streams(source):
+                    ready.append([(first, self._load_input(source, first, count).view())])
+                else:
+                    ready.append(None)
+            yield ready[index] or list(self.runs(node.input, low, rows))
+
+    def _norm(self, node):
+        tensor = self.graph.tensors[node.name]
+        for low, rows in self.plan.chunks(tensor.rows):
+            self._normalise(node, low, rows)
+
+    def _activation(self, node):
+        """Activate in place, in whole rows."""
+        self._table(node)
+        tensor = self.graph.tensors[node.name]
+        for low, rows, part in self._whole_parts(node.input):
+            self.parts.setdefault(node.name, []).append((low, rows, part))
+            activate(self.build, self.graph, node, part.view(), tensor.channels, low, 0)
+            if node.name in self.graph.outputs and not self.build.trace:
+                self._store(node.name, part.view(), low)
+
+    def _mean(self, node):
+        tensor, source = self.graph.tensors[node.name], self.graph.tensors[node.input]
+        rows = source.rows // node.groups
+        if tensor.bits <= 8:
+            out = self._part(node.name, 0, node.groups).view()
+        else:
+            out = self._memory(self.homes[node.name].storage).view()
+        for group in range(node.groups):
+            found = list(self.runs(node.input, group * rows, rows))
+            if len(found) != 1:
+                raise CompileError(f"node {node.name!r}: the rows of a group must lie at equal "
+                                   f"distances in memory, not in {len(found)} places")
+            self.build.mean(node.name, found[0][1], out.cut(group, 1), tensor.channels,
+                            mult=int(node.mult), shift=int(node.shift), bits=node.bits)
+        if tensor.bits <= 8:
+            self._store_if_wanted(node.name, 0, node.groups)
+        else:
+            self.finish(node.name, 0, node.groups)
+
+
+def _steps(where):
+    """Yield (start, count, step) of the fewest runs of `where` that grow by equal steps."""
+    start = 0
+    while start < len(where):
+        if start + 1 == len(where):
+            yield start, 1, 1
+            return
+        step = int(where[start + 1] - where[start])
+        end = start + 1
+        while end < len(where) and step > 0 and where[end] - where[end - 1] == step:
+            end += 1
+        yield start, end - start, step if end - start > 1 else 1
+        start = end
+
+
+def _source_runs(index):
+    """Yield (start, source, first row, rows) of the runs of an index list."""
+    start = 0
+    for (which, _), members in itertools.groupby(
+            enumerate(index.tolist()), key=lambda item: (item[1][0], item[1][1] - item[0])):
+        rows = [row for _, (_, row) in members]
+        yield start, which, rows[0], len(rows)
+        start += len(rows)
