@@ -161,6 +161,6 @@ def _(node: Mean, graph, x):
 
 
 def _heads(x, first, heads, width):
-    """Return the channels of `heads` (..., rows, C) from `first` on as (..., heads, rows, width)."""
+    """Return channels of (..., rows, C) from `first` on as heads (..., heads, rows, width)."""
     part = x[..., first:first + heads * width]
     return np.swapaxes(part.reshape(*x.shape[:-1], heads, width), -3, -2)

@@ -46,7 +46,7 @@ class Graph:
     images: int = 1
 
     def __post_init__(self):
-        self.tensors  # noqa: B018: checks all nodes
+        self.tensors  # noqa: B018 - checks all nodes
         for name in self.outputs:
             if name not in self.tensors:
                 raise GraphError(f"output {name!r} must be the name of a node")

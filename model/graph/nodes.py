@@ -104,8 +104,10 @@ class Node:
                         f"of shape {value.shape}" if isinstance(value, np.ndarray)
                         else f"{type(value).__name__}")
         if low is None:
-            if value.dtype.kind != "f" or not np.isfinite(value).all():
-                self.refuse(attribute, "finite floating point numbers", value.dtype)
+            if value.dtype.kind != "f":
+                self.refuse(attribute, "floating point numbers", value.dtype)
+            if not np.isfinite(value).all():
+                self.refuse(attribute, "finite", value[~np.isfinite(value)].ravel()[0])
         elif value.dtype.kind not in "iu":
             self.refuse(attribute, "integers", value.dtype)
         elif value.size and not low <= value.min() <= value.max() <= high:
@@ -462,7 +464,7 @@ class Norm(Node):
         if self.bits is None:
             self.array("weight", shape)
             self.array("bias", shape)
-            if not isinstance(self.eps, float) or not 0 <= self.eps < 1:
+            if not isinstance(self.eps, float) or not 0 <= self.eps <= 1:
                 self.refuse("eps", "a number from 0 to 1", f"{self.eps!r}"[:60])
         else:
             self.choice("variant", "published", "leading_one")

@@ -6,6 +6,7 @@ import numpy as np
 
 from systola.files.bounded import shown
 from systola.files.tensors import LARGEST, MAX_BLOCKS, SMALLEST, ModelError, read_tensors
+from systola.model.graph.nodes import GraphError
 from systola.model.importers.vision_transformer import block_shapes, vision_transformer
 
 __all__ = ["load_timm"]
@@ -46,12 +47,16 @@ def load_timm(path, *, heads=None):
     token = parameters.pop("cls_token").reshape(1, channels)
     position = parameters.pop("pos_embed").reshape(-1, channels)
     planes, size = tensors[_PATCH].shape[1:3]
-    return vision_transformer(
-        parameters, heads=_heads(heads, metadata, channels), blocks=dims["blocks"],
-        prefix=token + position[:1], position=position[1:],
-        eps=_numbers(metadata, "eps", _EPS, 1)[0],
-        meta={"patch_size": size, "mean": list(_numbers(metadata, "mean", 0.5, planes)),
-              "std": list(_numbers(metadata, "std", 0.5, planes))})
+    with np.errstate(over="ignore"):  # the graph refuses what is not finite
+        prefix = token + position[:1]
+    try:
+        return vision_transformer(
+            parameters, heads=_heads(heads, metadata, channels), blocks=dims["blocks"],
+            prefix=prefix, position=position[1:], eps=_numbers(metadata, "eps", _EPS, 1)[0],
+            meta={"patch_size": size, "mean": list(_numbers(metadata, "mean", 0.5, planes)),
+                  "std": list(_numbers(metadata, "std", 0.5, planes))})
+    except GraphError as error:
+        raise ModelError(str(error)) from None
 
 
 def _dimensions(tensors):
@@ -102,7 +107,9 @@ def _check(tensors, name, shape):
         raise ModelError(f"tensor {name!r} must have shape {shape}, not {value.shape}")
     if value.dtype.kind != "f":
         raise ModelError(f"tensor {name!r} must hold floating point numbers, not {value.dtype}")
-    if not np.isfinite(value.astype(np.float32)).all():
+    with np.errstate(over="ignore"):  # a float64 may be too large; the check says it
+        finite = np.isfinite(value.astype(np.float32)).all()
+    if not finite:
         raise ModelError(f"tensor {name!r} must hold finite float32 numbers only")
 
 
@@ -124,8 +131,9 @@ def _numbers(metadata, name, default, count):
         values = tuple(float(item) for item in text.split(","))
     except ValueError:
         values = ()
-    low = -LARGEST if name == "mean" else SMALLEST
-    if len(values) not in (1, count) or not all(low <= value <= LARGEST for value in values):
-        raise ModelError(f"metadata {name!r} must be 1 or {count} numbers from {low:g} to "
-                         f"{LARGEST:g}, not {shown(text)}")
+    low, high = {"mean": (-LARGEST, LARGEST), "eps": (SMALLEST, 1)}.get(name, (SMALLEST, LARGEST))
+    if len(values) not in (1, count) or not all(low <= value <= high for value in values):
+        wanted = "1 number" if count == 1 else f"1 or {count} numbers"
+        raise ModelError(f"metadata {name!r} must be {wanted} from {low:g} to {high:g}, "
+                         f"not {shown(text)}")
     return values

@@ -17,7 +17,8 @@ from systola.model.graph.nodes import (
     Softmax,
 )
 
-__all__ = ["POOLINGS", "block_shapes", "encoder_blocks", "stream_name", "vision_transformer"]
+__all__ = ["POOLINGS", "block_shapes", "encoder_blocks", "encoder_depth", "stream_name",
+           "vision_transformer"]
 
 POOLINGS = ("token", "mean")
 """What feeds the head: the first class token, or the mean over the patches."""
@@ -84,8 +85,13 @@ def vision_transformer(parameters, *, heads, blocks, prefix, position, eps=1e-6,
 
 
 def stream_name(graph):
-    """Return the name of the tensor that the first encoder block of a `vision_transformer` reads."""
+    """Return the name of what the first encoder block of a `vision_transformer` reads."""
     return "embed" if "embed" in graph.by_name else "patch_embed"
+
+
+def encoder_depth(graph):
+    """Return how many encoder blocks a `vision_transformer` has."""
+    return sum(f"blocks.{index}.out" in graph.by_name for index in range(len(graph.nodes)))
 
 
 def encoder_blocks(graph, count):
@@ -96,7 +102,7 @@ def encoder_blocks(graph, count):
     GraphError
         If the network has fewer.
     """
-    there = sum(f"blocks.{index}.out" in graph.by_name for index in range(len(graph.nodes)))
+    there = encoder_depth(graph)
     if not 1 <= count <= there:
         raise GraphError(f"blocks must be from 1 to {there}, the encoder blocks there are, "
                          f"not {count}")

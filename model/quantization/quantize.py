@@ -1,4 +1,4 @@
-"""Float network to integer network, node by node: scales, codes, dyadic multipliers, all offline."""
+"""Float network to integer network, node by node: scales, codes, multipliers, all offline."""
 
 import dataclasses
 from math import sqrt
@@ -9,7 +9,6 @@ from systola.files.tensors import ModelError
 from systola.hw.contract.config import AcceleratorConfig
 from systola.model.graph.nodes import (
     Activation,
-    Add,
     Constant,
     Context,
     GraphError,

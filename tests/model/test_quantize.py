@@ -1,4 +1,3 @@
-import dataclasses
 import re
 from math import floor, sqrt
 
@@ -8,221 +7,237 @@ import pytest
 from systola.files.tensors import ModelError
 from systola.hw.contract.config import ConfigError
 from systola.model.data.synthetic import random_codes, random_float_vit, random_vit
-from systola.model.networks import float_vit
-from systola.model.networks.integer_forward import forward
-from systola.model.networks.integer_vit import MAX_X0, Dyadic, Linear
+from systola.model.graph.float_forward import float_forward
+from systola.model.graph.integer_forward import forward
+from systola.model.graph.nodes import Linear, Norm
 from systola.model.operators.requant import MAX_SHIFT, requantize
 from systola.model.quantization.calibrate import calibrate
+from systola.model.quantization.precision import MAX_UNIT
 from systola.model.quantization.quantize import quantize
 from systola.model.quantization.uniform import quantize as to_codes
 
 SIZES = {"channels": 24, "heads": 3, "blocks": 2, "hidden": 40, "classes": 5, "tokens": 10,
          "patch_dim": 7}
+BLOCKS = range(SIZES["blocks"])
 
 
 def make(seed=0, **settings):
-    """Return a float model without zero gammas, its patches and its integer model."""
+    """Return a float network without zero gammas, its patches and its integer network."""
     rng = np.random.default_rng(seed)
-    vit = random_float_vit(rng, **SIZES)
-    for name, value in vit.parameters.items():
-        if "norm" in name and name.endswith("weight"):
-            value[value == 0] = 1
-    patches = rng.standard_normal((64, 9, 7), dtype=np.float32)
-    return vit, patches, quantize(vit, patches, **settings)
+    floats = random_float_vit(rng, **SIZES)
+    for norm in floats.of(Norm):
+        norm.weight[norm.weight == 0] = 1
+    patches = {"patches": rng.standard_normal((64, 9, 7), dtype=np.float32)}
+    return floats, patches, quantize(floats, patches, **settings)
 
 
-def every(part, kind):
-    """Yield all parts of type `kind` inside a model."""
-    if isinstance(part, kind):
-        yield part
-    values = part if isinstance(part, tuple) else [
-        getattr(part, item.name) for item in dataclasses.fields(part)
-    ] if dataclasses.is_dataclass(part) else []
-    for value in values:
-        yield from every(value, kind)
+def codes_of(graph, patches, images=None):
+    """Return float patches as input codes of an integer network."""
+    return {"patches": to_codes(patches["patches"][:images], graph.scales["patches"],
+                                graph.by_name["patches"].bits)}
 
 
-def linears(vit, model):
-    """Yield (float name, `Linear`, scale of its input, scale of its output)."""
-    s = model.scales
-    yield "patch_embed.proj", model.patch, s["input"], s["embed"]
-    for i, block in enumerate(model.blocks):
-        name = f"blocks.{i}"
-        for linear, part, source, target in (
-                ("attn.qkv", block.qkv, "norm1", "qkv"),
-                ("attn.proj", block.proj, "context", "attn_out"),
-                ("mlp.fc1", block.fc1, "norm2", "fc1"), ("mlp.fc2", block.fc2, "gelu", "out")):
-            yield f"{name}.{linear}", part, s[f"{name}.{source}"], s[f"{name}.{target}"]
-    yield "head", model.head, s["norm"], s["logits"]
+def dyadics(graph):
+    """Yield every requantization of a network: its node, which of two it is, mult, shift."""
+    for node in graph.nodes:
+        for mult, shift in ("mult", "shift"), ("res_mult", "res_shift"):
+            if getattr(node, mult, None) is not None:
+                yield node, mult, getattr(node, mult), getattr(node, shift)
+
+
+def linears(floats, graph):
+    """Yield (float node, integer node, scale of its input, scale of its output)."""
+    assert len(graph.of(Linear)) == 2 + 4 * len(BLOCKS)
+    for float_node, node in zip(floats.of(Linear), graph.of(Linear), strict=True):
+        yield float_node, node, graph.scales[node.input], graph.scales[node.name]
 
 
 @pytest.mark.parametrize("settings", [{}, {"mult_bits": 31, "gelu": "table"},
                                       {"norm_start": "leading_one"}, {"code_mult_bits": 16},
                                       {"attention": "deferred"}])
-def test_every_tensor_follows_the_float_model(settings):
+def test_every_tensor_follows_the_float_network(settings):
     """Every tensor times its scale is near the float one: no site has a wrong scale."""
-    vit, patches, model = make(**settings)
+    floats, patches, graph = make(**settings)
     expected = {}
-    float_vit.forward(vit, patches, expected.__setitem__)
-    got = forward(model, to_codes(patches, model.scales["input"], model.act_bits))
-    assert got.keys() == expected.keys() - {"input"}
+    float_forward(floats, patches, expected.__setitem__)
+    got = forward(graph, codes_of(graph, patches))
+    assert got.keys() == expected.keys() - {"patches"}
     for name, value in got.items():
-        real = value * model.scales[name]
-        if model.attention == "deferred" and name.endswith("attention"):
+        real = value * graph.scales[name]
+        if settings.get("attention") == "deferred" and name.endswith("attention"):
             real = value / value.sum(axis=-1, keepdims=True)
         error = np.sqrt(np.mean((real - expected[name]) ** 2) / np.mean(expected[name] ** 2))
         assert error < 0.12, name
 
 
+@pytest.mark.parametrize("settings", [
+    {"mult_bits": 20, "norm_start": "leading_one", "attention_bits": 8},
+    {"attention": "deferred", "gelu": "table", "code_mult_bits": 16, "weight_bits": 5}])
+def test_every_node_has_the_settings(settings):
+    _, _, graph = make(**settings)
+    for index in BLOCKS:
+        softmax, context, gelu = (graph.by_name[f"blocks.{index}.{name}"]
+                                  for name in ("attention", "context", "gelu"))
+        assert softmax.variant == settings.get("attention", "exact")
+        assert softmax.bits == (8 if softmax.variant == "deferred" else settings["attention_bits"])
+        assert context.factor_bits == (24 if softmax.variant == "deferred" else None)
+        assert gelu.variant == settings.get("gelu", "exact")
+    assert {norm.variant for norm in graph.of(Norm)} == {settings.get("norm_start", "published")}
+    assert {node.weight_bits for node in graph.of(Linear)} == {settings.get("weight_bits", 8)}
+
+
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_weights_are_symmetric_and_within_half_a_step(bits):
-    vit, _, model = make(weight_bits=bits)
+    floats, _, graph = make(weight_bits=bits)
     top = 2 ** (bits - 1) - 1
-    for name, linear, _, _ in linears(vit, model):
-        weight = vit.parameters[f"{name}.weight"]
+    for float_node, node, _, _ in linears(floats, graph):
+        weight, name = float_node.weight, node.name
         scale = np.maximum(np.abs(weight).max(axis=1, keepdims=True) / top, 2.0**-23)
-        assert linear.weight.dtype == np.int8
-        assert np.abs(linear.weight).max() <= top
-        assert (np.abs(linear.weight).max(axis=1) == top).all(), name  # per output channel
-        assert np.abs(linear.weight * scale - weight).max() <= scale.max() * 0.5001
+        assert node.weight.dtype == np.int8
+        assert np.abs(node.weight).max() <= top
+        assert (np.abs(node.weight).max(axis=1) == top).all(), name  # per output channel
+        assert np.abs(node.weight * scale - weight).max() <= scale.max() * 0.5001
 
 
 def test_biases_and_multipliers_have_the_accumulator_scale():
-    vit, _, model = make()
-    for name, linear, source, target in linears(vit, model):
-        weight = vit.parameters[f"{name}.weight"]
-        accumulator = np.abs(weight).max(axis=1) / 127 * source
-        bias = vit.parameters[f"{name}.bias"] / accumulator
-        np.testing.assert_allclose(linear.bias, bias, rtol=1e-5, atol=0.51)
-        ratio = linear.requant.mult / 2.0**linear.requant.shift
+    floats, _, graph = make()
+    for float_node, node, source, target in linears(floats, graph):
+        accumulator = np.abs(float_node.weight).max(axis=1) / 127 * source
+        np.testing.assert_allclose(node.bias, float_node.bias / accumulator, rtol=1e-5, atol=0.51)
+        ratio = node.mult / 2.0**node.shift
         np.testing.assert_allclose(ratio, accumulator / target, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("mult_bits", "code_mult_bits", "narrow"), [
     (8, 8, 8), (16, 24, 16), (24, 16, 16), (31, 24, 24), (31, 31, 31)])
 def test_widths_of_multipliers(mult_bits, code_mult_bits, narrow):
-    _, _, model = make(mult_bits=mult_bits, code_mult_bits=code_mult_bits)
-    sites = list(every(model, Dyadic))
+    _, _, graph = make(mult_bits=mult_bits, code_mult_bits=code_mult_bits)
+    sites = list(dyadics(graph))
     assert len(sites) == 4 + 2 * 11
-    short = [model.norm.requant]
-    for block in model.blocks:
-        short += [block.norm1.requant, block.norm2.requant, block.qkv.requant, block.fc1.requant,
-                  block.scores, block.context, block.gelu]
-    for site in sites:
-        assert site.mult.dtype == site.shift.dtype == np.int64
-        assert site.mult.shape == site.shift.shape
-        bits = narrow if any(site is other for other in short) else mult_bits
-        assert (np.abs(site.mult) < 2**bits).all()
-        assert (np.abs(site.mult) >= 2 ** (bits - 1)).all()
-        assert (site.shift >= 0).all()
-        assert (site.shift <= MAX_SHIFT).all()
+    short = {"norm"} | {f"blocks.{index}.{name}" for index in BLOCKS for name in (
+        "norm1", "norm2", "qkv", "fc1", "scores", "context", "gelu")}
+    for node, which, mult, shift in sites:
+        assert mult.dtype == shift.dtype == np.int64
+        assert mult.shape == shift.shape
+        bits = narrow if node.name in short and which == "mult" else mult_bits
+        assert (np.abs(mult) < 2**bits).all()
+        assert (np.abs(mult) >= 2 ** (bits - 1)).all()
+        assert (shift >= 0).all()
+        assert (shift <= MAX_SHIFT).all()
 
 
 @pytest.mark.parametrize(("mult_bits", "bits"), [(24, 31), (20, 27), (8, 15)])
 def test_numerators_of_deferred_attention(mult_bits, bits):
     """The largest ones a row factor of ``mult_bits`` bits leaves room for."""
-    _, _, model = make(attention="deferred", mult_bits=mult_bits)
-    for index, block in enumerate(model.blocks):
-        ratio = model.scales[f"blocks.{index}.qkv"] / model.scales[f"blocks.{index}.context"]
-        assert 2 ** (bits - 1) <= block.context.mult < 2**bits
-        assert block.context.mult / 2.0**block.context.shift == pytest.approx(ratio, rel=2.0**-14)
-        assert block.context.mult // 128 < 2**mult_bits
+    _, _, graph = make(attention="deferred", mult_bits=mult_bits)
+    for index in BLOCKS:
+        context = graph.by_name[f"blocks.{index}.context"]
+        ratio = graph.scales[f"blocks.{index}.qkv"] / graph.scales[context.name]
+        assert 2 ** (bits - 1) <= context.mult < 2**bits
+        assert context.mult / 2.0**context.shift == pytest.approx(ratio, rel=2.0**-14)
+        assert context.factor_bits == mult_bits
+        assert context.mult // 128 < 2**mult_bits
 
 
 def test_stationary_results_saturate_symmetrically():
     for settings in {}, {"attention": "deferred"}, {"weight_bits": 3}:
-        _, _, model = make(**settings)
-        assert all(block.qkv.symmetric for block in model.blocks)
-        assert sum(linear.symmetric for linear in every(model, Linear)) == len(model.blocks)
+        _, _, graph = make(**settings)
+        assert [node.name for node in graph.of(Linear) if node.symmetric] == [
+            f"blocks.{index}.qkv" for index in BLOCKS]
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_constants_of_the_exponentials_are_exact(seed):
-    vit, patches, model = make(seed)
-    ranges = calibrate(vit, patches)
-    for i, block in enumerate(model.blocks):
-        for x0, factor, name in ((block.softmax_x0, 1, "scores"), (block.gelu_x0, 1.702, "fc1")):
-            scale = model.scales[f"blocks.{i}.{name}"]
+    floats, patches, graph = make(seed)
+    ranges = calibrate(floats, patches)
+    for index in BLOCKS:
+        for reader, factor, name in ("attention", 1, "scores"), ("gelu", 1.702, "fc1"):
+            x0 = -graph.by_name[f"blocks.{index}.{reader}"].unit
+            scale = graph.scales[f"blocks.{index}.{name}"]
             assert x0 == floor(-1 / (factor * scale))
             assert -x0 * factor * scale == pytest.approx(1, rel=1e-6)
-            observed = max(-ranges[f"blocks.{i}.{name}"][0], ranges[f"blocks.{i}.{name}"][1]) / 127
+            low, high = ranges[f"blocks.{index}.{name}"]
+            observed = max(-low, high) / 127
             assert observed * 0.999999 <= scale <= observed / (1 - factor * observed)
 
 
 def test_coarse_exponential_scales_stay():
-    vit, patches, _ = make()
-    vit.parameters["blocks.0.attn.qkv.weight"][:] *= 30
-    model = quantize(vit, patches)
-    assert model.scales["blocks.0.scores"] > 1
-    assert model.blocks[0].softmax_x0 == -1
+    floats, patches, _ = make()
+    floats.by_name["blocks.0.qkv"].weight[:] *= 30
+    graph = quantize(floats, patches)
+    assert graph.scales["blocks.0.scores"] > 1
+    assert graph.by_name["blocks.0.attention"].unit == 1
 
 
-def test_fine_scales_are_widened_to_the_largest_x0():
-    vit, patches, _ = make()
-    vit.parameters["blocks.0.attn.qkv.weight"][:24] *= 1e-6
-    vit.parameters["blocks.0.attn.qkv.bias"][:24] *= 1e-6
+def test_fine_scales_are_widened_to_the_largest_unit():
+    floats, patches, _ = make()
+    floats.by_name["blocks.0.qkv"].weight[:24] *= 1e-6
+    floats.by_name["blocks.0.qkv"].bias[:24] *= 1e-6
     for part in "weight", "bias":
-        vit.parameters[f"blocks.1.mlp.fc1.{part}"][:] *= 1e-6
-    model = quantize(vit, patches)
-    assert -MAX_X0 <= model.blocks[0].softmax_x0 < -MAX_X0 + 2
-    assert -MAX_X0 <= model.blocks[1].gelu_x0 < -MAX_X0 + 2
-    assert -MAX_X0 + 2 < model.blocks[1].softmax_x0
+        getattr(floats.by_name["blocks.1.fc1"], part)[:] *= 1e-6
+    graph = quantize(floats, patches)
+    assert MAX_UNIT >= graph.by_name["blocks.0.attention"].unit > MAX_UNIT - 2
+    assert MAX_UNIT >= graph.by_name["blocks.1.gelu"].unit > MAX_UNIT - 2
+    assert MAX_UNIT - 2 > graph.by_name["blocks.1.attention"].unit
 
 
 def test_norm_bias_and_saturation():
-    vit, patches, _ = make()
-    gamma, beta = (vit.parameters[f"blocks.0.norm1.{part}"] for part in ("weight", "bias"))
+    floats, patches, _ = make()
+    gamma, beta = (getattr(floats.by_name["blocks.0.norm1"], part) for part in ("weight", "bias"))
     gamma[:3], beta[:3] = (0.001, -0.001, -0.5), (1, 1, 0.3)
-    norm = quantize(vit, patches).blocks[0].norm1
+    norm = quantize(floats, patches).by_name["blocks.0.norm1"]
     assert norm.bias[:2].tolist() == [2**31 - 1, -2**31]
     expected = np.floor(beta.astype(float) / gamma * 2**30 / sqrt(24))
     np.testing.assert_array_equal(norm.bias[2:], expected[2:])
-    assert (np.sign(norm.requant.mult) == np.sign(gamma)).all()
+    assert (np.sign(norm.mult) == np.sign(gamma)).all()
 
 
 def test_gamma_of_zero_outputs_beta():
     """The rule of ARITHMETIC section 7: such a channel is the constant round(beta / S)."""
-    vit, patches, _ = make()
-    vit.parameters["blocks.0.norm1.weight"][5] = 0
-    vit.parameters["blocks.0.norm1.bias"][5] = 0.7
-    model = quantize(vit, patches)
-    codes = to_codes(patches[:4], model.scales["input"], model.act_bits)
-    got = forward(model, codes, keep=["blocks.0.norm1", "blocks.0.qkv"])
+    floats, patches, _ = make()
+    floats.by_name["blocks.0.norm1"].weight[5] = 0
+    floats.by_name["blocks.0.norm1"].bias[5] = 0.7
+    graph = quantize(floats, patches)
+    got = forward(graph, codes_of(graph, patches, 4), keep=["blocks.0.norm1", "blocks.0.qkv"])
     assert (got["blocks.0.norm1"][..., 5] == 0).all()
-    constant = int(to_codes(0.7, model.scales["blocks.0.norm1"], 8))
+    constant = int(to_codes(0.7, graph.scales["blocks.0.norm1"], 8))
     assert constant > 10
     rule = got["blocks.0.norm1"].copy()
     rule[..., 5] = constant
-    qkv = model.blocks[0].qkv
+    qkv = graph.by_name["blocks.0.qkv"]
     plain = qkv.bias - qkv.weight[:, 5].astype(int) * constant
     accumulator = rule @ qkv.weight.astype(int).T + plain
     np.testing.assert_array_equal(
-        got["blocks.0.qkv"], requantize(accumulator, qkv.requant.mult, qkv.requant.shift, 8))
-    scale = np.abs(vit.parameters["blocks.0.attn.qkv.weight"]).max(axis=1) / 127
-    bias = vit.parameters["blocks.0.attn.qkv.bias"] / (scale * model.scales["blocks.0.norm1"])
+        got["blocks.0.qkv"], requantize(accumulator, qkv.mult, qkv.shift, 8))
+    scale = np.abs(floats.by_name["blocks.0.qkv"].weight).max(axis=1) / 127
+    bias = floats.by_name["blocks.0.qkv"].bias / (scale * graph.scales["blocks.0.norm1"])
     np.testing.assert_allclose(plain, bias, rtol=1e-4, atol=0.51)
 
 
 def test_tiny_gamma_shortens_the_multiplier():
-    vit, patches, _ = make()
-    vit.parameters["norm.weight"][:2] = 1e-8, -1e-30
-    norm = quantize(vit, patches, mult_bits=31).norm
-    assert norm.requant.shift[:2].tolist() == [MAX_SHIFT, MAX_SHIFT]
-    assert 0 < norm.requant.mult[0] < 2**30
-    assert norm.requant.mult[1] == 0
+    floats, patches, _ = make()
+    floats.by_name["norm"].weight[:2] = 1e-8, -1e-30
+    norm = quantize(floats, patches, mult_bits=31).by_name["norm"]
+    assert norm.shift[:2].tolist() == [MAX_SHIFT, MAX_SHIFT]
+    assert 0 < norm.mult[0] < 2**30
+    assert norm.mult[1] == 0
 
 
 @pytest.mark.parametrize(("weight_bits", "act_bits", "qkv_bits"), [(8, 8, 8), (4, 6, 4),
                                                                    (6, 3, 3)])
 def test_output_widths(weight_bits, act_bits, qkv_bits):
-    _, _, model = make(weight_bits=weight_bits, act_bits=act_bits)
-    block = model.blocks[1]
-    assert [part.out_bits for part in (model.patch, block.qkv, block.proj, block.fc1, block.fc2,
-                                       model.head)] == [16, qkv_bits, 16, 8, 16, 16]
-    got = forward(model, random_codes(np.random.default_rng(0), model, 3))
+    _, _, graph = make(weight_bits=weight_bits, act_bits=act_bits)
+    assert {name: graph.tensors[name].bits for name in (
+        "patches", "position", "prefix", "patch_embed", "embed", "blocks.1.qkv",
+        "blocks.1.attn_out", "blocks.1.fc1", "blocks.1.out", "norm", "logits")} == {
+        "patches": act_bits, "position": 16, "prefix": 16, "patch_embed": 16, "embed": 16,
+        "blocks.1.qkv": qkv_bits, "blocks.1.attn_out": 16, "blocks.1.fc1": 8, "blocks.1.out": 16,
+        "norm": act_bits, "logits": 16}
+    got = forward(graph, random_codes(np.random.default_rng(0), graph, 3))
     for name, bits in ("qkv", qkv_bits), ("norm1", act_bits), ("context", act_bits), (
             "gelu", act_bits), ("scores", 8):
         assert np.abs(got[f"blocks.1.{name}"]).max() <= 2 ** (bits - 1), name
+        assert graph.tensors[f"blocks.1.{name}"].bits == bits, name
     for name in "scores", "fc1":  # never operands of the array: 8 bits whatever act_bits is
         assert np.abs(got[f"blocks.1.{name}"]).max() > 64, name
 
@@ -230,16 +245,26 @@ def test_output_widths(weight_bits, act_bits, qkv_bits):
 @pytest.mark.parametrize("seed", range(4))
 def test_coarse_operands_and_short_multipliers_are_expressible(seed):
     """The residual scales give way where a ratio would need a left shift."""
-    vit, patches, model = make(seed, weight_bits=2, act_bits=2, mult_bits=8)
-    full = quantize(vit, patches, weight_bits=2, act_bits=2, mult_bits=31)
-    widened = [name for name in full.scales if model.scales[name] > full.scales[name]]
-    assert widened
-    assert all(name == "logits" or name.endswith(("embed", "attn_out", "out")) for name in widened)
-    assert all(model.scales[name] >= scale for name, scale in full.scales.items())
-    for name, linear, source, target in linears(vit, model):
-        accumulator = np.abs(vit.parameters[f"{name}.weight"]).max(axis=1) * source
-        ratio = linear.requant.mult / 2.0**linear.requant.shift
+    floats, patches, graph = make(seed, weight_bits=2, act_bits=2, mult_bits=8)
+    full = quantize(floats, patches, weight_bits=2, act_bits=2, mult_bits=31)
+    widened = {name for name in full.scales if graph.scales[name] > full.scales[name]}
+    # Rows of others have the scale of these.
+    streams = {name for name in widened - {"prefix", "pooled"}
+               if name == "logits" or name.endswith(("embed", "attn_out", "out"))}
+    assert streams
+    assert widened - {"prefix", "pooled"} == streams
+    assert all(graph.scales[name] >= scale for name, scale in full.scales.items())
+    for float_node, node, source, target in linears(floats, graph):
+        accumulator = np.abs(float_node.weight).max(axis=1) * source
+        ratio = node.mult / 2.0**node.shift
         np.testing.assert_allclose(ratio, accumulator / target, rtol=2**-7)
+
+
+def test_rows_of_others_have_their_scale():
+    for settings in {}, {"weight_bits": 2, "act_bits": 2, "mult_bits": 8}:
+        s = make(**settings)[2].scales
+        assert s["prefix"] == s["patch_embed"] == s["embed"] != s["position"]
+        assert s["pooled"] == s["blocks.1.out"]
 
 
 @pytest.mark.parametrize(("settings", "message"), [
@@ -259,38 +284,38 @@ def test_settings_out_of_range(settings, message):
 
 
 def test_no_calibration_images():
-    vit, patches, _ = make()
+    floats, patches, _ = make()
     with pytest.raises(ValueError, match=r"^calibration images must be at least 1, not 0$"):
-        quantize(vit, patches[:0])
+        quantize(floats, {"patches": patches["patches"][:0]})
 
 
 def test_calibration_reports_progress_and_averages_batches():
-    vit, patches, _ = make()
-    seen = []
-    ranges = calibrate(vit, patches, batch=40, progress=lambda *call: seen.append(call))
+    floats, inputs, _ = make()
+    patches, seen = inputs["patches"], []
+    ranges = calibrate(floats, inputs, batch=40, progress=lambda *call: seen.append(call))
     assert seen == [(40, 64), (64, 64)]
     low = 0.95 * patches[:40].min() + 0.05 * patches[40:].min()
     high = 0.95 * patches[:40].max() + 0.05 * patches[40:].max()
-    np.testing.assert_allclose(ranges["input"], (low, high), rtol=1e-6)
+    np.testing.assert_allclose(ranges["patches"], (low, high), rtol=1e-6)
 
 
-def test_random_models_depend_on_the_seed_only():
-    models = [random_vit(np.random.default_rng(seed), **SIZES) for seed in (5, 5, 6)]
-    weights = [model.blocks[1].fc2.weight for model in models]
+def test_random_networks_depend_on_the_seed_only():
+    graphs = [random_vit(np.random.default_rng(seed), **SIZES) for seed in (5, 5, 6)]
+    weights = [graph.by_name["blocks.1.out"].weight for graph in graphs]
     assert (weights[0] == weights[1]).all()
     assert (weights[0] != weights[2]).any()
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_random_models_are_lively(seed):
+def test_random_networks_are_lively(seed):
     """Codes fill their range in every tensor, so that simulations of them mean something."""
     rng = np.random.default_rng(seed)
     heads = int(rng.integers(1, 4))
-    model = random_vit(rng, channels=heads * int(rng.integers(4, 9)), heads=heads, blocks=1,
+    graph = random_vit(rng, channels=heads * int(rng.integers(4, 9)), heads=heads, blocks=1,
                        hidden=int(rng.integers(4, 30)), classes=int(rng.integers(2, 8)),
                        tokens=int(rng.integers(3, 12)), patch_dim=int(rng.integers(1, 9)),
                        gelu=("exact", "table")[seed % 2])
-    got = forward(model, random_codes(rng, model, 4))
+    got = forward(graph, random_codes(rng, graph, 4))
     for name, value in got.items():
         assert len(np.unique(value)) > min(12, value.size // 4), name
     saturated = np.mean(np.abs(got["blocks.0.out"]) >= 2**15 - 1)
@@ -307,9 +332,10 @@ def test_random_sizes_are_checked(change, message):
         random_vit(np.random.default_rng(0), **{**SIZES, **change})
 
 
-def test_model_without_blocks():
-    model = random_vit(np.random.default_rng(0), **{**SIZES, "blocks": 0})
-    assert forward(model, random_codes(np.random.default_rng(1), model))["logits"].shape == (1, 5)
+def test_network_without_blocks():
+    graph = random_vit(np.random.default_rng(0), **{**SIZES, "blocks": 0})
+    logits = forward(graph, random_codes(np.random.default_rng(1), graph))["logits"]
+    assert logits.shape == (1, 1, 5)
 
 
 def test_model_error_is_a_value_error():

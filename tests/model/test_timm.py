@@ -1,5 +1,4 @@
 import re
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -7,29 +6,39 @@ from safetensors.numpy import save_file
 
 from systola.files.tensors import ModelError, read_tensors, write_tensors
 from systola.model.data.digits import checkpoint_path
-from systola.model.data.synthetic import random_float_vit
-from systola.model.importers.checkpoint import load_checkpoint
+from systola.model.graph.graph_file import is_integer_network
+from systola.model.graph.nodes import Linear, Norm, Scores
+from systola.model.importers.timm import load_timm
 
-SIZES = {"channels": 12, "heads": 3, "blocks": 2, "hidden": 20, "classes": 5, "tokens": 10,
-         "patch_dim": 8}
+LINEARS = {"qkv": "attn.qkv", "attn_out": "attn.proj", "fc1": "mlp.fc1", "out": "mlp.fc2"}
 
 
 @pytest.fixture
 def tensors():
     """Return a valid checkpoint as timm names it: 2 channels, 2x2 patches, 9 of them."""
-    parameters = dict(random_float_vit(np.random.default_rng(1), **SIZES).parameters)
-    parameters["patch_embed.proj.weight"] = parameters["patch_embed.proj.weight"].reshape(
-        12, 2, 2, 2)
-    parameters["cls_token"] = parameters["cls_token"].reshape(1, 1, 12)
-    parameters["pos_embed"] = parameters["pos_embed"].reshape(1, 10, 12)
-    return parameters
+    channels, hidden = 12, 20
+    shapes = {"patch_embed.proj.weight": (channels, 2, 2, 2), "patch_embed.proj.bias": (channels,),
+              "cls_token": (1, 1, channels), "pos_embed": (1, 10, channels)}
+    for index in range(2):
+        for name, rows, columns in (
+                ("attn.qkv", 3 * channels, channels), ("attn.proj", channels, channels),
+                ("mlp.fc1", hidden, channels), ("mlp.fc2", channels, hidden)):
+            shapes[f"blocks.{index}.{name}.weight"] = rows, columns
+            shapes[f"blocks.{index}.{name}.bias"] = (rows,)
+        for name in "norm1", "norm2":
+            for part in "weight", "bias":
+                shapes[f"blocks.{index}.{name}.{part}"] = (channels,)
+    shapes |= {"norm.weight": (channels,), "norm.bias": (channels,),
+               "head.weight": (5, channels), "head.bias": (5,)}
+    rng = np.random.default_rng(1)
+    return {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
 
 
 def load(tmp_path, tensors, metadata=None, **options):
     path = tmp_path / "model.safetensors"
     save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path,
               metadata or {"heads": "3"})
-    return load_checkpoint(path, **options)
+    return load_timm(path, **options)
 
 
 def refuses(tmp_path, tensors, message, metadata=None):
@@ -38,21 +47,70 @@ def refuses(tmp_path, tensors, message, metadata=None):
     assert "\n" not in str(info.value)
 
 
+def sizes(graph):
+    """Return what the sizes of a network's tensors say; those of all blocks must be alike."""
+    scores = graph.of(Scores)
+    assert [node.name for node in scores] == [f"blocks.{i}.scores" for i in range(len(scores))]
+    assert len({(node.heads, node.head_dim, node.scale) for node in scores}) == 1
+    (patches,) = graph.inputs
+    tokens, channels = graph.tensors[f"blocks.{len(scores) - 1}.out"].shape
+    assert scores[0].heads * scores[0].head_dim == channels
+    assert scores[0].scale == scores[0].head_dim ** -0.5
+    assert patches.rows == tokens - 1
+    return {"channels": channels, "heads": scores[0].heads, "blocks": len(scores),
+            "classes": graph.tensors["logits"].channels, "tokens": tokens,
+            "patch_dim": patches.channels}
+
+
+def parameters(graph):
+    """Return the arrays of a float network by node and attribute."""
+    arrays = {f"{node.name}.{part}": getattr(node, part) for node in graph.of(Linear) + graph.of(
+        Norm) for part in ("weight", "bias")}
+    return arrays | {name: graph.by_name[name].values for name in ("prefix", "position")}
+
+
 def test_reads_every_dimension(tmp_path, tensors):
-    vit = load(tmp_path, tensors, {"heads": "3", "mean": "0.25,0.5", "std": "0.5", "eps": "1e-5"})
-    assert (vit.channels, vit.heads, vit.blocks, vit.classes, vit.tokens, vit.patch_dim) == (
-        12, 3, 2, 5, 10, 8)
-    assert (vit.patch_size, vit.mean, vit.std, vit.eps) == (2, (0.25, 0.5), (0.5,), 1e-5)
-    assert load(tmp_path, tensors, heads=4).heads == 4
+    graph = load(tmp_path, tensors, {"heads": "3", "mean": "0.25,0.5", "std": "0.5", "eps": "1e-5"})
+    assert sizes(graph) == {"channels": 12, "heads": 3, "blocks": 2, "classes": 5, "tokens": 10,
+                            "patch_dim": 8}
+    assert graph.meta == {"patch_size": 2, "mean": [0.25, 0.5], "std": [0.5]}
+    assert {norm.eps for norm in graph.of(Norm)} == {1e-5}
+    assert sizes(load(tmp_path, tensors, heads=4))["heads"] == 4
+    graph = load(tmp_path, tensors)
+    assert graph.meta == {"patch_size": 2, "mean": [0.5], "std": [0.5]}
+    assert {norm.eps for norm in graph.of(Norm)} == {1e-6}
+    assert not graph.is_integer
+    assert not is_integer_network(tmp_path / "model.safetensors")
+
+
+def test_every_tensor_has_its_place(tmp_path, tensors):
+    expected = {"patch_embed.weight": tensors["patch_embed.proj.weight"].reshape(12, 8),
+                "patch_embed.bias": tensors["patch_embed.proj.bias"],
+                "prefix": tensors["cls_token"][0] + tensors["pos_embed"][0, :1],
+                "position": tensors["pos_embed"][0, 1:]}
+    for part in "weight", "bias":
+        expected |= {f"norm.{part}": tensors[f"norm.{part}"],
+                     f"logits.{part}": tensors[f"head.{part}"]}
+        for name in "blocks.0", "blocks.1":
+            for norm in "norm1", "norm2":
+                expected[f"{name}.{norm}.{part}"] = tensors[f"{name}.{norm}.{part}"]
+            for linear, source in LINEARS.items():
+                expected[f"{name}.{linear}.{part}"] = tensors[f"{name}.{source}.{part}"]
+    got = parameters(load(tmp_path, tensors))
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        assert got[name].dtype == np.float32
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
 
 
 def test_npz_equals_safetensors(tmp_path, tensors):
     path = tmp_path / "model.npz"
     np.savez(path, heads=3, mean="0.1", **tensors)
-    vit, other = load_checkpoint(path), load(tmp_path, tensors)
-    assert (vit.heads, vit.mean) == (3, (0.1,))
-    for name, value in other.parameters.items():
-        np.testing.assert_array_equal(vit.parameters[name], value)
+    graph, other = load_timm(path), load(tmp_path, tensors)
+    assert (sizes(graph)["heads"], graph.meta["mean"]) == (3, [0.1])
+    got = parameters(graph)
+    for name, value in parameters(other).items():
+        np.testing.assert_array_equal(got[name], value)
 
 
 def test_heads_default_to_64_channels_each(tmp_path, tensors):
@@ -92,6 +150,8 @@ def test_other_errors_are_one_line(tmp_path, tensors):
             "tensor 'dist_token' is not part of a Vision Transformer with 2 blocks")
     refuses(tmp_path, {**tensors, "norm.bias": np.full(12, np.nan, np.float32)},
             "tensor 'norm.bias' must hold finite float32 numbers only")
+    refuses(tmp_path, {**tensors, "norm.bias": np.full(12, 1e39)},
+            "tensor 'norm.bias' must hold finite float32 numbers only")
     refuses(tmp_path, {**tensors, "norm.bias": np.zeros(12, np.int32)},
             "tensor 'norm.bias' must hold floating point numbers, not int32")
     refuses(tmp_path, {**tensors, "pos_embed": np.zeros((1, 9, 12), np.float32)},
@@ -102,6 +162,11 @@ def test_other_errors_are_one_line(tmp_path, tensors):
             {"heads": "3", "std": "0"})
     refuses(tmp_path, tensors, "metadata 'mean' must be 1 or 2 numbers from -1e+30 to 1e+30",
             {"heads": "3", "mean": "1,2,3"})
+    for eps in "1.1", "0", "-1e-9", "1e-6,1e-6", "nan", "small":
+        refuses(tmp_path, tensors, "metadata 'eps' must be 1 number from 1e-30 to 1, not "
+                f"'{eps}'", {"heads": "3", "eps": eps})
+    huge = {name: np.full_like(tensors[name], 3e38) for name in ("cls_token", "pos_embed")}
+    refuses(tmp_path, {**tensors, **huge}, "node 'prefix': values must be finite, not inf")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
@@ -115,7 +180,7 @@ def test_truncated_file(tmp_path, tensors, suffix, keep):
     content = path.read_bytes()
     path.write_bytes(content[:int(len(content) * keep)])
     with pytest.raises(ModelError, match=r"^model file '.*' must be a complete \S+ file") as info:
-        load_checkpoint(path)
+        load_timm(path)
     assert "\n" not in str(info.value)
 
 
@@ -123,14 +188,14 @@ def test_pickled_objects_are_refused(tmp_path):
     path = tmp_path / "model.npz"
     np.savez(path, pos_embed=np.array([{"a": 1}], dtype=object))
     with pytest.raises(ModelError, match="without pickled objects"):
-        load_checkpoint(path)
+        load_timm(path)
 
 
 def test_missing_file_and_suffix(tmp_path):
     with pytest.raises(ModelError, match=r"^model file '.*no\.npz' does not exist$"):
-        load_checkpoint(tmp_path / "no.npz")
+        load_timm(tmp_path / "no.npz")
     with pytest.raises(ModelError, match=r"^model file must end in .* not 'model\.pth'$"):
-        load_checkpoint("model.pth")
+        load_timm("model.pth")
 
 
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -168,9 +233,8 @@ def test_tensors_keep_shape_and_order(tmp_path):
 
 
 def test_digits_checkpoint_is_the_documented_network():
-    vit = load_checkpoint(checkpoint_path())
-    assert (vit.channels, vit.heads, vit.blocks, vit.classes, vit.tokens, vit.patch_dim) == (
-        64, 4, 4, 10, 17, 4)
-    assert [vit.parameters[f"blocks.{i}.mlp.fc1.weight"].shape for i in range(4)] == [
-        (256, 64)] * 4
-    assert all(a.dtype == b.dtype == np.float32 for a, b in pairwise(vit.parameters.values()))
+    graph = load_timm(checkpoint_path())
+    assert sizes(graph) == {"channels": 64, "heads": 4, "blocks": 4, "classes": 10, "tokens": 17,
+                            "patch_dim": 4}
+    assert [graph.by_name[f"blocks.{i}.fc1"].weight.shape for i in range(4)] == [(256, 64)] * 4
+    assert {value.dtype for value in parameters(graph).values()} == {np.dtype(np.float32)}
