@@ -73,8 +73,8 @@ class Program:
         """Return the stream with `inputs` in place.
 
         `inputs` is a dict of integer arrays (rows, channels), or (images, rows, channels) if the
-        program is for several: codes of 8 bits, or numbers of 16 for an input of two planes. Raises `ProgramError` for a missing or unknown name, a wrong
-        shape, or a value out of range.
+        program is for several: codes of 8 bits, or numbers of 16 for an input of two planes. Raises
+        `ProgramError` for a missing or unknown name, a wrong shape, or a value out of range.
         """
         slots = {}
         for slot in self.inputs:

@@ -8,8 +8,8 @@ import numpy as np
 
 from systola.files.bounded import shown
 
-__all__ = ["MOST_IMAGES", "InputSlot", "OutputPart", "OutputTensor", "ProgramError", "decode_outputs", "is_count",
-           "read_frames", "read_inputs", "read_outputs"]
+__all__ = ["MOST_IMAGES", "InputSlot", "OutputPart", "OutputTensor", "ProgramError",
+           "decode_outputs", "is_count", "read_frames", "read_inputs", "read_outputs"]
 
 MOST_IMAGES = 4096
 """Most images of a program."""
@@ -127,9 +127,9 @@ def read_frames(items, config):
 def read_outputs(items, frames, config, images):
     """Return the `OutputTensor` of every table of `items`; raises `ProgramError`.
 
-    One in `_SPARSE` of an output's elements must come from frames (the others are 0: keys of
-    shorter sequences), and no more from a frame than it has lanes: so outputs never need more
-    memory than a bounded number of times what the results have.
+    All of an output's elements must come from frames, or one in `_SPARSE` of attention (the others
+    are 0: keys of shorter sequences), and no more from a frame than it has lanes: so outputs never
+    need more memory than a bounded number of times what the results have.
     """
     tensors, left = [], [beats * config.rows for beats in frames]
     for item in _listed(items, "outputs"):
@@ -147,7 +147,8 @@ def read_outputs(items, frames, config, images):
             _check_part(part, shape, frames, config, where)
             left[part.frame] -= part.rows * part.columns * part.planes
         covered = sum(part.rows * part.columns for part in parts)
-        if not covered <= math.prod(shape) <= covered * _SPARSE or min(left, default=0) < 0:
+        most = covered * (_SPARSE if len(shape) == 3 else 1)
+        if not covered <= math.prod(shape) <= most or min(left, default=0) < 0:
             raise ProgramError(f"{where} must take every element from one place of its frames")
         tensors.append(dataclasses.replace(tensor, shape=tuple(shape), parts=parts))
     if len({tensor.name for tensor in tensors}) != len(tensors):

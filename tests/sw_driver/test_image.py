@@ -75,7 +75,7 @@ def test_every_changed_byte_is_refused(image):
 
 @pytest.mark.parametrize(("position", "data", "message"), [
     (0, b"ELF", r"not a program image: magic must be b'SYSTOLA\\x01', not b'ELF.*'"),
-    (8, b"\x07", r"version must be 2, not 7"),
+    (8, b"\x07", r"version must be 3, not 7"),
     (12, b"\x03", r"section count must be 2, not 3"),
     (16, b"\x00\x00\x00\x00", r"configuration hash must be 0x\w{16}, not 0x\w{16}"),
     (HEADER, b"M", r"section table fails its CRC-32"),
@@ -121,6 +121,12 @@ def forged(image, change):
     return b"".join((header, table, *sections))
 
 
+def one_row(meta):
+    """Return the output of `meta` with its first row only."""
+    tensor = meta["outputs"][0]
+    return {**tensor, "shape": [1, 5], "parts": [{**tensor["parts"][0], "rows": 1}]}
+
+
 @pytest.mark.parametrize(("change", "message"), [
     (lambda m: m["config"].update(rows=4), r"configuration hash must be .*"),
     (lambda m: m["config"].update(rows=1), r"configuration: rows must be .* not 1"),
@@ -156,6 +162,14 @@ def forged(image, change):
      r"output 'z' must take every element from one place of its frames"),
     (lambda m: m["outputs"][0].update(shape=[1, 2, 2**60]), r"shape of output 'y' must be .*"),
     (lambda m: m["outputs"][0].update(shape=[]), r"shape of output 'y' must be .* not \[\]"),
+    (lambda m: m["outputs"][0].update(shape=[10]),
+     r"shape of output 'y' must be 2 or 3 positive integers, not \[10\]"),
+    (lambda m: m.update(images=0), r"images must be an integer from 1 to 4096, not 0"),
+    (lambda m: m.update(images=4097), r"images must be an integer from 1 to 4096, not 4097"),
+    (lambda m: m.update(images=True), r"images must be an integer from 1 to 4096, not True"),
+    (lambda m: m.update(images=3), r"input 'patches' must have rows for 3 images, not 2"),
+    (lambda m: m.update(images=2, inputs=[], outputs=[one_row(m)]),
+     r"output 'y' must have rows for 2 images, not 1"),
     (lambda m: m.update(frames=[4, 10**12]), r"a result frame must have 1 to 2048 beats, not 1.*"),
     (lambda m: m.update(frames=[4, 4]), r"1 instructions must not give 2 frames"),
     (lambda m: m.update(instructions=2), r"instructions must be an integer from 0 to 1, not 2"),
@@ -172,6 +186,21 @@ def test_consistent_checksums_do_not_hide_nonsense(image, change, message):
     Program.from_bytes(forged(image, lambda meta: None))
     with pytest.raises(ProgramError, match=f"^{message}$"):
         Program.from_bytes(forged(image, change))
+
+
+def test_only_attention_of_short_sequences_may_have_gaps(image):
+    """One element in 16 must come from frames, so that results never need much more memory."""
+    def attention(keys):
+        def change(meta):
+            tensor = meta["outputs"][0]
+            tensor["shape"], tensor["parts"][0]["head"] = [1, 2, keys], 0
+        return change
+
+    for keys in 5, 6, 80:
+        Program.from_bytes(forged(image, attention(keys)))
+    with pytest.raises(ProgramError, match=r"^output 'y' must take every element from one place "
+                                           r"of its frames$"):
+        Program.from_bytes(forged(image, attention(81)))
 
 
 def test_stream_of_odd_length_is_refused(tmp_path):
@@ -193,6 +222,26 @@ def wide_slots():
     """One input of 16-bit numbers, 2 x 2, each row its own slot."""
     return tuple(InputSlot(name="x", offset=16 + 24 * row, row=row, rows=1, channels=2, planes=2,
                            words=1) for row in range(2))
+
+
+def test_images_are_rows_one_after_the_other():
+    codes = np.array([[[1, 2, 3, 4, -5]], [[6, 7, 8, 9, -128]]])
+    both = program(images=2)
+    assert both.fill({"patches": codes}) == program().fill({"patches": codes.reshape(2, 5)})
+    for wrong in codes.reshape(2, 5), codes[:1], codes.reshape(1, 2, 5):
+        with pytest.raises(ProgramError, match=r"^input patches must have shape \(2, 1, 5\), not "):
+            both.fill({"patches": wrong})
+    frame = np.arange(1, 13, dtype=np.uint8)
+    assert decode_outputs(both, [frame])["y"].tolist() == [[[1, 2, 3, 4, 5]], [[7, 8, 9, 10, 11]]]
+
+
+def test_images_come_before_heads():
+    parts = [part(head=head, lane=3 * head, columns=2) for head in range(2)]
+    tensor = OutputTensor(name="y", shape=(2, 2, 2), parts=tuple(parts))
+    both = program(images=2, outputs=(tensor,))
+    frame = np.arange(1, 13, dtype=np.uint8)
+    assert decode_outputs(both, [frame])["y"].tolist() == [
+        [[[1, 2]], [[4, 5]]], [[[7, 8]], [[10, 11]]]]
 
 
 def test_fill_places_16_bit_rows_in_their_slots(tmp_path):
@@ -238,19 +287,19 @@ def test_decode_codes_16_bits_and_digits():
     one = part(rows=1, words=2, columns=5)
     assert decode(frame, (1, 5), one).tolist() == [[1, -1, 3, 4, 5]]
     two = part(rows=1, words=1, planes=2, columns=3)
-    assert decode(frame, (3,), two).tolist() == [1 + 4 * 256, 255 + 5 * 256, 3 + 77 * 256]
-    assert decode(np.array([[255] * 3, [255] * 3], np.uint8), (3,), two).tolist() == [-1] * 3
+    assert decode(frame, (1, 3), two)[0].tolist() == [1 + 4 * 256, 255 + 5 * 256, 3 + 77 * 256]
+    assert decode(np.array([[255] * 3, [255] * 3], np.uint8), (1, 3), two)[0].tolist() == [-1] * 3
     rows = np.array([[1, 2, 3], [0, 255, 1], [4, 5, 6], [1, 0, 0]], np.uint8)
     both = dataclasses.replace(two, rows=2)
     assert decode(rows, (2, 3), both).tolist() == [[1, 2 - 256, 259], [260, 5, 6]]
     unsigned = part(rows=1, words=1, digit_bits=8, columns=3)
-    assert decode(np.array([[128, 0, 255]], np.uint8), (3,), unsigned).tolist() == [128, 0, 255]
+    assert decode(np.array([[128, 0, 255]], np.uint8), (1, 3), unsigned).tolist() == [[128, 0, 255]]
     digits = part(rows=1, words=1, planes=2, digit_bits=8, columns=3)
     top = np.array([[255, 0, 128], [128, 1, 0]], np.uint8)
-    assert decode(top, (3,), digits).tolist() == [-1 + 128 * 256, 256, -128]
+    assert decode(top, (1, 3), digits).tolist() == [[-1 + 128 * 256, 256, -128]]
     short = dataclasses.replace(digits, planes=3, digit_bits=3)
     top = np.array([[0xFC, 3, 0], [1, 0xFF, 0], [2, 7, 1]], np.uint8)
-    assert decode(top, (3,), short).tolist() == [-4 + 8 + 128, 3 - 8 + 448, 64]
+    assert decode(top, (1, 3), short).tolist() == [[-4 + 8 + 128, 3 - 8 + 448, 64]]
 
 
 def test_decode_places_heads_and_columns_from_full_beats():
