@@ -13,16 +13,12 @@ SIZES = ("deit_tiny", "deit_small", "vit_base")
 
 @dataclass(kw_only=True)
 class Case:
-    """What to simulate: a model, an accelerator, inputs (images first), labels if there are any.
-
-    With `blocks_only`, the inputs are 16-bit residual streams instead of patch codes.
-    """
+    """What to simulate: a network, an accelerator, inputs by name (images first), and labels."""
 
     model: object
     config: object
     inputs: object
     labels: object = None
-    blocks_only: bool = False
     about: dict
 
 
@@ -70,24 +66,26 @@ def _named_case(name, config, blocks, seed, images):
     import numpy as np
 
     from systola.model.data.synthetic import random_codes, random_named, random_stream
+    from systola.model.importers.vision_transformer import encoder_blocks, encoder_depth
 
     model = random_named(name, blocks=blocks, seed=seed, **config.model_settings)
     inputs = (random_codes if blocks is None else random_stream)(
         np.random.default_rng([seed, 1]), model, images)
-    return Case(model=model, config=config, inputs=inputs, blocks_only=blocks is not None,
-                about={"model": name, "weights": "random", "seed": seed,
-                       "blocks": len(model.blocks)})
+    about = {"model": name, "weights": "random", "seed": seed, "blocks": encoder_depth(model)}
+    return Case(model=model if blocks is None else encoder_blocks(model, blocks), config=config,
+                inputs=inputs, about=about)
 
 
 def _model_case(source, config, blocks, count, data, update):
     """Take a model from a file; a float checkpoint is quantized as `config` wants it."""
     from systola.model.data.images import encode, load_data
-    from systola.model.evaluation.accuracy import open_model
-    from systola.model.networks.integer_file import is_integer_model
-    from systola.model.networks.integer_forward import forward
+    from systola.model.evaluation.accuracy import open_network
+    from systola.model.graph.graph_file import is_integer_network
+    from systola.model.graph.integer_forward import forward
+    from systola.model.importers.vision_transformer import encoder_blocks, encoder_depth
 
-    settings = {} if source != "digits" and is_integer_model(source) else config.model_settings
-    model = open_model(source, data=data, progress=update, **settings)
+    settings = {} if source != "digits" and is_integer_network(source) else config.model_settings
+    model = open_network(source, data=data, progress=update, **settings)
     images, labels = load_data(data or "digits", "test")
     if count > len(images):
         raise click.UsageError(f"--images must be at most {len(images)}, the test images there "
@@ -95,9 +93,10 @@ def _model_case(source, config, blocks, count, data, update):
     codes, about = encode(model, images[:count]), {"model": source}
     if blocks is None:
         return Case(model=model, config=config, inputs=codes, labels=labels[:count], about=about)
-    if blocks > len(model.blocks):
-        raise click.UsageError(f"--blocks must be at most {len(model.blocks)}, the blocks there "
+    if blocks > encoder_depth(model):
+        raise click.UsageError(f"--blocks must be at most {encoder_depth(model)}, the blocks there "
                                f"are, not {blocks}")
-    embed = forward(dataclasses.replace(model, blocks=()), codes, keep=["embed"])["embed"]
-    return Case(model=dataclasses.replace(model, blocks=model.blocks[:blocks]), config=config,
-                inputs=embed, blocks_only=True, about={**about, "blocks": blocks})
+    part = encoder_blocks(model, blocks)
+    names = [node.name for node in part.inputs]
+    return Case(model=part, config=config, inputs=forward(model, codes, keep=names),
+                about={**about, "blocks": blocks})

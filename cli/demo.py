@@ -58,12 +58,12 @@ class _Chain:
 
     def quantize(self, update):
         from systola.model.data.images import load_data
-        from systola.model.evaluation.accuracy import open_float, open_model
-        from systola.model.networks.integer_file import save_model
+        from systola.model.evaluation.accuracy import open_float, open_network
+        from systola.model.graph.graph_file import save_network
 
         self.vit = open_float("digits")
-        self.model = open_model("digits", **self.config.model_settings)
-        save_model(self.model, self.folder / "digits.safetensors")
+        self.model = open_network("digits", **self.config.model_settings)
+        save_network(self.model, self.folder / "digits.safetensors")
         self.images, self.labels = load_data("digits", "test")
 
     def evaluate(self, update):
@@ -96,14 +96,14 @@ class _Chain:
         self.summary["synth"] = result.to_dict()
 
     def draw(self, update):
-        from systola.model.evaluation.accuracy import float_patches
-        from systola.model.networks.float_vit import forward
+        from systola.model.data.images import float_inputs
+        from systola.model.graph.float_forward import float_forward
+        from systola.model.graph.nodes import Softmax
         from systola.report.digits_picture import draw_classification
 
-        name = f"blocks.{len(self.model.blocks) - 1}.attention"
-        float_attention = {}
-        forward(self.vit, float_patches(self.vit, self.images[:self.count]),
-                lambda tensor, value: float_attention.setdefault(tensor, value))
+        name, float_attention = self.model.of(Softmax)[-1].name, {}
+        float_forward(self.vit, float_inputs(self.vit, self.images[:self.count]),
+                      lambda tensor, value: float_attention.setdefault(tensor, value))
         sums = [tensors[name].sum(axis=-1, keepdims=True) for tensors in self.result.tensors]
         draw_classification(
             self.folder / "demo.png", images=self.images[:self.count],

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from systola.cli.console import emit, json_option, progress, table
+from systola.cli.console import config_option, emit, json_option, progress, table
 from systola.hw.contract.config import MODEL_SETTINGS
 
 __all__ = ["evaluate", "quantize"]
@@ -59,27 +59,30 @@ def _chosen(options):
               help="Integer model to write (.safetensors).")
 @_DATA
 @_HEADS
+@config_option
 @_settings
 @json_option
-def quantize(source, output, data, heads, as_json, **options):
-    """Turn a float checkpoint into an integer model.
+def quantize(source, output, data, heads, config, as_json, **options):
+    """Turn a float checkpoint into an integer model for the accelerator of --config.
+
+    Single options change what that accelerator would have: then it needs one of its own.
 
     Ranges are taken from training images only. The file goes into `systola simulate --model FILE`
     and `systola evaluate --model CHECKPOINT --quantized FILE`.
     """
-    from systola.model.evaluation.accuracy import open_model
-    from systola.model.networks.integer_file import save_model
+    from systola.model.evaluation.accuracy import open_network
+    from systola.model.graph.graph_file import save_network
 
+    settings = {**config.model_settings, **_chosen(options)}
     with progress("calibrating and quantizing") as update:
-        model = open_model(source, data=data, heads=heads, progress=update, **_chosen(options))
-        save_model(model, output)
-    result = {"file": output, "channels": model.channels, "heads": model.heads,
-              "blocks": len(model.blocks), "tokens": model.tokens, "hidden": model.hidden,
-              "classes": model.classes, **{name: getattr(model, name) for name in MODEL_SETTINGS}}
+        network = open_network(source, data=data, heads=heads, progress=update, **settings)
+        save_network(network, output)
+    result = {"file": output, **network.summary(), **settings}
     if as_json:
         return emit(result)
-    click.echo(f"{output}: {model.weight_bits}-bit weights, {model.act_bits}-bit activations, "
-               f"{len(model.blocks)} blocks of {model.channels} channels")
+    nodes = ", ".join(f"{count} {kind}" for kind, count in result["nodes"].items())
+    click.echo(f"{output}: {settings['weight_bits']}-bit weights, {settings['act_bits']}-bit "
+               f"activations; nodes: {nodes}")
 
 
 @click.command()
@@ -89,12 +92,15 @@ def quantize(source, output, data, heads, as_json, **options):
 @_DATA
 @_HEADS
 @_settings
+@click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, metavar="B",
+              help="Images computed at a time; changes no result.")
 @click.option("--options", "measure", is_flag=True,
               help="Also measure what every arithmetic option costs (a minute or more).")
 @click.option("--attention-error", is_flag=True,
               help="Also measure the attention operators on random scores of 197 tokens.")
 @json_option
-def evaluate(source, quantized, data, heads, measure, attention_error, as_json, **options):
+def evaluate(source, quantized, data, heads, batch, measure, attention_error, as_json,
+             **options):
     """Compare float and integer accuracy on the test images."""
     from systola.model.data.images import load_data
     from systola.model.evaluation import accuracy
@@ -102,11 +108,11 @@ def evaluate(source, quantized, data, heads, measure, attention_error, as_json, 
 
     with progress("quantizing") as update:
         vit = accuracy.open_float(source, heads=heads)
-        model = accuracy.open_model(quantized or source, data=data, heads=heads, progress=update,
+        model = accuracy.open_network(quantized or source, data=data, heads=heads, progress=update,
                                     **_chosen(options))
         images, labels = load_data(data or "digits", "test")
         update(0, len(labels), "evaluating")
-        result = accuracy.evaluate(vit, model, images, labels, progress=update)
+        result = accuracy.evaluate(vit, model, images, labels, batch=batch, progress=update)
         if measure:
             update(0, None, "measuring the options")
             result["options"] = accuracy.measure_options(source, data=data, progress=update)

@@ -22,6 +22,8 @@ __all__ = ["run", "serve"]
               help="`digits`, an integer model from `systola quantize`, or a float checkpoint.")
 @click.option("--images", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
               help="Test images to run.")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="B",
+              help="Images that one run computes: the program is sent once for all of them.")
 @click.option("--data", metavar="FILE", help="Images and labels (.npz or .safetensors); default: "
               "the digits.")
 @click.option("--config", "config", metavar="CONFIG", help="What the board was built from, if it "
@@ -29,19 +31,22 @@ __all__ = ["run", "serve"]
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0,
               show_default=True, metavar="S", help="Seconds that an image may take on the board.")
 @json_option
-def run(port, baud, registers, source, images, data, config, timeout, as_json):
+def run(port, baud, registers, source, images, batch, data, config, timeout, as_json):
     """Run a model on a board and compare its results with the integer model.
 
     The board tells which configuration it was built from; the model is compiled for that. Ends
     with exit code 1 if the board does not answer, refuses the program, or gives another result.
     """
     from systola.cli.cases import choose_case
-    from systola.model.networks.integer_forward import forward
-    from systola.sw_driver.compiler.compiler import compile_model
+    from systola.model.graph.integer_forward import forward
+    from systola.sim.runs.simulate import batches
+    from systola.sw_driver.compiler.compiler import compile_network
     from systola.sw_driver.driver.driver import Accelerator
 
     if (port is None) == (registers is None):
         raise click.UsageError("give either --port or --registers")
+    if batch > images:
+        raise click.UsageError(f"--batch must be at most the {images} of --images, not {batch}")
     with progress("opening the board") as update:
         transport = _serial(port, baud) if port else _mapped(registers)
         with contextlib.closing(transport):
@@ -51,13 +56,18 @@ def run(port, baud, registers, source, images, data, config, timeout, as_json):
             case = choose_case(source, is_random=False, random_weights=False, config=built,
                                attention=None, blocks=None, seed=None, images=images, data=data,
                                update=update)
-            program = compile_model(case.model, case.config)
-            expected = forward(case.model, case.inputs, keep=["logits"])["logits"]
+            name = case.model.outputs[0]
+            program = compile_network(case.model, case.config, images=batch)
+            expected = forward(case.model, case.inputs, keep=[name])[name][:, 0]
             accelerator.load(program)
-            start, logits = time.monotonic(), []
-            for number, codes in enumerate(case.inputs):
-                update(number, images, f"image {number + 1} of {images}")
-                logits.append(accelerator.run({program.inputs[0].name: codes})["logits"])
+            start, logits, runs = time.monotonic(), [], batches(images, batch)
+            for chosen in runs:
+                update(chosen[0], images, f"image {chosen[0] + 1} of {images}")
+                found = accelerator.run({
+                    input_name: values[chosen] if batch > 1 else values[chosen[0]]
+                    for input_name, values in case.inputs.items()})[name]
+                # What only fills the last run repeats its last image.
+                logits += list(found.reshape(batch, -1)[:images - len(logits)])
             seconds = time.monotonic() - start
             counters = accelerator.counters()
     report = {
@@ -69,6 +79,7 @@ def run(port, baud, registers, source, images, data, config, timeout, as_json):
                        for row, label in zip(logits, case.labels, strict=True)),
         "logits": [row.tolist() for row in logits], "bytes": len(program.stream),
         "seconds": round(seconds, 3), "cycles": counters["cycles"], "counters": counters,
+        "batch": batch, "runs": len(runs),
         "repeats": transport.channel.repeats if port else 0,
     }
     if as_json:
@@ -77,9 +88,9 @@ def run(port, baud, registers, source, images, data, config, timeout, as_json):
         click.echo(f"{images} images on {built} at {report['port']}: {report['correct']} "
                    f"classified correctly, {report['mismatches']} values differ from the integer "
                    f"model")
-        click.echo(f"{report['cycles']:,} cycles an image on the board, {seconds / images:.2f} s "
-                   f"with {report['bytes']:,} bytes to send; {report['repeats']} repetitions on "
-                   f"the line")
+        click.echo(f"{report['cycles']:,} cycles for a run of {batch} on the board, "
+                   f"{seconds / images:.2f} s an image with {report['bytes']:,} bytes to send a "
+                   f"run; {report['repeats']} repetitions on the line")
     return 1 if report["mismatches"] else 0
 
 

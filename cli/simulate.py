@@ -92,6 +92,8 @@ def _html(value):
               "blocks, without patch embedding and head.")
 @click.option("--images", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
               help="Test images to run.")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="B",
+              help="Images that one run of the program computes: it is sent once for all of them.")
 @click.option("--data", metavar="FILE", help="Images and labels (.npz or .safetensors); default: "
               "the digits.")
 @click.option("--config", metavar="CONFIG", help="Accelerator: a preset (digits, small, tiny, "
@@ -107,11 +109,11 @@ def _html(value):
               _html(value), help="Write a picture (.html) of what the engines did.")
 @_SIMULATOR
 @json_option
-def simulate(stalls, trace, timeline, simulator, as_json, **choice):
+def simulate(batch, stalls, trace, timeline, simulator, as_json, **choice):
     """Run a network on the simulated Verilog and compare every tensor with the integer model.
 
     The accelerator of --config is generated, compiled (kept for the next time), loaded over its AXI
-    ports by the driver and run image by image. Utilisation counts the multiply-accumulates of the
+    ports by the driver and run batch by batch. Utilisation counts the multiply-accumulates of the
     model, each once, from the first load of weights to the last result. Ends with exit code 1 on
     any difference.
     """
@@ -120,10 +122,13 @@ def simulate(stalls, trace, timeline, simulator, as_json, **choice):
 
     if timeline and stalls is not None:
         raise click.UsageError("--timeline needs a run without --stalls")
+    if batch > choice["images"]:
+        raise click.UsageError(f"--batch must be at most the {choice['images']} of --images, "
+                               f"not {batch}")
     with progress("preparing the model") as update:
         case = choose_case(**choice, update=update)
-        result = run(case.model, case.config, case.inputs, blocks_only=case.blocks_only,
-                     trace=trace, seed=stalls, simulator=simulator, progress=update,
+        result = run(case.model, case.config, case.inputs, batch=batch, trace=trace, seed=stalls,
+                     simulator=simulator, progress=update,
                      optimize="-O0" if choice["is_random"] else "-O1")
     config = case.config
     report = {**case.about, "rows": config.rows, "cols": config.cols,
@@ -156,7 +161,9 @@ def _show_simulation(report):
         click.echo(f"  {name}: {count:,} differ")
     if "correct" in report:
         click.echo(f"{report['correct']} of {report['images']} classified correctly")
-    click.echo(f"{report['cycles']:,} cycles an image (predicted {report['cycles_predicted']:,}), "
+    run = "image" if report["batch"] == 1 else f"run of {report['batch']} images"
+    click.echo(f"{report['cycles']:,} cycles for a {run} "
+               f"(predicted {report['cycles_predicted']:,}), "
                f"simulated at {report['cycles_per_second']:,.0f} cycles/s")
     first, last = report["window"]
     beyond = "" if report["overhead"] is None else (

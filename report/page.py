@@ -41,10 +41,15 @@ def collect(config, *, images=8, bits=(2, 3, 4, 8), mhz=100.0, data="digits", pr
     from systola.boards.power.pe_report import pe_report
     from systola.boards.synthesis.synth import synthesize
     from systola.model.data.images import encode, load_data
-    from systola.model.evaluation.accuracy import evaluate, measure_options, open_float, open_model
+    from systola.model.evaluation.accuracy import (
+        evaluate,
+        measure_options,
+        open_float,
+        open_network,
+    )
     from systola.sim.runs.simulate import simulate
 
-    vit, model = open_float("digits"), open_model("digits", **config.model_settings)
+    vit, model = open_float("digits"), open_network("digits", **config.model_settings)
     scans, labels = load_data("digits", "test")
     progress(0, None, text="evaluating")
     accuracy = evaluate(vit, model, scans, labels)
@@ -61,12 +66,13 @@ def collect(config, *, images=8, bits=(2, 3, 4, 8), mhz=100.0, data="digits", pr
 
 def _attention(vit, model, run, images, labels, config):
     """Return what the picture of the digits needs."""
-    from systola.model.evaluation.accuracy import float_patches
-    from systola.model.networks.float_vit import forward
+    from systola.model.data.images import float_inputs
+    from systola.model.graph.float_forward import float_forward
+    from systola.model.graph.nodes import Softmax
 
-    name, float_maps = f"blocks.{len(model.blocks) - 1}.attention", {}
-    forward(vit, float_patches(vit, images),
-            lambda tensor, value: float_maps.setdefault(tensor, value))
+    name, float_maps = model.of(Softmax)[-1].name, {}
+    float_forward(vit, float_inputs(vit, images),
+                  lambda tensor, value: float_maps.setdefault(tensor, value))
     return {"images": images, "labels": labels, "predictions": run.logits.argmax(axis=1),
             "accelerator": [tensors[name] / tensors[name].sum(axis=-1, keepdims=True)
                             for tensors in run.tensors],
@@ -78,9 +84,10 @@ def _roofline(config, model, run):
     """Return ``(peak, stream bytes a cycle)`` and points: the digits' layers, and larger models."""
     from systola.hw.contract.isa import Opcode
     from systola.model.data.synthetic import random_named
-    from systola.sw_driver.compiler.compiler import CompileError, compile_model
+    from systola.model.importers.vision_transformer import encoder_blocks
+    from systola.sw_driver.compiler.compiler import CompileError, compile_network
 
-    program = compile_model(model, config)
+    program, tokens = compile_network(model, config), model.tensors["blocks.0.out"].rows
     points = [("digits, whole", program.macs / len(program.stream),
                program.macs / max(run.cycles, 1), True)]
     spans = {}
@@ -91,15 +98,15 @@ def _roofline(config, model, run):
         name = _layer(row["name"])
         if name.startswith("blocks.0.") and name in spans:
             # Every byte is a weight and meets every token.
-            macs = row["weight_bytes"] * model.tokens
+            macs = row["weight_bytes"] * tokens
             begin, end = (edge(times) for edge, times in zip(
                 (min, max), zip(*spans[name], strict=True), strict=True))
-            points.append((name.removeprefix("blocks.0."), float(model.tokens),
+            points.append((name.removeprefix("blocks.0."), float(tokens),
                            macs / (end - begin), True))
     for name in ("deit_tiny", "deit_small"):
         try:
-            program = compile_model(random_named(name, blocks=1, **config.model_settings), config,
-                                    blocks_only=True)
+            program = compile_network(encoder_blocks(random_named(
+                name, blocks=1, **config.model_settings), 1), config)
         except CompileError:
             continue
         points.append((f"{name}, a block", program.macs / len(program.stream),

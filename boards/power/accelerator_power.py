@@ -24,9 +24,9 @@ from systola.boards.power.energy import (
 )
 from systola.boards.power.memory_models import memory_models
 from systola.boards.synthesis.sizes import module_sizes
-from systola.model.networks.integer_forward import forward
+from systola.model.graph.integer_forward import forward
 from systola.sim.runs.pins import decode_pins, record_pins
-from systola.sw_driver.compiler.compiler import compile_model
+from systola.sw_driver.compiler.compiler import compile_network
 from systola.sw_driver.program.image import ProgramError
 
 __all__ = ["accelerator_power", "check_frequency", "compare_run", "played"]
@@ -50,12 +50,12 @@ def accelerator_power(model, config, inputs, *, mhz=100, trace=False, draws=4000
 
     Parameters
     ----------
-    model : IntegerVit
+    model : Graph
         The network; quantized as `config` wants it.
     config : AcceleratorConfig
         The accelerator.
-    inputs : int array (images, T-1, P)
-        Patch codes.
+    inputs : dict of str to int array (images, rows, channels)
+        Its input codes by name.
     mhz : float
         Clock for the powers, above 0 and below 1000.
     trace : bool
@@ -89,7 +89,7 @@ def accelerator_power(model, config, inputs, *, mhz=100, trace=False, draws=4000
     check_frequency(mhz)
     progress = progress or (lambda done, total, text: None)
     progress(0, None, text="compiling the program")
-    program = compile_model(model, config, trace=trace)
+    program = compile_network(model, config, trace=trace)
     if netlist is None:
         netlist = map_accelerator(config, progress=progress)
     netlist = named_units(netlist)
@@ -100,10 +100,11 @@ def accelerator_power(model, config, inputs, *, mhz=100, trace=False, draws=4000
     progress(0, None, text="simulating the netlist")
     activity = gates.run(played(netlist, pins), begin=pins.begin)
     progress(0, None, text="comparing")
+    images = len(next(iter(inputs.values())))
     checked = compare_run(activity, pins, program, forward(model, inputs))
     return {**_measured(netlist, activity, pins, sample_coefficients(draws), mhz,
-                        program.macs * len(inputs), len(inputs)), **checked,
-            "rows": config.rows, "cols": config.cols, "freq_mhz": mhz, "images": len(inputs),
+                        program.macs * images, images), **checked,
+            "rows": config.rows, "cols": config.cols, "freq_mhz": mhz, "images": images,
             "cycles": pins.end - pins.begin, "busy_cycles": pins.busy, "macs": program.macs,
             "label": "estimate", "interval": 0.95, "note": _NOTE}
 

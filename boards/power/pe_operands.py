@@ -8,8 +8,9 @@ from systola.boards.power.pe_designs import Pass
 from systola.model.data.digits import load_images
 from systola.model.data.images import encode
 from systola.model.data.synthetic import random_named, random_stream
-from systola.model.evaluation.accuracy import open_model
-from systola.model.networks.integer_forward import forward, forward_blocks
+from systola.model.evaluation.accuracy import open_network
+from systola.model.graph.integer_forward import forward
+from systola.model.importers.vision_transformer import encoder_blocks
 from systola.model.operators.fixed_point import mantissa, shift_codes
 from systola.model.operators.log2 import encode as log2_encode
 
@@ -85,13 +86,14 @@ def operand_streams(data, widths, *, rows, cols, seed=0):
     model, tensors, block = _run(data, seed)
     norm, qkv, attention = (tensors[f"blocks.{block}.{name}"]
                             for name in ("norm1", "qkv", "attention"))
-    split = qkv.reshape(*qkv.shape[:2], 3, model.heads, -1).transpose(2, 0, 3, 1, 4)
+    heads = model.by_name[f"blocks.{block}.scores"].heads
+    split = qkv.reshape(*qkv.shape[:2], 3, heads, -1).transpose(2, 0, 3, 1, 4)
     q, k, v = split.reshape(3, -1, *split.shape[3:])  # (images * heads, T, head_dim)
     attention = attention.reshape(-1, *attention.shape[2:])
     log2_codes = shift_codes(*log2_encode(attention, "Half_16"))
-    layer, scales = model.blocks[block].qkv, model.scales
+    layer, scales = model.by_name[f"blocks.{block}.qkv"], model.scales
     norm_scale, qkv_scale = (scales[f"blocks.{block}.{name}"] for name in ("norm1", "qkv"))
-    weight_scale = layer.requant.mult / 2.0 ** layer.requant.shift * qkv_scale / norm_scale
+    weight_scale = layer.mult / 2.0 ** layer.shift * qkv_scale / norm_scale
 
     streams = {}
     for bits in widths:
@@ -140,8 +142,8 @@ def _run(data, seed):
         model = random_named("deit_tiny", blocks=1, seed=seed)
         stream = random_stream(np.random.default_rng([seed, 1]), model, 1)
         names = [f"blocks.0.{name}" for name in ("norm1", "qkv", "attention")]
-        return model, forward_blocks(model, stream, keep=names), 0
-    model = open_model("digits")
+        return model, forward(encoder_blocks(model, 1), stream, keep=names), 0
+    model = open_network("digits")
     images, _ = load_images("test")
     names = [f"blocks.{_BLOCK}.{name}" for name in ("norm1", "qkv", "attention")]
     return model, forward(model, encode(model, images[:_IMAGES]), keep=names), _BLOCK

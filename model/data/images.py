@@ -6,7 +6,7 @@ from systola.files.tensors import ModelError, read_tensors
 from systola.model.data import digits
 from systola.model.quantization.uniform import quantize
 
-__all__ = ["encode", "load_data", "normalised_patches"]
+__all__ = ["encode", "float_inputs", "load_data", "normalised_patches"]
 
 
 def load_data(source, split="test", *, labelled=True):
@@ -59,7 +59,7 @@ def _check_labels(labels, count):
 
 
 def normalised_patches(images, *, patch_size, mean, std):
-    """Return images in 0..1 as the float network's input, float32 (B, T-1, patch_dim)."""
+    """Return images in 0..1 as normalised patches, float32 (B, patches, patch_dim)."""
     images = np.asarray(images, dtype=np.float32)
     if images.ndim == 3:
         images = images[:, None]
@@ -70,21 +70,37 @@ def normalised_patches(images, *, patch_size, mean, std):
     return digits.patches((images - mean) / std, patch_size)
 
 
-def encode(model, images):
-    """Return the patch codes of images in 0..1 for an integer model, int64 (B, T-1, patch_dim).
+def float_inputs(graph, images):
+    """Return images in 0..1 as the input of a float or an integer network, by name: float32.
 
     Raises
     ------
     ModelError
-        If the images do not fit the model, or it was made without images (a random one).
+        If the images do not fit the network, or it was made without images (a random one).
     """
-    names = "patch_size", "mean", "std"
-    if not all(model.meta.get(name) for name in names) or "input" not in model.scales:
-        raise ModelError("the integer model must know its patch size, mean, std and input scale "
-                         "to take images; this one takes codes only")
-    cut = normalised_patches(images, **{name: model.meta[name] for name in names})
-    expected = model.tokens - 1, model.patch.weight.shape[1]
-    if cut.shape[1:] != expected:
-        raise ModelError(f"images must give {expected[0]} patches of {expected[1]} values, "
-                         f"not {cut.shape[1]} of {cut.shape[2]}")
-    return quantize(cut, model.scales["input"], model.act_bits)
+    names, inputs = ("patch_size", "mean", "std"), graph.inputs
+    if not all(graph.meta.get(name) for name in names) or len(inputs) != 1:
+        raise ModelError("the network must know its patch size, mean and std to take images; this "
+                         "one takes its input only")
+    cut = normalised_patches(images, **{name: graph.meta[name] for name in names})
+    if cut.shape[1:] != (inputs[0].rows, inputs[0].channels):
+        raise ModelError(f"images must give {inputs[0].rows} patches of {inputs[0].channels} "
+                         f"values, not {cut.shape[1]} of {cut.shape[2]}")
+    return {inputs[0].name: cut}
+
+
+def encode(graph, images):
+    """Return the codes of images in 0..1 as the input of an integer network, int64 by name.
+
+    Raises
+    ------
+    ModelError
+        If the images do not fit the network, or it does not know its input's scale.
+    """
+    codes = {}
+    for name, values in float_inputs(graph, images).items():
+        if name not in graph.scales:
+            raise ModelError(f"the integer network must know the scale of its input {name!r} to "
+                             f"take images")
+        codes[name] = quantize(values, graph.scales[name], graph.tensors[name].bits)
+    return codes

@@ -7,16 +7,16 @@ import numpy as np
 
 from systola.files.tensors import ModelError
 from systola.model.data import digits
-from systola.model.data.images import encode, load_data, normalised_patches
-from systola.model.importers.checkpoint import load_checkpoint
-from systola.model.networks import float_vit
-from systola.model.networks.integer_file import is_integer_model, load_model
-from systola.model.networks.integer_forward import forward
+from systola.model.data.images import encode, float_inputs, load_data
+from systola.model.graph.float_forward import float_forward
+from systola.model.graph.graph_file import is_integer_network, load_network
+from systola.model.graph.integer_forward import forward
+from systola.model.importers.timm import load_timm
 from systola.model.quantization.quantize import quantize
 
 __all__ = ["CALIBRATION_IMAGES", "OPTIONS", "deviation", "evaluate", "evaluate_source",
-           "float_logits", "float_patches", "integer_logits", "measure_options", "open_float",
-           "open_model"]
+           "float_logits", "integer_logits", "measure_options", "open_float",
+           "open_network"]
 
 CALIBRATION_IMAGES = 2048
 """Images that ranges are taken from, at most: evenly spaced ones of a larger set."""
@@ -48,10 +48,10 @@ def open_float(source, *, heads=None):
         If the checkpoint is missing or unusable.
     """
     path = digits.checkpoint_path() if str(source) == "digits" else source
-    return load_checkpoint(path, heads=heads)
+    return load_timm(path, heads=heads)
 
 
-def open_model(source, *, data=None, heads=None, progress=None, **settings):
+def open_network(source, *, data=None, heads=None, progress=None, **settings):
     """Return the integer model of `source`, quantizing a float checkpoint on training images.
 
     Parameters
@@ -75,7 +75,7 @@ def open_model(source, *, data=None, heads=None, progress=None, **settings):
         if settings:
             raise ModelError(f"model file {str(source)!r} is quantized already; "
                              f"{', '.join(sorted(settings))} cannot be set")
-        return load_model(source)
+        return load_network(source)
     model = _quantized(open_float(source, heads=heads), _data_source(source, data,
                                                                      "calibration"),
                        progress=progress, **settings)
@@ -84,7 +84,7 @@ def open_model(source, *, data=None, heads=None, progress=None, **settings):
 
 def _is_integer(source):
     return (str(source) != "digits" and Path(source).suffix == ".safetensors"
-            and is_integer_model(source))
+            and is_integer_network(source))
 
 
 def _data_source(source, data, what):
@@ -95,54 +95,49 @@ def _data_source(source, data, what):
     return "digits"
 
 
-def _quantized(vit, calibration, *, progress=None, **settings):
-    """Quantize `vit` on training images, evenly taken from `calibration`."""
-    patches = float_patches(vit, load_data(calibration, "train", labelled=False)[0])
-    step = -(-len(patches) // CALIBRATION_IMAGES)
-    return quantize(vit, patches[::step], progress=progress, **settings)
+def _quantized(graph, calibration, *, progress=None, **settings):
+    """Quantize a float network on training images, evenly taken from `calibration`."""
+    images = load_data(calibration, "train", labelled=False)[0]
+    inputs = float_inputs(graph, images[::-(-len(images) // CALIBRATION_IMAGES)])
+    return quantize(graph, inputs, progress=progress, **settings)
 
 
-def float_patches(vit, images):
-    """Return images in 0..1 as input of the float model, float32 (B, T-1, patch_dim)."""
-    cut = normalised_patches(images, patch_size=vit.patch_size, mean=vit.mean, std=vit.std)
-    if cut.shape[1:] != (vit.tokens - 1, vit.patch_dim):
-        raise ModelError(f"images must give {vit.tokens - 1} patches of {vit.patch_dim} values, "
-                         f"not {cut.shape[1]} of {cut.shape[2]}")
-    return cut
-
-
-def float_logits(vit, images, *, progress=None):
+def float_logits(graph, images, *, batch=_BATCH, progress=None):
     """Return the float logits of images in 0..1, float32 (B, classes)."""
-    patches = float_patches(vit, images)
-    return _batched(lambda part: float_vit.forward(vit, part), patches, progress)
+    return _batched(lambda part: float_forward(graph, part)[graph.outputs[0]][:, 0],
+                    float_inputs(graph, images), batch, progress)
 
 
-def integer_logits(model, images, *, progress=None):
-    """Return the integer logits of images in 0..1, int64 (B, classes)."""
-    codes = encode(model, images)
-    return _batched(lambda part: forward(model, part, keep=["logits"])["logits"], codes, progress)
+def integer_logits(graph, images, *, batch=_BATCH, progress=None):
+    """Return the integer logits of images in 0..1, int64 (B, classes), `batch` images at a time."""
+    name = graph.outputs[0]
+    return _batched(lambda part: forward(graph, part, keep=[name])[name][:, 0],
+                    encode(graph, images), batch, progress)
 
 
-def _batched(function, inputs, progress):
-    parts = []
-    for start in range(0, len(inputs), _BATCH):
-        parts.append(function(inputs[start:start + _BATCH]))
+def _batched(function, inputs, batch, progress):
+    parts, count = [], len(next(iter(inputs.values())))
+    for start in range(0, count, batch):
+        parts.append(function({name: value[start:start + batch]
+                               for name, value in inputs.items()}))
         if progress:
-            progress(min(start + _BATCH, len(inputs)), len(inputs))
+            progress(min(start + batch, count), count)
     return np.concatenate(parts)
 
 
-def evaluate(vit, model, images, labels, *, progress=None):
+def evaluate(vit, model, images, labels, *, batch=_BATCH, progress=None):
     """Compare the integer model with its float one on labelled images in 0..1.
 
     Parameters
     ----------
-    vit : FloatVit or None
+    vit : Graph or None
         The float model; without it only the integer one is judged.
-    model : IntegerVit
+    model : Graph
         The integer model.
     images, labels : ndarray
         See `systola.model.data.images.load_data`.
+    batch : int
+        Images that are computed at a time; it changes no result.
     progress : callable, optional
         Called as ``progress(images done, images in total)``.
 
@@ -152,10 +147,10 @@ def evaluate(vit, model, images, labels, *, progress=None):
         ``images``, their number; ``int_top1``, and with a float model ``float_top1`` and
         ``agreement`` (equal predictions): shares from 0 to 1.
     """
-    got = integer_logits(model, images, progress=progress).argmax(axis=1)
+    got = integer_logits(model, images, batch=batch, progress=progress).argmax(axis=1)
     report = {"images": len(labels), "int_top1": float(np.mean(got == labels))}
     if vit is not None:
-        expected = float_logits(vit, images).argmax(axis=1)
+        expected = float_logits(vit, images, batch=batch).argmax(axis=1)
         report["float_top1"] = float(np.mean(expected == labels))
         report["agreement"] = float(np.mean(got == expected))
     return report
@@ -168,9 +163,9 @@ def evaluate_source(source="digits", *, data=None, calibration=None, reference=N
     Parameters
     ----------
     source, heads, **settings
-        As in `open_model`.
+        As in `open_network`.
     calibration : str or Path, optional
-        Training images to take ranges from, ``data`` of `open_model`.
+        Training images to take ranges from, ``data`` of `open_network`.
     data : str or Path, optional
         Labelled test images; the digits' own for ``digits`` and integer models made from it.
     reference : str or Path, optional
@@ -189,7 +184,7 @@ def evaluate_source(source="digits", *, data=None, calibration=None, reference=N
     ValueError
         If a file or a setting is unusable; one line.
     """
-    model = open_model(source, data=calibration, heads=heads, **settings)
+    model = open_network(source, data=calibration, heads=heads, **settings)
     origin = model.meta.get("source") if _is_integer(source) else source
     if reference is None and (not _is_integer(source) or origin == "digits"):
         reference = origin

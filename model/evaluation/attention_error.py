@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from systola.model.networks.float_vit import softmax
+from systola.model.graph.float_forward import softmax
 from systola.model.operators.deferred import deferred_softmax, exp_table, row_factors
 from systola.model.operators.shiftmax import shiftmax
 from systola.model.quantization.scales import exact_exponential

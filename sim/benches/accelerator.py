@@ -2,8 +2,8 @@
 
 Each task of the session runs one input of a program: ``params`` {program: path, streams: what
 drives them, seed and stall: for stalls, patience: cycles until a run counts as hung}, ``arrays``
-{codes}. Returns every output tensor, the counters, the records of the trace if the streams are
-files, and the cycles and seconds of processor time the run took.
+the inputs by name. Returns every output tensor, the counters, the records of the trace if the
+streams are files, and the cycles and seconds of processor time the run took.
 """
 
 import random
@@ -266,7 +266,7 @@ async def accelerator(dut):
             program = Program.read(loaded)
             await bridge(driver.load)(program)
         start, clock = time.process_time(), await _cycles()
-        outputs = await bridge(driver.run)({program.inputs[0].name: arrays["codes"]})
+        outputs = await bridge(driver.run)(arrays)
         seconds, cycles = time.process_time() - start, await _cycles() - clock
         counters = await bridge(driver.counters)()
         if params["streams"] == "file":

@@ -1,7 +1,7 @@
 """cocotb bench that runs an accelerator and records its pins, for playing them to a netlist.
 
 One task of the session runs some inputs of one program: ``params`` {program: path, patience:
-cycles until a run counts as hung}, ``arrays`` {codes: inputs, the images first}. Returns the
+cycles until a run counts as hung}, ``arrays`` the inputs by name, images first. Returns the
 tensors of every image (``0.logits``) and ``pins``, the bytes of `pin_recorder`.
 """
 
@@ -34,8 +34,9 @@ async def recorded(dut):
     program = Program.read(params["program"])
     await bridge(driver.load)(program)
     tensors = {}
-    for image, codes in enumerate(arrays["codes"]):
-        outputs = await bridge(driver.run)({program.inputs[0].name: codes})
+    for image in range(len(next(iter(arrays.values())))):
+        outputs = await bridge(driver.run)({name: values[image]
+                                            for name, values in arrays.items()})
         tensors |= {f"{image}.{name}": values for name, values in outputs.items()}
     await transport.source.finish()
     pins = np.fromfile(PIN_FILE, np.uint8)

@@ -61,8 +61,8 @@ def record_pins(config, program, inputs, *, optimize="-O0"):
     config : AcceleratorConfig
     program : Program
         For that accelerator.
-    inputs : int array (images, rows, channels)
-        What the program takes.
+    inputs : dict of str to int array (images, rows, channels)
+        What the program takes, an image at a time.
     optimize : str
         See `systola.sim.verilog.runner.build_component`.
 
@@ -85,8 +85,8 @@ def record_pins(config, program, inputs, *, optimize="-O0"):
         image = Path(folder, "program.bin")
         program.write(image)
         patience = _SLACK * program.predicted["cycles"] + 100_000
-        _, arrays = session.run({"program": str(image), "patience": patience}, {"codes": inputs})
-    return _taken_apart(arrays.pop("pins"), ports, arrays, len(inputs))
+        _, arrays = session.run({"program": str(image), "patience": patience}, inputs)
+    return _taken_apart(arrays.pop("pins"), ports, arrays, len(next(iter(inputs.values()))))
 
 
 def pin_recorder(ports, inside):

@@ -9,21 +9,35 @@ __all__ = ["random_case"]
 
 
 def random_case(seed, *, images=2):
-    """Return ``(model, config, codes)`` of this seed.
+    """Return ``(graph, config, codes)`` of this seed; codes by input name, images first.
 
     Array shape, style, lanes, operand widths, memories, FIFO depths and options vary, as do all
-    sizes of the network; rows, columns, tokens and channels rarely divide each other.
+    sizes of the network; rows, columns, tokens and channels rarely divide each other. Networks have
+    no, one or several constant rows, one or two heads, weights of fewer bits in some layers.
     """
     rng = np.random.default_rng(seed)
     config = _config(rng)
     heads = int(rng.integers(1, 4))
-    model = random_vit(
-        rng, heads=heads, channels=heads * int(rng.integers(2, 9)),
-        blocks=int(rng.integers(1, 3)), hidden=int(rng.integers(3, 41)),
-        classes=int(rng.integers(2, 13)), tokens=int(rng.integers(2, 15)),
-        patch_dim=int(rng.integers(1, 20)),
-        **config.model_settings)
-    return model, config, random_codes(rng, model, images)
+    sizes = {"heads": heads, "channels": heads * int(rng.integers(2, 9)),
+             "blocks": int(rng.integers(1, 3)), "hidden": int(rng.integers(3, 41)),
+             "classes": int(rng.integers(2, 13)), "tokens": int(rng.integers(2, 15)),
+             "patch_dim": int(rng.integers(1, 20))}
+    kind = np.random.default_rng([seed, 1])  # apart, so that what was drawn before stays
+    sizes |= _form(kind, config)
+    sizes["tokens"] = max(sizes["tokens"], sizes["prefixes"] + 1)
+    choices = {f"blocks.{index}.{name}": {"weight_bits": int(kind.integers(
+        2, config.weight_bits + 1))} for index in range(sizes["blocks"])
+        for name in ("attn_out", "fc1", "out") if kind.random() < 0.3}
+    graph = random_vit(rng, **sizes, choices=choices, **config.model_settings)
+    return graph, config, random_codes(rng, graph, images)
+
+
+def _form(rng, config):
+    """Return what feeds the head, and the constant rows."""
+    form = rng.choice(["token", "token", "registers", "distilled"])
+    return {"prefixes": {"token": 1, "registers": int(rng.integers(2, 6)),
+                         "distilled": int(rng.integers(2, 7))}[form],
+            "distilled": bool(form == "distilled")}
 
 
 def _config(rng):

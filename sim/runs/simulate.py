@@ -1,4 +1,4 @@
-"""Run an integer model on the simulated accelerator and compare it with the models."""
+"""Run an integer network on the simulated accelerator and compare it with the models."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +10,13 @@ import numpy as np
 
 from systola.hw.accelerator import Accelerator
 from systola.hw.generate import TOP
-from systola.model.networks.integer_forward import forward, forward_blocks, tensor_names
+from systola.model.graph.integer_forward import forward
 from systola.sim.runs.timeline import Timeline, read_timeline
 from systola.sim.verilog.player import HOST, host_verilog
 from systola.sim.verilog.runner import Session, build_text, cache_dir, cached_verilog
-from systola.sw_driver.compiler.compiler import compile_model
+from systola.sw_driver.compiler.compiler import compile_network
 
-__all__ = ["Simulation", "accelerator_verilog", "build_accelerator", "simulate"]
+__all__ = ["Simulation", "accelerator_verilog", "batches", "build_accelerator", "simulate"]
 
 _SLACK = 20
 """Simulated cycles that a run may take, in predicted ones, before it counts as hung."""
@@ -26,13 +26,15 @@ _SLACK = 20
 class Simulation:
     """What came out of `simulate`.
 
-    All figures are those of the image that took longest, in the program that stores the results
-    only.
+    All figures are those of the run that took longest, of ``batch`` images, in the program that
+    stores the results only.
 
     Attributes
     ----------
     images, tensors_compared, elements_compared : int
         How much was compared: every stored tensor of every image.
+    batch : int
+        Images that a run computes.
     mismatches : int
         Elements that differ from the models.
     differing : dict of str to int
@@ -66,6 +68,7 @@ class Simulation:
     """
 
     images: int
+    batch: int = 1
     tensors_compared: int = 0
     elements_compared: int = 0
     mismatches: int = 0
@@ -86,8 +89,8 @@ class Simulation:
 
     def report(self):
         """Return the figures as plain data."""
-        names = ("images", "mismatches", "tensors_compared", "elements_compared", "differing",
-                 "cycles", "cycles_predicted", "window", "utilisation", "passes", "overhead",
+        names = ("images", "batch", "mismatches", "tensors_compared", "elements_compared",
+                 "differing", "cycles", "cycles_predicted", "window", "utilisation", "passes", "overhead",
                  "counters", "bandwidth", "seconds", "cycles_per_second")
         report = {name: getattr(self, name) for name in names}
         if self.timeline is not None:
@@ -112,25 +115,26 @@ def build_accelerator(config, *, simulator="verilator", optimize="-O1"):
                       simulator=simulator, optimize=optimize)
 
 
-def simulate(model, config, inputs, *, trace=True, untraced=True, blocks_only=False, seed=None,
-             stall=0.5, streams=None, simulator="verilator", optimize="-O1", progress=None):
-    """Run `model` on the simulated accelerator of `config`.
+def simulate(graph, config, inputs, *, batch=1, trace=True, untraced=True, seed=None, stall=0.5,
+             streams=None, simulator="verilator", optimize="-O1", progress=None):
+    """Run a network on the simulated accelerator of `config`.
 
     Parameters
     ----------
-    model : IntegerVit
-        The network.
+    graph : Graph
+        The integer network.
     config : AcceleratorConfig
         The accelerator.
-    inputs : int array (images, T-1, P)
-        Patch codes; with `blocks_only`, 16-bit residual streams (images, T, C).
+    inputs : dict of str to int array
+        Its inputs by name, (images, rows, channels).
+    batch : int
+        Images that one run of the program computes, at most all. The last run repeats the last
+        image if there are not enough.
     trace : bool
         Run a program that stores every intermediate tensor, and compare them all.
     untraced : bool
         Run the program that stores the results only, the one that cycles are measured on. Both
         run at the same time, each in its own process.
-    blocks_only : bool
-        Run the encoder blocks alone.
     seed, stall : int, float
         With a seed, both streams stall at random in a share `stall` of the cycles; cycles then
         mean nothing.
@@ -145,17 +149,19 @@ def simulate(model, config, inputs, *, trace=True, untraced=True, blocks_only=Fa
     Raises
     ------
     CompileError
-        If the model does not fit the accelerator.
+        If the network does not fit the accelerator.
     SimulationError
         If the simulation cannot be compiled, hangs, or the accelerator reports an error.
     """
     if not trace and not untraced:
         raise ValueError("trace or untraced must be true, not both false")
+    images = len(next(iter(inputs.values())))
+    if not 1 <= batch <= images:
+        raise ValueError(f"batch must be from 1 to the {images} images there are, not {batch!r}")
     progress = progress or (lambda *args, **more: None)
-    result, clock = Simulation(images=len(inputs)), _Clock()
+    result, clock = Simulation(images=images, batch=batch), _Clock()
     progress(0, None, text="compiling the program")
-    options = {"blocks_only": True} if blocks_only else {}
-    programs = [compile_model(model, config, trace=traced, **options)
+    programs = [compile_network(graph, config, trace=traced, images=batch)
                 for traced, wanted in ((True, trace), (False, untraced)) if wanted]
     result.seconds["program"] = clock.lap()
     progress(0, None, text="compiling the simulation")
@@ -165,13 +171,13 @@ def simulate(model, config, inputs, *, trace=True, untraced=True, blocks_only=Fa
               "stall": stall}
     progress(0, None, text="simulating")
     with ThreadPoolExecutor(len(programs) + 1) as pool:
-        models = pool.submit(forward_blocks if blocks_only else forward, model, inputs)
+        models = pool.submit(forward, graph, inputs)
         runs = [pool.submit(_run, built, program, inputs, params) for program in programs]
         runs = [run for future in runs for run in future.result()]
         expected = models.result()
     result.seconds["simulate"] = clock.lap()
     progress(0, None, text="comparing")
-    _gather(result, model, runs, expected)
+    _gather(result, graph, runs, expected)
     result.seconds["compare"] = clock.lap()
     return result
 
@@ -188,48 +194,63 @@ class _Clock:
         return round(self.start - start, 3)
 
 
+def batches(images, size):
+    """Return the images of every run, as many in each: the last image fills the last run."""
+    return [[min(index, images - 1) for index in range(start, start + size)]
+            for start in range(0, images, size)]
+
+
 def _run(built, program, inputs, params):
-    """Run all `inputs` through `program`; returns [(program, image, figures, tensors)]."""
+    """Run all `inputs` through `program`; returns [(program, images, figures, tensors)]."""
     with TemporaryDirectory(prefix="program-", dir=cache_dir()) as folder, Session(
             built, "systola.sim.benches.accelerator") as session:
         path, runs = Path(folder, "program.bin"), []
         program.write(path)
         params = {**params, "program": str(path),
                   "patience": _SLACK * program.predicted["cycles"] + 100_000}
-        for image, values in enumerate(inputs):
-            figures, tensors = session.run(params, {"codes": values})
+        for chosen in batches(len(next(iter(inputs.values()))), program.images):
+            part = {name: value[chosen] if program.images > 1 else value[chosen[0]]
+                    for name, value in inputs.items()}
+            figures, tensors = session.run(params, part)
             figures["trace"] = tensors.pop("trace", None)
-            runs.append((program, image, figures, tensors))
+            if program.images == 1:
+                tensors = {name: value[None] for name, value in tensors.items()}
+            runs.append((program, chosen, figures, tensors))
     return runs
 
 
-def _gather(result, model, runs, expected):
+def _gather(result, graph, runs, expected):
     """Compare all tensors of all runs, and collect the figures."""
     kept = [{} for _ in range(result.images)]
     longest = None
     for run in runs:
-        program, image, figures, tensors = run
-        for name, got in tensors.items():
-            result.tensors_compared += 1
-            result.elements_compared += got.size
-            wrong = int(np.sum(got != expected[name][image]))
-            if wrong:
-                result.mismatches += wrong
-                result.differing[f"image {image} {name}"] = wrong
-        kept[image] |= tensors
+        program, chosen, figures, tensors = run
+        for place, image in enumerate(chosen):
+            if image in chosen[:place]:
+                continue  # only fills the run
+            for name, values in tensors.items():
+                got = values[place]
+                result.tensors_compared += 1
+                result.elements_compared += got.size
+                wrong = int(np.sum(got != expected[name][image]))
+                if wrong:
+                    result.mismatches += wrong
+                    result.differing[f"image {image} {name}"] = wrong
+                kept[image][name] = got
         cycles = figures["counters"]["cycles"]
         if program is runs[-1][0] and cycles >= result.cycles:
             longest, result.cycles = run, cycles
     _measure(result, *longest)
-    result.tensors = [{name: tensors[name] for name in tensor_names(model) if name in tensors}
-                      for tensors in kept]
-    if "logits" in kept[0]:
-        result.logits = np.stack([tensors["logits"] for tensors in kept])
+    result.tensors = [{node.name: tensors[node.name] for node in graph.nodes
+                       if node.name in tensors} for tensors in kept]
+    name = graph.outputs[0]
+    if graph.tensors[name].rows == 1:
+        result.logits = np.stack([tensors[name][0] for tensors in kept])
     seconds = sum(figures["seconds"] for _, _, figures, _ in runs)
     result.cycles_per_second = sum(figures["simulated"] for _, _, figures, _ in runs) / seconds
 
 
-def _measure(result, program, image, figures, tensors):
+def _measure(result, program, chosen, figures, tensors):
     """Take the figures of one run."""
     result.counters = figures["counters"]
     result.cycles_predicted = program.predicted["cycles"]

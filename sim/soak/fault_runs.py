@@ -17,10 +17,10 @@ import numpy as np
 
 from systola.hw.contract.config import PRESETS
 from systola.model.data.synthetic import random_codes, random_vit
-from systola.model.networks.integer_forward import forward
+from systola.model.graph.integer_forward import forward
 from systola.sim.soak.faulty_port import SoakError
 from systola.sim.soak.line_faults import FAULTS, Faults
-from systola.sw_driver.compiler.compiler import compile_model
+from systola.sw_driver.compiler.compiler import compile_network
 from systola.sw_driver.driver.driver import Accelerator
 from systola.sw_driver.driver.errors import DriverError
 from systola.sw_driver.driver.uart import UartTransport
@@ -61,10 +61,9 @@ def small_cases(seed, config, count=3):
                            hidden=int(rng.integers(4, 9)), classes=int(rng.integers(2, 40)),
                            tokens=int(rng.integers(2, 6)), patch_dim=int(rng.integers(2, 9)),
                            **config.model_settings)
-        program = compile_model(model, config)
+        program = compile_network(model, config)
         codes = random_codes(rng, model, 1)
-        name = program.inputs[0].name
-        cases.append((program, {name: codes[0]},
+        cases.append((program, {name: values[0] for name, values in codes.items()},
                       {"logits": forward(model, codes, keep=["logits"])["logits"][0]}))
     return cases
 

@@ -377,7 +377,7 @@ def _finish(steps):
 
 
 def _rows(node, source, name):
-    """Return a linear node with its output channels in the order of `source`; -1 is an empty one."""
+    """Return a linear node with output channels in the order of `source`; -1 is an empty one."""
     empty = source < 0
 
     def pick(values):

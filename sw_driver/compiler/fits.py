@@ -108,7 +108,7 @@ def _(node: Softmax, graph, config):
 
 @_check.register
 def _(node: Context, graph, config):
-    softmax, value = (graph.by_name[name] for name in node.inputs)
+    softmax = graph.by_name[node.attention]
     attention, values = (graph.tensors[name] for name in node.inputs)
     if node.bits > config.act_bits:
         raise CompileError(f"act_bits must be at least {node.bits} as in node {node.name!r}, not "

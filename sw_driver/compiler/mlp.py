@@ -52,8 +52,7 @@ class Mlp:
         self._interleave([])
 
     def run_behind(self, behind, contexts, left):
-        """Emit the MLP behind an attention; `contexts` and `left` are what that left to
-        do.
+        """Emit the MLP behind an attention; `contexts` and `left` are what that left to do.
 
         That is put between the first chunks' first layer, as the softmax of the last context and
         the norms behind the projections must come first.

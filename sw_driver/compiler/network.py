@@ -9,7 +9,6 @@ import itertools
 
 import numpy as np
 
-from systola.hw.contract.isa import Opcode
 from systola.model.graph.nodes import Constant, Input, Linear, Norm, Rows
 from systola.sw_driver.compiler.attention import HeadAttention, SequenceAttention
 from systola.sw_driver.compiler.layout import CompileError
@@ -320,7 +319,7 @@ class _Network:
         for low, rows, parts in pieces:
             if not wide:
                 self._part(name, low, rows)
-            for node, first, count, _ in parts:
+            for node, *_ in parts:
                 for start, view in next(operands):
                     self.linear_rows(node, view, start, view.rows)
             if wide:

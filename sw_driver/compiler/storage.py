@@ -1,8 +1,8 @@
 """Where the wide tensors of a network live: which share the words of another one.
 
 Results replace what nobody reads any more: a linear layer its residual, so that a residual stream
-stays where it is; constants lie where the layer that adds to them writes; concatenated rows are made
-in place, and selected rows are only looked at.
+stays where it is; constants lie where the layer that adds to them writes; concatenated rows are
+made in place, and selected rows are only looked at.
 """
 
 from dataclasses import dataclass
