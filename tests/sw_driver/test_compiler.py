@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -7,15 +8,15 @@ import pytest
 from systola.hw.contract.config import PRESETS, AcceleratorConfig
 from systola.hw.contract.isa import Engine, Flag, Opcode
 from systola.model.data.synthetic import random_codes, random_vit
-from systola.model.networks.integer_forward import forward, forward_blocks, tensor_names
-from systola.model.networks.integer_vit import Dyadic
+from systola.model.graph.integer_forward import forward
+from systola.model.graph.nodes import GraphError, Scores, Softmax
+from systola.model.importers.vision_transformer import encoder_blocks
 from systola.model.operators.deferred import exp_table
-from systola.model.operators.shiftgelu import gelu_table
 from systola.sim.machine.machine import DeadlockError, Machine, ProgramFault
-from systola.sw_driver.compiler import payloads
+from systola.sw_driver.compiler.attention import EXPONENTIALS
 from systola.sw_driver.compiler.compiler import (
     CompileError,
-    compile_model,
+    compile_network,
     compile_operations,
     encode_stream,
 )
@@ -26,6 +27,7 @@ from systola.sw_driver.compiler.layout import (
     allocate_blocks,
     allocate_scratchpad,
 )
+from systola.sw_driver.compiler.mlp import GELU
 from systola.sw_driver.compiler.operation import Operation
 from systola.sw_driver.compiler.predict import predict_cycles
 from systola.sw_driver.compiler.schedule import assign_tokens, prefetch_params
@@ -67,49 +69,84 @@ CASES = {
 }
 
 
-def build(sizes=(), fields=(), seed=1):
+def build(sizes=(), fields=(), seed=1, images=1):
+    """Return a random network, an accelerator, and its input for so many images."""
     rng = np.random.default_rng(seed)
     model = random_vit(rng, **{**SMALL, **dict(sizes)})
     config = dataclasses.replace(TINY, **dict(fields))
-    return model, config, random_codes(rng, model)[0]
+    depth = 256 << images  # residual streams, keys and values of all images are there at once
+    if config.banks * config.bank_depth < depth:
+        config = dataclasses.replace(config, bank_depth=depth // config.banks)
+    codes = random_codes(rng, model, images)
+    return model, config, codes if images > 1 else {"patches": codes["patches"][0]}
 
 
-def run(program, codes, seed=None):
+def run(program, inputs, seed=None):
     machine = Machine(program.config, seed)
-    return decode_outputs(program, machine.run(program.fill({"patches": codes})))
+    return decode_outputs(program, machine.run(program.fill(inputs)))
 
 
 def differing(outputs, expected):
     return [name for name, value in outputs.items() if not np.array_equal(value, expected[name])]
 
 
+def stored(expected):
+    """Return the tensors a trace of a whole network has: rows that nothing moves have no own."""
+    return [name for name in expected if name not in ("patch_embed", "pooled")]
+
+
+@pytest.mark.parametrize("images", [1, 2, 3])
 @pytest.mark.parametrize("name", CASES)
-def test_every_tensor_equals_the_model_under_any_schedule(name):
-    model, config, codes = build(*CASES[name])
-    expected, program = forward(model, codes), compile_model(model, config, trace=True)
-    for seed in range(6):
+def test_every_tensor_equals_the_model_under_any_schedule(name, images):
+    model, config, codes = build(*CASES[name], images=images)
+    expected = forward(model, codes)
+    program = compile_network(model, config, trace=True, images=images)
+    for seed in range(6 if images == 1 else 3):
         outputs = run(program, codes, seed)
-        assert list(outputs) == tensor_names(model)
+        assert list(outputs) == stored(expected)
         assert differing(outputs, expected) == []
 
 
+@pytest.mark.parametrize("images", [1, 2])
 @pytest.mark.parametrize("trace", [False, True])
 @pytest.mark.parametrize("name", ["odd", "chunks", "deferred, chunks", "many units", "packed"])
-def test_blocks_alone(name, trace):
-    model, config, _ = build(*CASES[name])
-    x = np.random.default_rng(3).integers(-2**15, 2**15, (model.tokens, model.channels))
-    expected = forward_blocks(model, x)
-    program = compile_model(model, config, trace=trace, blocks_only=True)
+def test_blocks_alone(name, trace, images):
+    model, config, _ = build(*CASES[name], images=images)
+    blocks = encoder_blocks(model, len(model.of(Scores)))
+    shape = blocks.tensors["embed"].shape
+    x = np.random.default_rng(3).integers(-2**15, 2**15, shape if images == 1 else (images, *shape))
+    expected = forward(blocks, {"embed": x})
+    program = compile_network(blocks, config, trace=trace, images=images)
     for seed in range(4):
-        frames = Machine(config, seed).run(program.fill({"embed": x}))
-        outputs = decode_outputs(program, frames)
+        outputs = run(program, {"embed": x}, seed)
         assert list(outputs) == (list(expected) if trace else [list(expected)[-1]])
         assert differing(outputs, expected) == []
 
 
-def test_single_blocks_need_a_block():
-    with pytest.raises(CompileError, match=r"^blocks_only needs a model with at least one block$"):
-        compile_model(*build({"blocks": 0})[:2], blocks_only=True)
+def test_blocks_alone_need_a_block():
+    with pytest.raises(GraphError, match=r"^blocks must be from 1 to 0, the encoder blocks there "
+                                         r"are, not 1$"):
+        encoder_blocks(build({"blocks": 0})[0], 1)
+
+
+@pytest.mark.parametrize("images", [0, -1, 4097, 2.0, True, None])
+def test_images_must_be_a_number(images):
+    message = f"images must be an integer from 1 to 4096, not {images!r}"
+    with pytest.raises(CompileError, match=f"^{re.escape(message)}$"):
+        compile_network(*build()[:2], images=images)
+
+
+def test_weights_are_streamed_for_chunks_of_rows_and_not_for_images():
+    def weights(images):
+        model, config, _ = build({}, {"token_depth": 32, "bank_depth": 2048})
+        ops = compile_operations(model.repeated(images), config)[1]
+        return [sum(op.beats for op in ops if op.opcode is Opcode.LOAD_WEIGHTS and op.name == name)
+                for name in ("blocks.0.fc1", "blocks.0.out", "logits")]
+
+    one, three = weights(1), weights(3)
+    assert one[0] <= three[0] < 3 * one[0]
+    assert one[1] <= three[1] < 3 * one[1]
+    assert three[2] == one[2] > 0
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -126,18 +163,22 @@ def test_random_sizes(seed):
     sizes = {**bits, "heads": heads, "channels": heads * int(rng.integers(2, 7)),
              "hidden": int(rng.integers(2, 30)), "tokens": int(rng.integers(2, 14)),
              "patch_dim": int(rng.integers(1, 9)), "classes": int(rng.integers(1, 9))}
-    model, config, codes = build(sizes, config, seed)
-    program = compile_model(model, config, trace=True)
+    images = int(rng.integers(1, 4))
+    model, config, codes = build(sizes, config, seed, images)
+    program, expected = compile_network(model, config, trace=True, images=images), forward(
+        model, codes)
     for schedule in range(3):
-        assert differing(run(program, codes, schedule), forward(model, codes)) == []
+        outputs = run(program, codes, schedule)
+        assert list(outputs) == stored(expected)
+        assert differing(outputs, expected) == []
 
 
 @pytest.mark.parametrize("preset", ["digits", "small"])
 def test_digits_model(preset):
     model = random_vit(np.random.default_rng(0), **DIGITS, **PRESETS[preset].model_settings)
-    codes = random_codes(np.random.default_rng(1), model)[0]
+    codes = {"patches": random_codes(np.random.default_rng(1), model)["patches"][0]}
     for trace in False, True:
-        program = compile_model(model, PRESETS[preset], trace=trace)
+        program = compile_network(model, PRESETS[preset], trace=trace)
         outputs = run(program, codes, 0)
         assert len(outputs) == (43 if trace else 1)
         assert differing(outputs, forward(model, codes)) == []
@@ -145,7 +186,7 @@ def test_digits_model(preset):
 
 
 def test_stream_is_the_same_for_the_same_model():
-    programs = [compile_model(*build()[:2]) for _ in range(2)]
+    programs = [compile_network(*build()[:2]) for _ in range(2)]
     assert programs[0].stream == programs[1].stream
 
 
@@ -169,7 +210,7 @@ def test_every_missing_token_is_found():
     """Without any one of its dependencies some schedule gives a wrong result."""
     model, config, codes = build({"heads": 1, "tokens": 5, "channels": 6, "hidden": 5},
                                  {"param_depth": 16, "weight_fifo": 64, "bank_depth": 128})
-    expected, program = forward(model, codes), compile_model(model, config)
+    expected, program = forward(model, codes), compile_network(model, config)
     _, ops = compile_operations(model, config)
     missed, total = [], 0
     for waiter, giver in dropped_tokens(ops):
@@ -218,7 +259,7 @@ def test_parameters_that_wait_leave_a_matmul_in_between():
 
 def test_unmatched_token_is_found():
     model, config, codes = build()
-    program = compile_model(model, config)
+    program = compile_network(model, config)
     _, ops = compile_operations(model, config)
     op = next(op for op in ops if op.name == "logits" and op.engine is Engine.MATRIX)
     op.signal |= 1 << Engine.VECTOR
@@ -229,12 +270,25 @@ def test_unmatched_token_is_found():
 
 def test_wait_without_a_signal_deadlocks():
     model, config, codes = build()
-    program = compile_model(model, config)
+    program = compile_network(model, config)
     _, ops = compile_operations(model, config)
     op = next(op for op in ops if op.opcode is Opcode.SHIFTMAX)
     op.wait |= 1 << Engine.LOAD
     with pytest.raises(DeadlockError, match=r"^no engine can move; .*VECTOR at \d+"):
         run(dataclasses.replace(program, stream=encode_stream(ops, config)[0]), codes)
+
+
+@pytest.mark.parametrize("name", ["table", "deferred, chunks"])
+def test_tables_are_those_of_the_network(name):
+    model, config, _ = build(*CASES[name])
+    tables = [model.by_name[name].table for name in ("blocks.0.gelu", "blocks.1.gelu")] \
+        if name == "table" else [exp_table(-node.unit) for node in model.of(Softmax)]
+    loads = [op for op in compile_operations(model, config)[1] if op.opcode is Opcode.LOAD_TABLE]
+    assert [op.table_write for op in loads] == [GELU if name == "table" else EXPONENTIALS] * 2
+    for op, table in zip(loads, tables, strict=True):
+        lanes = op.data[:, :config.rows].view(np.int8).reshape(-1)
+        assert lanes[:256].astype(int).tolist() == [(x + 128) % 256 - 128 for x in table.tolist()]
+        assert not lanes[256:].any()
 
 
 def test_feeders_follow_their_matmul():
@@ -298,7 +352,7 @@ def test_projection_weights_follow_the_padded_context():
                  and op.opcode is Opcode.MATMUL)
     assert ops[index].fields["act_words"] == 3
     tile = ops[index + 1].data[:2].reshape(2, -1).view(np.int8)
-    weight = model.blocks[0].proj.weight
+    weight = model.by_name["blocks.0.attn_out"].weight
     assert tile.tolist() == [[*weight[0, :3], 0], [*weight[1, :3], 0]]
 
 
@@ -318,86 +372,6 @@ def test_fetch_of_v_is_transposed_and_of_k_is_not():
     _, ops = compile_operations(*build()[:2])
     flags = {op.name.split(".")[2]: op.fields["flags"] for op in ops if op.opcode is Opcode.FETCH}
     assert flags == {"scores": 0, "context": Flag.TRANSPOSE}
-
-
-def test_gelu_table_equals_the_model():
-    rng = np.random.default_rng(0)
-    for x0 in -1, -7, -20, -99, -300, -4095:
-        mult, shift = int(rng.integers(-2**24, 2**24)), int(rng.integers(24, 36))
-        for bits, case_shift in (8, shift), (2, shift), (8, 0), (5, 1):
-            case = (1 if case_shift < 2 else mult), case_shift, bits
-            assert payloads.gelu_table(x0, *case).tolist() == gelu_table(x0, *case).tolist()
-
-
-def test_exponential_table_equals_the_model():
-    for x0 in -1, -7, -20, -99, -300, -4095:
-        assert payloads.exp_table(x0).tolist() == exp_table(x0).tolist()
-
-
-MISFITS = [
-    ({}, {"attention_bits": 8}, r"attention_bits must be 16 as in the model, not 8"),
-    ({}, {"gelu": "table"}, r"gelu must be 'exact' as in the model, not 'table'"),
-    ({}, {"norm_start": "leading_one"}, r"norm_start must be 'published' .*, not 'leading_one'"),
-    ({}, {"weight_bits": 7}, r"weight_bits must be at least 8 as in the model, not 7"),
-    ({}, {"act_bits": 7}, r"act_bits must be at least 8 as in the model, not 7"),
-    ({}, {"mult_bits": 23}, r"mult_bits must be at least 24 as in the model, not 23"),
-    ({}, {"max_row": 17}, r"max_row must be at least 18, the hidden channels, not 17"),
-    ({}, {"max_row": 11}, r"max_row must be at least 12, the channels, not 11"),
-    ({}, {"acc_bits": 20}, r"acc_bits must be at least 23, the worst case of .*context, not 20"),
-    ({}, {"x0_bits": 1}, r"blocks\.0\.softmax_x0 must be from -1 to -1 \(x0_bits\), not -\d+"),
-    ({}, {"bank_depth": 16}, r"scratchpad must have at least \d+ words for .*, not 32 \(.*\)"),
-    ({}, {"param_depth": 4}, r"param_depth must be larger than 4 words: .* needs \d+ beside .*"),
-]
-
-
-@pytest.mark.parametrize(("sizes", "fields", "message"), MISFITS)
-def test_misfit_names_the_values(sizes, fields, message):
-    model, config, _ = build(sizes, fields)
-    with pytest.raises(CompileError, match=f"^{message}$"):
-        compile_model(model, config)
-
-
-def test_keys_and_values_must_fit_the_stationary_side():
-    model, config, _ = build({"weight_bits": 4}, {"weight_bits": 4})
-    compile_model(model, config)
-    block = model.blocks[0]
-    wide = dataclasses.replace(block, qkv=dataclasses.replace(block.qkv, out_bits=8))
-    with pytest.raises(CompileError,
-                       match=r"^weight_bits must be at least 8, the bits of K and V, not 4$"):
-        compile_model(dataclasses.replace(model, blocks=(wide,)), config)
-
-
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"heads": 5}, r"heads must divide the 12 channels, not 5"),
-    ({"cls_row": np.full(12, 40000)}, r"cls_row must be from -32768 to 32767, not 40000"),
-    ({"position": np.zeros((6, 11))}, r"position must have shape \(6, 12\), not \(6, 11\)"),
-    ({"position_residual": Dyadic(mult=np.int64(1 << 25), shift=np.int64(3))},
-     r"position_residual multipliers must be below 2\*\*24 \(mult_bits\), not 33554432"),
-    ({"position_residual": Dyadic(mult=np.int64(1), shift=np.int64(64))},
-     r"position_residual shifts must be from 0 to 63, not 64"),
-    ({"position_residual": Dyadic(mult=np.int64(-15 << 10), shift=np.int64(10))},
-     r"position_residual must rescale 16 bits to less than 491520, not to 491520"),
-    ({"mult_bits": 25}, r"mult_bits must be at least 25 as in the model, not 24"),
-])
-def test_bad_model_is_refused(changes, message):
-    model, config, _ = build()
-    with pytest.raises(CompileError, match=f"^{message}$"):
-        compile_model(dataclasses.replace(model, **changes), config)
-
-
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"out_bits": 17}, r"patch out_bits must be from 9 to 16, not 17"),
-    ({"out_bits": 8}, r"patch out_bits must be from 9 to 16, not 8"),
-    ({"weight": np.full((12, 5), 128)}, r"patch weight must be from -128 to 127, not 128"),
-    ({"bias": np.full(12, 1 << 31)}, r"patch bias must be from -2147483648 to 2147483647, .*"),
-    ({"bias": np.zeros(11)}, r"patch bias must have shape \(12,\), not \(11,\)"),
-    ({"bias": np.full(12, (1 << 31) - 1)}, r"acc_bits must be at least 33, .* of patch, not 32"),
-])
-def test_bad_layer_is_refused(changes, message):
-    model, config, _ = build()
-    layer = dataclasses.replace(model.patch, **changes)
-    with pytest.raises(CompileError, match=f"^{message}$"):
-        compile_model(dataclasses.replace(model, patch=layer), config)
 
 
 def predicted(sizes=(), fields=(), **costs):
@@ -424,7 +398,7 @@ def test_prediction_is_above_every_bound():
 def test_prediction_is_in_the_program():
     model, config, _ = build()
     line, *_ = predicted()
-    program = compile_model(model, config)
+    program = compile_network(model, config)
     assert program.predicted == program.predicted | line.to_dict()
     assert line.to_dict()["matrix_busy"] == line.busy[Engine.MATRIX]
 
