@@ -158,8 +158,11 @@ def allocate_scratchpad(ops, config):
         need[first:last + 1] += tensor.size
     peak, there = int(need.max()), config.scratchpad_words
     at = int(need.argmax())
-    live = [tensor for tensor, (first, last) in spans.items() if first <= at <= last]
-    what = ", ".join(f"{tensor.name} {tensor.size}" for tensor in live)
+    live = {}
+    for tensor, (first, last) in spans.items():
+        if first <= at <= last:
+            live[tensor.name] = live.get(tensor.name, 0) + tensor.size
+    what = ", ".join(f"{name} {size}" for name, size in live.items())
     if peak > there:
         raise CompileError(f"scratchpad must have at least {peak} words for this model ({what}), "
                            f"not {there} (banks * bank_depth)")

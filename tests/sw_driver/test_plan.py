@@ -6,10 +6,12 @@ import pytest
 from systola.hw.contract.config import PRESETS, AcceleratorConfig
 from systola.hw.contract.isa import Opcode
 from systola.model.data.synthetic import random_named, random_stream, random_vit
-from systola.model.networks.integer_forward import forward_blocks
+from systola.model.graph.integer_forward import forward
+from systola.model.graph.nodes import Scores
+from systola.model.importers.vision_transformer import encoder_blocks
 from systola.sim.machine.machine import Machine
-from systola.sw_driver.compiler.compiler import CompileError, compile_model, compile_operations
-from systola.sw_driver.compiler.plan import plans
+from systola.sw_driver.compiler.compiler import CompileError, compile_network, compile_operations
+from systola.sw_driver.compiler.plan import Plan, growing, plans
 from systola.sw_driver.program.image import decode_outputs
 
 SMALL = {"channels": 16, "heads": 2, "blocks": 2, "hidden": 24, "classes": 3, "tokens": 33,
@@ -31,18 +33,56 @@ def check_chunks(chunks, tokens, most):
     assert edge == tokens
 
 
+def check_units(units, sequences, most):
+    """Units cover all rows in order; what attends to what is told for every row."""
+    check_chunks([(unit.low, unit.rows) for unit in units], sum(rows for _, rows in sequences),
+                 most)
+    covered = []
+    for unit in units:
+        assert unit.low + unit.rows == sum(unit.parts[-1][:2])
+        assert {keys for _, _, (_, keys) in unit.parts} == {unit.keys}
+        for low, rows, sequence in unit.parts:
+            assert sequence in sequences
+            assert sequence[0] <= low < low + rows <= sum(sequence)
+            covered += range(low, low + rows)
+        if len(unit.parts) > 1:
+            assert all(rows == unit.keys for _, rows, _ in unit.parts)
+    assert covered == list(range(len(covered)))
+
+
+@pytest.mark.parametrize("images", [1, 3])
 @pytest.mark.parametrize(("tokens", "token_depth"), [(2, 2), (7, 4), (33, 16), (33, 64), (50, 8)])
-def test_plans_cover_all_tokens_with_chunks_that_the_accumulators_hold(tokens, token_depth):
+def test_plans_cover_all_tokens_with_chunks_that_the_accumulators_hold(tokens, token_depth, images):
     model = random_vit(np.random.default_rng(0), **{**SMALL, "tokens": tokens, "blocks": 1})
+    model = model.repeated(images)
     config = dataclasses.replace(CONFIG, token_depth=token_depth)
+    scores, = model.of(Scores)
+    rows = images * tokens
     seen = list(plans(model, config))
     for plan in seen:
-        for chunks in plan.first, plan.units, plan.mlp:
-            check_chunks(chunks, tokens, token_depth)
-    assert len({(plan.units, plan.mlp) for plan in seen}) == len(seen)
-    assert all(rows == 1 for _, rows in seen[-1].units + seen[-1].mlp)
+        check_units(plan.units(scores.sequences), scores.sequences, token_depth)
+        check_chunks(plan.chunks(rows), rows, token_depth)
+    whole = [(repr(plan.units(scores.sequences)), tuple(plan.chunks(rows)), plan.grouped, plan.lag)
+             for plan in seen]
+    assert len(set(whole)) == len(seen)
+    assert all(unit.rows == 1 for unit in seen[-1].units(scores.sequences))
+    assert all(count == 1 for _, count in seen[-1].chunks(rows))
+    first = growing(model, scores, config)
+    check_chunks(first, rows, token_depth)
     if token_depth >= 2 * config.rows:
-        assert all(rows >= config.rows for plan in seen for _, rows in plan.first)
+        assert all(count >= config.rows for _, count in first)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_units_of_unequal_sequences(seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 12, int(rng.integers(1, 7)))
+    if seed % 2:
+        lengths = np.repeat(lengths, rng.integers(1, 4, len(lengths)))
+    edges = np.cumsum([0, *lengths])
+    sequences = tuple((int(low), int(rows)) for low, rows in zip(edges, lengths, strict=False))
+    for unit in range(1, 30):
+        check_units(Plan(unit=unit, chunk=4).units(sequences), sequences, unit)
 
 
 def test_less_memory_makes_smaller_chunks_until_nothing_fits():
@@ -68,8 +108,9 @@ def test_less_memory_makes_smaller_chunks_until_nothing_fits():
 def test_refusal_tells_what_needs_the_words():
     model, config = small(bank_depth=256)
     with pytest.raises(CompileError, match=r"^scratchpad must have at least \d+ words for this "
-                       r"model \(.*embed 264.*blocks\.0\.q 132.*\), not 256 \(banks \* "):
-        compile_model(model, config)
+                       r"model \(embed 264, blocks\.0\.norm1 132, blocks\.0\.qkv\.q 132, [^()]*\), "
+                       r"not 256 \(banks \* bank_depth\)$"):
+        compile_network(model, config)
 
 
 def test_results_are_written_over_what_they_are_made_from():
@@ -97,15 +138,15 @@ def test_deit_tiny(preset, attention):
     config = dataclasses.replace(PRESETS[preset], attention=attention)
     model = random_named("deit_tiny", blocks=2, attention=attention, gelu="table",
                          code_mult_bits=config.code_mult_bits)
-    x = random_stream(np.random.default_rng(1), model)[0]
-    expected = forward_blocks(model, x)
-    program = compile_model(model, config, blocks_only=True, trace=True)
+    x = random_stream(np.random.default_rng(1), model)["embed"][0]
+    blocks = encoder_blocks(model, 2)
+    expected = forward(blocks, {"embed": x})
+    program = compile_network(blocks, config, trace=True)
     for seed in range(2):
         outputs = decode_outputs(program, Machine(config, seed).run(program.fill({"embed": x})))
         assert list(outputs) == list(expected)
         assert all(np.array_equal(outputs[name], value) for name, value in expected.items())
-    one = dataclasses.replace(model, blocks=model.blocks[:1])
-    program = compile_model(one, config, blocks_only=True)
+    program = compile_network(encoder_blocks(model, 1), config)
     window, passes = program.predicted["window"], program.predicted["passes"]
     assert program.macs / (config.rows * config.cols * window) > DEIT[preset, attention]
     assert 0 < window / passes - 1 < 0.015
