@@ -47,13 +47,18 @@ def float_forward(graph, inputs, hook=None):
         raise ValueError("the network must be a float one")
     wanted = {node.name: (node.rows, node.channels) for node in graph.inputs}
     if inputs.keys() != wanted.keys():
-        raise ValueError(f"inputs must be {', '.join(wanted)}, not {', '.join(map(str, inputs))}")
+        raise ValueError(f"inputs must be {', '.join(wanted)}, not "
+                         f"{', '.join(map(str, inputs)) or 'none'}")
     values = {name: np.asarray(value, np.float32) for name, value in inputs.items()}
     for name, shape in wanted.items():
         if values[name].ndim != 3 or values[name].shape[1:] != shape:
             raise ValueError(f"input {name!r} must be of shape (B, {shape[0]}, {shape[1]}), "
                              f"not {values[name].shape}")
-    batch = len(next(iter(values.values())))
+    sizes = {len(value) for value in values.values()}
+    if len(sizes) > 1:
+        raise ValueError(f"inputs must all have the same number of images, not "
+                         f"{' and '.join(map(str, sorted(sizes)))}")
+    (batch,) = sizes
     left = {name: len(readers) for name, readers in graph.consumers.items()}
     results = {}
     for node in graph.nodes:

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 
 from systola.model.graph.nodes import KINDS, GraphError, Input, Node
 
@@ -12,6 +13,8 @@ __all__ = ["Graph"]
 
 _NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 _NAME_LENGTH = 120
+_MOST_NUMBERS = 2**28
+"""Most numbers in a tensor: what a file of a few bytes can make a reader allocate is bounded."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,9 +52,14 @@ class Graph:
         self.tensors  # noqa: B018 - checks all nodes
         for name in self.outputs:
             if name not in self.tensors:
-                raise GraphError(f"output {name!r} must be the name of a node")
-        if not self.outputs:
-            raise GraphError("a network must have an output")
+                raise GraphError(f"output {str(name)[:60]!r} must be the name of a node")
+            if not self.by_name[name].inputs:
+                raise GraphError(f"output {name!r} must be computed, not "
+                                 f"{self.by_name[name].kind}")
+        if not self.outputs or len(set(self.outputs)) != len(self.outputs):
+            raise GraphError("a network must have an output, and each once")
+        if not self.inputs:
+            raise GraphError("a network must have an input")
 
     @cached_property
     def tensors(self):
@@ -67,13 +75,19 @@ class Graph:
             if node.name in tensors:
                 raise GraphError(f"node {node.name!r}: name must be used once")
             for name in node.inputs:
-                if name not in tensors:
+                if not isinstance(name, str) or name not in tensors:
                     raise GraphError(f"node {node.name!r}: input {str(name)[:60]!r} must be made "
                                      f"by a node before it")
-            tensors[node.name] = node.tensor(*(tensors[name] for name in node.inputs))
-        floats = {node.name for node in self.nodes if tensors[node.name].bits is None}
-        if floats and len(floats) < len(self.nodes):
-            raise GraphError(f"node {min(floats)!r}: bits must be given in an integer network")
+            tensor = node.tensor(*(tensors[name] for name in node.inputs))
+            if prod(tensor.shape) > _MOST_NUMBERS:
+                raise GraphError(f"node {node.name!r}: tensor must have at most {_MOST_NUMBERS:,} "
+                                 f"numbers, not {' x '.join(map(str, tensor.shape))}")
+            tensors[node.name] = tensor
+            # Before another node reads it: ranges of integers mean nothing to a float.
+            first = self.nodes[0].name
+            if (tensors[first].bits is None) != (tensor.bits is None):
+                float_one = first if tensors[first].bits is None else node.name
+                raise GraphError(f"node {float_one!r}: bits must be given in an integer network")
         return tensors
 
     @cached_property

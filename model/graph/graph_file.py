@@ -28,10 +28,15 @@ def save_network(graph, path):
     Raises
     ------
     ModelError
-        If it is a float network, holds several images, or the file cannot be written.
+        If it is a float network, holds several images, is inconsistent (see `load_network`), or
+        the file cannot be written.
     """
     if not graph.is_integer or graph.images != 1:
         raise ModelError("a network file must hold an integer network of one image")
+    try:
+        dataclasses.replace(graph)  # arrays may have been written to since it was checked
+    except GraphError as error:
+        raise ModelError(str(error)) from None
     tensors, nodes = {}, []
     for node in graph.nodes:
         entry = {"kind": node.kind}
@@ -40,12 +45,12 @@ def save_network(graph, path):
             if field.name in CODES and value is not None:
                 tensors[f"{node.name}.{field.name}"] = np.asarray(value).astype(CODES[field.name])
             elif value is not None:
-                entry[field.name] = value
+                entry[field.name] = value.item() if isinstance(value, np.generic) else value
         nodes.append(entry)
     header = {"version": VERSION, "nodes": nodes, "outputs": graph.outputs,
               "scales": graph.scales, "meta": graph.meta}
     text = json.dumps(header, sort_keys=True)
-    _parsed(text)
+    _network(text, tensors)
     write_tensors(path, tensors, {_KEY: text})
 
 
@@ -65,8 +70,23 @@ def load_network(path):
                              f"checkpoint again with `systola quantize`")
         raise ModelError(f"model file {str(path)!r} must hold an integer network (metadata "
                          f"{_KEY!r}), as `systola quantize` writes")
-    header = _parsed(metadata[_KEY])
-    used = set()
+    return _network(metadata[_KEY], tensors)
+
+
+def is_integer_network(path):
+    """Tell whether `path` is an integer network rather than a float checkpoint.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be read.
+    """
+    return bool({_KEY, _OLD_KEY} & read_tensors(path)[1].keys())
+
+
+def _network(text, tensors):
+    """Return the checked network of a JSON entry and arrays."""
+    header, used = _parsed(text), set()
     nodes = tuple(_node(entry, tensors, used) for entry in header["nodes"])
     unknown = sorted(tensors.keys() - used)
     if unknown:
@@ -79,17 +99,6 @@ def load_network(path):
     if not graph.is_integer:
         raise ModelError("the network must be an integer one: its nodes have no bits")
     return graph
-
-
-def is_integer_network(path):
-    """Tell whether `path` is an integer network rather than a float checkpoint.
-
-    Raises
-    ------
-    ModelError
-        If the file cannot be read.
-    """
-    return bool({_KEY, _OLD_KEY} & read_tensors(path)[1].keys())
 
 
 def _parsed(text):
@@ -146,9 +155,9 @@ def _node(entry, tensors, used):
             values[field.name] = _frozen(entry[field.name])
         elif required:
             raise ModelError(f"node {shown(name)}: {field.name} is missing")
-    unknown = sorted(entry.keys() - {"kind", *(field.name for field in dataclasses.fields(kind))})
-    if unknown or any(entry.get(attribute) is not None for attribute in CODES):
-        raise ModelError(f"node {shown(name)} must not have {shown(unknown or sorted(entry))}")
+    unknown = sorted(entry.keys() - ({"kind", *values} - CODES.keys()))
+    if unknown:
+        raise ModelError(f"node {shown(name)} must not have {shown(unknown[0])}")
     for attribute, value in values.items():
         _check_type(kind, name, attribute, value)
     return kind(**values)

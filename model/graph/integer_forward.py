@@ -79,7 +79,7 @@ def check_inputs(graph, inputs):
         raise ValueError("the network must be an integer one; quantize it first")
     wanted = {node.name: node for node in graph.inputs}
     if inputs.keys() != wanted.keys():
-        raise ValueError(f"inputs must be {', '.join(wanted) or 'none'}, not "
+        raise ValueError(f"inputs must be {', '.join(wanted)}, not "
                          f"{', '.join(map(str, inputs)) or 'none'}")
     values, sizes = {}, set()
     for name, node in wanted.items():
@@ -94,7 +94,9 @@ def check_inputs(graph, inputs):
         sizes.add(len(value) if value.ndim == 3 else None)
         values[name] = value.astype(np.int64).reshape(-1, *shape)
     if len(sizes) > 1:
-        raise ValueError(f"inputs must all have the same number of images, not {sizes}")
+        shown = sorted("one without an axis" if size is None else str(size) for size in sizes)
+        raise ValueError(f"inputs must all have the same number of images, not "
+                         f"{' and '.join(shown)}")
     return values, sizes != {None}
 
 

@@ -24,6 +24,7 @@ CODES = {"weight": np.int8, "bias": np.int32, "mult": np.int32, "shift": np.uint
 
 _INT32 = 2**31 - 1
 _SHIFT = 63
+_SHOWN = 120
 
 
 class GraphError(ValueError):
@@ -35,8 +36,9 @@ class Tensor:
     """What a node makes.
 
     ``rows`` of ``channels`` numbers of ``bits`` (None: float). Attention has ``heads`` such
-    matrices, the channels being keys, and ``sequences`` of rows that attend to each other as
-    (first row, rows); elsewhere both are empty.
+    matrices, the channels being keys, ``sequences`` of rows that attend to each other as (first
+    row, rows), and a ``stage``: ``scores``, ``shares`` that add up to 1, or ``exponentials``, which
+    are not divided yet; elsewhere all three are empty.
     """
 
     rows: int
@@ -44,6 +46,7 @@ class Tensor:
     bits: int | None
     heads: int = 0
     sequences: tuple = ()
+    stage: str = ""
 
     @property
     def shape(self):
@@ -81,28 +84,38 @@ class Node:
 
     def refuse(self, attribute, expected, value):
         """Raise `GraphError` for one attribute."""
-        raise GraphError(f"node {self.name!r}: {attribute} must be {expected}, not {value}")
+        raise GraphError(f"node {self.name!r}: {attribute} must be {expected}, "
+                         f"not {str(value)[:_SHOWN]}")
 
     def integer(self, attribute, low, high):
         """Check that an attribute is an integer from `low` to `high`."""
         value = getattr(self, attribute)
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not (
                 low <= value <= high):
-            self.refuse(attribute, f"an integer from {low} to {high}", f"{value!r}"[:60])
+            self.refuse(attribute, f"an integer from {low} to {high}", repr(value))
 
     def choice(self, attribute, *values):
         """Check that an attribute is one of `values`."""
         if getattr(self, attribute) not in values:
-            self.refuse(attribute, " or ".join(map(repr, values)),
-                        f"{getattr(self, attribute)!r}"[:60])
+            self.refuse(attribute, " or ".join(map(repr, values)), repr(getattr(self, attribute)))
+
+    def absent(self, *attributes):
+        """Check that attributes that this variant of the node does not read are None."""
+        for attribute in attributes:
+            if getattr(self, attribute) is not None:
+                self.refuse(attribute, "left out here", _described(getattr(self, attribute)))
+
+    def operands(self, **inputs):
+        """Check that inputs, of an integer network, are codes that the array can multiply."""
+        for what, tensor in inputs.items():
+            if tensor.bits > 8:
+                self.refuse(what, "of at most 8 bits", tensor.bits)
 
     def array(self, attribute, shape, low=None, high=None):
         """Check an array's shape and, with a range, that it holds integers of it; else floats."""
         value = getattr(self, attribute)
         if not isinstance(value, np.ndarray) or value.shape != tuple(shape):
-            self.refuse(attribute, f"an array of shape {tuple(shape)}",
-                        f"of shape {value.shape}" if isinstance(value, np.ndarray)
-                        else f"{type(value).__name__}")
+            self.refuse(attribute, f"an array of shape {tuple(shape)}", _described(value))
         if low is None:
             if value.dtype.kind != "f":
                 self.refuse(attribute, "floating point numbers", value.dtype)
@@ -124,6 +137,10 @@ class Node:
         for what, tensor in inputs.items():
             if tensor.heads:
                 self.refuse(what, "rows of channels", "attention")
+
+
+def _described(value):
+    return f"of shape {value.shape}" if isinstance(value, np.ndarray) else repr(value)
 
 
 def _renamed(node, names, *attributes):
@@ -226,7 +243,9 @@ class Linear(Node):
             self.array("weight", (channels, source.channels), -top, top)
             self.array("bias", (channels,), -_INT32 - 1, _INT32)
             self.dyadic(shape=(channels,))
-            if residual is not None:
+            if residual is None:
+                self.absent("res_mult", "res_shift")
+            else:
                 self.dyadic("res_mult", "res_shift")
         return Tensor(rows=source.rows, channels=channels, bits=self.bits)
 
@@ -277,21 +296,24 @@ class Scores(Node):
             self.refuse("key", f"{query.rows} rows as the queries", key.rows)
         end = 0
         for sequence in self.sequences:
-            if (len(sequence) != 2 or not all(isinstance(value, int) for value in sequence)
+            if (not isinstance(sequence, tuple) or len(sequence) != 2
+                    or not all(type(value) is int for value in sequence)
                     or sequence[0] != end or sequence[1] < 1):
-                self.refuse("sequences", f"whole, in order, and go on at row {end}",
-                            f"{sequence!r}"[:60])
+                self.refuse("sequences", f"whole, in order, and go on at row {end}", repr(sequence))
             end += sequence[1]
         if end != query.rows:
             self.refuse("sequences", f"all {query.rows} rows", end)
         if self.bits is None:
             if not isinstance(self.scale, float) or not 0 < self.scale < 1e9:
-                self.refuse("scale", "a positive number", f"{self.scale!r}"[:60])
+                self.refuse("scale", "a positive number", repr(self.scale))
         else:
+            self.operands(query=query, key=key)
+            self.absent("scale")
             self.integer("bits", 2, 8)
             self.dyadic()
         return Tensor(rows=query.rows, channels=max(rows for _, rows in self.sequences),
-                      bits=self.bits, heads=self.heads, sequences=self.sequences)
+                      bits=self.bits, heads=self.heads, sequences=self.sequences,
+                      stage="scores")
 
     def repeated(self, count, query, key):
         """Return the scores of `count` images, which do not attend to each other."""
@@ -329,13 +351,14 @@ class Softmax(Node):
 
     def tensor(self, scores):
         """Return the tensor."""
-        if not scores.heads:
-            self.refuse("input", "scores", "rows of channels")
+        if scores.stage != "scores":
+            self.refuse("input", "scores", scores.stage or "rows of channels")
         if self.bits is not None:
             self.choice("variant", "exact", "deferred")
             self.integer("unit", 1, 2**24 - 1)
             self.choice("bits", *((8, 16) if self.variant == "exact" else (8,)))
-        return dataclasses.replace(scores, bits=self.bits)
+        return dataclasses.replace(scores, bits=self.bits, stage=(
+            "exponentials" if self.variant == "deferred" else "shares"))
 
     def renamed(self, inputs):
         """Return the node reading other tensors."""
@@ -367,17 +390,22 @@ class Context(Node):
     def tensor(self, attention, value):
         """Return the tensor."""
         self.matrices(value=value)
-        if not attention.heads:
-            self.refuse("attention", "attention", "rows of channels")
+        stage = "shares" if self.factor_bits is None else "exponentials"
+        if attention.stage != stage:
+            self.refuse("attention", f"{stage} {'without' if stage == 'shares' else 'with'} "
+                        f"factor_bits", attention.stage or "rows of channels")
         self.integer("head_dim", 1, MOST)
         self.integer("value_channel", 0, value.channels - attention.heads * self.head_dim)
         if value.rows != attention.rows:
             self.refuse("value", f"{attention.rows} rows as the attention", value.rows)
         if self.bits is not None:
+            self.operands(value=value)
             self.integer("bits", 2, 8)
-            self.dyadic(low=-_INT32 if self.factor_bits is None else 0)
+            self.dyadic()
             if self.factor_bits is not None:
                 self.integer("factor_bits", 8, 31)
+                # A row's sum is at least 128, so a larger numerator could give no larger factor.
+                self.array("mult", (), 0, min(_INT32, (1 << self.factor_bits + 7) - 1))
         return Tensor(rows=attention.rows, channels=attention.heads * self.head_dim,
                       bits=self.bits)
 
@@ -420,12 +448,13 @@ class Activation(Node):
         if self.bits is not None:
             self.choice("variant", "exact", "table")
             self.integer("bits", 2, 8)
-            if source.bits > 8:
-                self.refuse("input", "of at most 8 bits", f"{source.bits}")
+            self.operands(input=source)
             if self.variant == "exact":
                 self.integer("unit", 1, 2**24 - 1)
                 self.dyadic()
+                self.absent("table")
             else:
+                self.absent("unit", "mult", "shift")
                 half = 1 << self.bits - 1
                 self.array("table", (256,), -half, half - 1)
         return dataclasses.replace(source, bits=self.bits)
@@ -465,8 +494,9 @@ class Norm(Node):
             self.array("weight", shape)
             self.array("bias", shape)
             if not isinstance(self.eps, float) or not 0 <= self.eps <= 1:
-                self.refuse("eps", "a number from 0 to 1", f"{self.eps!r}"[:60])
+                self.refuse("eps", "a number from 0 to 1", repr(self.eps))
         else:
+            self.absent("weight", "eps")
             self.choice("variant", "published", "leading_one")
             self.integer("bits", 2, 8)
             self.array("bias", shape, -_INT32 - 1, _INT32)
@@ -539,9 +569,12 @@ class Rows(Node):
                         [(tensor.channels, tensor.bits) for tensor in sources])
         count = len(self.index) if np.ndim(self.index) else 0
         self.array("index", (max(count, 1), 2), 0, MOST)
-        for which, row in self.index.tolist():
-            if which >= len(sources) or row >= sources[which].rows:
-                self.refuse("index", "rows of the sources", f"row {row} of source {which}")
+        which, row = self.index.T
+        rows = np.array([tensor.rows for tensor in sources])
+        wrong = (which >= len(rows)) | (row >= rows[np.minimum(which, len(rows) - 1)])
+        if wrong.any():
+            at = wrong.argmax()
+            self.refuse("index", "rows of the sources", f"row {row[at]} of source {which[at]}")
         return dataclasses.replace(sources[0], rows=count)
 
     def repeated(self, count, *sources):

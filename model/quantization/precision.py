@@ -74,6 +74,8 @@ def tensor_bits(graph, settings, choices=None):
                 settings["attention_bits"])
         else:
             bits[node.name] = choices.get(node.name, {}).get("bits", fixed[role])
+    for node in graph.of(Rows):  # in order: of rows of rows, too
+        bits[node.name] = bits[node.sources[0]]
     return bits
 
 

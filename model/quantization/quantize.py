@@ -66,7 +66,8 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention="exact", att
         As in `systola.hw.contract.config.AcceleratorConfig`, which also gives their ranges. No
         multiplier has more than `mult_bits`, whatever `code_mult_bits` is.
     choices : dict of str to dict, optional
-        By node, ``bits`` of its result and ``weight_bits`` of a linear node instead.
+        By node, ``bits`` of its result and ``weight_bits`` of a linear node instead. Rows have the
+        bits of their sources, softmax those of `attention`.
     progress : callable, optional
         Called as ``progress(images done, images in total)`` during calibration.
 
@@ -86,11 +87,20 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention="exact", att
     AcceleratorConfig(**settings)  # checks every setting
     choices = choices or {}
     for name, choice in choices.items():
-        if name not in graph.by_name or not choice.keys() <= {"bits", "weight_bits"}:
-            raise ModelError(f"choices must give bits or weight_bits of nodes, not "
-                             f"{str({name: choice})[:60]}")
+        _check_choice(graph, name, choice)
     ranges = calibrate(graph, images, progress=progress)
     return _Quantizer(graph, settings, choices, ranges).graph()
+
+
+def _check_choice(graph, name, choice):
+    """Raise `ModelError` unless a node of this name has results and weights of such bits."""
+    node = graph.by_name.get(name)
+    most = {"bits": 16} if not isinstance(node, Rows | Softmax) else {}
+    most |= {"weight_bits": 8} if isinstance(node, Linear) else {}
+    if node is None or not choice.keys() <= most.keys() or not all(
+            type(bits) is int and 2 <= bits <= most[what] for what, bits in choice.items()):
+        raise ModelError(f"choices must give bits or weight_bits of nodes that have them, not "
+                         f"{str({name: choice})[:60]}")
 
 
 class _Quantizer:

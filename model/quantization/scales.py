@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from systola.model.graph.nodes import Activation, Constant, Linear, Rows, Softmax
+from systola.model.graph.nodes import Activation, Add, Constant, Linear, Mean, Rows, Softmax
 from systola.model.quantization.precision import MAX_UNIT
 from systola.model.quantization.uniform import scale_for
 
@@ -49,18 +49,36 @@ def activation_scales(graph, ranges, bits, weight_bits, settings):
                           for reader in graph.consumers[name]), default=0)
             scale = exact_exponential(scale, factor) if factor else scale
         scales[name] = scale
-    for node in graph.of(Linear):
-        if bits[node.name] > 8:
-            weight = weight_scales(node.weight, weight_bits[node.name])
-            # Operands of few bits and a short multiplier can ask for a ratio of 2**mult_bits or
-            # more, which no right shift expresses; a sum needs no steps that much finer than its
-            # terms.
-            coarsest = max(weight.max() * scales[node.input],
-                           scales[node.residual or node.name])
-            least = coarsest / np.float32(2.0 ** (settings["mult_bits"] - 1))
+    # Operands of few bits and a short multiplier can ask for a ratio of 2**mult_bits or more, which
+    # no right shift expresses; a sum needs no steps that much finer than its terms.
+    weights = {node.name: weight_scales(node.weight, weight_bits[node.name]).max()
+               for node in graph.of(Linear) if bits[node.name] > 8}
+    widened = True
+    while widened:  # rows of others may take a scale back to a tensor that was read already
+        widened = False
+        for node in graph.nodes:
+            least = _least_scale(node, graph, scales, weights, settings)
             for name in tied[node.name]:
-                scales[name] = max(scales[name], least)
+                if scales[name] < least:
+                    scales[name], widened = least, True
     return scales
+
+
+def _least_scale(node, graph, scales, weights, settings):
+    """Return the finest scale that the multipliers of a wide sum can express."""
+    width = settings["mult_bits"]
+    if node.name in weights:
+        coarsest = max(weights[node.name] * scales[node.input],
+                       scales[node.residual or node.name])
+    elif isinstance(node, Add):
+        coarsest = max(scales[name] for name in node.inputs)
+    elif isinstance(node, Mean):
+        coarsest = scales[node.input] / np.float32(
+            graph.tensors[node.input].rows // node.groups)
+        width = min(width, settings["code_mult_bits"])
+    else:
+        return np.float32(0)
+    return coarsest / np.float32(2.0 ** (width - 1))
 
 
 def _tied(graph):

@@ -8,8 +8,9 @@ from systola.files.tensors import ModelError
 from systola.hw.contract.config import ConfigError
 from systola.model.data.synthetic import random_codes, random_float_vit, random_vit
 from systola.model.graph.float_forward import float_forward
+from systola.model.graph.graph import Graph
 from systola.model.graph.integer_forward import forward
-from systola.model.graph.nodes import Linear, Norm
+from systola.model.graph.nodes import Add, Constant, Input, Linear, Mean, Norm, Rows
 from systola.model.operators.requant import MAX_SHIFT, requantize
 from systola.model.quantization.calibrate import calibrate
 from systola.model.quantization.precision import MAX_UNIT
@@ -40,7 +41,8 @@ def codes_of(graph, patches, images=None):
 def dyadics(graph):
     """Yield every requantization of a network: its node, which of two it is, mult, shift."""
     for node in graph.nodes:
-        for mult, shift in ("mult", "shift"), ("res_mult", "res_shift"):
+        for mult, shift in ("mult", "shift"), ("res_mult", "res_shift"), (
+                "other_mult", "other_shift"):
             if getattr(node, mult, None) is not None:
                 yield node, mult, getattr(node, mult), getattr(node, shift)
 
@@ -265,6 +267,53 @@ def test_rows_of_others_have_their_scale():
         s = make(**settings)[2].scales
         assert s["prefix"] == s["patch_embed"] == s["embed"] != s["position"]
         assert s["pooled"] == s["blocks.1.out"]
+
+
+def test_rows_have_the_bits_of_their_sources():
+    """Of the last block's output in 12 bits, the head reads 12-bit rows at their scale."""
+    floats, patches, full = make()
+    graph = quantize(floats, patches, choices={"blocks.1.out": {"bits": 12}})
+    assert graph.tensors["pooled"].bits == graph.tensors["blocks.1.out"].bits == 12
+    assert graph.scales["pooled"] == graph.scales["blocks.1.out"] > 15 * full.scales["pooled"]
+    expected = float_forward(floats, patches)["logits"]
+    got = forward(graph, codes_of(graph, patches))["logits"] * graph.scales["logits"]
+    assert np.sqrt(np.mean((got - expected) ** 2) / np.mean(expected**2)) < 0.12
+
+
+@pytest.mark.parametrize("choice", [
+    {"nothing": {"bits": 8}}, {"blocks.0.out": {"colour": 8}}, {"blocks.0.out": {"bits": 17}},
+    {"blocks.0.out": {"weight_bits": 9}}, {"blocks.0.out": {"bits": 8.0}},
+    {"blocks.0.norm1": {"weight_bits": 4}}, {"embed": {"bits": 12}},
+    {"blocks.0.attention": {"bits": 8}}])
+def test_choices_are_checked(choice):
+    message = (f"choices must give bits or weight_bits of nodes that have them, not "
+               f"{str(choice)[:60]}")
+    with pytest.raises(ModelError, match=f"^{re.escape(message)}$"):
+        make(choices=choice)
+
+
+@pytest.mark.parametrize("mult_bits", [8, 24])
+def test_sums_and_means_of_unequal_scales(mult_bits):
+    """Means and sums far smaller than their terms still get multipliers, as a linear layer's."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((8, 4, 6), dtype=np.float32) * 500
+    x[:, 2:] = -x[:, :2] * np.float32(0.9999)  # nearly cancel in the mean
+    floats = Graph(nodes=(
+        Input(name="x", rows=4, channels=6), Mean(name="mean", input="x"),
+        Rows(name="top", sources=("x",), index=np.array([[0, 0]])),
+        Constant(name="small", values=rng.standard_normal((1, 6), dtype=np.float32) / 500),
+        Add(name="sum", input="top", other="small")), outputs=("mean", "sum"))
+    graph = quantize(floats, {"x": x}, mult_bits=mult_bits)
+    for _, _, mult, _ in dyadics(graph):
+        assert (np.abs(mult) < 2**mult_bits).all()
+    codes = to_codes(x, graph.scales["x"], graph.by_name["x"].bits)
+    assert graph.by_name["x"].bits == 16
+    got, expected = forward(graph, {"x": codes}), float_forward(floats, {"x": x})
+    for name in "sum", "mean":
+        # Half a code of the input and of the result, and what the short multiplier is off.
+        error = np.abs(got[name] * graph.scales[name] - expected[name]).max()
+        reach = np.abs(x).max() if name == "sum" else np.abs(expected[name]).max()
+        assert error <= graph.scales["x"] + graph.scales[name] + reach / 2**mult_bits, name
 
 
 @pytest.mark.parametrize(("settings", "message"), [
