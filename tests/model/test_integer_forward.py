@@ -3,8 +3,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from systola.model.data.synthetic import random_codes, random_vit
-from systola.model.networks.integer_forward import forward, forward_blocks, tensor_names
+from systola.model.data.synthetic import random_codes, random_float_vit, random_vit
+from systola.model.graph.graph import Graph
+from systola.model.graph.integer_forward import forward
+from systola.model.graph.nodes import CODES, Input, Rows
+from systola.model.importers.vision_transformer import encoder_blocks
 from systola.model.operators.deferred import deferred_softmax, exp_table, row_factors
 from systola.model.operators.layernorm import layernorm
 from systola.model.operators.requant import requantize
@@ -19,83 +22,106 @@ VARIANTS = [{}, {"attention_bits": 8}, {"gelu": "table"}, {"norm_start": "leadin
             {"code_mult_bits": 16, "gelu": "table"}]
 
 
+PARTS = ("norm1", "qkv", "scores", "attention", "context", "attn_out", "norm2", "fc1", "gelu",
+         "out")
+
+
 def make(variant, images=3, seed=0):
     rng = np.random.default_rng(seed)
-    model = random_vit(rng, **{**SIZES, **variant})
-    return model, random_codes(rng, model, images)
+    graph = random_vit(rng, **{**SIZES, **variant})
+    return graph, random_codes(rng, graph, images)
 
 
-def scaled(z, dyadic, bits, *extra):
-    extra = dict(zip(("residual", "res_mult", "res_shift"), extra, strict=False))
-    return requantize(z, dyadic.mult, dyadic.shift, bits, **extra)
+def scaled(z, node, bits, **extra):
+    return requantize(z, node.mult, node.shift, bits, **extra)
 
 
-def dense(layer, x, residual=None, rescale=None):
+def dense(layer, x, residual=None):
     acc = np.einsum("tk,nk->tn", x, layer.weight.astype(np.int64)) + layer.bias
-    extra = () if residual is None else (residual, rescale.mult, rescale.shift)
-    y = scaled(acc, layer.requant, layer.out_bits, *extra)
-    return np.maximum(y, 1 - 2 ** (layer.out_bits - 1)) if layer.symmetric else y
+    extra = {} if residual is None else {
+        "residual": residual, "res_mult": layer.res_mult, "res_shift": layer.res_shift}
+    y = scaled(acc, layer, layer.bits, **extra)
+    return np.maximum(y, 1 - 2 ** (layer.bits - 1)) if layer.symmetric else y
 
 
-def normed(model, norm, x):
-    return scaled(layernorm(x, model.norm_start) + norm.bias, norm.requant, model.act_bits)
+def reference(graph, codes, variant):
+    """Run one image, head by head, with plain int64 products, by the settings of the variant."""
+    settings = {"act_bits": 8, "attention": "exact", "attention_bits": 16, "mult_bits": 24,
+                "gelu": "exact", "norm_start": "published", **SIZES, **variant}
+    n, channels, act_bits = graph.by_name, settings["channels"], settings["act_bits"]
+    head_dim = channels // settings["heads"]
 
+    def normed(name, x):
+        return scaled(layernorm(x, settings["norm_start"]) + n[name].bias, n[name], act_bits)
 
-def reference(model, codes):
-    """Run one image, head by head, with plain int64 products."""
-    patches = dense(model.patch, codes, model.position.astype(np.int64), model.position_residual)
-    x = np.concatenate([model.cls_row[None].astype(np.int64), patches])
-    tensors = {"embed": x}
-    for i, block in enumerate(model.blocks):
-        part = {"norm1": normed(model, block.norm1, x)}
-        part["qkv"] = dense(block.qkv, part["norm1"])
+    tensors = {"patch_embed": dense(n["patch_embed"], codes,
+                                    n["position"].values.astype(np.int64))}
+    x = tensors["embed"] = np.concatenate([n["prefix"].values.astype(np.int64),
+                                           tensors["patch_embed"]])
+    for i in range(settings["blocks"]):
+        node = {name: n[f"blocks.{i}.{name}"] for name in PARTS}
+        part = {"norm1": normed(f"blocks.{i}.norm1", x)}
+        part["qkv"] = dense(node["qkv"], part["norm1"])
         heads = []
-        for h in range(model.heads):
-            q, k, v = (part["qkv"][:, g * model.channels + h * model.head_dim:][:, :model.head_dim]
+        for h in range(settings["heads"]):
+            q, k, v = (part["qkv"][:, g * channels + h * head_dim:][:, :head_dim]
                        for g in range(3))
-            scores = scaled(q @ k.T, block.scores, 8)
-            if model.attention == "deferred":
-                attention, sums = deferred_softmax(scores, exp_table(block.softmax_x0))
-                factors = row_factors(sums, int(block.context.mult), model.mult_bits)
-                context = requantize(attention @ v, factors[:, None], block.context.shift, 8)
+            scores = scaled(q @ k.T, node["scores"], 8)
+            if settings["attention"] == "deferred":
+                attention, sums = deferred_softmax(scores, exp_table(-node["attention"].unit))
+                factors = row_factors(sums, int(node["context"].mult), settings["mult_bits"])
+                context = requantize(attention @ v, factors[:, None], node["context"].shift, 8)
             else:
-                attention = shiftmax(scores, block.softmax_x0, 15, model.attention_bits)
-                context = scaled(attention @ v, block.context, model.act_bits)
+                attention = shiftmax(scores, -node["attention"].unit, 15,
+                                     settings["attention_bits"])
+                context = scaled(attention @ v, node["context"], act_bits)
             heads.append((scores, attention, context))
         part["scores"], part["attention"], context = map(np.stack, zip(*heads, strict=True))
         part["context"] = np.concatenate(context, axis=1)
-        part["attn_out"] = dense(block.proj, part["context"], x, block.attn_residual)
-        part["norm2"] = normed(model, block.norm2, part["attn_out"])
-        part["fc1"] = dense(block.fc1, part["norm2"])
-        if model.gelu == "table":
-            table = gelu_table(block.gelu_x0, block.gelu.mult, block.gelu.shift, model.act_bits)
-            part["gelu"] = np.array([[table[c + 128] for c in row] for row in part["fc1"]])
+        part["attn_out"] = dense(node["attn_out"], part["context"], x)
+        part["norm2"] = normed(f"blocks.{i}.norm2", part["attn_out"])
+        part["fc1"] = dense(node["fc1"], part["norm2"])
+        if settings["gelu"] == "table":
+            part["gelu"] = np.array([[node["gelu"].table[c + 128] for c in row]
+                                     for row in part["fc1"]])
         else:
-            part["gelu"] = scaled(shiftgelu(part["fc1"], block.gelu_x0), block.gelu,
-                                  model.act_bits)
-        x = part["out"] = dense(block.fc2, part["gelu"], part["attn_out"], block.mlp_residual)
+            part["gelu"] = scaled(shiftgelu(part["fc1"], -node["gelu"].unit), node["gelu"],
+                                  act_bits)
+        x = part["out"] = dense(node["out"], part["gelu"], part["attn_out"])
         tensors |= {f"blocks.{i}.{name}": value for name, value in part.items()}
-    tensors["norm"] = normed(model, model.norm, x[:1])
-    tensors["logits"] = dense(model.head, tensors["norm"])[0]
+    tensors["pooled"] = x[:1]
+    tensors["norm"] = normed("norm", x[:1])
+    tensors["logits"] = dense(n["logits"], tensors["norm"])
     return tensors
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_equals_a_plain_evaluation(variant):
-    model, codes = make(variant)
-    got = forward(model, codes)
-    for i, image in enumerate(codes):
-        want = reference(model, image)
-        assert list(want) == tensor_names(model) == list(got)
+    graph, codes = make(variant)
+    got = forward(graph, codes)
+    for i, image in enumerate(codes["patches"]):
+        want = reference(graph, image, variant)
+        assert list(want) == [node.name for node in graph.nodes if node.inputs] == list(got)
         for name, value in want.items():
             assert got[name][i].shape == value.shape, name
             assert (got[name][i] == value).all(), name
     assert len(np.unique(got["logits"])) > 3
 
 
+@pytest.mark.parametrize("settings", [{}, {"act_bits": 5}, {"code_mult_bits": 16}])
+def test_tables_are_those_of_the_operator(settings):
+    """A network with tables computes the GELU whose unit and multiplier its exact twin has."""
+    exact, table = (make({**settings, "gelu": gelu})[0] for gelu in ("exact", "table"))
+    for i in range(2):
+        node = exact.by_name[f"blocks.{i}.gelu"]
+        np.testing.assert_array_equal(
+            table.by_name[f"blocks.{i}.gelu"].table,
+            gelu_table(-node.unit, node.mult, node.shift, settings.get("act_bits", 8)))
+
+
 def test_names_and_shapes():
-    model, codes = make({})
-    tensors, single = forward(model, codes), forward(model, codes[1])
+    graph, codes = make({})
+    tensors, single = forward(graph, codes), forward(graph, {"patches": codes["patches"][1]})
     heads, tokens, channels, hidden = 3, 7, 12, 21
     shapes = {"norm1": (tokens, channels), "qkv": (tokens, 3 * channels),
               "scores": (heads, tokens, tokens), "attention": (heads, tokens, tokens),
@@ -103,9 +129,11 @@ def test_names_and_shapes():
               "norm2": (tokens, channels), "fc1": (tokens, hidden), "gelu": (tokens, hidden),
               "out": (tokens, channels)}
     shapes = {f"blocks.{i}.{name}": shape for i in range(2) for name, shape in shapes.items()}
-    shapes |= {"embed": (tokens, channels), "norm": (1, channels), "logits": (5,)}
+    shapes |= {"patch_embed": (tokens - 1, channels), "embed": (tokens, channels),
+               "pooled": (1, channels), "norm": (1, channels), "logits": (1, 5)}
     assert {name: value.shape for name, value in single.items()} == shapes
     assert {name: value.shape[1:] for name, value in tensors.items()} == shapes
+    assert {name: graph.tensors[name].shape for name in shapes} == shapes
     for name, value in tensors.items():
         assert value.dtype == np.int64
         assert (value[1] == single[name]).all()
@@ -113,74 +141,124 @@ def test_names_and_shapes():
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_every_tensor_keeps_its_width(variant):
-    model, codes = make(variant, images=8)
-    codes[0], codes[1] = -2 ** (model.act_bits - 1), 2 ** (model.act_bits - 1) - 1
-    bits = {"embed": 16, "attn_out": 16, "out": 16, "logits": 16, "scores": 8, "fc1": 8}
-    for name, value in forward(model, codes).items():
+    graph, codes = make(variant, images=8)
+    act_bits = variant.get("act_bits", 8)
+    patches = codes["patches"]
+    patches[0], patches[1] = -2 ** (act_bits - 1), 2 ** (act_bits - 1) - 1
+    bits = {"patch_embed": 16, "embed": 16, "attn_out": 16, "out": 16, "pooled": 16, "logits": 16,
+            "scores": 8, "fc1": 8}
+    deferred = variant.get("attention") == "deferred"
+    bits |= {"attention": 8 if deferred else variant.get("attention_bits", 16),
+             "qkv": min(act_bits, variant.get("weight_bits", 8))}
+    for name, value in forward(graph, codes).items():
         part = name.rsplit(".")[-1]
+        width = bits.get(part, act_bits)
+        assert graph.tensors[name].bits == width
         if part == "attention":
             assert value.min() >= 0
-            deferred = model.attention == "deferred"
-            assert value.max() <= (128 if deferred else 2 ** (model.attention_bits - 1) - 1)
+            assert value.max() <= (128 if deferred else 2 ** (width - 1) - 1)
         elif part == "qkv":
-            assert np.abs(value).max() < 2 ** (model.blocks[0].qkv.out_bits - 1)
+            assert np.abs(value).max() < 2 ** (width - 1)
         else:
-            limit = 2 ** (bits.get(part, model.act_bits) - 1)
+            limit = 2 ** (width - 1)
             assert -limit <= value.min() <= value.max() < limit, name
 
 
 def test_batches_longer_than_a_chunk():
-    model, codes = make({"blocks": 1}, images=65)
-    whole = forward(model, codes, keep=["logits", "blocks.0.fc1"])
-    assert set(whole) == {"logits", "blocks.0.fc1"}
-    assert whole["logits"].shape == (65, 5)
+    graph, codes = make({"blocks": 1}, images=65)
+    whole = forward(graph, codes, keep=["logits", "blocks.0.fc1"])
+    assert list(whole) == ["blocks.0.fc1", "logits"]
+    assert whole["logits"].shape == (65, 1, 5)
     for i in (0, 31, 32, 64):
-        assert (whole["logits"][i] == forward(model, codes[i])["logits"]).all()
-    assert forward(model, codes[:0])["logits"].shape == (0, 5)
+        assert (whole["logits"][i] == forward(graph, {"patches": codes["patches"][i]})[
+            "logits"]).all()
+    assert forward(graph, {"patches": codes["patches"][:0]})["logits"].shape == (0, 1, 5)
+
+
+def test_inputs_are_not_written():
+    graph, codes = make({})
+    before = codes["patches"].copy()
+    parameters = [getattr(node, name).copy() for node in graph.nodes for name in CODES
+                  if getattr(node, name, None) is not None]
+    forward(graph, codes)
+    assert (codes["patches"] == before).all()
+    after = [getattr(node, name) for node in graph.nodes for name in CODES
+             if getattr(node, name, None) is not None]
+    assert all(np.array_equal(*pair) for pair in zip(parameters, after, strict=True))
 
 
 def test_unsymmetric_layers_reach_the_lowest_code():
-    model, codes = make({"blocks": 1}, images=8)
-    block = model.blocks[0]
+    graph, codes = make({"blocks": 1}, images=8)
     for symmetric, lowest in (False, -128), (True, -127):
-        qkv = dataclasses.replace(block.qkv, bias=block.qkv.bias * 50, symmetric=symmetric)
-        changed = dataclasses.replace(model, blocks=(dataclasses.replace(block, qkv=qkv),))
+        changed = dataclasses.replace(graph, nodes=tuple(
+            dataclasses.replace(node, bias=node.bias * 50, symmetric=symmetric)
+            if node.name == "blocks.0.qkv" else node for node in graph.nodes))
         assert forward(changed, codes)["blocks.0.qkv"].min() == lowest
 
 
 @pytest.mark.parametrize("variant", [{}, {"attention": "deferred"}], ids=str)
 def test_blocks_alone(variant):
-    model, codes = make(variant, images=2)
-    whole = forward(model, codes)
-    got = forward_blocks(model, whole["embed"])
-    assert list(got) == [name for name in tensor_names(model) if name.startswith("blocks.")]
+    graph, codes = make(variant, images=2)
+    whole, blocks = forward(graph, codes), encoder_blocks(graph, 2)
+    got = forward(blocks, {"embed": whole["embed"]})
+    assert list(got) == [f"blocks.{i}.{part}" for i in range(2) for part in PARTS]
     assert all((value == whole[name]).all() for name, value in got.items())
-    single = forward_blocks(model, whole["embed"][1], keep=["blocks.1.out"])
+    single = forward(blocks, {"embed": whole["embed"][1]}, keep=["blocks.1.out"])
     assert list(single) == ["blocks.1.out"]
     assert (single["blocks.1.out"] == whole["blocks.1.out"][1]).all()
 
 
 def test_errors_of_blocks_alone():
-    model, _ = make({})
+    blocks = encoder_blocks(make({})[0], 2)
     x = np.zeros((7, 12), np.int64)
-    with pytest.raises(ValueError, match=r"^x must be of shape \(7, 12\) or \(B, 7, 12\), "
-                                         r"not \(6, 12\)$"):
-        forward_blocks(model, x[1:])
+    with pytest.raises(ValueError, match=r"^input 'embed' must be of shape \(7, 12\) or "
+                                         r"\(B, 7, 12\), not \(6, 12\)$"):
+        forward(blocks, {"embed": x[1:]})
     for bad in x + 32768, x.astype(float):
-        with pytest.raises(ValueError, match=r"^x must be integers from -32768 to 32767$"):
-            forward_blocks(model, bad)
-    with pytest.raises(ValueError, match=r"^keep must name tensors of the model, "
+        with pytest.raises(ValueError, match=r"^input 'embed' must hold integers from -32768 to "
+                                             r"32767$"):
+            forward(blocks, {"embed": bad})
+    with pytest.raises(ValueError, match=r"^keep must name tensors of the network, "
                                          r"not \['logits'\]$"):
-        forward_blocks(model, x, keep=["logits"])
+        forward(blocks, {"embed": x}, keep=["logits"])
 
 
 def test_errors():
-    model, codes = make({})
-    with pytest.raises(ValueError, match=r"^codes must be of shape \(6, 3\) or \(B, 6, 3\), "
-                                         r"not \(3, 6, 2\)$"):
-        forward(model, codes[..., :2])
-    for bad in codes + 1000, codes.astype(float):
-        with pytest.raises(ValueError, match=r"^codes must be integers from -128 to 127$"):
-            forward(model, bad)
-    with pytest.raises(ValueError, match=r"^keep must name tensors of the model, not \['x'\]$"):
-        forward(model, codes, keep=["x", "logits"])
+    graph, codes = make({})
+    patches = codes["patches"]
+    with pytest.raises(ValueError, match=r"^input 'patches' must be of shape \(6, 3\) or "
+                                         r"\(B, 6, 3\), not \(3, 6, 2\)$"):
+        forward(graph, {"patches": patches[..., :2]})
+    for bad in patches + 1000, patches.astype(float):
+        with pytest.raises(ValueError, match=r"^input 'patches' must hold integers from -128 to "
+                                             r"127$"):
+            forward(graph, {"patches": bad})
+    with pytest.raises(ValueError, match=r"^keep must name tensors of the network, "
+                                         r"not \['patches', 'x'\]$"):
+        forward(graph, codes, keep=["x", "logits", "patches"])
+    for inputs, shown in ({}, "none"), ({"codes": patches}, "codes"), (
+            {**codes, "x": patches}, "patches, x"):
+        with pytest.raises(ValueError, match=f"^inputs must be patches, not {shown}$"):
+            forward(graph, inputs)
+
+
+def test_inputs_of_several_nodes_have_as_many_images():
+    node = {"rows": 2, "channels": 3, "bits": 8}
+    graph = Graph(nodes=(
+        Input(name="a", **node), Input(name="b", **node),
+        Rows(name="both", sources=("a", "b"), index=np.array([[1, 1], [0, 0]]))), outputs=("both",))
+    a, b = np.arange(12).reshape(2, 2, 3), np.full((2, 2, 3), 7)
+    got = forward(graph, {"b": b, "a": a})["both"]
+    np.testing.assert_array_equal(got, np.stack([b[:, 1], a[:, 0]], axis=1))
+    np.testing.assert_array_equal(forward(graph, {"a": a[0], "b": b[0]})["both"], got[0])
+    for one, other, shown in (a, b[:1], "1 and 2"), (a, b[0], "2 and one without an axis"):
+        with pytest.raises(ValueError, match=f"^inputs must all have the same number of images, "
+                                             f"not {shown}$"):
+            forward(graph, {"a": one, "b": other})
+
+
+def test_float_networks_are_refused():
+    graph = random_float_vit(np.random.default_rng(0), **SIZES)
+    with pytest.raises(ValueError, match=r"^the network must be an integer one; quantize it "
+                                         r"first$"):
+        forward(graph, {"patches": np.zeros((6, 3), int)})
