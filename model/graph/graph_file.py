@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import cache
 
 import numpy as np
 
@@ -172,13 +173,19 @@ def _frozen(value):
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
-_TYPES = {str: str, bool: bool, tuple: tuple, int: int, float: float}
+_TYPES = str, bool, tuple, int, float
+
+
+@cache
+def _types(kind, attribute):
+    """Return the types that the annotation of a field names, of those that JSON has."""
+    annotation = str(kind.__dataclass_fields__[attribute].type)
+    return [part for part in _TYPES if part.__name__ in annotation]
 
 
 def _check_type(kind, name, attribute, value):
     """Check an attribute against the annotation of its field; ranges are the graph's business."""
-    annotation = kind.__dataclass_fields__[attribute].type
-    wanted = [part for part in _TYPES.values() if part.__name__ in str(annotation)]
+    wanted = _types(kind, attribute)
     if wanted and not isinstance(value, np.ndarray) and type(value) not in wanted:
         raise ModelError(f"node {shown(name)}: {attribute} must be "
                          f"{' or '.join(part.__name__ for part in wanted)}, not {shown(value)}")

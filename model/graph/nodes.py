@@ -132,6 +132,13 @@ class Node:
         self.array(mult, shape, low, _INT32)
         self.array(shift, shape, 0, _SHIFT)
 
+    def heads_fit(self, first, heads, tensor):
+        """Check that `tensor` has `heads` of ``head_dim`` from the channel `first` says on."""
+        if heads * self.head_dim > tensor.channels:
+            self.refuse("head_dim", f"at most {tensor.channels // heads} for {heads} heads in "
+                        f"{tensor.channels} channels", self.head_dim)
+        self.integer(first, 0, tensor.channels - heads * self.head_dim)
+
     def matrices(self, **inputs):
         """Check that inputs are rows of channels and not attention."""
         for what, tensor in inputs.items():
@@ -290,8 +297,8 @@ class Scores(Node):
         self.matrices(query=query, key=key)
         self.integer("heads", 1, MOST)
         self.integer("head_dim", 1, MOST)
-        for name, tensor in ("query_channel", query), ("key_channel", key):
-            self.integer(name, 0, tensor.channels - self.heads * self.head_dim)
+        for name, tensor in ("query", query), ("key", key):
+            self.heads_fit(f"{name}_channel", self.heads, tensor)
         if query.rows != key.rows:
             self.refuse("key", f"{query.rows} rows as the queries", key.rows)
         end = 0
@@ -395,7 +402,7 @@ class Context(Node):
             self.refuse("attention", f"{stage} {'without' if stage == 'shares' else 'with'} "
                         f"factor_bits", attention.stage or "rows of channels")
         self.integer("head_dim", 1, MOST)
-        self.integer("value_channel", 0, value.channels - attention.heads * self.head_dim)
+        self.heads_fit("value_channel", attention.heads, value)
         if value.rows != attention.rows:
             self.refuse("value", f"{attention.rows} rows as the attention", value.rows)
         if self.bits is not None:
