@@ -47,8 +47,8 @@ def vision_transformer(parameters, *, heads, blocks, prefix, position, eps=1e-6,
     heads, blocks : int
         Attention heads and encoder blocks.
     prefix : ndarray (n, C)
-        Rows before the patches, positions included: class tokens, then registers; none is allowed
-        with `pooling` ``mean``.
+        Rows before the patches, positions included: class tokens, then registers. With `pooling`
+        ``mean`` there may be none.
     position : ndarray (P, C)
         Position embeddings of the patches.
     eps : float
@@ -61,10 +61,11 @@ def vision_transformer(parameters, *, heads, blocks, prefix, position, eps=1e-6,
     Raises
     ------
     GraphError
-        If shapes do not fit.
+        If shapes do not fit, or there is no token for a head.
     """
     p = parameters
     patches, prefixes = len(position), len(prefix)
+    _check_pooling(pooling, prefixes, 1 + ("head_dist.weight" in p))
     nodes = [
         Input(name="patches", rows=patches, channels=p["patch_embed.proj.weight"].shape[1]),
         Constant(name="position", values=np.asarray(position, np.float32)),
@@ -107,6 +108,16 @@ def encoder_blocks(graph, count):
         raise GraphError(f"blocks must be from 1 to {there}, the encoder blocks there are, "
                          f"not {count}")
     return graph.between([stream_name(graph)], [f"blocks.{count - 1}.out"])
+
+
+def _check_pooling(pooling, prefixes, heads):
+    """Raise `GraphError` unless so many classifying heads have what they read."""
+    if pooling not in POOLINGS:
+        raise GraphError(f"pooling must be {' or '.join(map(repr, POOLINGS))}, not {pooling!r}")
+    if pooling == "mean" and heads > 1:
+        raise GraphError("a distilled network must have pooling 'token', not 'mean'")
+    if pooling == "token" and prefixes < heads:
+        raise GraphError(f"prefix must have at least {heads} rows for the heads, not {prefixes}")
 
 
 def _block(p, name, stream, heads, tokens, eps):

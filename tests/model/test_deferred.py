@@ -3,7 +3,6 @@ from decimal import Decimal, localcontext
 import numpy as np
 import pytest
 
-from systola.model.networks.integer_vit import MAX_X0
 from systola.model.operators.deferred import (
     PEAK,
     deferred_context,
@@ -11,13 +10,14 @@ from systola.model.operators.deferred import (
     exp_table,
     row_factors,
 )
+from systola.model.quantization.precision import MAX_UNIT
 
 
 def test_float64_cannot_be_off():
     """No entry of any table is near a tie, so every evaluation of exp rounds to the same code."""
     d = np.arange(256)
     margin = 1.0
-    for a in range(1, MAX_X0 + 1):
+    for a in range(1, MAX_UNIT + 1):
         real = PEAK * np.exp(d / -a)
         margin = min(margin, np.abs(real - np.floor(real) - 0.5).min())
     error = PEAK * 2.0**-52  # of float64: the quotient's and exp's own few ulp

@@ -23,7 +23,7 @@ from systola.model.graph.nodes import (
     Scores,
     Softmax,
 )
-from systola.model.importers.vision_transformer import encoder_blocks
+from systola.model.importers.vision_transformer import encoder_blocks, vision_transformer
 
 SIZES = {"channels": 12, "heads": 2, "blocks": 2, "hidden": 18, "classes": 5, "tokens": 9,
          "patch_dim": 5}
@@ -157,6 +157,26 @@ def test_parts_of_a_network():
         graph.between(["blocks.0.out"], ["blocks.0.norm1"])
     with pytest.raises(GraphError, match="blocks must be from 1 to 2"):
         encoder_blocks(graph, 3)
+
+
+@pytest.mark.parametrize(("second", "tokens", "needed"), [({}, 0, 1),
+                                                          ({"head_dist.weight": 0}, 1, 2)])
+def test_heads_need_tokens(second, tokens, needed):
+    with pytest.raises(GraphError, match=f"^prefix must have at least {needed} rows for the heads, "
+                                         f"not {tokens}$"):
+        vision_transformer(second, heads=1, blocks=0, prefix=np.zeros((tokens, 4), np.float32),
+                           position=np.zeros((2, 4), np.float32))
+
+
+def test_tensors_are_of_bounded_size():
+    """Three sizes of a few digits each must not make a reader allocate terabytes."""
+    x = Input(name="x", rows=2**18, channels=2, bits=8)
+    Graph(nodes=(x, Rows(name="r", sources=("x",), index=np.array([[0, 1]]))), outputs=("r",))
+    one = np.array(1)
+    with pytest.raises(GraphError, match=r"^node 's': tensor must have at most 268,435,456 numbers, "
+                                         r"not 2 x 262144 x 262144$"):
+        Graph(nodes=(x, Scores(name="s", query="x", key="x", heads=2, head_dim=1, bits=8, mult=one,
+                               shift=one, sequences=((0, 2**18),))), outputs=("s",))
 
 
 def test_every_operator_of_rows():
