@@ -90,8 +90,8 @@ class Simulation:
     def report(self):
         """Return the figures as plain data."""
         names = ("images", "batch", "mismatches", "tensors_compared", "elements_compared",
-                 "differing", "cycles", "cycles_predicted", "window", "utilisation", "passes", "overhead",
-                 "counters", "bandwidth", "seconds", "cycles_per_second")
+                 "differing", "cycles", "cycles_predicted", "window", "utilisation", "passes",
+                 "overhead", "counters", "bandwidth", "seconds", "cycles_per_second")
         report = {name: getattr(self, name) for name in names}
         if self.timeline is not None:
             report["array_idle"] = {

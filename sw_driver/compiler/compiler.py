@@ -50,7 +50,7 @@ def compile_network(graph, config, *, trace=False, images=1):
     """
     if isinstance(images, bool) or not isinstance(images, int) or not 1 <= images <= 4096:
         raise CompileError(f"images must be an integer from 1 to 4096, not {images!r}")
-    build, ops = compile_operations(graph.repeated(images), config, trace=trace)
+    build, ops, predicted = compile_operations(graph.repeated(images), config, trace=trace)
     stream, offsets = encode_stream(ops, config)
     stores = [op for op in ops if op.opcode is Opcode.STORE]
     frame = {op: index for index, op in enumerate(stores)}
@@ -63,16 +63,34 @@ def compile_network(graph, config, *, trace=False, images=1):
                      for name, op, row, rows, channels, planes in build.inputs),
         outputs=tuple(_output(name, *output, frame) for name, output in build.outputs.items()),
         model=_describe(graph), names=tuple(op.name for op in ops),
-        predicted={**predict_cycles(ops, config, build.macs).to_dict(), "passes": build.passes,
-                   "scratchpad_peak": build.peak, "scratchpad_used": build.used})
+        predicted={**predicted.to_dict(), "passes": build.passes, "scratchpad_peak": build.peak,
+                   "scratchpad_used": build.used})
 
 
 def compile_operations(graph, config, *, trace=False):
-    """Return the `Lowering` and its operations in stream order, placed and with their tokens."""
+    """Return the `Lowering`, its operations in stream order, placed and with tokens, and cycles.
+
+    Of the ways to compute several short sequences, the one with the fewest cycles, a
+    `predict.Prediction`.
+    """
     check_network(graph, config)
     options = {"trace": trace, "param_words": max(config.param_depth // _PARAM_SHARE, 1)}
-    plan = _fitting_plan(graph, config, options)
-    build = lower(graph, config, plan, **options)
+    found, refusals = [], []
+    for candidates in plans(graph, config):
+        try:
+            plan = _fitting_plan(graph, config, options, candidates)
+            build = lower(graph, config, plan, **options)
+            ops = _placed(build, config)
+            found.append((build, ops, predict_cycles(ops, config, build.macs)))
+        except CompileError as error:
+            refusals.append(error)
+    if not found:
+        raise refusals[0]
+    return min(found, key=lambda case: case[2].cycles)
+
+
+def _placed(build, config):
+    """Give the operations of `build` addresses and tokens; returns them in stream order."""
     for distance in 1, 0:
         ops = prefetch_params(build.ops, distance)
         try:
@@ -84,11 +102,11 @@ def compile_operations(graph, config, *, trace=False):
     allocate_blocks(ops, FactorBlock, "token_depth", config.factor_depth)
     build.used, build.peak = allocate_scratchpad(ops, config)
     assign_tokens(ops, config)
-    return build, ops
+    return ops
 
 
-def _fitting_plan(graph, config, options):
-    """Return the first plan with which what differs between the nodes fits."""
+def _fitting_plan(graph, config, options, candidates):
+    """Return the first of the plans `candidates` with which what differs between nodes fits."""
     short = _shortened(graph)
 
     def refusal(plan):
@@ -100,7 +118,6 @@ def _fitting_plan(graph, config, options):
             return error
         return None
 
-    candidates = list(plans(graph, config))
     for index, plan in enumerate(candidates):
         error = refusal(plan)
         if error is None:

@@ -17,10 +17,19 @@ from systola.sw_driver.compiler.payloads import (
     words_of,
 )
 
-__all__ = ["Lowering", "split"]
+__all__ = ["Lowering", "finish", "split"]
 
 _NORM_SHARE = 5
 """Parameters of a norm are loaded once for all chunks if they take at most this part of memory."""
+
+
+def finish(steps):
+    """Run a generator that emits operations between its yields; returns what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def split(total, count):
@@ -200,8 +209,13 @@ class Lowering:
         size = unit * config.rows
         return [(low * size, min(count * size, channels - low * size)) for low, count in parts]
 
-    def linear(self, name, layer, act, out, *, residual=None, after=(), most=None, each=None):
-        """Append a linear layer from view `act` to view `out`; returns the last MATMUL.
+    def linear(self, *operands, **options):
+        """Append a linear layer at once, see `linear_steps`; returns the last MATMUL."""
+        return finish(self.linear_steps(*operands, **options))
+
+    def linear_steps(self, name, layer, act, out, *, residual=None, after=(), most=None,
+                     each=None):
+        """Append a linear layer from view `act` to view `out`; yields before each MATMUL.
 
         Parameters
         ----------
@@ -224,6 +238,7 @@ class Lowering:
         rescale = {} if residual is None else {"res_mult": layer.res_mult,
                                                "res_shift": layer.res_shift}
         for low, count in self.column_groups(len(layer.weight), most):
+            yield
             part = slice(low, low + count)
             params = self.params(
                 name, layer.bias[part], layer.mult[part], layer.shift[part],

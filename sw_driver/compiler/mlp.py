@@ -51,8 +51,8 @@ class Mlp:
         """Emit everything; all of the operand is there."""
         self._interleave([])
 
-    def run_behind(self, behind, contexts, left):
-        """Emit the MLP behind an attention; `contexts` and `left` are what that left to do.
+    def run_behind(self, behind, context, left):
+        """Emit the MLP behind an attention; `context` and `left` are what that left to do.
 
         That is put between the first chunks' first layer, as the softmax of the last context and
         the norms behind the projections must come first.
@@ -64,10 +64,9 @@ class Mlp:
         def first(before):
             self._first_of(hidden, min(before, behind.normal))
 
-        for context in contexts:
-            first(early)
-            context()
-            behind.normalise()
+        first(early)
+        context()
+        behind.normalise()
         for index, (_, task) in enumerate(left):
             if index:
                 first(early if hidden else left[-1][0].low)
@@ -140,11 +139,11 @@ class Behind:
         self.normal = 0    # rows that are normalised, from the first on
         network.build.count_passes(*attention.output.weight.shape, attention.rows)
 
-    def project(self, low, rows, after, each=None):
+    def project(self, low, rows, after):
         """Project the context of some rows, to be normalised later."""
         network, node = self.network, self.pattern.projection
         network.linear_rows(node, self.attention.context_rows(low, rows), low, rows,
-                            layer=self.attention.output, after=after, each=each)
+                            layer=self.attention.output, after=after)
         network.finish(node.name, low, rows, except_for=self.pattern.norm)
         self.waiting.append((low, rows))
 

@@ -10,12 +10,13 @@ import itertools
 import numpy as np
 
 from systola.model.graph.nodes import Constant, Input, Linear, Norm, Rows
-from systola.sw_driver.compiler.attention import HeadAttention, SequenceAttention
+from systola.sw_driver.compiler.attention import Attention
 from systola.sw_driver.compiler.layout import CompileError
-from systola.sw_driver.compiler.lowering import Lowering
+from systola.sw_driver.compiler.lowering import Lowering, finish
 from systola.sw_driver.compiler.mlp import GELU, Behind, Mlp, activate
 from systola.sw_driver.compiler.patterns import AttentionPattern, arranged
 from systola.sw_driver.compiler.payloads import code_words, split_planes
+from systola.sw_driver.compiler.pipeline import Pipeline
 from systola.sw_driver.compiler.plan import growing
 from systola.sw_driver.compiler.storage import homes, is_view
 
@@ -52,10 +53,14 @@ class _Network:
             if node.name in self.done or self._waits(node):
                 continue
             pattern = self.patterns.get(node.name)
-            if isinstance(pattern, AttentionPattern):
+            chain = self._chain(pattern)
+            if chain:
+                Pipeline(self, chain, self.plan.groups(pattern.scores.sequences)).run()
+                self.done.update(member.name for pattern in chain for member in pattern.nodes)
+            elif isinstance(pattern, AttentionPattern):
                 self._attend(pattern)
             elif pattern is not None:
-                self._table(pattern.activation)
+                self.load_table(pattern.activation)
                 Mlp(self, pattern, self._mlp_chunks(pattern.first.input)).run()
                 self.done.update(member.name for member in pattern.nodes)
             else:
@@ -161,17 +166,25 @@ class _Network:
                                     self.graph.tensors[node.name].shape,
                                     self.graph.tensors[node.name].channels, None, row, 0)
 
-    def linear_rows(self, node, act, low, rows, *, layer=None, **options):
-        """Emit a linear node of the rows from `low` on of the view `act` to where they belong."""
+    def linear_rows(self, *operands, **options):
+        """Emit a linear node of some rows at once, see `linear_steps`."""
+        finish(self.linear_steps(*operands, **options))
+
+    def linear_steps(self, node, act, low, rows, *, layer=None, **options):
+        """Emit a linear node of the rows from `low` on of the view `act` to where they belong.
+
+        Yields before each MATMUL.
+        """
         layer = layer or node
         for row, out in self.runs(node.name, low, rows):
             if node.residual is None:
-                self.build.linear(node.name, layer, act.cut(row - low, out.rows), out, **options)
+                yield from self.build.linear_steps(
+                    node.name, layer, act.cut(row - low, out.rows), out, **options)
                 continue
             for start, residual in self.runs(node.residual, row, out.rows):
-                self.build.linear(node.name, layer, act.cut(start - low, residual.rows),
-                                  out.cut(start - row, residual.rows), residual=residual,
-                                  **options)
+                yield from self.build.linear_steps(
+                    node.name, layer, act.cut(start - low, residual.rows),
+                    out.cut(start - row, residual.rows), residual=residual, **options)
 
     # --- Patterns ---
 
@@ -181,8 +194,7 @@ class _Network:
         norm = graph.by_name[pattern.source]
         todo = []
         if isinstance(norm, Norm) and norm.name not in self.done:
-            todo = (plan.chunks(graph.tensors[norm.name].rows) if plan.grouped
-                    else growing(graph, pattern.scores, build.config))
+            todo = growing(graph, pattern.scores, build.config)
 
         def normalise():
             return self._normalise(norm, *todo.pop(0)) if todo else None
@@ -191,9 +203,8 @@ class _Network:
             op = normalise()
             if ahead == 0 and op is not None:
                 build.hold = [op]
-        kind = SequenceAttention if plan.grouped else HeadAttention
-        attention = kind(build, graph, pattern, self._whole_parts(pattern.source),
-                         plan.units(pattern.scores.sequences))
+        attention = Attention(build, graph, pattern, self._whole_parts(pattern.source),
+                              plan.units(pattern.scores.sequences))
         mlp = pattern.mlp and Mlp(self, pattern.mlp)
         behind = Behind(self, pattern, attention, mlp)
 
@@ -202,16 +213,45 @@ class _Network:
             if chunk == 0:
                 attention.load_table()
             if mlp and chunk == (len(attention.source) - 1) // 2:
-                self._table(pattern.mlp.activation)
+                self.load_table(pattern.mlp.activation)
 
         attention.first_projections(between)
-        contexts, left = attention.run(behind.project, behind.normalise, plan.lag)
+        context, left = attention.run(behind.project, behind.normalise)
         if mlp:
-            mlp.run_behind(behind, contexts, left)
+            mlp.run_behind(behind, context, left)
         else:
-            for task in (*contexts, *(task for _, task in left)):
+            for task in (context, *(task for _, task in left)):
                 task()
         self.done.update(node.name for node in pattern.nodes)
+
+    def _chain(self, pattern):
+        """Return patterns that follow each other and can be computed group by group, from this on.
+
+        Nothing else may read what is between them, and groups must be what the plan says.
+        """
+        chain = []
+        while (isinstance(pattern, AttentionPattern) and pattern.mlp is not None
+               and self.plan.groups(pattern.scores.sequences)
+               and (not chain or pattern.scores.sequences == chain[0].scores.sequences)
+               and isinstance(self.graph.by_name[pattern.source], Norm)):
+            chain.append(pattern)
+            readers = self.graph.consumers[pattern.mlp.second.name]
+            norms = [node for node in readers if isinstance(node, Norm)]
+            behind = [self.patterns.get(reader.name) for norm in norms
+                      for reader in self.graph.consumers[norm.name]]
+            pattern = behind[0] if len(set(behind)) == 1 and len(norms) == 1 else None
+            if pattern is not None and not {node.name for node in readers} <= {
+                    norms[0].name, *(node.name for node in getattr(pattern, "nodes", ()))}:
+                pattern = None
+        return chain
+
+    def source_part(self, norm, low, rows):
+        """Return the part of a norm with just these rows, emitted now if it was not."""
+        for part in self.parts.get(norm.name, ()):
+            if part[:2] == (low, rows):
+                return part
+        self._normalise(norm, low, rows)
+        return self.parts[norm.name][-1]
 
     def _whole_parts(self, name):
         """Return the parts of a tensor, each a tensor of its own."""
@@ -224,7 +264,7 @@ class _Network:
         """Return the operand of an MLP as views by first row, in the parts it was made in."""
         return {low: part.view() for low, _, part in self._whole_parts(name)}
 
-    def _table(self, node):
+    def load_table(self, node):
         """Load the table of an activation, if it has one."""
         if node.variant == "table":
             self.build.load_table(node.name, GELU, node.table)
@@ -346,7 +386,7 @@ class _Network:
 
     def _activation(self, node):
         """Activate in place, in whole rows."""
-        self._table(node)
+        self.load_table(node)
         tensor = self.graph.tensors[node.name]
         for low, rows, part in self._whole_parts(node.input):
             self.parts.setdefault(node.name, []).append((low, rows, part))

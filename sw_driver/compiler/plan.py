@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from systola.model.graph.nodes import Linear, Scores
 from systola.sw_driver.compiler.lowering import split
 
-__all__ = ["Plan", "Unit", "growing", "plans"]
+__all__ = ["GROUPS", "Plan", "Unit", "growing", "plans"]
+
+GROUPS = 4
+"""Least groups of sequences that are computed one behind the other, see `pipeline.py`."""
 
 _PASS = 1.25
 """Least rows that a chunk should have, in times of the cycles in which a tile is loaded."""
@@ -53,14 +56,13 @@ class Plan:
     """Most rows of a chunk.
 
     ``unit`` of the attention: parts of a sequence, or whole ones of equal length; ``chunk`` of
-    everything else. A `grouped` plan computes attention group by group of sequences; all its
-    chunks are such groups.
+    everything else. With a `group`, encoder blocks of several sequences are computed for as many
+    rows at a time, whole sequences, and group by group (`pipeline.py`).
     """
 
     unit: int
     chunk: int
-    grouped: bool = False
-    lag: int = 1
+    group: int = 0
 
     def units(self, sequences):
         """Return the rows of all `sequences` as `Unit`s."""
@@ -76,15 +78,26 @@ class Plan:
                 units += [Unit((part,)) for part in parts]
         return units
 
+    def groups(self, sequences):
+        """Return the groups of equal sequences as `Unit`s, or nothing if there are not `GROUPS`."""
+        lengths = {rows for _, rows in sequences}
+        if not self.group or len(lengths) != 1 or self.group % min(lengths):
+            return []
+        units = self.units(sequences)
+        return units if len(units) >= GROUPS else []
+
     def chunks(self, rows):
         """Return `rows` rows in chunks: (first row, rows)."""
-        if self.grouped:
-            return [(low, min(self.chunk, rows - low)) for low in range(0, rows, self.chunk)]
+        if self.group:
+            return [(low, min(self.group, rows - low)) for low in range(0, rows, self.group)]
         return split(rows, -(-rows // self.chunk))
 
 
 def plans(graph, config):
-    """Yield plans in order of preference, with more and more chunks."""
+    """Return lists of plans, each in order of preference, with more and more chunks.
+
+    The second one, of groups, is there if all attention is in equal short sequences.
+    """
     rows = max((graph.tensors[node.name].rows for node in graph.of(Linear)), default=1)
     sequences = [sequence for node in graph.of(Scores) for sequence in node.sequences]
     longest = max((length for _, length in sequences), default=1)
@@ -93,10 +106,22 @@ def plans(graph, config):
     per_node = min((len(node.sequences) for node in graph.of(Scores)), default=1)
     units = _sizes(longest, min(-(-_UNITS // per_node), max(int(longest / least), 1)), config)
     chunks = _sizes(rows, min(_MLP, max(int(rows / least), 1)), config)
-    for more in range(len(units) + len(chunks) - 1):
-        for index in range(min(more, len(units) - 1), -1, -1):
-            if more - index < len(chunks):
-                yield Plan(unit=units[index], chunk=chunks[more - index])
+    whole = [Plan(unit=units[index], chunk=chunks[more - index])
+             for more in range(len(units) + len(chunks) - 1)
+             for index in range(min(more, len(units) - 1), -1, -1)
+             if more - index < len(chunks)]
+    return [whole, *_grouped(sequences, longest, least, config)]
+
+
+def _grouped(sequences, longest, least, config):
+    """Return the list of the plans of groups of sequences, if there is any."""
+    if not sequences or {length for _, length in sequences} != {longest}:
+        return []
+    most = min(config.token_depth, -(-least // longest) * longest)
+    sizes = [count * longest for count in range(int(most // longest), 0, -1)]
+    found = [plan for plan in (Plan(unit=size, chunk=size, group=size) for size in sizes)
+             if plan.groups(sequences)]
+    return [found] if found else []
 
 
 def _sizes(rows, count, config):

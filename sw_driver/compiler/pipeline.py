@@ -1,0 +1,155 @@
+"""Encoder blocks of many short sequences as operations: group by group, four at a time.
+
+With few rows a softmax or a norm takes VECTOR longer than the array has other work of the same
+rows. So four groups of sequences are under way, each further in its block than the next. A step of
+group k, in the array beside VECTOR:
+
+    Q, K (k + 2)                                   | activation (k - 1)
+    second layer (k - 1)                           |
+    scores (k + 2), context (k + 1)                | norm 1 (k - 1, next block)
+    first layer (k), output projection (k + 1)     | softmax (k + 2), norm 2 (k + 1)
+    V (k + 2)                                      | activation (k)
+
+Groups of the next block follow those of this one without a gap. MATMULs whose results take long to
+drain (scores, output projection) come between others.
+"""
+
+import itertools
+
+from systola.sw_driver.compiler.attention import Attention
+from systola.sw_driver.compiler.lowering import finish
+from systola.sw_driver.compiler.mlp import activate
+
+__all__ = ["Pipeline"]
+
+
+class Pipeline:
+    """The operations of a chain of encoder blocks.
+
+    Parameters
+    ----------
+    network : Network
+        What emits the rest.
+    chain : list of AttentionPattern
+        The blocks, each behind the one before.
+    groups : list of Unit
+        Rows that are computed together, at least `plan.GROUPS`, as the first one of the next block
+        needs this block's first.
+    """
+
+    def __init__(self, network, chain, groups):
+        self.network = network
+        self.steps = [_Step(network, pattern, group, first=group is groups[0])
+                      for pattern in chain for group in groups]
+
+    def run(self):
+        """Emit everything."""
+        for index in range(-2, len(self.steps) + 1):
+            ahead, behind, mlp, last = (self._step(index + place) for place in (2, 1, 0, -1))
+            ahead.project("qk")
+            last.second()
+            _in_turn(ahead.score(), behind.compute_context())
+            first = mlp.first()
+            for _ in itertools.islice(first, 2):  # up to what comes before the second MATMUL
+                pass
+            finish(behind.project_out())
+            finish(first)
+            ahead.project("v")
+
+    def _step(self, index):
+        return self.steps[index] if 0 <= index < len(self.steps) else _Nothing()
+
+
+class _Step:
+    """One group of rows in one block."""
+
+    def __init__(self, network, pattern, group, *, first):
+        self.network, self.build, self.graph = network, network.build, network.graph
+        self.pattern, self.group, self.is_first = pattern, group, first
+        self.low, self.rows = group.low, group.rows
+
+    def project(self, kinds):
+        """Emit the projections to Q, K or V."""
+        if "q" in kinds:
+            norm = self.graph.by_name[self.pattern.source]
+            part = self.network.source_part(norm, self.low, self.rows)
+            self.attention = Attention(self.build, self.graph, self.pattern, [part], [self.group])
+            if self.is_first:
+                self.attention.load_table()
+        for kind in kinds:
+            for heads in self.attention.groups:
+                finish(self.attention.project(kind, heads, 0))
+
+    def score(self):
+        """Emit scores and softmax of all heads; yields before each, as others before MATMULs."""
+        self.attention.load_records()
+        for head in range(self.attention.heads):
+            yield from self.attention.scores(head, self.group)
+
+    def compute_context(self):
+        """Emit the context of all heads."""
+        for head in range(self.attention.heads):
+            yield from self.attention.context(head, self.group)
+
+    def project_out(self):
+        """Emit the projection of the context and the norm of its result."""
+        network, pattern, layer = self.network, self.pattern, self.attention.output
+        self.build.count_passes(*layer.weight.shape, self.rows)
+        yield from network.linear_steps(
+            pattern.projection, self.attention.context_rows(self.low, self.rows), self.low,
+            self.rows, layer=layer, after=list(self.attention.context_ops.values())[-1:])
+        network.finish(pattern.projection.name, self.low, self.rows, except_for=pattern.norm)
+        channels = self.graph.tensors[pattern.norm.name].channels
+        self.norm = self.build.tensor(pattern.norm.name, self.rows, channels).view()
+        network.norm_rows(pattern.norm, self.norm, self.low)
+
+    def first(self):
+        """Emit the first layer of the MLP and the activation in place."""
+        build, graph, (first, activation, _) = self.build, self.graph, self.pattern.mlp.nodes
+        if self.is_first:
+            self.network.load_table(activation)
+        channels, table = len(first.weight), activation.variant == "table"
+        build.count_passes(*first.weight.shape, self.rows)
+        self.hidden = build.tensor(first.name, self.rows, channels)
+
+        def each(start, count):
+            view = self.hidden.view().columns(start // build.config.rows, build.words(count))
+            build.store_traced(first.name, view, graph.tensors[first.name].shape, count, None,
+                               self.low, start)
+            activate(build, graph, activation, view, count, self.low, start)
+
+        # A table needs no whole rows: each column group is activated as it comes.
+        yield from build.linear_steps(
+            first.name, first, self.norm, self.hidden.view(), each=each if table else None,
+            most=min(build.config.max_row, channels) if table else channels)
+        if not table:
+            each(0, channels)
+
+    def second(self):
+        """Emit the second layer and the norm of what follows."""
+        node = self.pattern.mlp.second
+        self.build.count_passes(*node.weight.shape, self.rows)
+        self.network.linear_rows(node, self.hidden.view(), self.low, self.rows)
+        self.network.finish(node.name, self.low, self.rows)
+
+
+class _Nothing:
+    """A group before the first or behind the last one: nothing to emit."""
+
+    def project(self, kinds):
+        """Emit nothing."""
+
+    def second(self):
+        """Emit nothing."""
+
+    def first(self):
+        """Emit nothing, in no step."""
+        return iter(())
+
+    score = compute_context = project_out = first
+
+
+def _in_turn(first, second):
+    """Emit a step of the one, a step of the other, and so on until both end."""
+    for _ in itertools.zip_longest(first, second):
+        pass
