@@ -9,7 +9,7 @@ CXX ?= g++
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast mutants lint clean distclean lock check-python check-tools
+.PHONY: help setup demo test test-fast mutants formal docs lint clean distclean lock check-python check-tools
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ mutants: .venv/.stamp check-tools  ## plant single faults in hw/ and count those
 
 formal: .venv/.stamp  ## prove the stream rules, FIFOs, tokens, divider, root and packed products
 	$(BIN)/python -m systola.sim.formal
+
+docs: .venv/.stamp  ## renew the pages and tables of docs/ that are made from data
+	$(BIN)/python tests/house/docs.py
 
 lint: .venv/.stamp  ## style and import rules
 	$(BIN)/ruff check .

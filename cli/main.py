@@ -15,7 +15,7 @@ _COMMANDS = {
     "generate": ("systola.cli.synth", "Write Verilog, C header, FuseSoC file and manifest."),
     "synth": ("systola.cli.synth", "Synthesize and list LUT, FF, CARRY, DSP, BRAM by module."),
     "timing": ("systola.cli.timing", "Place and route on an ECP5 for the clock frequency."),
-    "report": ("systola.cli.power", "Area, energy and power; everything on one page."),
+    "report": ("systola.cli.report", "Area, energy and power; everything on one page."),
     "simulate": ("systola.cli.simulate", "Run a model on simulated Verilog, and compare."),
     "conform": ("systola.cli.simulate", "Compare with published golden vectors."),
     "run": ("systola.cli.run", "Run a model on a board, over its serial port."),

@@ -14,8 +14,9 @@ __all__ = ["Accelerator"]
 class Accelerator(wiring.Component):
     """Runs integer Vision Transformers from a program stream; the top of the generated Verilog.
 
-    Model: ``systola.sim.machine.machine``. Registers: ``hw/contract/regmap.py``. Program:
-    ``hw/contract/isa.py``.
+    Registers: ``hw/contract/regmap.py``. Program: ``hw/contract/isa.py``.
+
+    Model: sim/machine/machine.py
 
     Parameters
     ----------

@@ -53,6 +53,8 @@ class Core(wiring.Component):
     Scratchpad priority: MATRIX activations, MATRIX residual, VECTOR, LOAD for reads; MATRIX,
     VECTOR, LOAD for writes.
 
+    Model: sim/machine/machine.py
+
     Parameters
     ----------
     config : AcceleratorConfig

@@ -20,6 +20,8 @@ class LinkedAccelerator(wiring.Component):
     A new session (``hw/contract/frame.py``) resets bridge and accelerator together, with everything
     that may be under way between them, and nothing else.
 
+    Model: sim/machine/device.py
+
     Parameters
     ----------
     config : AcceleratorConfig

@@ -14,6 +14,8 @@ __all__ = ["MappedAccelerator"]
 class MappedAccelerator(wiring.Component):
     """The accelerator with its streams in registers; the top of ``systola generate --mapped``.
 
+    Model: sim/machine/machine.py
+
     Parameters
     ----------
     config : AcceleratorConfig

@@ -8,8 +8,8 @@ __all__ = ["link_page"]
 
 _PREFACE = """# Serial link
 
-Made by `python -m systola.hw.contract.link_page > docs/LINK.md` from `hw/contract/frame.py` and
-`hw/contract/link.py`, which are the definition for both ends; do not edit.
+Made by `make docs` from `hw/contract/frame.py` and `hw/contract/link.py`, which are the definition
+for both ends; do not edit.
 
 ```
  host                            line                   device
@@ -67,7 +67,3 @@ def link_page():
         *(f"| {reply.name} | {count} |" for reply, count in following.items()),
         "\n### Status of a reply\n", _codes(link.Status)]
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(link_page(), end="")

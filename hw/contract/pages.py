@@ -8,8 +8,7 @@ __all__ = ["isa_page", "register_table"]
 
 _PREFACE = f"""# Instruction set
 
-Made by `python -m systola.hw.contract.pages > docs/ISA.md` from `hw/contract/isa.py` and
-`hw/contract/regmap.py`; do not edit.
+Made by `make docs` from `hw/contract/isa.py` and `hw/contract/regmap.py`; do not edit.
 
 A program is one stream of beats, `config.bus_bytes` bytes wide (R bytes rounded up to a power of
 two). It holds instructions of {INSTRUCTION_BYTES} bytes, little-endian, each in
@@ -96,7 +95,3 @@ def isa_page():
     lines += [*_errors(), "\n## Registers\n", register_table(),
               "\n## Streams in registers\n", _WINDOW, register_table(STREAM_REGISTERS)]
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(isa_page(), end="")

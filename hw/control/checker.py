@@ -24,6 +24,8 @@ class Checker(wiring.Component):
     stages around take `Checker.LATENCY` more, once. A MATMUL of the digits network takes about 30
     cycles. Nothing between registers is deeper than 5 LUTs.
 
+    Model: sim/machine/refusals.py
+
     Parameters
     ----------
     config : AcceleratorConfig

@@ -30,8 +30,9 @@ class Dispatcher(wiring.Component):
     instruction reaches no engine; from there on the stream is discarded, so that a host which
     sends a whole program never hangs, until this unit is reset. An instruction that cannot be
     handed on when the watchdog calls, with its data, ends the program the same way
-    (`Error.DEADLOCK`). After END nothing is taken from the stream until the next start. Model:
-    ``systola.sim.machine.machine``.
+    (`Error.DEADLOCK`). After END nothing is taken from the stream until the next start.
+
+    Model: sim/machine/machine.py
 
     Parameters
     ----------

@@ -28,6 +28,8 @@ class TokenGate(wiring.Component):
     `depth` instructions inside, which is the room left. A program in which one engine runs
     2**bits - 1 - depth tokens ahead of another stops there until they are taken.
 
+    Model: none: moves data
+
     Parameters
     ----------
     engine : Engine

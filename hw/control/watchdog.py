@@ -25,6 +25,8 @@ class Watchdog(wiring.Component):
     only the host knows how long it may take. ``stuck`` rises ``limit + 2`` cycles after the last
     event, and falls two cycles after the next one.
 
+    Model: none: counts cycles
+
     Parameters
     ----------
     limit : int

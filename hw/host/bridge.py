@@ -19,6 +19,8 @@ class Bridge(wiring.Component):
     Between commands it reads STATUS, so that ``status`` can drive LEDs. Bytes and results wait
     until it has time; a reply goes before a result. At most a byte a cycle each way.
 
+    Model: sim/machine/device.py
+
     Parameters
     ----------
     bus_bytes : int

@@ -22,6 +22,8 @@ class Channel(wiring.Component):
     and no other came for `patience` cycles; then sequence numbers never stand still for long, and
     short replies share a frame with the report on what they reply to.
 
+    Model: sim/machine/device.py
+
     Parameters
     ----------
     bus_bytes, config_hash : int

@@ -30,6 +30,8 @@ class Deframer(wiring.Component):
     be able to forget it. At most one byte a cycle (a UART has one in 40 or more); a byte of payload
     comes in the cycle of the byte of the line, the verdict one cycle after the FLAG.
 
+    Model: hw/contract/frame.py
+
     Members
     -------
     i : In(stream of 8 bits, always ready)

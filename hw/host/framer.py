@@ -32,6 +32,8 @@ class Framer(wiring.Component):
     At most a byte in 2 cycles, the first FLAG 1 cycle after `start`. Every frame has both its
     FLAGs, so that damage to one does not reach the next frame.
 
+    Model: hw/contract/frame.py
+
     Members
     -------
     header : In(frame_header())

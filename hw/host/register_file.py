@@ -33,6 +33,8 @@ class RegisterFile(wiring.Component):
     A write to a register without writable fields, and any access to another address, answers
     SLVERR (and reads as zero). Byte strobes are honoured.
 
+    Model: none: moves data
+
     Parameters
     ----------
     config : AcceleratorConfig

@@ -38,6 +38,8 @@ class StreamWindow(wiring.Component):
     A beat of n words goes by in n + 1 cycles. Results of a frame wait until those of the one before
     were read, so that RECEIVE_COUNT always speaks of one frame.
 
+    Model: none: moves data
+
     Parameters
     ----------
     bus_bytes : int

@@ -36,6 +36,8 @@ class Receiver(wiring.Component):
 
     A start bit that is not still low in its middle is ignored.
 
+    Model: none: moves data
+
     Parameters
     ----------
     divisor : int
@@ -84,6 +86,8 @@ class Receiver(wiring.Component):
 
 class Transmitter(wiring.Component):
     """Sends bytes, each in 10 bits of `divisor` cycles, back to back.
+
+    Model: none: moves data
 
     Parameters
     ----------

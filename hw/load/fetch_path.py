@@ -30,6 +30,8 @@ class FetchPath(wiring.Component):
     RESULT sends words as they are. WEIGHTS zeroes the lanes outside ``lanes`` in a row's last
     word. TRANSPOSE passes blocks through the `Transposer`. Zero words cost no read.
 
+    Model: none: moves data
+
     Parameters
     ----------
     config : AcceleratorConfig

@@ -17,12 +17,13 @@ __all__ = ["LoadEngine"]
 class LoadEngine(wiring.Component):
     """Run the operations of the LOAD engine, one at a time, about a word a cycle.
 
-    Model: ``systola.sim.machine.memories``. An instruction is taken when the previous one is
-    complete; its first word moves 1 (from the stream) or 7 (from the scratchpad) cycles later, a
-    cycle more to the weights, and ``done`` follows the last word from the stream by one cycle, one
-    from the scratchpad by two. FETCH with TRANSPOSE reads a block of up to R rows for one
-    tile column group, so it gives C words per R reads, or per 2R where the C channels straddle two
-    words.
+    An instruction is taken when the previous one is complete; its first word moves 1 (from the
+    stream) or 7 (from the scratchpad) cycles later, a cycle more to the weights, and ``done``
+    follows the last word from the stream by one cycle, one from the scratchpad by two. FETCH with
+    TRANSPOSE reads a block of up to R rows for one tile column group, so it gives C words per R
+    reads, or per 2R where the C channels straddle two words.
+
+    Model: sim/machine/memories.py
 
     Parameters
     ----------

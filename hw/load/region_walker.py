@@ -41,6 +41,8 @@ class ChannelTile(wiring.Component):
     All outputs but ``word``, ``first``, ``count`` and ``pad`` are registers that follow the
     position `ChannelTile.SETTLE` cycles later; those three are chosen from registers by ``part``.
 
+    Model: none: moves data
+
     Parameters
     ----------
     config : AcceleratorConfig
@@ -125,6 +127,8 @@ class RegionWalker(wiring.Component):
     (COLUMNS, ROWS) or the two words that a tile of C channels may touch (TRANSPOSE), then tiles
     of rows, and for TRANSPOSE tiles of channels outermost. Between tiles of channels and at the
     start it pauses for ``ChannelTile.SETTLE`` cycles.
+
+    Model: none: moves data
 
     Parameters
     ----------

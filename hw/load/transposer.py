@@ -32,6 +32,8 @@ class Transposer(wiring.Component):
     lines that all rows share: byte c is c cycles late. So a row needs one multiplexer in time
     instead of R in space, and a column is the same address in all memories.
 
+    Model: none: moves data
+
     Parameters
     ----------
     rows, cols : int

@@ -22,6 +22,8 @@ class ParamUnpacker(wiring.Component):
     Record k is bytes 9k to 9k + 8 of the beats put together, little-endian. Of the multiplier the
     low mult_bits + 1 bits count, of the shift the low 6.
 
+    Model: none: moves data
+
     Parameters
     ----------
     config : AcceleratorConfig
@@ -65,6 +67,8 @@ class ParamUnpacker(wiring.Component):
 
 class TableUnpacker(wiring.Component):
     """Split ``ceil(256 / R)`` beats into the 256 entries of a table, one a cycle.
+
+    Model: none: moves data
 
     Parameters
     ----------

@@ -31,6 +31,8 @@ class Accumulators(wiring.Component):
     ``row_t`` of ``row_half`` in the next and holds them. Meanwhile, that half's entries may only
     be written with ``first`` sums.
 
+    Model: model/operators/matmul.py
+
     Parameters
     ----------
     delays : sequence of int

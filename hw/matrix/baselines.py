@@ -72,6 +72,8 @@ class ShiftElement(wiring.Component):
     the leading one of scheme Half_16 is c // 2 and its half step c & 1
     (``systola.model.operators.log2``). Weights as in `ProcessingElement`.
 
+    Model: model/operators/fixed_point.py
+
     Parameters
     ----------
     weight_bits : int
@@ -130,8 +132,9 @@ class OperandScalers(wiring.Component):
 
     ``y = (x * scale + 2**(bits-1)) >> bits``, the code's bits of fraction rounded away, ties
     upwards; two cycles later. Activations run through in every cycle, weights while `w_en` is
-    high. Booth rows of adders, no DSP slice. Model:
-    ``systola.model.operators.fixed_point.fixed_point``.
+    high. Booth rows of adders, no DSP slice.
+
+    Model: model/operators/fixed_point.py
 
     Parameters
     ----------
@@ -195,6 +198,8 @@ class StyledArray(wiring.Component):
     """A weight-stationary array of any cells: `systolic.SystolicArray` without packing.
 
     Ports and timing are its own; attributes too.
+
+    Model: model/operators/matmul.py
 
     Parameters
     ----------

@@ -28,6 +28,8 @@ class Drain(wiring.Component):
     The residual may lie where the output goes: a lane is written after its residual has been read,
     and a word is read again for the next tile only for the lanes that are not written yet.
 
+    Model: model/operators/requant.py
+
     Parameters
     ----------
     config : AcceleratorConfig

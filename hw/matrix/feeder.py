@@ -33,6 +33,8 @@ class Feeder(wiring.Component):
 
     The byte lanes become signed(act_bits + 1): with UNSIGNED the top digit is unsigned.
 
+    Model: none: moves data
+
     Parameters
     ----------
     config : AcceleratorConfig

@@ -36,6 +36,8 @@ class GroupWalker(wiring.Component):
     After an instruction with residual or 16-bit output, the next one waits until its writes are
     out, as the held values below belong to the last instruction taken.
 
+    Model: none: moves data
+
     Parameters
     ----------
     config : AcceleratorConfig

@@ -40,6 +40,8 @@ class MatrixEngine(wiring.Component):
       its ``done`` at the earliest, 10 with a residual, and the one after that enters 5 cycles after
       it.
 
+    Model: sim/machine/memories.py
+
     Parameters
     ----------
     config : AcceleratorConfig

@@ -58,6 +58,8 @@ class ProcessingElement(wiring.Component):
     (that activation already sees the new weight). ``load`` in the cycle of ``swap`` or later
     prepares the next weight and disturbs nothing.
 
+    Model: model/operators/matmul.py
+
     Parameters
     ----------
     act_bits, weight_bits : int
@@ -141,6 +143,8 @@ class PackedElement(wiring.Component):
     `ProcessingElement`. One cell is one DSP48E1 if the platform has it
     (`systola.hw.parts.target.Primitives`); on ECP5 one MULT18X18D with the sum in the fabric, if
     the plan is for its ports; else plain logic with the same behaviour.
+
+    Model: model/operators/matmul.py
 
     Parameters
     ----------

@@ -16,6 +16,8 @@ class ResidualReader(wiring.Component):
     One pair every 2 cycles; up to 1 pair waits, beside what the port holds. A request leaves a
     cycle after its address is offered, and a pair comes a cycle after its high word.
 
+    Model: none: moves data
+
     Parameters
     ----------
     config : AcceleratorConfig

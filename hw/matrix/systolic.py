@@ -85,6 +85,8 @@ class SystolicArray(wiring.Component):
 
     The exact model is the integer matrix product, ``systola.model.operators.matmul``.
 
+    Model: model/operators/matmul.py
+
     Parameters
     ----------
     rows, cols : int

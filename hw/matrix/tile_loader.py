@@ -20,6 +20,8 @@ class TileLoader(wiring.Component):
     is `cols` words of the stream. Tiles that are already in the FIFO when the swap comes are as
     fast as max(rows, cols / group).
 
+    Model: none: moves data
+
     Parameters
     ----------
     rows, cols : int

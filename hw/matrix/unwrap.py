@@ -66,6 +66,8 @@ def split_fields(packing, total, counts):
 class FieldCounter(wiring.Component):
     """Follow one field down a column of DSP slices and count how often it wrapped around.
 
+    Model: hw/contract/dsp_packing.py
+
     Parameters
     ----------
     packing : Packing

@@ -25,6 +25,8 @@ class WordWriter(wiring.Component):
     One group a cycle, and one write a cycle of which a wide word takes two: the groups of the next
     word are collected while a word is written. Latency 2 cycles from the last group to the write.
 
+    Model: none: moves data
+
     Parameters
     ----------
     config : AcceleratorConfig

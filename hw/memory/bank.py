@@ -19,6 +19,8 @@ class Bank(wiring.Component):
     waits for its data does that). On port B one address serves read and write, as block RAM needs
     it.
 
+    Model: none: moves data
+
     Parameters
     ----------
     lanes : int

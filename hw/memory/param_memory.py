@@ -22,6 +22,8 @@ class ParamMemory(wiring.Component):
     in a cycle is visible to requests of later cycles. Requests pass a register slice, so that no
     client's signals reach another one within a cycle.
 
+    Model: none: moves data
+
     Parameters
     ----------
     config : AcceleratorConfig

@@ -18,6 +18,8 @@ class RowFactors(wiring.Component):
     sustained. A factor written in a cycle is visible to requests of later cycles. Addresses must be
     below ``config.factor_depth``.
 
+    Model: none: moves data
+
     Parameters
     ----------
     config : AcceleratorConfig

@@ -27,6 +27,8 @@ class Scratchpad(wiring.Component):
     itself. A read sees the writes accepted in cycles before its own, and none of later ones; of the
     same cycle only reader 0 may see one. Addresses must be below ``config.scratchpad_words``.
 
+    Model: none: moves data
+
     Parameters
     ----------
     config : AcceleratorConfig

@@ -13,6 +13,8 @@ class Arbiter(wiring.Component):
     Every `turns`-th grant prefers one of the others, each in its turn: a request that stays is
     granted after at most ``turns * (clients - 1)`` grants. Combinational from `valid` and `free`.
 
+    Model: none: moves data
+
     Parameters
     ----------
     clients : int

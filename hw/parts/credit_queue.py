@@ -16,6 +16,8 @@ class CreditQueue(wiring.Component):
     ``o`` in cycle t + 1. With `depth` at least the cycles from ``take`` to ``push`` plus two, one
     read a cycle is sustained. ``room`` and ``o.valid`` are registers.
 
+    Model: none: moves data
+
     Parameters
     ----------
     shape : ShapeLike

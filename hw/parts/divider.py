@@ -20,7 +20,9 @@ class Divider(wiring.Component):
 
     Latency ``cycles + 1`` with ``cycles = ceil(quot_bits / steps)``, throughput one division every
     ``cycles + 1`` cycles. Non-restoring: a step adds or subtracts, and what did not fit is made up
-    for in the next one, so that a quotient bit takes one adder. Model: ``numpy`` ``//``.
+    for in the next one, so that a quotient bit takes one adder.
+
+    Model: none: Python's // and %
 
     Parameters
     ----------

@@ -14,6 +14,8 @@ class RegisterSlice(wiring.Component):
     only the way back is cut: latency 0, one entry, and a payload multiplexer in the way forward.
     Throughput 1 in both cases. Both take one LUT a bit; two flip-flops a bit, or one.
 
+    Model: none: moves data
+
     Parameters
     ----------
     shape : ShapeLike

@@ -26,8 +26,9 @@ class Requantizer(wiring.Component):
     each interleave (low, low, high, high), and so do the two branches of a sum, the residual first,
     if it has two limbs; a beat that could overtake waits for at most two cycles more. Results are
     in order, `latency` cycles after a beat is first offered, and all stages advance together
-    whenever the output is empty or taken. No DSP slice is used. Model:
-    ``systola.model.operators.requant.requantize``. Source: I-ViT, HAWQ-V3.
+    whenever the output is empty or taken. No DSP slice is used. Source: I-ViT, HAWQ-V3.
+
+    Model: model/operators/requant.py
 
     Parameters
     ----------

@@ -16,6 +16,8 @@ class ByteTable(wiring.Component):
     Latency 1 cycle from `addr` to `data`, which holds while `en` is low. A write takes effect from
     the next cycle on, and makes `data` undefined. The content is undefined until written.
 
+    Model: none: moves data
+
     Parameters
     ----------
     lanes : int

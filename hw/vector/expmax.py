@@ -26,7 +26,9 @@ class ExpMax(wiring.Component):
     cycles a row, ``division`` being an attribute (13 for 24 bits). A row's first beat is out
     `latency` (4) cycles after its last beat was in; its factor comes ``factor_latency`` cycles
     after its last beat is out, if the division is free. A sum of 0, which no table of exponentials
-    gives, counts as the largest factor. Model: ``systola.model.operators.deferred``.
+    gives, counts as the largest factor.
+
+    Model: model/operators/deferred.py
 
     Parameters
     ----------

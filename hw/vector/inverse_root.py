@@ -20,7 +20,9 @@ class InverseRoot(wiring.Component):
     ``root`` is k after `ITERATIONS` steps of ``k = max((k + v // k) >> 1, 1)`` from a power of two,
     so the first step is a shift. From then on ``k >= floor(sqrt(v))``, which halves the bits of the
     quotients. Latency `latency`, ten divisions and a cycle; throughput one value every latency + 1
-    cycles. Model: ``systola.model.operators.layernorm``. Source: I-ViT.
+    cycles. Source: I-ViT.
+
+    Model: model/operators/layernorm.py
 
     Parameters
     ----------

@@ -20,8 +20,9 @@ def _check(wide, narrow):
 class Narrow(wiring.Component):
     """Send each beat of a row in groups of `narrow` elements, without those that are not kept.
 
-    One group a cycle, latency 0: a beat stays on the input until its last group is taken. Model:
-    the kept elements in order, cut every `narrow`.
+    One group a cycle, latency 0: a beat stays on the input until its last group is taken.
+
+    Model: none: moves data
 
     Parameters
     ----------
@@ -71,8 +72,9 @@ class Narrow(wiring.Component):
 class Widen(wiring.Component):
     """Collect groups of elements to beats of `wide`; a row's last beat may hold fewer.
 
-    One group a cycle; a beat is out a cycle after its last group was taken. Model: the elements in
-    order, cut every `wide`.
+    One group a cycle; a beat is out a cycle after its last group was taken.
+
+    Model: none: moves data
 
     Parameters
     ----------

@@ -20,8 +20,9 @@ class ILayerNorm(wiring.Component):
     `systola.hw.vector.inverse_root.InverseRoot`; ``-2**30 <= o < 2**30``. Throughput one beat a
     cycle and a row every ``max(period, (root_latency + 1) / roots)`` cycles: rows are received,
     summed up, rooted (`roots` of them at a time) and emitted at once, from one row memory. Latency
-    from the last beat in to the first beat out: `latency` cycles. Model:
-    ``systola.model.operators.layernorm.layernorm``.
+    from the last beat in to the first beat out: `latency` cycles.
+
+    Model: model/operators/layernorm.py
 
     Parameters
     ----------

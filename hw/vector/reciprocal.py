@@ -16,7 +16,9 @@ class ReciprocalProduct(wiring.Component):
     A non-restoring division finds two quotient bits a stage, most significant first, and each pair
     is used at once as a radix-4 digit of the product. The numerator is all ones, so after bit i
     the partial remainder is below 2**i and the product below 2**(i+1): only that many bits are
-    computed, half of the full rectangle. Latency `latency` (16) cycles. Model: python ``//``.
+    computed, half of the full rectangle. Latency `latency` (16) cycles.
+
+    Model: none: Python's //
 
     Parameters
     ----------

@@ -15,8 +15,9 @@ class RowMaximum(wiring.Component):
 
     One beat per cycle in and out: a row streams in while the ones before it stream out. A row's
     first beat is on ``o`` 2 cycles after its last beat was taken, or directly after the row before.
-    Holds two rows of `max_row`, or `slots` shorter ones. Longer rows never come out. Model: numpy
-    ``max``.
+    Holds two rows of `max_row`, or `slots` shorter ones. Longer rows never come out.
+
+    Model: none: NumPy's max
 
     Parameters
     ----------

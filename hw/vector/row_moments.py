@@ -54,7 +54,8 @@ class RowMoments(wiring.Component):
     second time and one serial product is enough. Codes are taken as ``x + 2**15``, which changes
     the mean alone. Throughput one beat a cycle, and one row every `period` cycles (the division and
     the product, while the next row is summed). Latency from the last beat `latency` cycles.
-    Model: ``systola.model.operators.layernorm``.
+
+    Model: model/operators/layernorm.py
 
     Parameters
     ----------

@@ -46,6 +46,8 @@ class RowReader(wiring.Component):
     The words of a row are requested in order, row after row: a region may be overwritten by results
     that depend on the words they replace.
 
+    Model: none: moves data
+
     Parameters
     ----------
     config : AcceleratorConfig

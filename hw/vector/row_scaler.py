@@ -27,6 +27,8 @@ class RowScaler(wiring.Component):
     for the parameters; a word of them, for ``lanes / norm_lanes`` beats, is requested when its
     first beat enters and taken as soon as it comes, so that a shared memory is never held up.
 
+    Model: model/operators/requant.py
+
     Parameters
     ----------
     config : AcceleratorConfig

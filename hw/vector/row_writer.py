@@ -45,6 +45,8 @@ class RowWriter(wiring.Component):
     of b beats takes ``max(b, planes + 1)`` cycles. The first write follows the word's last beat by
     two cycles. Lanes beyond the row hold anything.
 
+    Model: model/operators/matmul.py
+
     Parameters
     ----------
     config : AcceleratorConfig

@@ -43,7 +43,8 @@ class ShiftExp(wiring.Component):
 
     Free-running: results leave `latency` cycles after `x`, one per lane and cycle. The quotient
     comes from a restoring division whose steps shrink as the quotient bit's weight grows.
-    Model: ``systola.model.operators.shiftmax.shift_exp``.
+
+    Model: model/operators/shiftmax.py
 
     Parameters
     ----------

@@ -23,7 +23,9 @@ class ShiftGelu(wiring.Component):
     Two passes: a row is buffered until its maximum is known, then ``-max`` goes down the pipeline
     ahead of it. A long run of rows of B beats takes ``B + 1`` cycles a row. A row's first beat is
     out ``latency`` cycles after its last beat was in (attribute; 31 for n = 23). Every lane has its
-    own pipelined division. Model: ``systola.model.operators.shiftgelu.shiftgelu``.
+    own pipelined division.
+
+    Model: model/operators/shiftgelu.py
 
     Parameters
     ----------
@@ -126,8 +128,9 @@ class GeluTable(wiring.Component):
     """Look up each code in a table of 256 results.
 
     One beat per cycle, latency 1 cycle; two lanes share a block RAM. No row must be inside while
-    entries are written; the content is undefined until then. Model:
-    ``systola.model.operators.shiftgelu.gelu_table``, indexed.
+    entries are written; the content is undefined until then.
+
+    Model: model/operators/shiftgelu.py
 
     Parameters
     ----------

@@ -27,9 +27,9 @@ class Shiftmax(wiring.Component):
     second buffer, and their sum; the division; the product. A long run of rows of B beats takes
     ``max(B, division)`` cycles a row, where ``division`` is an attribute (17 cycles for n = 15). A
     row's first beat is out ``latency + B`` cycles after its last beat was in (attribute; 35 for 4
-    lanes, 12 bits of x0).
-    No multiplier: the product adds radix-4 digits of the mantissa. Model:
-    ``systola.model.operators.shiftmax.shiftmax``.
+    lanes, 12 bits of x0). No multiplier: the product adds radix-4 digits of the mantissa.
+
+    Model: model/operators/shiftmax.py
 
     Parameters
     ----------

@@ -29,7 +29,9 @@ class VectorEngine(wiring.Component):
     cycle, between adapters if these are fewer. Rows follow each other without a gap inside an
     instruction; instructions do not overlap. Every word of the source is read before a word of the
     destination that depends on it is written, in the same order: source and destination may be the
-    same rows, for Shiftmax in its first plane. Model: ``systola.sim.machine.machine``.
+    same rows, for Shiftmax in its first plane.
+
+    Model: sim/machine/memories.py
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from systola.hw.contract.config import AcceleratorConfig
 from systola.sim.formal import arithmetic, ports, queues
 from systola.sim.formal.bench import keep_stream_rules
 
-__all__ = ["PROOFS", "Proof"]
+__all__ = ["PROOFS", "Proof", "proof_table"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,3 +242,11 @@ _ARITHMETIC = [
 
 PROOFS = {proof.name: proof for proof in [*_STREAMS, *_QUEUES, *_PORTS, *_ARITHMETIC]}
 """All of them, by name."""
+
+
+def proof_table():
+    """Return the proofs as a Markdown table, for docs/FORMAL.md."""
+    lines = ["| proof | unit | claim | method |", "|---|---|---|---|"]
+    lines += [f"| {proof.name} | `{proof.module.split('.', 1)[1]}` | {proof.claim} | "
+              f"{proof.method} |" for proof in PROOFS.values()]
+    return "\n".join(lines) + "\n"

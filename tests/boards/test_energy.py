@@ -103,4 +103,4 @@ def test_every_coefficient_has_a_source_and_a_range():
 
 def test_the_table_of_the_documentation_is_current():
     text = (Path(__file__).parents[2] / "docs" / "POWER.md").read_text()
-    assert coefficient_table() in text
+    assert coefficient_table() in text, "run: make docs"

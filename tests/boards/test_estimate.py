@@ -98,4 +98,4 @@ def test_every_figure_says_where_it_is_from():
 
 def test_document_is_current():
     text = (Path(__file__).parents[2] / "docs/TIMING.md").read_text()
-    assert timing_tables() in text, "docs/TIMING.md: paste what boards.docs.timing_tables() returns"
+    assert timing_tables() in text, "run: make docs"

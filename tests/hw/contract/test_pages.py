@@ -13,8 +13,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 
 
 def test_isa_page_is_current():
-    assert (DOCS / "ISA.md").read_text() == isa_page(), (
-        "run: python -m systola.hw.contract.pages > docs/ISA.md")
+    assert (DOCS / "ISA.md").read_text() == isa_page(), "run: make docs"
 
 
 def test_isa_page_names_every_operation_field_and_register():
@@ -26,8 +25,7 @@ def test_isa_page_names_every_operation_field_and_register():
 
 
 def test_link_page_is_current():
-    assert (DOCS / "LINK.md").read_text() == link_page(), (
-        "run: python -m systola.hw.contract.link_page > docs/LINK.md")
+    assert (DOCS / "LINK.md").read_text() == link_page(), "run: make docs"
 
 
 def test_link_page_names_every_field_and_explains_every_code():

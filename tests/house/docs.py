@@ -1,0 +1,62 @@
+"""Pages and tables of docs/ that are made from data: ``make docs`` writes them."""
+
+import ast
+import re
+import runpy
+from pathlib import Path
+
+from systola.boards.power.energy import coefficient_table
+from systola.boards.synthesis.timing_page import timing_tables
+from systola.hw.contract.link_page import link_page
+from systola.hw.contract.pages import isa_page
+from systola.sim.formal.proofs import proof_table
+
+__all__ = ["PAGES", "ROOT"]
+
+ROOT = Path(__file__).parents[2]
+
+
+def room_table():
+    """Return the rooms and what they may import, by rules.py, as a Markdown table."""
+    rules = runpy.run_path(str(Path(__file__).with_name("rules.py")))
+    lines = ["| room | holds | may import |", "|---|---|---|"]
+    for room, may in rules["ROOMS"].items():
+        holds = ast.get_docstring(ast.parse((ROOT / room / "__init__.py").read_text()))
+        names = [", ".join(_shown(name) for name in may.split()) or "nothing"]
+        names += [f"{Path(file).name} also {', '.join(map(_shown, more.split()))}"
+                  for file, more in rules["EXTRA"].items() if Path(file).parent == Path(room)]
+        lines.append(f"| `{room}/` | {holds.rstrip('.')} | {'; '.join(names)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(name):
+    return f"`{name}`" if (ROOT / name).is_dir() or "/" in name else name
+
+
+def _between(name, make):
+    """Return a function that renews what stands in a text between the marks of `name`."""
+    def renewed(text):
+        marks = re.escape(f"<!-- {name}: make docs -->"), re.escape(f"<!-- end of {name} -->")
+        found = re.findall(f"(?s)({marks[0]}\n).*?({marks[1]}\n)", text)
+        if len(found) != 1:
+            raise ValueError(f"the marks of {name} must be in the page once")
+        start, end = found[0]
+        return re.sub(f"(?s){marks[0]}\n.*?{marks[1]}\n",
+                      lambda _: f"{start}\n{make()}\n{end}", text)
+    return renewed
+
+
+PAGES = {
+    "docs/ISA.md": lambda text: isa_page(),
+    "docs/LINK.md": lambda text: link_page(),
+    "docs/ARCHITECTURE.md": _between("rooms", room_table),
+    "docs/FORMAL.md": _between("proofs", proof_table),
+    "docs/POWER.md": _between("coefficients", coefficient_table),
+    "docs/TIMING.md": _between("delays", timing_tables),
+}
+"""What a page has to be, given its text."""
+
+if __name__ == "__main__":
+    for page, renew in PAGES.items():
+        path = ROOT / page
+        path.write_text(renew(path.read_text()))
