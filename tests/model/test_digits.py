@@ -1,3 +1,4 @@
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -6,23 +7,23 @@ import pytest
 
 from systola.files.tensors import ModelError, write_tensors
 from systola.model.data import digits
-from systola.model.data.images import encode, load_data, normalised_patches
+from systola.model.data.images import encode, float_inputs, load_data, normalised_patches
 from systola.model.data.synthetic import random_vit
 from systola.model.evaluation.accuracy import (
     deviation,
+    evaluate,
     evaluate_source,
-    float_patches,
     integer_logits,
     measure_options,
     open_float,
-    open_model,
+    open_network,
 )
-from systola.model.networks.integer_file import load_model, save_model
+from systola.model.graph.graph_file import load_network, save_network
 
 
 @pytest.fixture(scope="module")
-def model():
-    return open_model("digits")
+def graph():
+    return open_network("digits")
 
 
 def test_split_is_fixed_stratified_and_complete():
@@ -65,7 +66,7 @@ def test_channels_are_normalised_on_their_own():
         normalised_patches(images, patch_size=2, mean=(0.5, 0.2, 0.1), std=(1,))
 
 
-def test_accuracy_of_the_digits(model):
+def test_accuracy_of_the_digits():
     report = evaluate_source("digits")
     assert report["images"] == 359
     assert report["float_top1"] >= 0.98
@@ -83,26 +84,36 @@ def test_calibration_reads_training_images_only(monkeypatch):
         return images[:64], labels[:64]
 
     monkeypatch.setattr(digits, "load_images", spy)
-    open_model("digits")
+    open_network("digits")
     assert splits == ["train"]
 
 
-def test_encode_quantizes_the_float_input(model):
+def test_encode_quantizes_the_float_input(graph):
     images, _ = load_data("digits")
-    codes = encode(model, images[:5])
-    real = float_patches(open_float("digits"), images[:5])
+    inputs, floats = encode(graph, images[:5]), float_inputs(open_float("digits"), images[:5])
+    assert inputs.keys() == floats.keys() == {"patches"}
+    codes, real, scale = inputs["patches"], floats["patches"], graph.scales["patches"]
     assert (codes.min(), codes.max()) == (-127, 127)
-    assert np.abs(codes * model.scales["input"] - real).max() <= model.scales["input"] * 0.501
+    assert np.abs(codes * scale - real).max() <= scale * 0.501
+    for network in graph, open_float("digits"):
+        with pytest.raises(ModelError, match=r"^images must give 16 patches of 4 values, not 4 of "
+                                             r"4$"):
+            float_inputs(network, np.zeros((1, 4, 4)))
     with pytest.raises(ModelError, match=r"^images must give 16 patches of 4 values, not 4 of 4$"):
-        encode(model, np.zeros((1, 4, 4)))
+        encode(graph, np.zeros((1, 4, 4)))
+    unscaled = replace(graph, scales={"logits": 1.0})
+    with pytest.raises(ModelError, match=r"^the integer network must know the scale of its input "
+                                         r"'patches' to take images$"):
+        encode(unscaled, images[:1])
 
 
-def test_file_evaluates_like_the_source(model, tmp_path):
+def test_file_evaluates_like_the_source(graph, tmp_path):
     path = tmp_path / "int.safetensors"
-    save_model(model, path)
+    save_network(graph, path)
     images, labels = load_data("digits")
-    expected = integer_logits(model, images[:40])
-    assert (integer_logits(load_model(path), images[:40]) == expected).all()
+    expected = integer_logits(graph, images[:40])
+    assert expected.shape == (40, 10)
+    assert (integer_logits(load_network(path), images[:40]) == expected).all()
     data = tmp_path / "data.safetensors"
     write_tensors(data, {"images": images[:40], "labels": labels[:40]}, {})
     report = evaluate_source(path, data=data)  # knows that it was made from the digits
@@ -110,13 +121,23 @@ def test_file_evaluates_like_the_source(model, tmp_path):
     assert report["int_top1"] == np.mean(expected.argmax(axis=1) == labels[:40])
     assert "float_top1" in report
     with pytest.raises(ModelError, match=r"is quantized already; gelu cannot be set$"):
-        open_model(path, gelu="table")
+        open_network(path, gelu="table")
+
+
+def test_images_at_a_time_change_nothing(graph):
+    images, labels = load_data("digits")
+    seen = []
+    one, other = (evaluate(open_float("digits"), graph, images[:40], labels[:40], batch=batch,
+                           progress=lambda *call: seen.append(call)) for batch in (7, 40))
+    assert one == other
+    assert one["images"] == 40
+    assert seen == [(7, 40), (14, 40), (21, 40), (28, 40), (35, 40), (40, 40), (40, 40)]
 
 
 def test_a_checkpoint_file_needs_data_files(tmp_path):
     path = digits.checkpoint_path()
     with pytest.raises(ModelError, match=r"^calibration must name a file of images for model"):
-        open_model(path)
+        open_network(path)
     images, labels = load_data("digits", "train")
     np.savez(tmp_path / "a.npz", images=np.rint(images[:32] * 255).astype(np.uint8),
              labels=labels[:32])
@@ -149,10 +170,10 @@ def test_a_missing_checkpoint_is_named(monkeypatch):
 
 
 def test_random_models_take_no_images():
-    model = random_vit(np.random.default_rng(0), channels=8, heads=2, blocks=1, hidden=8,
+    graph = random_vit(np.random.default_rng(0), channels=8, heads=2, blocks=1, hidden=8,
                        classes=2, tokens=5, patch_dim=4)
     with pytest.raises(ModelError, match="must know its patch size"):
-        encode(model, np.zeros((1, 4, 4)))
+        encode(graph, np.zeros((1, 4, 4)))
 
 
 def test_deviation_counts():

@@ -173,8 +173,8 @@ def test_tensors_are_of_bounded_size():
     x = Input(name="x", rows=2**18, channels=2, bits=8)
     Graph(nodes=(x, Rows(name="r", sources=("x",), index=np.array([[0, 1]]))), outputs=("r",))
     one = np.array(1)
-    with pytest.raises(GraphError, match=r"^node 's': tensor must have at most 268,435,456 numbers, "
-                                         r"not 2 x 262144 x 262144$"):
+    with pytest.raises(GraphError, match=r"^node 's': tensor must have at most 268,435,456 "
+                                         r"numbers, not 2 x 262144 x 262144$"):
         Graph(nodes=(x, Scores(name="s", query="x", key="x", heads=2, head_dim=1, bits=8, mult=one,
                                shift=one, sequences=((0, 2**18),))), outputs=("s",))
 
