@@ -27,11 +27,14 @@ from systola.files.bounded import parse_json, parse_toml, shorten, shown
 from systola.files.tensors import ModelError, read_tensors, write_tensors
 from systola.hw.contract.config import AcceleratorConfig, ConfigError
 from systola.model.data.images import encode, load_data
-from systola.model.data.synthetic import random_float_vit, random_vit
-from systola.model.importers.checkpoint import load_checkpoint
-from systola.model.networks.integer_file import load_model, save_model
+from systola.model.data.synthetic import random_codes, random_vit
+from systola.model.graph.graph_file import load_network, save_network
+from systola.model.graph.integer_forward import forward
+from systola.model.importers.timm import load_timm
+from systola.model.importers.vision_transformer import block_shapes
 from systola.sim.conform.golden import Golden, GoldenError
-from systola.sw_driver.compiler.compiler import compile_model
+from systola.sw_driver.compiler.compiler import compile_network
+from systola.sw_driver.compiler.layout import CompileError
 from systola.sw_driver.program.image import Program, ProgramError, decode_outputs
 
 EXAMPLES = int(os.environ.get("SYSTOLA_FUZZ", 0))
@@ -44,7 +47,7 @@ MEMORY = 48 * 2**20
 SIZES = {"channels": 4, "heads": 2, "blocks": 1, "hidden": 5, "classes": 3, "tokens": 5,
          "patch_dim": 4}
 CONFIG = AcceleratorConfig(rows=2, cols=2, lanes=1, max_row=16, banks=1)
-KEY = "systola_integer_vit"
+KEY = "systola_network"
 
 
 def golden(path):
@@ -54,9 +57,9 @@ def golden(path):
 
 
 READERS = {
-    "checkpoint.safetensors": (load_checkpoint, ModelError),
-    "checkpoint.npz": (load_checkpoint, ModelError),
-    "model.safetensors": (load_model, ModelError),
+    "checkpoint.safetensors": (load_timm, ModelError),
+    "checkpoint.npz": (load_timm, ModelError),
+    "model.safetensors": (load_network, ModelError),
     "images.safetensors": (load_data, ModelError),
     "images.npz": (load_data, ModelError),
     "golden.npz": (golden, GoldenError),
@@ -71,20 +74,20 @@ def good(tmp_path_factory):
     """Return the bytes of a good file for every reader."""
     folder = tmp_path_factory.mktemp("good")
     rng = np.random.default_rng(1)
-    parameters = dict(random_float_vit(rng, **SIZES).parameters)
-    for name, shape in (("patch_embed.proj.weight", (4, 1, 2, 2)), ("cls_token", (1, 1, 4)),
-                        ("pos_embed", (1, 5, 4))):
-        parameters[name] = parameters[name].reshape(shape)
+    shapes = {"patch_embed.proj.weight": (4, 1, 2, 2), "patch_embed.proj.bias": (4,),
+              "cls_token": (1, 1, 4), "pos_embed": (1, 5, 4), **block_shapes(0, 4, 5),
+              "norm.weight": (4,), "norm.bias": (4,), "head.weight": (3, 4), "head.bias": (3,)}
+    parameters = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
     write_tensors(folder / "checkpoint.safetensors", parameters, {"heads": "2", "std": "0.5"})
     np.savez(folder / "checkpoint.npz", heads=2, std="0.5", **parameters)
     model = random_vit(rng, **SIZES, **CONFIG.model_settings)
     model.meta.update(patch_size=2, mean=[0.5], std=[0.25])
-    save_model(model, folder / "model.safetensors")
+    save_network(model, folder / "model.safetensors")
     data = {"images": rng.random((2, 4, 4), np.float32), "labels": np.arange(2)}
     write_tensors(folder / "images.safetensors", data, {})
     np.savez_compressed(folder / "images.npz", **data)
     np.savez(folder / "golden.npz", a_x=np.arange(6).reshape(2, 3), a_y=np.arange(3, dtype=">i2"))
-    compile_model(model, CONFIG).write(folder / "program.bin")
+    compile_network(model, CONFIG).write(folder / "program.bin")
     (folder / "config.toml").write_text('preset = "tiny"\nrows = 8\ngelu = "table"\n')
     (folder / "config.json").write_text(json.dumps(CONFIG.to_dict()))
     files = _Files({path.name: path.read_bytes() for path in folder.iterdir()})
@@ -261,17 +264,49 @@ def test_lies_in_programs(good, outcome, steps, value, action):
 
 @fuzz
 @given(**LIE)
-def test_lies_in_integer_models(good, outcome, steps, value, action):
+def test_lies_in_integer_networks(good, outcome, steps, value, action):
+    graph = outcome("model.safetensors", lying_network(
+        good, lambda about: lie(about, steps, value, action)))
+    if not refused(graph):
+        use(graph)
+
+
+@fuzz
+@given(**{**LIE, "steps": st.tuples(*[st.integers(0, 30)] * 2)})
+def test_lies_in_nodes(good, outcome, steps, value, action):
+    """Deeper than the lies above mostly get: a table of a node, or one of its attributes."""
+    def change(about):
+        about = copy.deepcopy(about)
+        index = steps[0] % len(about["nodes"])
+        about["nodes"][index] = lie(about["nodes"][index], steps[1:], value, action)
+        return about
+
+    graph = outcome("model.safetensors", lying_network(good, change))
+    if not refused(graph):
+        use(graph)
+
+
+def lying_network(good, change):
+    """Return a network file with `change` made to its JSON entry."""
     content = good["model.safetensors"]
     length = struct.unpack_from("<Q", content)[0]
     head = json.loads(content[8:8 + length])
-    about = json.loads(head["__metadata__"][KEY])
-    head["__metadata__"][KEY] = json.dumps(lie(about, steps, value, action))
-    text = json.dumps(head).encode()
-    model = outcome("model.safetensors", struct.pack("<Q", len(text)) + text + content[8 + length:])
-    if not refused(model):
-        with contextlib.suppress(ValueError):
-            encode(model, np.zeros((1, 4, 4), np.float32))
+    head["__metadata__"][KEY] = json.dumps(change(json.loads(head["__metadata__"][KEY])))
+    return tensors(head, content[8 + length:])
+
+
+def use(graph):
+    """Encode for what was accepted, compute and compile it: that works or is refused in a line."""
+    tracemalloc.start(1)
+    with contextlib.suppress(ValueError):
+        encode(graph, np.zeros((1, 4, 4), np.float32))
+    if sum(node.rows * node.channels for node in graph.inputs) < 10_000:
+        forward(graph, random_codes(np.random.default_rng(0), graph))
+    with contextlib.suppress(CompileError):
+        compile_network(graph, CONFIG)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < MEMORY
 
 
 @pytest.mark.parametrize("name", [name for name in READERS if name.endswith(".safetensors")])
@@ -389,15 +424,59 @@ def test_attack_on_a_program(good, outcome, change):
     assert refused(outcome("program.bin", forge(good["program.bin"], change)))
 
 
-def test_attack_on_a_model(good, outcome):
-    content = good["model.safetensors"]
-    length = struct.unpack_from("<Q", content)[0]
-    head = json.loads(content[8:8 + length])
-    about = json.loads(head["__metadata__"][KEY])
-    for change in {"blocks": 2**20 - 1}, {"channels": 2**20 - 2}, {"scales": {"input": 1e-300}}, {
-            "meta": {"patch_size": 2, "mean": [], "std": [0]}}, {"meta": {"patch_size": "2"}}:
-        head["__metadata__"][KEY] = json.dumps({**about, **change})
-        assert refused(outcome("model.safetensors", tensors(head, content[8 + length:])))
+@pytest.mark.parametrize("change", [
+    {"nodes": [{}] * 10**5}, {"nodes": [{"kind": "input", "name": "x", "rows": 1}] * 10**4},
+    {"scales": {"patches": 1e-300}}, {"meta": {"patch_size": 2, "mean": [], "std": [0]}},
+    {"meta": {"patch_size": "2"}}, {"outputs": ["logits"] * 10**5}, {"outputs": [["logits"]]},
+])
+def test_attack_on_a_network(good, outcome, change):
+    assert refused(outcome("model.safetensors", lying_network(
+        good, lambda about: {**about, **change})))
+
+
+@pytest.mark.parametrize(("name", "change"), [
+    ("patches", {"rows": 2**20 - 1, "channels": 2**20 - 1}), ("patches", {"rows": 2**20 - 2}),
+    ("patches", {"bits": 10**9}), ("blocks.0.scores", {"heads": 2**20 - 1}),
+    ("blocks.0.scores", {"head_dim": 2**20 - 1}), ("blocks.0.scores", {"query_channel": 2**62}),
+    ("blocks.0.scores", {"sequences": [[0, 2**62]]}),
+    ("blocks.0.scores", {"sequences": [[0, 1]] * 10**5}),
+    ("blocks.0.scores", {"sequences": [[index, 1] for index in range(10**5)]}),
+    ("embed", {"sources": ["prefix"] * 10**5}), ("embed", {"sources": ["prefix", {"a": 1}]}),
+    ("embed", {"sources": [["prefix"]]}), ("logits", {"name": "x" * 10**6}),
+    ("logits", {"input": "\x1b[31m\n"}), ("logits", {"residual": "x" * 10**6}),
+])
+def test_attack_on_a_node(good, outcome, name, change):
+    def attack(about):
+        for node in about["nodes"]:
+            if node["name"] == name:
+                node.update(change)
+                return about
+        raise AssertionError(name)
+
+    assert refused(outcome("model.safetensors", lying_network(good, attack)))
+
+
+def test_a_few_bytes_make_no_terabytes(outcome):
+    """Sizes that no array in the file bears out: rows that only scores and means read."""
+    def network(rows):
+        one = {"dtype": "I32", "shape": [], "data_offsets": [0, 4]}
+        shift = {"dtype": "U8", "shape": [], "data_offsets": [4, 5]}
+        nodes = [{"kind": "input", "name": "x", "rows": rows, "channels": 2, "bits": 8},
+                 {"kind": "scores", "name": "s", "query": "x", "key": "x", "heads": 1,
+                  "head_dim": 2, "sequences": [[0, rows]], "bits": 8},
+                 {"kind": "mean", "name": "m", "input": "x", "bits": 8}]
+        about = {"version": 3, "nodes": nodes, "outputs": ["m"], "scales": {}, "meta": {}}
+        head = {"__metadata__": {KEY: json.dumps(about)}}
+        for index, name in enumerate("sm"):
+            head |= {f"{name}.mult": shifted(one, 5 * index),
+                     f"{name}.shift": shifted(shift, 5 * index)}
+        return tensors(head, b"\x01\0\0\0\0" * 2)
+
+    def shifted(entry, by):
+        return {**entry, "data_offsets": [offset + by for offset in entry["data_offsets"]]}
+
+    assert refused(outcome("model.safetensors", network(2**16)))
+    use(outcome("model.safetensors", network(2**14)))
 
 
 LIMITED = """
