@@ -13,14 +13,18 @@ GELU = 0
 """The table of the activation."""
 
 
-def activate(build, graph, node, view, channels, row, first):
-    """Activate `channels` channels of `view` in place: those from `first` on, from `row` on."""
+def activate(build, graph, node, view, channels, row, first, out=None):
+    """Activate `channels` channels of `view`: those from `first` on, from `row` on.
+
+    In place, or to the view `out`.
+    """
+    out = out or view
     table = node.variant == "table"
     params = {"param_base": 0} if table else {"params": build.broadcast_params(
         node.name, node.mult, node.shift)}
-    build.vector(Opcode.SHIFTGELU, node.name, view, view, channels, out_bits=node.bits,
+    build.vector(Opcode.SHIFTGELU, node.name, view, out, channels, out_bits=node.bits,
                  x0=1 if table else int(node.unit), table=GELU if table else None, **params)
-    build.store_traced(node.name, view, graph.tensors[node.name].shape, channels, None, row, first)
+    build.store_traced(node.name, out, graph.tensors[node.name].shape, channels, None, row, first)
 
 
 class Mlp:
@@ -123,6 +127,7 @@ class Mlp:
         """Multiply by the second layer."""
         node = self.pattern.second
         most = self._store_group(self.tensor.channels, rows) if final else None
+        self.network.begin(node.name, low, rows)
         self.network.linear_rows(node, hidden.view(), low, rows, most=most)
         self.network.finish(node.name, low, rows)
 
@@ -142,6 +147,7 @@ class Behind:
     def project(self, low, rows, after):
         """Project the context of some rows, to be normalised later."""
         network, node = self.network, self.pattern.projection
+        network.begin(node.name, low, rows)
         network.linear_rows(node, self.attention.context_rows(low, rows), low, rows,
                             layer=self.attention.output, after=after)
         network.finish(node.name, low, rows, except_for=self.pattern.norm)

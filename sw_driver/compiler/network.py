@@ -40,7 +40,7 @@ class _Network:
 
     def __init__(self, build, graph, plan):
         self.build, self.plan = build, plan
-        self.graph, self.patterns = arranged(graph)
+        self.graph, self.patterns, self.waiting = arranged(graph)
         self.homes = homes(self.graph)
         self.memory = {}   # of homes, by name
         self.parts = {}
@@ -50,7 +50,7 @@ class _Network:
     def run(self):
         """Emit everything."""
         for node in self.graph.nodes:
-            if node.name in self.done or self._waits(node):
+            if node.name in self.done or node.name in self.waiting:
                 continue
             pattern = self.patterns.get(node.name)
             chain = self._chain(pattern)
@@ -67,14 +67,6 @@ class _Network:
                 getattr(self, f"_{node.kind}")(node)
                 self.done.add(node.name)
         self.build.store_rest()
-
-    def _waits(self, node):
-        """Return whether `node` is a norm that an attention emits beside its projections."""
-        readers = self.graph.consumers[node.name]
-        patterns = [self.patterns.get(reader.name) for reader in readers]
-        return (isinstance(node, Norm) and node.name not in self.graph.outputs and bool(readers)
-                and isinstance(patterns[0], AttentionPattern) and len(set(patterns)) == 1
-                and patterns[0].source == node.name)
 
     # --- Where tensors are ---
 
@@ -108,6 +100,11 @@ class _Network:
                                                      planes=2)
         return self.memory[storage]
 
+    def begin(self, name, low, rows):
+        """Make room for rows that are computed next: of codes, a tensor of their own."""
+        if name not in self.homes:
+            self._part(name, low, rows)
+
     def _part(self, name, low, rows):
         """Return a new tensor for some rows of codes."""
         part = self.build.tensor(name, rows, self.graph.tensors[name].channels)
@@ -122,8 +119,11 @@ class _Network:
                 and not self.graph.consumers[name])
 
     def finish(self, name, low, rows, except_for=None):
-        """Rows of a wide tensor are complete: store them, and normalise them for what follows."""
+        """Rows of a tensor are complete: store them, and normalise them for what follows."""
         build, tensor = self.build, self.graph.tensors[name]
+        if name not in self.homes:
+            self._store_if_wanted(name, low, rows)
+            return
         if build.trace or name in self.graph.outputs:
             for row, view in self.runs(name, low, rows):
                 if self.stores_later(name):
@@ -314,13 +314,6 @@ class _Network:
         for low, high in edges.reshape(-1, 2).tolist():
             self.build.load(memory.view(row=low, rows=high - low),
                             split_planes(values[low:high], self.build.config))
-        if self.build.trace or node.name in self.graph.outputs:
-            self._finish_constants(storage)
-
-    def _finish_constants(self, storage):
-        """Constants that stand alone are complete at once."""
-        if isinstance(self.graph.by_name[storage], Constant) and storage in self.graph.outputs:
-            self.finish(storage, 0, self.graph.tensors[storage].rows)
 
     def _linear(self, node):
         readers = self.graph.consumers[node.name]
@@ -351,21 +344,17 @@ class _Network:
 
     def _emit_pieces(self, name, pieces):
         """Emit linear layers for rows of tensor `name`: (first row, rows, what makes them)."""
-        build, wide = self.build, self.graph.tensors[name].bits > 8
+        build = self.build
         flat = [piece for _, _, parts in pieces for piece in parts]
         for node in dict.fromkeys(piece[0] for piece in flat):
             build.count_passes(*node.weight.shape, self.graph.tensors[node.name].rows)
         operands = self._operands(flat)
         for low, rows, parts in pieces:
-            if not wide:
-                self._part(name, low, rows)
+            self.begin(name, low, rows)
             for node, *_ in parts:
                 for start, view in next(operands):
                     self.linear_rows(node, view, start, view.rows)
-            if wide:
-                self.finish(name, low, rows)
-            else:
-                self._store_if_wanted(name, low, rows)
+            self.finish(name, low, rows)
 
     def _operands(self, pieces):
         """Yield the operand of every piece as [(first row, view)]; inputs come one piece ahead."""
@@ -385,14 +374,20 @@ class _Network:
             self._normalise(node, low, rows)
 
     def _activation(self, node):
-        """Activate in place, in whole rows."""
+        """Activate whole rows: in place if nothing else needs the operand."""
         self.load_table(node)
-        tensor = self.graph.tensors[node.name]
-        for low, rows, part in self._whole_parts(node.input):
-            self.parts.setdefault(node.name, []).append((low, rows, part))
-            activate(self.build, self.graph, node, part.view(), tensor.channels, low, 0)
-            if node.name in self.graph.outputs and not self.build.trace:
-                self._store(node.name, part.view(), low)
+        graph, tensor = self.graph, self.graph.tensors[node.name]
+        alone = (node.input in self.parts and node.input not in graph.outputs
+                 and graph.consumers[node.input] == [node])
+        for low, view in list(self.runs(node.input, 0, tensor.rows)):
+            if alone:
+                out = view
+                self.parts.setdefault(node.name, []).append((low, view.rows, view.tensor))
+            else:
+                out = self._part(node.name, low, view.rows).view()
+            activate(self.build, graph, node, view, tensor.channels, low, 0, out=out)
+            if node.name in graph.outputs and not self.build.trace:
+                self._store(node.name, out, low)
 
     def _mean(self, node):
         tensor, source = self.graph.tensors[node.name], self.graph.tensors[node.input]

@@ -12,6 +12,7 @@ from systola.model.graph.nodes import (
     Context,
     Linear,
     Norm,
+    Rows,
     Scores,
     Softmax,
 )
@@ -74,18 +75,27 @@ def arranged(graph):
         The same network, its nodes in the order in which they will be computed.
     dict of str to pattern
         By the name of every node that belongs to one.
+    set of str
+        Layer norms that an attention emits beside its projections; they come right before it.
 
     Raises
     ------
     CompileError
         If attention is not between linear layers.
     """
-    patterns = [_attention(graph, node) for node in graph.of(Scores)]
-    inside = {node.name for pattern in patterns for node in pattern.nodes}
+    owner = {}
+    for node in graph.of(Scores):
+        pattern = _attention(graph, node)
+        for member in pattern.nodes:
+            if member.name in owner:
+                raise CompileError(f"node {member.name!r}: the projection of one attention must "
+                                   f"not make queries, keys or values of another")
+            owner[member.name] = pattern
     for node in graph.of(Activation):
-        if node.name not in inside and (mlp := _mlp(graph, node)) is not None:
-            patterns.append(mlp)
-    owner = {node.name: pattern for pattern in patterns for node in pattern.nodes}
+        mlp = _mlp(graph, node)
+        if mlp is not None and not {member.name for member in mlp.nodes} & owner.keys():
+            owner |= {member.name: mlp for member in mlp.nodes}
+    waiting = {node.name for node in graph.of(Norm) if _waits(graph, node, owner)}
     order, done = [], set()
 
     def emit(node):
@@ -101,12 +111,21 @@ def arranged(graph):
         order.extend(group)
 
     for node in graph.nodes:
-        emit(node)
+        if node.name not in waiting:
+            emit(node)
     try:
-        return dataclasses.replace(graph, nodes=tuple(order)), owner
+        return dataclasses.replace(graph, nodes=tuple(order)), owner, waiting
     except ValueError as error:
         raise CompileError(f"attention and layers behind it must not depend on each other by other "
                            f"ways: {error}") from None
+
+
+def _waits(graph, node, owner):
+    """Return whether only one attention reads the norm `node`, as what it projects."""
+    patterns = {owner.get(reader.name) for reader in graph.consumers[node.name]}
+    return (len(patterns) == 1 and node.name not in graph.outputs
+            and isinstance(pattern := patterns.pop(), AttentionPattern)
+            and pattern.source == node.name)
 
 
 def _attention(graph, scores):
@@ -156,8 +175,11 @@ def _mlp(graph, activation):
     first = graph.by_name[activation.input]
     behind = graph.consumers[activation.name]
     if (isinstance(first, Linear) and first.residual is None and len(behind) == 1
+            and not isinstance(graph.by_name[first.input], Rows)  # it has no parts of its own
             and isinstance(behind[0], Linear) and behind[0].input == activation.name
             and behind[0].residual != activation.name
+            and not any(isinstance(reader, Scores | Context)
+                        for reader in graph.consumers[behind[0].name])
             and graph.consumers[first.name] == [activation]
             and not {first.name, activation.name} & {*graph.outputs}):
         return MlpPattern(first, activation, behind[0])

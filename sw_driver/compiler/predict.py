@@ -27,7 +27,7 @@ class Prediction:
     cycles : int
         From start to done.
     window : int
-        From the start of the first weights' load to the last output.
+        From the start of the first weights' load to the last output; 0 without weights.
     busy : dict of Engine to int
         Cycles with an instruction inside.
     stream_beats : int
@@ -79,8 +79,8 @@ def predict_cycles(ops, config, macs, *, costs=COSTS):
         else:
             line.load(op)
     cycles = line.end()
-    return Prediction(cycles=cycles, window=line.last_output - line.first_weights + 1,
-                      busy=dict(line.busy), stream_beats=line.beats,
+    window = 0 if line.first_weights is None else line.last_output - line.first_weights + 1
+    return Prediction(cycles=cycles, window=window, busy=dict(line.busy), stream_beats=line.beats,
                       utilisation=macs / (config.rows * config.cols * cycles),
                       bandwidth=line.bandwidth())
 

@@ -11,7 +11,7 @@ from systola.model.graph.nodes import Scores
 from systola.model.importers.vision_transformer import encoder_blocks
 from systola.sim.machine.machine import Machine
 from systola.sw_driver.compiler.compiler import CompileError, compile_network, compile_operations
-from systola.sw_driver.compiler.plan import Plan, growing, plans
+from systola.sw_driver.compiler.plan import GROUPS, Plan, growing, plans
 from systola.sw_driver.program.image import decode_outputs
 
 SMALL = {"channels": 16, "heads": 2, "blocks": 2, "hidden": 24, "classes": 3, "tokens": 33,
@@ -50,7 +50,7 @@ def check_units(units, sequences, most):
     assert covered == list(range(len(covered)))
 
 
-@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("images", [1, 3, 7])
 @pytest.mark.parametrize(("tokens", "token_depth"), [(2, 2), (7, 4), (33, 16), (33, 64), (50, 8)])
 def test_plans_cover_all_tokens_with_chunks_that_the_accumulators_hold(tokens, token_depth, images):
     model = random_vit(np.random.default_rng(0), **{**SMALL, "tokens": tokens, "blocks": 1})
@@ -58,19 +58,37 @@ def test_plans_cover_all_tokens_with_chunks_that_the_accumulators_hold(tokens, t
     config = dataclasses.replace(CONFIG, token_depth=token_depth)
     scores, = model.of(Scores)
     rows = images * tokens
-    seen = list(plans(model, config))
+    seen, *grouped = plans(model, config)
+    assert not any(plan.groups(scores.sequences) for plan in seen)
     for plan in seen:
         check_units(plan.units(scores.sequences), scores.sequences, token_depth)
         check_chunks(plan.chunks(rows), rows, token_depth)
-    whole = [(repr(plan.units(scores.sequences)), tuple(plan.chunks(rows)), plan.grouped, plan.lag)
-             for plan in seen]
-    assert len(set(whole)) == len(seen)
+    cuts = {(repr(plan.units(scores.sequences)), tuple(plan.chunks(rows))) for plan in seen}
+    assert len(cuts) == len(seen)
     assert all(unit.rows == 1 for unit in seen[-1].units(scores.sequences))
     assert all(count == 1 for _, count in seen[-1].chunks(rows))
+    for plan in (plan for several in grouped for plan in several):
+        groups = plan.groups(scores.sequences)
+        check_units(groups, scores.sequences, token_depth)
+        assert len(groups) >= GROUPS
+        assert [(group.low, group.rows) for group in groups] == plan.chunks(rows)
+        assert all(part[:2] == part[2] for group in groups for part in group.parts)
     first = growing(model, scores, config)
     check_chunks(first, rows, token_depth)
     if token_depth >= 2 * config.rows:
         assert all(count >= config.rows for _, count in first)
+
+
+def test_groups_are_for_many_equal_sequences():
+    model, config = small()
+    for images, depth, there in ((1, 64, False), (GROUPS - 1, 64, False), (GROUPS, 64, True),
+                                 (GROUPS, 32, False)):
+        config = dataclasses.replace(config, token_depth=depth)
+        assert (len(plans(model.repeated(images), config)) == 2) == there
+    unequal = dataclasses.replace(model, nodes=tuple(
+        dataclasses.replace(node, sequences=((0, 5), *((5 + 4 * k, 4) for k in range(7))))
+        if isinstance(node, Scores) else node for node in model.nodes))
+    assert len(plans(unequal.repeated(4), config)) == 1
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -91,7 +109,7 @@ def test_less_memory_makes_smaller_chunks_until_nothing_fits():
     for banks in range(16, 0, -1):
         smaller = dataclasses.replace(config, banks=banks)
         try:
-            build, ops = compile_operations(model, smaller)
+            build, ops, *_ = compile_operations(model, smaller)
         except CompileError as error:
             refusal = str(error)
             break
@@ -114,7 +132,7 @@ def test_refusal_tells_what_needs_the_words():
 
 
 def test_results_are_written_over_what_they_are_made_from():
-    _, ops = compile_operations(*small())
+    ops = compile_operations(*small())[1]
     for op in ops:
         where = {**op.reads, **op.writes}
         if op.opcode is Opcode.MATMUL and "res_" in where:
