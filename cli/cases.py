@@ -66,7 +66,7 @@ def _named_case(name, config, blocks, seed, images):
     import numpy as np
 
     from systola.model.data.synthetic import random_codes, random_named, random_stream
-    from systola.model.importers.vision_transformer import encoder_blocks, encoder_depth
+    from systola.model.graph.encoder import encoder_blocks, encoder_depth
 
     model = random_named(name, blocks=blocks, seed=seed, **config.model_settings)
     inputs = (random_codes if blocks is None else random_stream)(
@@ -80,9 +80,9 @@ def _model_case(source, config, blocks, count, data, update):
     """Take a model from a file; a float checkpoint is quantized as `config` wants it."""
     from systola.model.data.images import encode, load_data
     from systola.model.evaluation.accuracy import open_network
+    from systola.model.graph.encoder import encoder_blocks, encoder_depth
     from systola.model.graph.graph_file import is_integer_network
     from systola.model.graph.integer_forward import forward
-    from systola.model.importers.vision_transformer import encoder_blocks, encoder_depth
 
     settings = {} if source != "digits" and is_integer_network(source) else config.model_settings
     model = open_network(source, data=data, progress=update, **settings)

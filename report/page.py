@@ -84,7 +84,7 @@ def _roofline(config, model, run):
     """Return ``(peak, stream bytes a cycle)`` and points: the digits' layers, and larger models."""
     from systola.hw.contract.isa import Opcode
     from systola.model.data.synthetic import random_named
-    from systola.model.importers.vision_transformer import encoder_blocks
+    from systola.model.graph.encoder import encoder_blocks
     from systola.sw_driver.compiler.compiler import CompileError, compile_network
 
     program, tokens = compile_network(model, config), model.tensors["blocks.0.out"].rows

@@ -9,8 +9,8 @@ from systola.model.data.digits import load_images
 from systola.model.data.images import encode
 from systola.model.data.synthetic import random_named, random_stream
 from systola.model.evaluation.accuracy import open_network
+from systola.model.graph.encoder import encoder_blocks
 from systola.model.graph.integer_forward import forward
-from systola.model.importers.vision_transformer import encoder_blocks
 from systola.model.operators.fixed_point import mantissa, shift_codes
 from systola.model.operators.log2 import encode as log2_encode
 

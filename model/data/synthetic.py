@@ -4,12 +4,9 @@ import dataclasses
 
 import numpy as np
 
+from systola.model.graph.encoder import stream_name
 from systola.model.graph.integer_forward import forward
-from systola.model.importers.vision_transformer import (
-    block_shapes,
-    stream_name,
-    vision_transformer,
-)
+from systola.model.importers.vision_transformer import block_shapes, vision_transformer
 from systola.model.quantization.quantize import quantize
 from systola.model.quantization.uniform import quantize as to_codes
 

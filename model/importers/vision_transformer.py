@@ -17,8 +17,7 @@ from systola.model.graph.nodes import (
     Softmax,
 )
 
-__all__ = ["POOLINGS", "block_shapes", "encoder_blocks", "encoder_depth", "stream_name",
-           "vision_transformer"]
+__all__ = ["POOLINGS", "block_shapes", "vision_transformer"]
 
 POOLINGS = ("token", "mean")
 """What feeds the head: the first class token, or the mean over the patches."""
@@ -83,31 +82,6 @@ def vision_transformer(parameters, *, heads, blocks, prefix, position, eps=1e-6,
         stream = f"blocks.{index}.out"
     return Graph(nodes=(*nodes, *_head(p, stream, prefixes, patches, pooling, eps)),
                  outputs=("logits",), meta=meta or {})
-
-
-def stream_name(graph):
-    """Return the name of what the first encoder block of a `vision_transformer` reads."""
-    return "embed" if "embed" in graph.by_name else "patch_embed"
-
-
-def encoder_depth(graph):
-    """Return how many encoder blocks a `vision_transformer` has."""
-    return sum(f"blocks.{index}.out" in graph.by_name for index in range(len(graph.nodes)))
-
-
-def encoder_blocks(graph, count):
-    """Return the first `count` encoder blocks: their input stream, and ``blocks.<last>.out``.
-
-    Raises
-    ------
-    GraphError
-        If the network has fewer.
-    """
-    there = encoder_depth(graph)
-    if not 1 <= count <= there:
-        raise GraphError(f"blocks must be from 1 to {there}, the encoder blocks there are, "
-                         f"not {count}")
-    return graph.between([stream_name(graph)], [f"blocks.{count - 1}.out"])
 
 
 def _check_pooling(pooling, prefixes, heads):

@@ -11,12 +11,12 @@ import numpy as np
 
 from systola.model.graph.nodes import Constant, Input, Linear, Norm, Rows
 from systola.sw_driver.compiler.attention import Attention
+from systola.sw_driver.compiler.encoder_pipeline import EncoderPipeline
 from systola.sw_driver.compiler.layout import CompileError
 from systola.sw_driver.compiler.lowering import Lowering, finish
 from systola.sw_driver.compiler.mlp import GELU, Behind, Mlp, activate
 from systola.sw_driver.compiler.patterns import AttentionPattern, arranged
 from systola.sw_driver.compiler.payloads import code_words, split_planes
-from systola.sw_driver.compiler.pipeline import Pipeline
 from systola.sw_driver.compiler.plan import growing
 from systola.sw_driver.compiler.storage import homes, is_view
 
@@ -55,7 +55,7 @@ class _Network:
             pattern = self.patterns.get(node.name)
             chain = self._chain(pattern)
             if chain:
-                Pipeline(self, chain, self.plan.groups(pattern.scores.sequences)).run()
+                EncoderPipeline(self, chain, self.plan.groups(pattern.scores.sequences)).run()
                 self.done.update(member.name for pattern in chain for member in pattern.nodes)
             elif isinstance(pattern, AttentionPattern):
                 self._attend(pattern)

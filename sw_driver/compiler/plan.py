@@ -8,7 +8,7 @@ from systola.sw_driver.compiler.lowering import split
 __all__ = ["GROUPS", "Plan", "Unit", "growing", "plans"]
 
 GROUPS = 4
-"""Least groups of sequences that are computed one behind the other, see `pipeline.py`."""
+"""Least groups of sequences that are computed one behind the other, see `encoder_pipeline.py`."""
 
 _PASS = 1.25
 """Least rows that a chunk should have, in times of the cycles in which a tile is loaded."""
@@ -57,7 +57,7 @@ class Plan:
 
     ``unit`` of the attention: parts of a sequence, or whole ones of equal length; ``chunk`` of
     everything else. With a `group`, encoder blocks of several sequences are computed for as many
-    rows at a time, whole sequences, and group by group (`pipeline.py`).
+    rows at a time, whole sequences, and group by group (`encoder_pipeline.py`).
     """
 
     unit: int

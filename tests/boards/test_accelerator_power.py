@@ -20,9 +20,9 @@ from systola.cli.cases import Case
 from systola.cli.main import main
 from systola.hw.contract.config import AcceleratorConfig
 from systola.model.data.synthetic import random_codes, random_vit
-from systola.model.networks.integer_forward import forward
+from systola.model.graph.integer_forward import forward
 from systola.sim.runs.pins import decode_pins, record_pins
-from systola.sw_driver.compiler.compiler import compile_model
+from systola.sw_driver.compiler.compiler import compile_network
 from systola.sw_driver.program.image import ProgramError
 
 CONFIG = AcceleratorConfig(
@@ -102,7 +102,7 @@ def test_power_of_an_accelerator(netlist):
 @pytest.mark.slow
 def test_faults_in_a_netlist_are_found(netlist):
     model, codes = case()
-    program = compile_model(model, CONFIG, trace=True)
+    program = compile_network(model, CONFIG, trace=True)
     pins = record_pins(CONFIG, program, codes)
     expected = forward(model, codes)
     gates, inputs = compile_gates(netlist, models=memory_models()), played(netlist, pins)
@@ -126,7 +126,7 @@ def test_units_follow_the_names_of_cells():
 
 def test_results_are_read_from_the_pins():
     model, _ = case()
-    program = compile_model(model, CONFIG)
+    program = compile_network(model, CONFIG)
     beats = sum(program.frames)
     ends = np.cumsum(program.frames) - 1
     cycles = 4 * beats + 11

@@ -10,15 +10,16 @@ ROOMS = {
     "files": "numpy safetensors",
     "hw/contract": "files",
     "model/operators": "numpy hw/contract",
-    "model/importers": "numpy files",
-    "model/networks": "numpy files hw/contract model/operators",
-    "model/quantization": "numpy files hw/contract model/operators model/networks",
-    "model/data": "numpy files model/importers model/networks model/quantization",
-    "model/evaluation": "numpy files model/operators model/importers model/networks "
+    "model/graph": "numpy files hw/contract model/operators",
+    "model/importers": "numpy files model/graph",
+    "model/quantization": "numpy files hw/contract model/operators model/graph",
+    "model/data": "numpy files model/graph model/importers model/quantization",
+    "model/evaluation": "numpy files model/operators model/importers model/graph "
                         "model/quantization model/data",
     "model": "",
     "sw_driver/program": "numpy files hw/contract",
-    "sw_driver/compiler": "numpy hw/contract model/networks/integer_vit sw_driver/program",
+    "sw_driver/compiler": "numpy hw/contract model/graph/nodes "
+                          "model/operators/deferred sw_driver/program",
     "sw_driver/driver": "hw/contract sw_driver/program",
     "sw_driver": "",
     "hw/parts": "amaranth hw/contract",
@@ -35,20 +36,20 @@ ROOMS = {
     "sim/formal": "amaranth hw/contract hw/verilog",
     "sim/conform": "numpy files hw/contract hw/parts hw/matrix hw/vector model/operators "
                    "model/quantization/uniform sim/verilog",
-    "sim/runs": "numpy hw hw/contract hw/host/uart model/data model/networks sim/verilog "
+    "sim/runs": "numpy hw hw/contract hw/host/uart model/data model/graph sim/verilog "
                 "sw_driver/compiler sw_driver/program",
-    "sim/soak": "numpy hw hw/contract hw/control/watchdog model/data model/networks sim/machine "
+    "sim/soak": "numpy hw hw/contract hw/control/watchdog model/data model/graph sim/machine "
                 "sim/runs sim/verilog sw_driver/compiler sw_driver/driver sw_driver/program",
     "sim/benches": "cocotb numpy sim/runs sim/soak sim/verilog sw_driver/driver sw_driver/program",
     "boards/synthesis": "hw hw/contract hw/matrix/systolic hw/parts/target",
     "boards/flows": "hw/accelerator hw/contract hw/parts/target boards/synthesis",
     "boards": "amaranth hw/linked hw/contract hw/host/uart hw/parts/target boards/flows",
     "boards/power": "numpy hw/matrix/baselines hw/verilog model/data model/evaluation "
-                    "model/networks model/operators sim/runs/pins sim/verilog sw_driver/compiler "
+                    "model/graph model/operators sim/runs/pins sim/verilog sw_driver/compiler "
                     "sw_driver/program boards/synthesis",
-    "report": "matplotlib numpy hw/contract model/data model/evaluation model/networks "
+    "report": "matplotlib numpy hw/contract model/data model/evaluation model/graph "
               "sw_driver/compiler sim/runs boards/power boards/synthesis",
-    "cli": "click rich hw hw/contract model/data model/evaluation model/networks "
+    "cli": "click rich hw hw/contract model/data model/evaluation model/graph "
            "sw_driver/compiler sw_driver/driver sim/conform sim/runs sim/soak boards "
            "boards/flows boards/power boards/synthesis report",
 }

@@ -133,18 +133,18 @@ def test_a_planted_circle_is_found():
     ("hw/control/dispatcher.py", "from systola.hw.load import load_engine"),
     ("model/operators/requant.py", "from amaranth import Signal"),
     ("model/operators/requant.py", "from systola.hw.parts.requant import Requantizer"),
-    ("model/operators/requant.py", "from systola.model.networks.integer_vit import Dyadic"),
-    ("model/networks/integer_forward.py",
+    ("model/operators/requant.py", "from systola.model.graph.nodes import Linear"),
+    ("model/graph/integer_forward.py",
      "from systola.model.quantization.quantize import quantize"),
     ("sim/machine/machine.py", "from systola.hw.parts.shapes import word"),
-    ("sim/harness.py", "from systola.model.networks.integer_file import load_model"),
+    ("sim/harness.py", "from systola.model.graph.graph_file import load_network"),
     ("model/quantization/quantize.py", "from systola.sw_driver.driver.driver import Accelerator"),
     ("model/quantization/quantize.py", "import torch"),
     ("sw_driver/driver/driver.py", "def f():\n    from amaranth import Signal"),
     ("sw_driver/driver/driver.py", "import serial"),
     ("sw_driver/driver/driver.py", "from systola.model.quantization.quantize import quantize"),
     ("sw_driver/driver/driver.py", "from systola.model.operators.requant import dyadic"),
-    ("sw_driver/compiler/plan.py", "from systola.model.networks.integer_file import load_model"),
+    ("sw_driver/compiler/plan.py", "from systola.model.graph.graph_file import load_network"),
     ("boards/flows/flow.py", "from systola.sw_driver.driver.driver import Accelerator"),
     ("report/page.py", "from systola.cli.main import main"),
     ("cli/main.py", "from tests.conftest import anything"),
@@ -158,7 +158,7 @@ def test_allowed_imports_pass():
                                          "from amaranth import *\nimport json, math") == []
     assert violations("hw/core.py", "from systola.hw.load.load_engine import LoadEngine") == []
     assert violations("sw_driver/compiler/plan.py",
-                      "from systola.model.networks.integer_vit import IntegerVit") == []
+                      "from systola.model.graph.nodes import Linear") == []
 
 
 @cache

@@ -8,8 +8,10 @@ import pytest
 from systola.hw.contract.config import PRESETS, AcceleratorConfig
 from systola.model.data.images import encode, load_data
 from systola.model.data.synthetic import random_codes, random_vit
-from systola.model.evaluation.accuracy import open_model
-from systola.model.networks.integer_forward import forward, tensor_names
+from systola.model.evaluation.accuracy import open_network
+from systola.model.graph.encoder import encoder_blocks
+from systola.model.graph.integer_forward import forward
+from systola.model.graph.nodes import Rows
 from systola.sim.runs.random_cases import random_case
 from systola.sim.runs.simulate import simulate
 
@@ -26,26 +28,34 @@ SEEDS = 0, 1, 4, 6, 8, 9, 11, 13, 14, 18
 """Of the random cases; `test_random_cases_differ` tells what they cover together."""
 
 
+def stored(graph):
+    """Return the names of what a traced program stores: what has memory of its own."""
+    sources = {name for node in graph.of(Rows) for name in node.sources
+               if len(node.index) == sum(graph.tensors[name].rows for name in node.sources)}
+    return [node.name for node in graph.nodes if node.inputs and node.name not in sources
+            and (not isinstance(node, Rows) or sources & {*node.sources})]
+
+
 def check(result, model, codes):
     """Every tensor was stored, compared and equal, and once more as seen from here."""
     assert result.differing == {}
     assert result.mismatches == 0
-    names = tensor_names(model)
+    names = stored(model)
     # The traced run stores every tensor, the other one the logits.
-    assert result.tensors_compared == len(codes) * (len(names) + 1)
+    assert result.tensors_compared == result.images * (len(names) + 1)
     expected = forward(model, codes)
     for image, tensors in enumerate(result.tensors):
         assert list(tensors) == names
         for name, got in tensors.items():
             assert np.array_equal(got, expected[name][image]), name
-    assert np.array_equal(result.logits, expected["logits"])
+    assert np.array_equal(result.logits, expected["logits"][:, 0])
 
 
 # Few cycles of a large accelerator, and many of a smaller one.
 @pytest.mark.parametrize(("preset", "optimize"), [("digits", "-O0"), ("small", "-O1")])
 def test_digits_model(preset, optimize):
     config = PRESETS[preset]
-    model = open_model("digits", **config.model_settings)
+    model = open_network("digits", **config.model_settings)
     images, labels = load_data("digits", "test")
     codes = encode(model, images[:1])  # one after the other: all tests below
     result = simulate(model, config, codes, optimize=optimize)
@@ -67,19 +77,32 @@ def odd_case():
                                      {"streams": "cocotbext", "seed": 3}])
 def test_sizes_that_divide_nothing(options):
     model, codes = odd_case()
-    for size in model.channels, model.head_dim, model.hidden, model.classes, model.tokens:
+    for size in (*model.tensors["blocks.0.gelu"].shape, model.tensors["embed"].channels,
+                 model.by_name["blocks.0.scores"].head_dim, model.tensors["logits"].channels):
         assert size % ODD.rows
         assert size % ODD.cols
         assert size % ODD.token_depth
     check(simulate(model, ODD, codes, **options), model, codes)
 
 
+@pytest.mark.parametrize("images", [2, 5])
+def test_images_of_a_batch(images):
+    """Two and one that is repeated; and groups of sequences behind each other."""
+    rng = np.random.default_rng(8)
+    model = random_vit(rng, channels=10, heads=2, blocks=2, hidden=13, classes=4, tokens=4,
+                       patch_dim=3, **ODD.model_settings)
+    codes = random_codes(rng, model, images + 1)
+    result = simulate(model, ODD, codes, batch=images)
+    check(result, model, codes)
+    assert result.batch == images
+
+
 def test_blocks_alone():
     model, codes = odd_case()
-    embed = forward(model, codes, keep=["embed"])["embed"]
-    result = simulate(model, ODD, embed, blocks_only=True)
+    part = encoder_blocks(model, 2)
+    result = simulate(part, ODD, forward(model, codes, keep=["embed"]))
     assert result.mismatches == 0
-    names = [name for name in tensor_names(model) if name.startswith("blocks.")]
+    names = [node.name for node in part.nodes if node.name.startswith("blocks.")]
     assert [list(tensors) for tensors in result.tensors] == [names] * 2
     assert result.tensors_compared == 2 * (len(names) + 1)
     assert result.logits is None
@@ -90,11 +113,13 @@ def test_blocks_alone():
 def test_a_mismatch_is_counted(monkeypatch):
     """The models compute another network than the one the accelerator runs."""
     model, codes = odd_case()
-    other = dataclasses.replace(model, head=dataclasses.replace(
-        model.head, bias=model.head.bias + 10**6))
+    other = dataclasses.replace(model, nodes=tuple(
+        dataclasses.replace(node, bias=node.bias + 10**6) if node.name == "logits" else node
+        for node in model.nodes))
     monkeypatch.setattr("systola.sim.runs.simulate.forward",
                         lambda model, codes: forward(other, codes))
-    result = simulate(model, ODD, codes[:1], trace=False)
+    result = simulate(model, ODD, {name: values[:1] for name, values in codes.items()},
+                      trace=False)
     assert result.mismatches == sum(result.differing.values()) > 0
     assert list(result.differing) == ["image 0 logits"]
 

@@ -7,6 +7,7 @@ import pytest
 
 from systola.files.tensors import ModelError
 from systola.model.data.synthetic import random_codes, random_float_vit, random_vit
+from systola.model.graph.encoder import encoder_blocks
 from systola.model.graph.float_forward import float_forward
 from systola.model.graph.graph import Graph
 from systola.model.graph.graph_file import load_network, save_network
@@ -23,7 +24,7 @@ from systola.model.graph.nodes import (
     Scores,
     Softmax,
 )
-from systola.model.importers.vision_transformer import encoder_blocks, vision_transformer
+from systola.model.importers.vision_transformer import vision_transformer
 
 SIZES = {"channels": 12, "heads": 2, "blocks": 2, "hidden": 18, "classes": 5, "tokens": 9,
          "patch_dim": 5}

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from systola.model.data.synthetic import random_codes, random_float_vit, random_vit
+from systola.model.graph.encoder import encoder_blocks
 from systola.model.graph.graph import Graph
 from systola.model.graph.integer_forward import forward
 from systola.model.graph.nodes import CODES, Input, Rows
-from systola.model.importers.vision_transformer import encoder_blocks
 from systola.model.operators.deferred import deferred_softmax, exp_table, row_factors
 from systola.model.operators.layernorm import layernorm
 from systola.model.operators.requant import requantize

@@ -11,9 +11,9 @@ from systola.model.data.synthetic import (
     random_stream,
     random_vit,
 )
+from systola.model.graph.encoder import encoder_blocks
 from systola.model.graph.integer_forward import forward
 from systola.model.graph.nodes import Linear, Norm, Scores
-from systola.model.importers.vision_transformer import encoder_blocks
 
 PARTS = ("norm1", "qkv", "scores", "attention", "context", "attn_out", "norm2", "fc1", "gelu",
          "out")

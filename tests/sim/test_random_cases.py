@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from systola.hw.contract.dsp_packing import plan_packing
-from systola.model.networks.integer_forward import forward
+from systola.model.graph.integer_forward import forward
+from systola.model.graph.nodes import Activation, Linear, Norm, Softmax
 from systola.sim.machine.machine import Machine
 from systola.sim.runs.random_cases import random_case
-from systola.sw_driver.compiler.compiler import compile_model
+from systola.sw_driver.compiler.compiler import compile_network
 from systola.sw_driver.program.image import decode_outputs
 
 VARIED = ("rows", "cols", "lanes", "vector_lanes", "norm_lanes", "weight_bits", "act_bits",
@@ -38,16 +39,33 @@ def test_packed_arrays_can_be_planned(cases):
 
 
 def test_models_have_the_settings_of_their_accelerator(cases):
-    for model, config, codes in cases:
-        for name, value in config.model_settings.items():
-            assert getattr(model, name) == value
-        assert codes.shape == (2, model.tokens - 1, model.patch.weight.shape[1])
+    for graph, config, codes in cases:
+        assert {node.variant for node in graph.of(Softmax)} == {config.attention}
+        assert {node.variant for node in graph.of(Activation)} == {config.gelu}
+        assert {node.variant for node in graph.of(Norm)} == {config.norm_start}
+        assert {node.bits for node in graph.of(Norm)} == {config.act_bits}
+        assert max(node.weight_bits for node in graph.of(Linear)) == config.weight_bits
+        for node in graph.inputs:
+            assert codes[node.name].shape == (2, node.rows, node.channels)
 
 
-@pytest.mark.parametrize("seed", range(24))
+def test_networks_differ(cases):
+    graphs = [graph for graph, _, _ in cases]
+    prefixes = [graph.tensors["prefix"].rows for graph in graphs]
+    assert set(prefixes) >= {1, 2, 3, 4, 5}
+    assert sum("logits_dist" in graph.by_name for graph in graphs) > 5
+    assert sum(len({node.weight_bits for node in graph.of(Linear)}) > 1 for graph in graphs) > 10
+
+
+@pytest.mark.parametrize("seed", range(50))
 def test_programs_equal_the_model(cases, seed):
-    model, config, codes = cases[seed]
-    program, expected = compile_model(model, config, trace=True), forward(model, codes[0])
-    outputs = decode_outputs(program, Machine(config, seed).run(
-        program.fill({"patches": codes[0]})))
-    assert [name for name in outputs if not np.array_equal(outputs[name], expected[name])] == []
+    """On the machine model: one image, and all of them in one program."""
+    graph, config, codes = cases[seed]
+    expected = forward(graph, codes)
+    for images in 1, 2:
+        program = compile_network(graph, config, trace=True, images=images)
+        part = {name: values if images == 2 else values[0] for name, values in codes.items()}
+        outputs = decode_outputs(program, Machine(config, seed).run(program.fill(part)))
+        wrong = [name for name, value in outputs.items() if not np.array_equal(
+            value, expected[name] if images == 2 else expected[name][0])]
+        assert wrong == []

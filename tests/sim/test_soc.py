@@ -13,11 +13,11 @@ from systola.hw.contract.regmap import REGISTERS
 from systola.hw.contract.stream_registers import STREAM_REGISTERS
 from systola.hw.generate import c_header
 from systola.model.data.synthetic import random_codes, random_vit
-from systola.model.networks.integer_forward import forward
+from systola.model.graph.integer_forward import forward
 from systola.sim.benches.soc import copy_program, read_header
 from systola.sim.runs.simulate import build_accelerator
 from systola.sim.verilog.runner import Session
-from systola.sw_driver.compiler.compiler import compile_model
+from systola.sw_driver.compiler.compiler import compile_network
 from systola.sw_driver.program.image import decode_outputs
 
 CONFIG = AcceleratorConfig(rows=7, cols=5, lanes=1, token_depth=4, banks=2, bank_depth=512,
@@ -36,20 +36,20 @@ def test_system_with_buses_alone():
     rng = np.random.default_rng(5)
     model = random_vit(rng, channels=6, heads=2, blocks=1, hidden=5, classes=3, tokens=4,
                        patch_dim=3, **CONFIG.model_settings)
-    codes = random_codes(rng, model, 1)[0]
-    program = compile_model(model, CONFIG, trace=True)
+    codes = {name: values[0] for name, values in random_codes(rng, model, 1).items()}
+    program = compile_network(model, CONFIG, trace=True)
     with Session(build_accelerator(CONFIG), "systola.sim.benches.soc") as session:
         results, arrays = session.run(
             {"header": c_header(CONFIG), "frames": len(program.frames), "runs": 2},
-            {"program": np.frombuffer(program.fill({"patches": codes}), np.uint8)})
+            {"program": np.frombuffer(program.fill(codes), np.uint8)})
     frames = np.split(arrays["frames"], np.cumsum(results["sizes"])[:-1])
     assert len(frames) == 2 * len(program.frames)
-    expected = forward(model, codes[None])
+    expected = forward(model, codes)
     for image in frames[:len(program.frames)], frames[len(program.frames):]:
         outputs = decode_outputs(program, image)
         assert len(outputs) > 10
         for name, value in outputs.items():
-            np.testing.assert_array_equal(value, expected[name][0], err_msg=name)
+            np.testing.assert_array_equal(value, expected[name], err_msg=name)
     assert max(results["waited"]) < 50
 
 

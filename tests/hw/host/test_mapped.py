@@ -26,8 +26,8 @@ from systola.hw.host.register_file import RegisterFile, axi_lite_ports
 from systola.hw.host.stream_window import StreamWindow
 from systola.hw.mapped import MappedAccelerator
 from systola.model.data.synthetic import random_codes, random_vit
-from systola.model.networks.integer_forward import forward
-from systola.sw_driver.compiler.compiler import compile_model
+from systola.model.graph.integer_forward import forward
+from systola.sw_driver.compiler.compiler import compile_network
 from systola.sw_driver.driver.driver import Accelerator
 from systola.sw_driver.driver.errors import IdentityError, LinkError
 from systola.sw_driver.driver.mapped import MappedTransport, Mapping
@@ -441,9 +441,9 @@ def test_driver_runs_a_random_network_on_the_rtl():
                                norm_roots=1, gelu="table")
     model = random_vit(rng, channels=4, heads=1, blocks=0, hidden=1, classes=3, tokens=5,
                        patch_dim=6, **config.model_settings)  # few instructions: pysim is slow
-    codes = random_codes(rng, model, 1)[0]
-    expected = forward(model, codes[None])["logits"][0]
-    program = compile_model(model, config)
+    codes = {name: values[0] for name, values in random_codes(rng, model, 1).items()}
+    expected = forward(model, codes)["logits"]
+    program = compile_network(model, config)
     host = Simulated(MappedAccelerator(config, depth=16))
     with Accelerator(MappedTransport(host), timeout=600) as accelerator:
         accelerator.load(program)
@@ -451,7 +451,7 @@ def test_driver_runs_a_random_network_on_the_rtl():
         accelerator.transport.write_register(REGISTERS["CONTROL"].offset, 1)
         accelerator.transport.send(program.stream[:136])
         accelerator.reset()  # in the middle of a program
-        results = accelerator.run({"patches": codes})
+        results = accelerator.run(codes)
         np.testing.assert_array_equal(results["logits"], expected)
         assert accelerator.counters()["instructions"] == program.instructions
         with pytest.raises(IdentityError, match=r"^register STREAM_ID must read 0x6d737973, not "):

@@ -20,10 +20,10 @@ from systola.sw_driver.compiler.attention import Attention
 from systola.sw_driver.compiler.lowering import finish
 from systola.sw_driver.compiler.mlp import activate
 
-__all__ = ["Pipeline"]
+__all__ = ["EncoderPipeline"]
 
 
-class Pipeline:
+class EncoderPipeline:
     """The operations of a chain of encoder blocks.
 
     Parameters
