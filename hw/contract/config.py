@@ -295,7 +295,8 @@ _CHOICES = {
 }
 
 PRESETS = {
-    "digits": AcceleratorConfig(vector_lanes=4, norm_lanes=4, code_mult_bits=16),
+    "digits": AcceleratorConfig(vector_lanes=4, norm_lanes=4, mult_bits=16, code_mult_bits=16,
+                                bank_depth=2048, param_depth=512),
     "small": AcceleratorConfig(rows=8, cols=4, lanes=2, vector_lanes=2, norm_lanes=2,
                                token_depth=32, bank_depth=1024, max_row=256),
     "tiny": AcceleratorConfig(rows=4, cols=4, lanes=1, token_depth=16, banks=2, bank_depth=512,

@@ -44,17 +44,23 @@ class EncoderPipeline:
 
     def run(self):
         """Emit everything."""
+        for step in self.steps[:2]:
+            finish(step.make())
         for index in range(-2, len(self.steps) + 1):
             ahead, behind, mlp, last = (self._step(index + place) for place in (2, 1, 0, -1))
-            ahead.project("qk")
-            last.second()
-            _in_turn(ahead.score(), behind.compute_context())
-            first = mlp.first()
-            for _ in itertools.islice(first, 2):  # up to what comes before the second MATMUL
-                pass
-            finish(behind.project_out())
-            finish(first)
-            ahead.project("v")
+            if index + 2 < len(self.steps):
+                _in_turn(ahead.project("qk"), self._step(index + 4).make())
+                _in_turn(mlp.project_out(), last.second())
+                _in_turn(ahead.score(), behind.compute_context())
+                finish(mlp.first())
+                finish(ahead.project("v"))
+                continue
+            # Nothing is ahead: norms and activations hide behind what is left.
+            for step in mlp, behind:
+                finish(step.compute_context())
+                finish(step.project_out())
+            finish(mlp.first())
+            finish(last.second())
 
     def _step(self, index):
         return self.steps[index] if 0 <= index < len(self.steps) else _Nothing()
@@ -67,6 +73,11 @@ class _Step:
         self.network, self.build, self.graph = network, network.build, network.graph
         self.pattern, self.group, self.is_first = pattern, group, first
         self.low, self.rows = group.low, group.rows
+        self.attention = self.norm = self.hidden = None
+
+    def make(self):
+        """Emit what makes the rows, if that was put off until now."""
+        yield from self.network.put_off(self.graph.by_name[self.pattern.source].input, self.low)
 
     def project(self, kinds):
         """Emit the projections to Q, K or V."""
@@ -78,7 +89,7 @@ class _Step:
                 self.attention.load_table()
         for kind in kinds:
             for heads in self.attention.groups:
-                finish(self.attention.project(kind, heads, 0))
+                yield from self.attention.project(kind, heads, 0)
 
     def score(self):
         """Emit scores and softmax of all heads; yields before each, as others before MATMULs."""
@@ -87,12 +98,16 @@ class _Step:
             yield from self.attention.scores(head, self.group)
 
     def compute_context(self):
-        """Emit the context of all heads."""
+        """Emit the context of all heads, once."""
+        if self.attention.context_ops:
+            return
         for head in range(self.attention.heads):
             yield from self.attention.context(head, self.group)
 
     def project_out(self):
-        """Emit the projection of the context and the norm of its result."""
+        """Emit the projection of the context and the norm of its result, once."""
+        if self.norm is not None:
+            return
         network, pattern, layer = self.network, self.pattern, self.attention.output
         self.build.count_passes(*layer.weight.shape, self.rows)
         yield from network.linear_steps(
@@ -129,24 +144,19 @@ class _Step:
         """Emit the second layer and the norm of what follows."""
         node = self.pattern.mlp.second
         self.build.count_passes(*node.weight.shape, self.rows)
-        self.network.linear_rows(node, self.hidden.view(), self.low, self.rows)
+        self.network.begin(node.name, self.low, self.rows)
+        yield from self.network.linear_steps(node, self.hidden.view(), self.low, self.rows)
         self.network.finish(node.name, self.low, self.rows)
 
 
 class _Nothing:
     """A group before the first or behind the last one: nothing to emit."""
 
-    def project(self, kinds):
-        """Emit nothing."""
-
-    def second(self):
-        """Emit nothing."""
-
-    def first(self):
+    def project(self, *kinds):
         """Emit nothing, in no step."""
         return iter(())
 
-    score = compute_context = project_out = first
+    make = score = compute_context = project_out = first = second = project
 
 
 def _in_turn(first, second):

@@ -45,6 +45,7 @@ class _Network:
         self.memory = {}   # of homes, by name
         self.parts = {}
         self.done = set()  # nodes that are emitted
+        self.later = {}    # what makes rows, by tensor: (first row, steps), for a pipeline
         self.loaded = set()  # memories whose constants are there
 
     def run(self):
@@ -247,6 +248,7 @@ class _Network:
 
     def source_part(self, norm, low, rows):
         """Return the part of a norm with just these rows, emitted now if it was not."""
+        finish(self.put_off(norm.input, low))
         for part in self.parts.get(norm.name, ()):
             if part[:2] == (low, rows):
                 return part
@@ -349,12 +351,36 @@ class _Network:
         for node in dict.fromkeys(piece[0] for piece in flat):
             build.count_passes(*node.weight.shape, self.graph.tensors[node.name].rows)
         operands = self._operands(flat)
-        for low, rows, parts in pieces:
-            self.begin(name, low, rows)
-            for node, *_ in parts:
-                for start, view in next(operands):
-                    self.linear_rows(node, view, start, view.rows)
-            self.finish(name, low, rows)
+        steps = [(piece[0], self._piece_steps(name, piece, operands)) for piece in pieces]
+        if self._waits_for_groups(name):
+            self.later[name] = steps
+        else:
+            for _, piece in steps:
+                finish(piece)
+
+    def _piece_steps(self, name, piece, operands):
+        """Emit some rows of tensor `name`; yields before each MATMUL."""
+        low, rows, parts = piece
+        self.begin(name, low, rows)
+        for node, *_ in parts:
+            for start, view in next(operands):
+                yield from self.linear_steps(node, view, start, view.rows)
+        self.finish(name, low, rows)
+
+    def _waits_for_groups(self, name):
+        """Return whether rows are only read by encoder blocks that go group by group."""
+        readers = {reader.name for reader in self.graph.consumers[name]}
+        for node in self.graph.consumers[name]:
+            behind = self.graph.consumers[node.name] if isinstance(node, Norm) else []
+            pattern = self.patterns.get(behind[0].name) if behind else None
+            if pattern and self._chain(pattern) and name not in self.graph.outputs:
+                return readers <= {node.name, *(member.name for member in pattern.nodes)}
+        return False
+
+    def put_off(self, name, low):
+        """Emit the rows of tensor `name` up to the piece from `low` on, if that is still to do."""
+        while self.later.get(name) and self.later[name][0][0] <= low:
+            yield from self.later[name].pop(0)[1]
 
     def _operands(self, pieces):
         """Yield the operand of every piece as [(first row, view)]; inputs come one piece ahead."""
