@@ -11,25 +11,28 @@ __all__ = ["generate", "synth"]
 @click.command()
 @config_option
 @click.option("-o", "--output", required=True, metavar="DIR",
-              help="Folder for systola.v, systola_regs.h, systola.core and manifest.json.")
+              help="Folder for NAME.v, NAME_regs.h, NAME.core and manifest.json.")
+@click.option("--name", default="systola", show_default=True, metavar="NAME", help="What the "
+              "modules, the C macros and the files are called; accelerators of different names go "
+              "into one design.")
 @click.option("--mapped", is_flag=True, help="Both streams in registers, for a processor without a "
               "DMA engine.")
 @json_option
-def generate(config, output, mapped, as_json):
+def generate(config, output, name, mapped, as_json):
     """Write the accelerator's Verilog, C header, FuseSoC description and manifest.
 
-    The Verilog is self-contained: top module `systola`, AXI4-Lite registers, AXI4-Stream in and
-    out (with --mapped, AXI4-Lite alone). docs/SOC.md says how to wire it. The driver refuses
-    hardware whose configuration hash is not the program's.
+    The Verilog is self-contained: top module NAME, AXI4-Lite registers, AXI4-Stream in and out
+    (with --mapped, AXI4-Lite alone). docs/SOC.md says how to wire it. The driver refuses hardware
+    whose configuration hash is not the program's.
     """
     from systola.hw.generate import generate as write
 
     with progress("generating Verilog"):
-        manifest = write(config, output, mapped=mapped)
+        manifest = write(config, output, mapped=mapped, name=name)
     if as_json:
         return emit({"directory": output, **manifest})
-    for name, file in manifest["files"].items():
-        click.echo(f"{output}/{name}: {file['bytes']:,} bytes")
+    for file, content in manifest["files"].items():
+        click.echo(f"{output}/{file}: {content['bytes']:,} bytes")
     click.echo(f"configuration hash {manifest['config_hash']}")
 
 

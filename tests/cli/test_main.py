@@ -68,6 +68,8 @@ def test_without_arguments_shows_help(run):
 @pytest.mark.parametrize(("args", "fragments"), [
     (["fly"], ["'fly'"]),
     (["generate"], ["'-o'"]),
+    (["generate", "--config", "tiny", "-o", "out", "--name", "1st"], ["name", "'1st'", "letter"]),
+    (["generate", "-o", "out", "--name", "logic"], ["name", "'logic'", "keyword", "'logic_0'"]),
     (["simulate", "--images", "none"], ["'none'", "integer"]),
     (["simulate", "--images", "0"], ["0", "images"]),
     (["simulate", "--seed", "1"], ["--random"]),
