@@ -87,6 +87,11 @@ class _Plain:
             return
         self.text = text
         self.timer.cancel()
-        self.timer = threading.Timer(2, click.echo, [f"{text} ..."], {"err": True})
+        self.timer = threading.Timer(2, _say, [f"{text} ..."])
         self.timer.daemon = True
         self.timer.start()
+
+
+def _say(text):
+    with contextlib.suppress(OSError):  # nobody reads standard error
+        click.echo(text, err=True)

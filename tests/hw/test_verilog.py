@@ -1,5 +1,6 @@
 """What `to_verilog` adds to Amaranth's conversion."""
 
+import os
 import re
 import subprocess
 
@@ -51,3 +52,16 @@ def test_a_wire_that_is_used_stays(declared, use, stays):
     module = f"module m(y);\n  output y;\n  {declared}\n  {use}\nendmodule"
     left = _without_empty_wires(module)
     assert left == (module if stays else module.replace(f"  {declared}\n", ""))
+
+
+def test_yosys_that_fails_is_one_line(monkeypatch, tmp_path):
+    failing = tmp_path / "yosys"
+    failing.write_text("#!/bin/sh\n"
+                       "[ $1 = -V ] && echo 'Yosys 0.60' && exit\n"
+                       "printf 'Trace:\\n  a line\\nCannot allocate memory\\n\\n' >&2; exit 1\n")
+    failing.chmod(0o755)
+    monkeypatch.setenv("YOSYS", str(failing))
+    with pytest.raises(RuntimeError, match=r"^Yosys \(.*yosys\) wrote no Verilog; its last words: "
+                                           r"Cannot allocate memory$"):
+        to_verilog(_Empty(), "empty")
+    assert os.environ["YOSYS"] == str(failing)
