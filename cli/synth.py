@@ -1,9 +1,8 @@
 """`systola generate` and `systola synth`."""
 
 import click
-from click.core import ParameterSource
 
-from systola.cli.console import config_option, emit, json_option, progress, table
+from systola.cli.console import config_option, emit, given_options, json_option, progress, table
 
 __all__ = ["generate", "synth"]
 
@@ -72,13 +71,11 @@ def synth(ctx, config, family, array, depth, board, output, seeds, freq, router,
     """
     from systola.boards.synthesis.synth import array_of, synthesize
 
-    chosen = [name for name in ctx.params
-              if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    chosen = given_options(ctx)
     foreign = ({"family", "array", "depth", *shape} if board is not None
                else {"output", "seeds", "freq", "router"})
-    for name in chosen:
+    for name, option in chosen.items():
         if name in foreign:
-            option = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"{option} needs --board" if board is None
                                    else f"{option} and --board exclude each other")
     if board is not None:
@@ -88,7 +85,10 @@ def synth(ctx, config, family, array, depth, board, output, seeds, freq, router,
     if array and "config" in chosen:
         raise click.UsageError("--array and --config exclude each other")
     if given and not array:
-        raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} needs --array")
+        raise click.UsageError(f"{chosen[next(iter(given))]} needs --array")
+    if given.get("max_tokens", 0) > 0 and given.get("style", "dsp_packed") != "dsp_packed":
+        raise click.UsageError(f"--max-tokens needs --style dsp_packed: a cell of style "
+                               f"{given['style']} takes one vector in a cycle")
     design = array_of(**given) if array else config
     with progress("synthesizing (minutes for a large array)") as update:
         result = synthesize(design, "array" if array else "systola", family=family, depth=depth,

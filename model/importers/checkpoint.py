@@ -6,7 +6,14 @@ from math import isqrt
 import numpy as np
 
 from systola.files.bounded import shown
-from systola.files.tensors import LARGEST, MAX_BLOCKS, SMALLEST, ModelError, read_tensors
+from systola.files.tensors import (
+    LARGEST,
+    MAX_BLOCKS,
+    SMALLEST,
+    ModelError,
+    other_kind,
+    read_tensors,
+)
 
 __all__ = ["FloatVit", "block_shapes", "load_checkpoint"]
 
@@ -83,6 +90,9 @@ def load_checkpoint(path, *, heads=None):
         channels.
     """
     tensors, metadata = read_tensors(path)
+    kind = other_kind(tensors, metadata, "a float checkpoint")
+    if kind:
+        raise ModelError(f"model file {str(path)!r} must be a float checkpoint, not {kind}")
     dims = _dimensions(tensors)
     expected = _shapes(dims)
     for name, shape in expected.items():

@@ -7,6 +7,7 @@ import numpy as np
 
 from systola.files.bounded import parse_json, shorten, shown
 from systola.files.tensors import (
+    INTEGER_KEY,
     LARGEST,
     MAX_BLOCKS,
     SMALLEST,
@@ -33,7 +34,6 @@ __all__ = ["VERSION", "is_integer_model", "load_model", "save_model"]
 VERSION = 2
 """Version of the file format; a reader accepts its own only."""
 
-_KEY = "systola_integer_vit"
 _SIZES = ("heads", "channels", "tokens", "hidden", "classes", "patch_dim", "blocks")
 _INT32 = (-2**31, 2**31 - 1)
 _INT16 = (-2**15, 2**15 - 1)
@@ -59,7 +59,7 @@ def save_model(model, path):
     _check_tensors(tensors, layout)
     write_tensors(path, {name: tensors[name].astype(dtype)
                          for name, (_, dtype, _, _) in layout.items()},
-                  {_KEY: json.dumps(header, sort_keys=True)})
+                  {INTEGER_KEY: json.dumps(header, sort_keys=True)})
 
 
 def load_model(path):
@@ -72,16 +72,16 @@ def load_model(path):
         a wrong shape or type, or out of range.
     """
     tensors, metadata = read_tensors(path)
-    if _KEY not in metadata:
+    if INTEGER_KEY not in metadata:
         raise ModelError(f"model file {str(path)!r} must hold an integer model "
-                         f"(metadata {_KEY!r}), as `systola quantize` writes")
-    if len(metadata[_KEY]) > _HEADER_BYTES:
-        raise ModelError(f"metadata {_KEY!r} must have at most {_HEADER_BYTES:,} bytes, "
-                         f"not {len(metadata[_KEY]):,}")
+                         f"(metadata {INTEGER_KEY!r}), as `systola quantize` writes")
+    if len(metadata[INTEGER_KEY]) > _HEADER_BYTES:
+        raise ModelError(f"metadata {INTEGER_KEY!r} must have at most {_HEADER_BYTES:,} bytes, "
+                         f"not {len(metadata[INTEGER_KEY]):,}")
     try:
-        header = parse_json(metadata[_KEY])
+        header = parse_json(metadata[INTEGER_KEY])
     except ValueError as error:
-        raise ModelError(f"metadata {_KEY!r} must be JSON: {shorten(error)}") from None
+        raise ModelError(f"metadata {INTEGER_KEY!r} must be JSON: {shorten(error)}") from None
     header = _check_header(header)
     layout = _layout(header)
     _check_tensors(tensors, layout, stored=True)
@@ -97,7 +97,7 @@ def is_integer_model(path):
     ModelError
         If the file cannot be read.
     """
-    return _KEY in read_tensors(path)[1]
+    return INTEGER_KEY in read_tensors(path)[1]
 
 
 _INT16_TENSORS = ("position", "cls_row")
