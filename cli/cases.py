@@ -37,11 +37,15 @@ def choose_case(source, *, is_random, random_weights, config, attention, blocks,
         raise click.UsageError(f"--random-weights needs --model {' or '.join(SIZES)}, "
                                f"not {source!r}")
     if is_random:
-        for name, value in ("--config", config), ("--attention", attention), ("--blocks", blocks):
+        for name, value in (("--config", config), ("--attention", attention),
+                            ("--blocks", blocks), ("--data", data)):
             if value is not None:
-                raise click.UsageError(f"--random chooses a random accelerator and network, "
-                                       f"without {name}")
+                raise click.UsageError(f"--random chooses a random accelerator, network and "
+                                       f"inputs, without {name}")
         return _random_case(seed or 0, images)
+    if random_weights and data is not None:
+        raise click.UsageError(f"--random-weights come with random inputs, without --data; images "
+                               f"like those of {data!r} need a checkpoint as --model")
     config = _config(config or ("arty_s7_50" if random_weights else "digits"), attention)
     if random_weights:
         return _named_case(source, config, blocks, seed or 0, images)

@@ -5,8 +5,9 @@ import json
 import threading
 
 import click
+from click.core import ParameterSource
 
-__all__ = ["config_option", "emit", "json_option", "progress", "table"]
+__all__ = ["config_option", "emit", "given_options", "json_option", "progress", "table"]
 
 json_option = click.option("--json", "as_json", is_flag=True,
                            help="Print one JSON object on stdout and nothing else.")
@@ -22,6 +23,15 @@ def _config(value):
     from systola.hw.contract.config import AcceleratorConfig
 
     return AcceleratorConfig.load(value)
+
+
+def given_options(ctx):
+    """Return the options on the command line, ``{parameter: "--option"}``, defaults left out.
+
+    For refusing by name what a command would ignore.
+    """
+    return {param.name: max(param.opts, key=len) for param in ctx.command.params
+            if ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE}
 
 
 def emit(result):
@@ -87,6 +97,11 @@ class _Plain:
             return
         self.text = text
         self.timer.cancel()
-        self.timer = threading.Timer(2, click.echo, [f"{text} ..."], {"err": True})
+        self.timer = threading.Timer(2, _say, [f"{text} ..."])
         self.timer.daemon = True
         self.timer.start()
+
+
+def _say(text):
+    with contextlib.suppress(OSError):  # nobody reads standard error
+        click.echo(text, err=True)

@@ -1,10 +1,13 @@
 """The `systola` command: its groups, and how every error becomes one line."""
 
+import contextlib
 import importlib
 import os
 import sys
 
 import click
+
+from systola.cli.output import OutputError, PipeClosedError, guarded_output, silence
 
 __all__ = ["cli", "main"]
 
@@ -59,43 +62,67 @@ def cli():
     """
 
 
+_SIGPIPE = 128 + 13
+"""Exit code of a program that ends because nobody reads its output, whatever it is called."""
+
+_POSIX = "fcntl", "grp", "pty", "pwd", "resource", "termios", "tty"
+"""Modules of Python that only POSIX systems have."""
+
+
 def main(args=None):
     """Run the command line and return the exit code.
 
     Wrong input ends with one line on stderr and code 2. With ``SYSTOLA_DEBUG`` set, the
     traceback comes instead.
     """
-    # Commands print a summary first and can take minutes: show it even through a pipe.
-    sys.stdout.reconfigure(line_buffering=True)
     try:
-        return cli.main(args, prog_name="systola", standalone_mode=False) or 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.ctx.get_help())
-        return 0
+        with guarded_output():
+            return _run(args)
     except click.exceptions.Abort:
         return _complain("interrupted", 130)
     except click.ClickException as error:
         return _complain(error.format_message(), 2)
-    except (ValueError, OSError) as error:
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
+    except PipeClosedError:
+        silence(sys.stdout)
+        return _SIGPIPE
+    except OutputError as error:
+        silence(sys.stdout)
+        return _complain(str(error), 2)
+    except (ValueError, OSError, MemoryError, ImportError) as error:
         if os.environ.get("SYSTOLA_DEBUG"):
             raise
         return _complain(_text(error), 2)
     except RuntimeError as error:
         if os.environ.get("SYSTOLA_DEBUG"):
             raise
-        print(f"systola: {error}", file=sys.stderr)
-        return 1
+        return _complain(str(error), 1, lines=True)
+
+
+def _run(args):
+    try:
+        return cli.main(args, prog_name="systola", standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help())
+        return 0
 
 
 def _text(error):
+    if isinstance(error, MemoryError):
+        what = f" ({error})" if str(error) else ""
+        return (f"out of memory{what}: use fewer images, a smaller network or accelerator, or a "
+                f"machine with more")
+    if isinstance(error, ImportError):
+        return (f"{error}: this part of systola needs a POSIX system (Linux, or WSL on Windows)"
+                if error.name in _POSIX else
+                f"{error}: the installation is not complete, or does not fit this Python; make "
+                f"setup, or pip install -e ., repairs it")
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename!r}: {error.strerror}" if error.filename else error.strerror
     return str(error) or type(error).__name__
 
 
-def _complain(text, code):
-    print("systola: " + " ".join(text.split()), file=sys.stderr)
+def _complain(text, code, *, lines=False):
+    """Print an error in one line, or as it is, and return `code`."""
+    with contextlib.suppress(OSError):  # nobody reads standard error
+        print(f"systola: {text if lines else ' '.join(text.split())}", file=sys.stderr, flush=True)
     return code

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from systola.cli.console import config_option, emit, json_option, progress, table
-from systola.hw.contract.config import MODEL_SETTINGS
+from systola.hw.contract.config import MODEL_SETTINGS, AcceleratorConfig
 
 __all__ = ["evaluate", "quantize"]
 
@@ -49,7 +49,26 @@ def _writable(value):
 
 
 def _chosen(options):
-    return {name: options[name] for name in MODEL_SETTINGS if options[name] is not None}
+    """Return the settings that were given; refuses what the others would make meaningless."""
+    chosen = {name: options[name] for name in MODEL_SETTINGS if options[name] is not None}
+    if chosen.get("attention") == "deferred" and "attention_bits" in chosen:
+        raise click.UsageError("--attention-bits is for --attention exact: deferred attention has "
+                               "exponentials of 8 bits")
+    if "code_mult_bits" in chosen:
+        code, most = chosen["code_mult_bits"], chosen.get("mult_bits", AcceleratorConfig.mult_bits)
+        if code > most:
+            raise click.UsageError(f"code_mult_bits must be at most mult_bits ({most}), not {code}")
+    return chosen
+
+
+def _check_source(source, doing):
+    """Refuse an integer model where a float checkpoint is wanted."""
+    from systola.model.graph.graph_file import is_integer_network
+
+    if source != "digits" and Path(source).suffix == ".safetensors" and is_integer_network(source):
+        raise click.UsageError(
+            f"--model {source!r} is an integer model already, and {doing}; systola simulate "
+            f"--model {source} runs it")
 
 
 @click.command()
@@ -74,6 +93,7 @@ def quantize(source, output, data, heads, config, as_json, **options):
     from systola.model.graph.graph_file import save_network
 
     settings = {**config.model_settings, **_chosen(options)}
+    _check_source(source, "quantize makes one of a float checkpoint")
     with progress("calibrating and quantizing") as update:
         network = open_network(source, data=data, heads=heads, progress=update, **settings)
         save_network(network, output)
@@ -105,17 +125,25 @@ def evaluate(source, quantized, data, heads, batch, measure, attention_error, as
     from systola.model.data.images import load_data
     from systola.model.evaluation import accuracy
     from systola.model.evaluation import attention_error as attention
+    from systola.model.graph.graph_file import is_integer_network
 
+    settings = _chosen(options)
+    _check_source(source, "evaluate compares one with the float checkpoint it was made from: "
+                          f"systola evaluate --model CHECKPOINT --quantized {source}")
+    if quantized and (quantized == "digits" or not is_integer_network(quantized)):
+        raise click.UsageError(f"--quantized must be an integer model from `systola quantize`, not "
+                               f"{quantized!r}: a float checkpoint goes to --model")
     with progress("quantizing") as update:
         vit = accuracy.open_float(source, heads=heads)
         model = accuracy.open_network(quantized or source, data=data, heads=heads, progress=update,
-                                    **_chosen(options))
+                                      **settings)
         images, labels = load_data(data or "digits", "test")
         update(0, len(labels), "evaluating")
         result = accuracy.evaluate(vit, model, images, labels, batch=batch, progress=update)
         if measure:
             update(0, None, "measuring the options")
-            result["options"] = accuracy.measure_options(source, data=data, progress=update)
+            result["options"] = accuracy.measure_options(source, data=data, calibration=data,
+                                                         heads=heads, progress=update)
         if attention_error:
             update(0, None, "measuring the attention operators")
             result["attention_error"] = attention.attention_error()

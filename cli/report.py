@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from systola.cli.console import config_option, emit, json_option, progress, table
+from systola.cli.console import config_option, emit, given_options, json_option, progress, table
 from systola.cli.report_power import power
 
 __all__ = ["report"]
@@ -53,6 +53,9 @@ def report(ctx, as_html, output, config, images, widths, mhz, data):
     if ctx.invoked_subcommand is not None:
         if as_html or output:
             raise click.UsageError(f"--html and -o are without {ctx.invoked_subcommand}")
+        for option in given_options(ctx).values():
+            raise click.UsageError(f"{option} before {ctx.invoked_subcommand} is for --html; the "
+                                   f"options of {ctx.invoked_subcommand} stand behind it")
         return
     if not as_html:
         raise click.UsageError("report needs --html -o FILE, or a command: "

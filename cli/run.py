@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from systola.cli.console import config_option, emit, json_option, progress
+from systola.cli.console import config_option, emit, given_options, json_option, progress
 
 __all__ = ["run", "serve"]
 
@@ -31,7 +31,8 @@ __all__ = ["run", "serve"]
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0,
               show_default=True, metavar="S", help="Seconds that an image may take on the board.")
 @json_option
-def run(port, baud, registers, source, images, batch, data, config, timeout, as_json):
+@click.pass_context
+def run(ctx, port, baud, registers, source, images, batch, data, config, timeout, as_json):
     """Run a model on a board and compare its results with the integer model.
 
     The board tells which configuration it was built from; the model is compiled for that. Ends
@@ -45,6 +46,9 @@ def run(port, baud, registers, source, images, batch, data, config, timeout, as_
 
     if (port is None) == (registers is None):
         raise click.UsageError("give either --port or --registers")
+    if registers and "baud" in given_options(ctx):
+        raise click.UsageError("--baud is the rate of a serial port: it needs --port and excludes "
+                               "--registers")
     if batch > images:
         raise click.UsageError(f"--batch must be at most the {images} of --images, not {batch}")
     with progress("opening the board") as update:

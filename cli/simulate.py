@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from systola.cli.console import emit, json_option, progress, table
+from systola.cli.console import emit, given_options, json_option, progress, table
 
 __all__ = ["conform", "simulate"]
 
@@ -19,7 +19,8 @@ _SIMULATOR = click.option("--simulator", type=click.Choice(["verilator", "icarus
               "of the integer models (compiles them first).")
 @_SIMULATOR
 @json_option
-def conform(folder, rtl, simulator, as_json):
+@click.pass_context
+def conform(ctx, folder, rtl, simulator, as_json):
     """Compare the integer arithmetic with golden vectors of the published implementations.
 
     DIR holds .npz files laid out like tests/golden, of any shapes and scales. Judged arrays must
@@ -28,6 +29,8 @@ def conform(folder, rtl, simulator, as_json):
     """
     from systola.sim.conform.conform import passed
 
+    if "simulator" in given_options(ctx) and not rtl:
+        raise click.UsageError("--simulator needs --rtl: the integer models run without one")
     rows = _conform_rtl(folder, simulator) if rtl else _conform_models(folder)
     ok = passed(rows)
     if as_json:

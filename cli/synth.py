@@ -1,9 +1,8 @@
 """`systola generate` and `systola synth`."""
 
 import click
-from click.core import ParameterSource
 
-from systola.cli.console import config_option, emit, json_option, progress, table
+from systola.cli.console import config_option, emit, given_options, json_option, progress, table
 
 __all__ = ["generate", "synth"]
 
@@ -11,25 +10,28 @@ __all__ = ["generate", "synth"]
 @click.command()
 @config_option
 @click.option("-o", "--output", required=True, metavar="DIR",
-              help="Folder for systola.v, systola_regs.h, systola.core and manifest.json.")
+              help="Folder for NAME.v, NAME_regs.h, NAME.core and manifest.json.")
+@click.option("--name", default="systola", show_default=True, metavar="NAME", help="What the "
+              "modules, the C macros and the files are called; accelerators of different names go "
+              "into one design.")
 @click.option("--mapped", is_flag=True, help="Both streams in registers, for a processor without a "
               "DMA engine.")
 @json_option
-def generate(config, output, mapped, as_json):
+def generate(config, output, name, mapped, as_json):
     """Write the accelerator's Verilog, C header, FuseSoC description and manifest.
 
-    The Verilog is self-contained: top module `systola`, AXI4-Lite registers, AXI4-Stream in and
-    out (with --mapped, AXI4-Lite alone). docs/SOC.md says how to wire it. The driver refuses
-    hardware whose configuration hash is not the program's.
+    The Verilog is self-contained: top module NAME, AXI4-Lite registers, AXI4-Stream in and out
+    (with --mapped, AXI4-Lite alone). docs/SOC.md says how to wire it. The driver refuses hardware
+    whose configuration hash is not the program's.
     """
     from systola.hw.generate import generate as write
 
     with progress("generating Verilog"):
-        manifest = write(config, output, mapped=mapped)
+        manifest = write(config, output, mapped=mapped, name=name)
     if as_json:
         return emit({"directory": output, **manifest})
-    for name, file in manifest["files"].items():
-        click.echo(f"{output}/{name}: {file['bytes']:,} bytes")
+    for file, content in manifest["files"].items():
+        click.echo(f"{output}/{file}: {content['bytes']:,} bytes")
     click.echo(f"configuration hash {manifest['config_hash']}")
 
 
@@ -69,13 +71,11 @@ def synth(ctx, config, family, array, depth, board, output, seeds, freq, router,
     """
     from systola.boards.synthesis.synth import array_of, synthesize
 
-    chosen = [name for name in ctx.params
-              if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    chosen = given_options(ctx)
     foreign = ({"family", "array", "depth", *shape} if board is not None
                else {"output", "seeds", "freq", "router"})
-    for name in chosen:
+    for name, option in chosen.items():
         if name in foreign:
-            option = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"{option} needs --board" if board is None
                                    else f"{option} and --board exclude each other")
     if board is not None:
@@ -85,7 +85,10 @@ def synth(ctx, config, family, array, depth, board, output, seeds, freq, router,
     if array and "config" in chosen:
         raise click.UsageError("--array and --config exclude each other")
     if given and not array:
-        raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} needs --array")
+        raise click.UsageError(f"{chosen[next(iter(given))]} needs --array")
+    if given.get("max_tokens", 0) > 0 and given.get("style", "dsp_packed") != "dsp_packed":
+        raise click.UsageError(f"--max-tokens needs --style dsp_packed: a cell of style "
+                               f"{given['style']} takes one vector in a cycle")
     design = array_of(**given) if array else config
     with progress("synthesizing (minutes for a large array)") as update:
         result = synthesize(design, "array" if array else "systola", family=family, depth=depth,

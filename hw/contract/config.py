@@ -9,12 +9,15 @@ from pathlib import Path
 
 from systola.files.bounded import parse_json, parse_toml, read_file, shorten, shown
 
-__all__ = ["BRANCH_BITS", "MODEL_SETTINGS", "PRESETS", "AcceleratorConfig", "ConfigError",
-           "digit_count", "mult_limb", "requant_slots"]
+__all__ = ["BRANCH_BITS", "MODEL_SETTINGS", "PRESETS", "SCRATCHPAD_WORDS", "AcceleratorConfig",
+           "ConfigError", "digit_count", "mult_limb", "requant_slots"]
 
 MODEL_SETTINGS = ("weight_bits", "act_bits", "attention", "attention_bits", "mult_bits",
                   "code_mult_bits", "gelu", "norm_start")
 """Fields that a quantized model has as well: its arithmetic."""
+
+SCRATCHPAD_WORDS = 1 << 16
+"""Most words of a scratchpad: an address has 16 bits."""
 
 RESIDUAL_BITS = 16
 """Bits of a residual, and most multiplier bits that a requantizer takes in one cycle."""
@@ -177,8 +180,8 @@ class AcceleratorConfig:
                               f"not {self.act_bits!r} and {self.mult_bits!r}")
         if self.cols > self.rows:
             raise ConfigError(f"cols must be at most rows ({self.rows}), not {self.cols!r}")
-        if self.scratchpad_words > 65536:
-            raise ConfigError(f"banks * bank_depth must be at most 65536 words, "
+        if self.scratchpad_words > SCRATCHPAD_WORDS:
+            raise ConfigError(f"banks * bank_depth must be at most {SCRATCHPAD_WORDS} words, "
                               f"not {self.scratchpad_words!r}")
 
     @property

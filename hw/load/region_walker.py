@@ -167,7 +167,7 @@ class RegionWalker(wiring.Component):
             Signal(range(config.rows)), Signal(), Signal(16), Signal())
         word, part = Signal(16), Signal()  # part: second word of a tile of channels
         here, tile_start, below = Signal(_place()), Signal(_place()), Signal(_place())
-        block_end, middle_end, rows_end = Signal(), Signal(), Signal()
+        block_end, middle_end, rows_end, final = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             tile.words.eq(region.words), tile.lanes_last.eq(region.lanes_last),
             tile.part.eq(part), tile.clear.eq(~busy), tile.advance.eq(step & rows_end),
@@ -180,7 +180,8 @@ class RegionWalker(wiring.Component):
             item.addr.eq(here.address + word), item.zero.eq(here.zero), item.row_end.eq(word_end),
             item.block_end.eq(block_end), item.tag.first.eq(tile.first),
             item.tag.count.eq(tile.count), item.tag.pad.eq(tile.pad),
-            item.final.eq(rows_end & (~transpose | tile.last)), item.tag.final.eq(item.final),
+            final.eq(rows_end & (~transpose | tile.last)), item.final.eq(final),
+            item.tag.final.eq(final),
         ]
         single, one_word, limit = Signal(), Signal(), Signal(range(config.rows))
         m.d.sync += [
@@ -205,7 +206,7 @@ class RegionWalker(wiring.Component):
             with m.If(rows_end & transpose):
                 m.d.sync += [here.eq(whole), tile_start.eq(whole), word.eq(tile.next_word),
                              ready.eq(0), fresh.eq(0), pause.eq(ChannelTile.SETTLE)]
-            with m.If(item.final):
+            with m.If(final):
                 m.d.sync += [busy.eq(0), ready.eq(0)]
         with m.Elif(busy & ~ready):
             m.d.sync += [pause.eq(pause - 1), ready.eq(pause == 1)]

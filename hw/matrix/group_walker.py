@@ -119,15 +119,18 @@ class GroupWalker(wiring.Component):
         last_word, lanes_last = Signal(16), Signal(range(config.rows + 1))
         last_lane = Signal(range(config.rows))
         word_end, row_end, tile_end = Signal(), Signal(), Signal()
+        # Signals of their own: read back out of `after`, older simulators take them for a loop.
+        word_after, last_after, lane_after = Signal(16), Signal(), Signal(range(config.rows))
         flag = {name: (ins.flags & name).any() for name in Flag}
         use_res, wide = flag[Flag.RESIDUAL], ins.out_bits > 8
         m.d.comb += [
             word_end.eq(here.lane == config.rows - lanes),
             row_end.eq(here.final | (group == self.groups - 1)),
             tile_end.eq(row_end & (rows_left == 0)),
-            after.word.eq(here.word + word_end), after.last.eq(after.word == last_word),
-            after.lane.eq(Mux(word_end, 0, here.lane + lanes)),
-            after.final.eq(after.last & (after.lane >= last_lane)),
+            word_after.eq(here.word + word_end), last_after.eq(word_after == last_word),
+            lane_after.eq(Mux(word_end, 0, here.lane + lanes)),
+            after.word.eq(word_after), after.last.eq(last_after), after.lane.eq(lane_after),
+            after.final.eq(last_after & (lane_after >= last_lane)),
             after.param.eq(here.param + ~flag[Flag.BROADCAST]),
         ]
         note = found.note
@@ -157,13 +160,14 @@ class GroupWalker(wiring.Component):
                              factor.eq(ins.factor_base), active.eq(~here.final)]
         in_flight = Signal(2)  # instructions taken and not done; at most 3 as their tiles are 2
         begin, first = Signal(), Signal(place)
+        only_word, lane_first = Signal(), Signal(range(config.rows))
         taken = self.instr.valid & self.instr.ready
         m.d.comb += [
             self.instr.ready.eq(~active & ~begin & ((in_flight == 0) | ~(wide | use_res))
                                 & (in_flight != 3)),
-            first.lane.eq(first_lane(config, ins.out_group)), first.param.eq(ins.param_base),
-            first.last.eq(ins.words == 1),
-            first.final.eq(first.last & (first.lane >= last_lane)),
+            lane_first.eq(first_lane(config, ins.out_group)), only_word.eq(ins.words == 1),
+            first.lane.eq(lane_first), first.last.eq(only_word), first.param.eq(ins.param_base),
+            first.final.eq(only_word & (lane_first >= last_lane)),
         ]
         m.d.sync += [in_flight.eq(in_flight + taken - self.done), begin.eq(taken)]
         with m.If(taken):

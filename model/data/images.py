@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from systola.files.tensors import ModelError, read_tensors
+from systola.files.tensors import ModelError, other_kind, read_tensors
 from systola.model.data import digits
 from systola.model.quantization.uniform import quantize
 
@@ -29,10 +29,12 @@ def load_data(source, split="test", *, labelled=True):
     """
     if str(source) == "digits":
         return digits.load_images(split)
-    tensors, _ = read_tensors(source)
+    tensors, metadata = read_tensors(source)
     for name in ("images", "labels") if labelled else ("images",):
         if name not in tensors:
-            raise ModelError(f"data file {str(source)!r} must hold {name!r}")
+            kind = other_kind(tensors, metadata, "images")
+            raise ModelError(f"data file {str(source)!r} must hold {name!r}"
+                             + (f"; it is {kind}" if kind else ""))
     images = _check_images(tensors["images"])
     return images, _check_labels(tensors["labels"], len(images)) if labelled else None
 

@@ -76,9 +76,8 @@ def open_network(source, *, data=None, heads=None, progress=None, **settings):
             raise ModelError(f"model file {str(source)!r} is quantized already; "
                              f"{', '.join(sorted(settings))} cannot be set")
         return load_network(source)
-    model = _quantized(open_float(source, heads=heads), _data_source(source, data,
-                                                                     "calibration"),
-                       progress=progress, **settings)
+    model = _quantized(open_float(source, heads=heads),
+                       _data_source(source, data, "calibration"), progress=progress, **settings)
     return replace(model, meta={**model.meta, "source": Path(source).stem})
 
 
@@ -91,7 +90,8 @@ def _data_source(source, data, what):
     if data is not None:
         return data
     if str(source) != "digits":
-        raise ModelError(f"{what} must name a file of images for model {str(source)!r}")
+        raise ModelError(f"{what} must name a file of images for model {str(source)!r} "
+                         f"(--data FILE)")
     return "digits"
 
 
@@ -209,7 +209,7 @@ def deviation(reference, logits):
             "agreement": float(np.mean(logits.argmax(axis=1) == reference.argmax(axis=1)))}
 
 
-def measure_options(source="digits", *, data=None, calibration=None, options=None,
+def measure_options(source="digits", *, data=None, calibration=None, options=None, heads=None,
                     progress=None):
     """Quantize with every setting in `options` and compare the logits with those at full width.
 
@@ -225,7 +225,7 @@ def measure_options(source="digits", *, data=None, calibration=None, options=Non
         width), divided by the RMS of the float logits.
     """
     options = OPTIONS if options is None else options
-    vit = open_float(source)
+    vit = open_float(source, heads=heads)
     calibration = _data_source(source, calibration, "calibration")
     images, labels = load_data(_data_source(source, data, "data"), "test")
     exact = float_logits(vit, images).astype(np.float64)

@@ -7,7 +7,14 @@ from functools import cache
 import numpy as np
 
 from systola.files.bounded import parse_json, shorten, shown
-from systola.files.tensors import LARGEST, SMALLEST, ModelError, read_tensors, write_tensors
+from systola.files.tensors import (
+    INTEGER_KEY,
+    LARGEST,
+    SMALLEST,
+    ModelError,
+    read_tensors,
+    write_tensors,
+)
 from systola.model.graph.graph import Graph
 from systola.model.graph.nodes import CODES, KINDS, GraphError
 
@@ -16,7 +23,7 @@ __all__ = ["VERSION", "is_integer_network", "load_network", "save_network"]
 VERSION = 3
 """Version of the file format; a reader accepts its own only."""
 
-_KEY, _OLD_KEY = "systola_network", "systola_integer_vit"
+_OLD_KEY = "systola_integer_vit"
 _ENTRIES = ("version", "nodes", "outputs", "scales", "meta")
 _HEADER_BYTES = 2**22
 _MOST_NODES = 2**14
@@ -52,7 +59,7 @@ def save_network(graph, path):
               "scales": graph.scales, "meta": graph.meta}
     text = json.dumps(header, sort_keys=True)
     _network(text, tensors)
-    write_tensors(path, tensors, {_KEY: text})
+    write_tensors(path, tensors, {INTEGER_KEY: text})
 
 
 def load_network(path):
@@ -65,13 +72,13 @@ def load_network(path):
         wrong shape or type, or out of range.
     """
     tensors, metadata = read_tensors(path)
-    if _KEY not in metadata:
+    if INTEGER_KEY not in metadata:
         if _OLD_KEY in metadata:
             raise ModelError(f"model file {str(path)!r} is of version 2 or older; quantize the "
                              f"checkpoint again with `systola quantize`")
         raise ModelError(f"model file {str(path)!r} must hold an integer network (metadata "
-                         f"{_KEY!r}), as `systola quantize` writes")
-    return _network(metadata[_KEY], tensors)
+                         f"{INTEGER_KEY!r}), as `systola quantize` writes")
+    return _network(metadata[INTEGER_KEY], tensors)
 
 
 def is_integer_network(path):
@@ -82,7 +89,7 @@ def is_integer_network(path):
     ModelError
         If the file cannot be read.
     """
-    return bool({_KEY, _OLD_KEY} & read_tensors(path)[1].keys())
+    return bool({INTEGER_KEY, _OLD_KEY} & read_tensors(path)[1].keys())
 
 
 def _network(text, tensors):
@@ -105,12 +112,12 @@ def _network(text, tensors):
 def _parsed(text):
     """Return the checked JSON entry."""
     if len(text) > _HEADER_BYTES:
-        raise ModelError(f"metadata {_KEY!r} must have at most {_HEADER_BYTES:,} bytes, "
+        raise ModelError(f"metadata {INTEGER_KEY!r} must have at most {_HEADER_BYTES:,} bytes, "
                          f"not {len(text):,}")
     try:
         header = parse_json(text)
     except ValueError as error:
-        raise ModelError(f"metadata {_KEY!r} must be JSON: {shorten(error)}") from None
+        raise ModelError(f"metadata {INTEGER_KEY!r} must be JSON: {shorten(error)}") from None
     if not isinstance(header, dict) or header.get("version") != VERSION:
         version = header.get("version") if isinstance(header, dict) else header
         raise ModelError(f"version of the integer network must be {VERSION}, not {shown(version)}")

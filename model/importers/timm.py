@@ -5,7 +5,14 @@ from math import isqrt
 import numpy as np
 
 from systola.files.bounded import shown
-from systola.files.tensors import LARGEST, MAX_BLOCKS, SMALLEST, ModelError, read_tensors
+from systola.files.tensors import (
+    LARGEST,
+    MAX_BLOCKS,
+    SMALLEST,
+    ModelError,
+    other_kind,
+    read_tensors,
+)
 from systola.model.graph.nodes import GraphError
 from systola.model.importers.vision_transformer import block_shapes, vision_transformer
 
@@ -33,6 +40,9 @@ def load_timm(path, *, heads=None):
         channels.
     """
     tensors, metadata = read_tensors(path)
+    kind = other_kind(tensors, metadata, "a float checkpoint")
+    if kind:
+        raise ModelError(f"model file {str(path)!r} must be a float checkpoint, not {kind}")
     dims = _dimensions(tensors)
     expected = _shapes(dims)
     for name, shape in expected.items():

@@ -8,7 +8,6 @@ session ends.
 import os
 import random
 import time
-import tty
 from pathlib import Path
 
 import cocotb
@@ -20,8 +19,9 @@ from systola.sim.soak.fault_runs import load_cases, run_scenario
 from systola.sim.soak.faulty_port import FaultyPort
 from systola.sim.soak.line_faults import BROKEN
 from systola.sim.verilog.line import BATCH, QUEUE, symbol
-from systola.sim.verilog.runner import finish_task, next_task
+from systola.sim.verilog.runner import finish_task, next_task, parent_lives
 from systola.sim.verilog.ticker import CYCLES
+from systola.sim.verilog.toolcheck import posix_module
 
 __all__ = ["Line", "LinePort", "board"]
 
@@ -136,7 +136,7 @@ class LinePort(FaultyPort):
 async def _terminal(line, path):
     """Connect a pseudo-terminal until the session's folder asks for the end."""
     master, slave = os.openpty()  # the slave stays open, so that hosts may come and go
-    tty.setraw(slave)
+    posix_module("tty").setraw(slave)
     os.set_blocking(master, False)
     link = Path(path)
     part = link.with_name(f".{link.name}.{os.getpid()}")
@@ -144,7 +144,7 @@ async def _terminal(line, path):
     part.replace(link)
     unsent = b""
     try:
-        while not Path("close").exists() and Path("/proc", os.environ["SYSTOLA_PARENT"]).exists():
+        while not Path("close").exists() and parent_lives():
             moved = False
             if len(line.outgoing) < QUEUE:
                 try:

@@ -79,6 +79,9 @@ def main(arguments=None):
         if name not in PROOFS:
             print(f"proof must be one of {', '.join(PROOFS)}, not {name!r}", file=sys.stderr)
             return 2
+    if options.list and options.json:
+        print("--list and --json exclude each other", file=sys.stderr)
+        return 2
     chosen = [PROOFS[name] for name in options.name or PROOFS]
     if options.list:
         print("\n".join(f"{proof.name}: {proof.claim}" for proof in chosen))

@@ -10,6 +10,7 @@ from systola.hw.host.uart import DIVISOR_MIN
 from systola.hw.linked import LinkedAccelerator
 from systola.sim.verilog.line import LINE, line_verilog
 from systola.sim.verilog.runner import Session, SimulationError, build_text, cached_verilog
+from systola.sim.verilog.toolcheck import posix_module
 
 __all__ = ["build_board_simulation", "serve_board"]
 
@@ -29,8 +30,10 @@ def serve_board(config, link, *, optimize="-O1"):
 
     Yields a function that returns whether the simulation still runs. `link` is a symbolic link
     that comes and goes with it. Raises ``ValueError`` if something else is at `link`, or its folder
-    does not exist, and `SimulationError` if the simulation fails.
+    does not exist, or this system has no pseudo-terminals, and `SimulationError` if the simulation
+    fails.
     """
+    posix_module("tty")
     link = Path(link).absolute()
     if os.path.lexists(link) and not link.is_symlink():
         raise ValueError(f"link {str(link)!r} must not be an existing file")

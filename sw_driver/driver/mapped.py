@@ -50,6 +50,8 @@ class Mapping:
             raise ValueError(f"base must be a multiple of the page size {mmap.PAGESIZE:#x}, not "
                              f"{base:#x}" if isinstance(base, int) else
                              f"base must be an integer, not {base!r}")
+        if not hasattr(os, "O_SYNC"):  # not on Windows
+            raise OSError(errno.ENOSYS, "registers in memory need Linux; --port works here", path)
         try:
             file = os.open(path, os.O_RDWR | os.O_SYNC | os.O_CLOEXEC)
         except OSError as error:

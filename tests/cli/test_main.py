@@ -1,14 +1,19 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from systola.cli.main import main
-from systola.files.tensors import read_tensors
+from systola.files.tensors import ModelError, read_tensors
 from systola.model.data.digits import checkpoint_path
+from systola.model.evaluation import accuracy
+from systola.model.evaluation.accuracy import open_float
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture
@@ -68,6 +73,8 @@ def test_without_arguments_shows_help(run):
 @pytest.mark.parametrize(("args", "fragments"), [
     (["fly"], ["'fly'"]),
     (["generate"], ["'-o'"]),
+    (["generate", "--config", "tiny", "-o", "out", "--name", "1st"], ["name", "'1st'", "letter"]),
+    (["generate", "-o", "out", "--name", "logic"], ["name", "'logic'", "keyword", "'logic_0'"]),
     (["simulate", "--images", "none"], ["'none'", "integer"]),
     (["simulate", "--images", "0"], ["0", "images"]),
     (["simulate", "--seed", "1"], ["--random"]),
@@ -99,6 +106,25 @@ def test_without_arguments_shows_help(run):
     (["evaluate", "--model", "digits", "--code-mult-bits", "40"], ["code_mult_bits", "40"]),
     (["evaluate", "--model", "digits", "--heads", "5"], ["heads", "64 channels", "5"]),
     (["simulate", "--model", "digits", "--config", "tiny"], ["must", "not"]),
+    (["simulate", "--random", "--data", "d.npz"], ["--random", "--data"]),
+    (["simulate", "--model", "deit_tiny", "--random-weights", "--data", "d.npz"],
+     ["--random-weights", "--data", "'d.npz'"]),
+    (["conform", str(GOLDEN), "--simulator", "icarus"], ["--simulator", "--rtl"]),
+    (["run", "--model", "digits", "--registers", "/dev/uio0", "--baud", "9600"],
+     ["--baud", "--port", "--registers"]),
+    (["report", "--images", "3", "pe"], ["--images", "before pe", "behind"]),
+    (["report", "--config", "tiny", "area"], ["--config", "before area"]),
+    (["synth", "--array", "--style", "lut", "--max-tokens", "2"], ["--max-tokens", "--style"]),
+    (["evaluate", "--model", "digits", "--attention", "deferred", "--attention-bits", "8"],
+     ["--attention-bits", "--attention exact"]),
+    (["evaluate", "--model", "digits", "--code-mult-bits", "31"], ["code_mult_bits", "24", "31"]),
+    (["quantize", "--model", "digits", "-o", "m.safetensors", "--mult-bits", "16",
+      "--code-mult-bits", "17"], ["code_mult_bits", "16", "17"]),
+    (["evaluate", "--model", "digits", "--quantized", str(checkpoint_path())],
+     ["--quantized", str(checkpoint_path()), "float checkpoint", "--model"]),
+    (["evaluate", "--model", "digits", "--data", str(checkpoint_path())],
+     ["'images'", "it is a float checkpoint"]),
+    (["quantize", "--model", str(checkpoint_path()), "-o", "m.safetensors"], ["--data FILE"]),
 ])
 def test_wrong_usage_is_one_line(run, args, fragments):
     refused(run(*args), *fragments)
@@ -158,6 +184,33 @@ def test_unwritable_output_is_refused(run):
     refused(run("quantize", "--model", "digits", "-o", "no/such/folder.safetensors"),
             "'no/such/folder.safetensors'", "no folder 'no/such'")
     refused(run("quantize", "--model", "digits", "-o", "model.npz"), "'model.npz'", ".safetensors")
+
+
+def test_an_integer_model_is_not_a_checkpoint(run, tmp_path):
+    """It was told that a tensor is missing; quantize copied it, and ignored its other options."""
+    assert run("quantize", "--model", "digits", "-o", "q.safetensors")[0] == 0
+    before = (tmp_path / "q.safetensors").read_bytes()
+    refused(run("evaluate", "--model", "q.safetensors"), "'q.safetensors' is an integer model",
+            "evaluate --model CHECKPOINT --quantized q.safetensors",
+            "simulate --model q.safetensors")
+    refused(run("quantize", "--model", "q.safetensors", "--data", "d.npz", "-o", "z.safetensors"),
+            "'q.safetensors' is an integer model", "float checkpoint")
+    refused(run("evaluate", "--model", "digits", "--data", "q.safetensors"), "'images'",
+            "it is an integer model")
+    with pytest.raises(ModelError, match="must be a float checkpoint, not an integer model"):
+        open_float("q.safetensors")
+    np.savez(tmp_path / "d.npz", images=np.zeros((1, 8, 8), np.uint8), labels=np.arange(1))
+    refused(run("evaluate", "--model", "d.npz"), "must be a float checkpoint, not images")
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["d.npz", "q.safetensors"]
+    assert (tmp_path / "q.safetensors").read_bytes() == before
+
+
+def test_heads_reach_the_measured_options(run, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(accuracy, "measure_options",
+                        lambda source, **options: seen.update(options) or {})
+    code, *_ = run("evaluate", "--model", "digits", "--heads", "8", "--options", "--json")
+    assert (code, seen["heads"]) == (0, 8)
 
 
 def test_quantize_then_evaluate(run, tmp_path):

@@ -13,7 +13,7 @@ from systola.hw.contract.config import PRESETS, AcceleratorConfig
 from systola.hw.contract.isa import FORMATS, Error, Opcode
 from systola.hw.contract.regmap import REGISTERS
 from systola.hw.contract.stream_registers import STREAM_REGISTERS
-from systola.hw.generate import FILES, c_header, core_file, generate
+from systola.hw.generate import c_header, core_file, file_names, generate
 from systola.sim.verilog.runner import lint_verilog
 
 CONFIG = PRESETS["tiny"]
@@ -51,7 +51,7 @@ def ports_of(path):
 def test_verilog_has_the_ports_and_the_manifest_describes_the_files(tmp_path):
     manifest = generate(CONFIG, tmp_path / "new" / "out")
     out = tmp_path / "new" / "out"
-    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in out.iterdir()) == sorted(file_names())
     assert json.loads((out / "manifest.json").read_text()) == manifest
     assert AcceleratorConfig.from_dict(manifest["config"]) == CONFIG
     assert int(manifest["config_hash"], 16) == CONFIG.hash
@@ -94,7 +94,7 @@ def test_second_run_replaces_the_first_and_keeps_other_files(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     manifest = generate(PRESETS["small"], tmp_path)
     assert json.loads((tmp_path / "manifest.json").read_text()) == manifest
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, "notes.txt"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*file_names(), "notes.txt"])
 
 
 @pytest.mark.usefixtures("quick")

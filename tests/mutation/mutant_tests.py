@@ -19,7 +19,7 @@ STAGES = "near", "far", "slow"
 
 _APART = {f"tests/{name}.py" for name in (
     "boards/test_accelerator_power", "boards/test_ecp5_timing", "boards/test_flow",
-    "boards/test_synth", "hw/test_generate", "hw/test_lint", "report/test_page",
+    "boards/test_synth", "hw/test_generate", "hw/test_lint", "hw/test_several", "report/test_page",
     "sim/test_timeline")}
 """Tests of sizes, power, clocks, style and files: they take long and find faults by chance."""
 

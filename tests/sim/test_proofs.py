@@ -96,6 +96,8 @@ def test_wrong_names_are_refused(capsys):
     error = capsys.readouterr().err
     assert error.startswith("proof must be one of stream register_slice, ")
     assert error.endswith("not 'no such proof'\n")
+    assert formal.main(["--list", "--json"]) == 2
+    assert capsys.readouterr().err == "--list and --json exclude each other\n"
 
 
 def test_a_fault_must_be_in_the_source():

@@ -11,6 +11,7 @@ from systola.model.graph.nodes import Scores
 from systola.model.importers.vision_transformer import encoder_blocks
 from systola.sim.machine.machine import Machine
 from systola.sw_driver.compiler.compiler import CompileError, compile_network, compile_operations
+from systola.sw_driver.compiler.layout import _deeper
 from systola.sw_driver.compiler.plan import GROUPS, Plan, growing, plans
 from systola.sw_driver.program.image import decode_outputs
 
@@ -171,3 +172,22 @@ def test_deit_tiny(preset, attention):
     for layer in program.predicted["bandwidth"]:
         assert layer["weight_bytes"] > 0
         assert layer["bytes_per_cycle"] < config.bus_bytes
+
+
+def test_refusal_of_a_large_network_is_short():
+    """It was 6 kilobytes: every chunk of every tensor with its words."""
+    model = random_named("deit_tiny", blocks=1, **PRESETS["digits"].model_settings)
+    expected = (r"^scratchpad must have at least 14210 words for this model \(embed 4728, (\S+ "
+                r"\d+, ){3}and 2 others \d+\), not 2048 \(banks \* bank_depth; with banks = 4, "
+                r"bank_depth = 4096 or more\)$")
+    with pytest.raises(CompileError, match=expected):
+        compile_network(model, PRESETS["digits"])
+
+
+@pytest.mark.parametrize(("banks", "words", "expected"), [
+    (4, 14210, "; with banks = 4, bank_depth = 4096 or more"),
+    (4, 65536, "; with banks = 4, bank_depth = 16384 or more"),
+    (5, 65536, "; at most 65536 can be had"), (1, 65537, "; at most 65536 can be had"),
+    (1, 17, "; with banks = 1, bank_depth = 32 or more")])
+def test_way_out_of_a_small_scratchpad(banks, words, expected):
+    assert _deeper(AcceleratorConfig(banks=banks), words) == expected
