@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from systola.cli.main import main
 from systola.files.tensors import ModelError, read_tensors
+from systola.hw.contract.config import PRESETS
 from systola.model.data.digits import checkpoint_path
 from systola.model.evaluation import accuracy
 from systola.model.evaluation.accuracy import open_float
@@ -216,7 +217,12 @@ def test_heads_reach_the_measured_options(run, monkeypatch):
 def test_quantize_then_evaluate(run, tmp_path):
     code, out, _ = run("quantize", "--model", "digits", "-o", "digits.safetensors", "--json")
     assert code == 0
-    assert json.loads(out)["channels"] == 64
+    made = json.loads(out)
+    assert made["outputs"] == {"logits": [1, 10]}
+    assert made["inputs"] == {"patches": [16, 4]}
+    assert (made["nodes"]["linear"], made["nodes"]["softmax"]) == (18, 4)
+    digits = PRESETS["digits"].model_settings  # a model for the default accelerator, to simulate
+    assert {name: made[name] for name in digits} == digits
     code, out, _ = run("evaluate", "--model", "digits", "--quantized", "digits.safetensors",
                        "--json")
     result = json.loads(out)
