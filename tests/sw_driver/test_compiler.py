@@ -8,9 +8,9 @@ import pytest
 from systola.hw.contract.config import PRESETS, AcceleratorConfig
 from systola.hw.contract.isa import Engine, Flag, Opcode
 from systola.model.data.synthetic import random_codes, random_vit
+from systola.model.graph.encoder import encoder_blocks
 from systola.model.graph.integer_forward import forward
 from systola.model.graph.nodes import GraphError, Scores, Softmax
-from systola.model.importers.vision_transformer import encoder_blocks
 from systola.model.operators.deferred import exp_table
 from systola.sim.machine.machine import DeadlockError, Machine, ProgramFault
 from systola.sw_driver.compiler.attention import EXPONENTIALS
