@@ -8,8 +8,8 @@ from systola.hw.contract.config import AcceleratorConfig
 from systola.hw.contract.isa import Error, Opcode
 from systola.hw.contract.regmap import COUNTERS, MAGIC, REGISTERS, VERSION
 from systola.model.data.synthetic import random_codes, random_stream, random_vit
+from systola.model.graph.encoder import encoder_blocks
 from systola.model.graph.integer_forward import forward
-from systola.model.importers.vision_transformer import encoder_blocks
 from systola.sim.machine.machine import Machine, MachineError
 from systola.sw_driver.compiler.compiler import compile_network
 from systola.sw_driver.driver.driver import (

@@ -6,9 +6,9 @@ import pytest
 from systola.hw.contract.config import PRESETS, AcceleratorConfig
 from systola.hw.contract.isa import Opcode
 from systola.model.data.synthetic import random_named, random_stream, random_vit
+from systola.model.graph.encoder import encoder_blocks
 from systola.model.graph.integer_forward import forward
 from systola.model.graph.nodes import Scores
-from systola.model.importers.vision_transformer import encoder_blocks
 from systola.sim.machine.machine import Machine
 from systola.sw_driver.compiler.compiler import CompileError, compile_network, compile_operations
 from systola.sw_driver.compiler.layout import _deeper
@@ -81,7 +81,8 @@ def test_plans_cover_all_tokens_with_chunks_that_the_accumulators_hold(tokens, t
 
 
 def test_groups_are_for_many_equal_sequences():
-    model, config = small()
+    config = small()[1]
+    model = random_vit(np.random.default_rng(0), **{**SMALL, "blocks": 1})
     for images, depth, there in ((1, 64, False), (GROUPS - 1, 64, False), (GROUPS, 64, True),
                                  (GROUPS, 32, False)):
         config = dataclasses.replace(config, token_depth=depth)
