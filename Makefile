@@ -31,7 +31,7 @@ mutants: .venv/.stamp check-tools  ## plant single faults in hw/ and count those
 formal: .venv/.stamp  ## prove the stream rules, FIFOs, tokens, divider, root and packed products
 	$(BIN)/python -m systola.sim.formal
 
-docs: .venv/.stamp  ## renew the pages and tables of docs/ that are made from data
+docs: .venv/.stamp  ## renew the pages, tables and pictures of docs/ that are made from data
 	$(BIN)/python tests/house/docs.py
 
 lint: .venv/.stamp  ## style and import rules

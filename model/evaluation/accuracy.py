@@ -15,7 +15,7 @@ from systola.model.importers.timm import load_timm
 from systola.model.quantization.quantize import quantize
 
 __all__ = ["CALIBRATION_IMAGES", "OPTIONS", "deviation", "evaluate", "evaluate_source",
-           "float_logits", "integer_logits", "measure_options", "open_float",
+           "float_logits", "integer_logits", "measure_options", "open_as_is", "open_float",
            "open_network"]
 
 CALIBRATION_IMAGES = 2048
@@ -49,6 +49,17 @@ def open_float(source, *, heads=None):
     """
     path = digits.checkpoint_path() if str(source) == "digits" else source
     return load_timm(path, heads=heads)
+
+
+def open_as_is(source, *, heads=None):
+    """Return the network of `source`: ``digits`` or a checkpoint, float, or an integer network.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing or unusable.
+    """
+    return load_network(source) if _is_integer(source) else open_float(source, heads=heads)
 
 
 def open_network(source, *, data=None, heads=None, progress=None, **settings):

@@ -1,4 +1,4 @@
-"""Pages and tables of docs/ that are made from data: ``make docs`` writes them."""
+"""Pages, tables and pictures of docs/ that are made from data: ``make docs`` writes them."""
 
 import ast
 import re
@@ -9,9 +9,12 @@ from systola.boards.power.energy import coefficient_table
 from systola.boards.synthesis.timing_page import timing_tables
 from systola.hw.contract.link_page import link_page
 from systola.hw.contract.pages import isa_page
+from systola.model.evaluation.accuracy import open_float
+from systola.report.diagram import digest, drawn_digest, save
+from systola.report.graph_picture import graph_shapes
 from systola.sim.formal.proofs import proof_table
 
-__all__ = ["PAGES", "ROOT"]
+__all__ = ["PAGES", "PICTURES", "ROOT", "is_current"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,7 +59,24 @@ PAGES = {
 }
 """What a page has to be, given its text."""
 
+PICTURES = {
+    "docs/images/house.svg": runpy.run_path(
+        str(Path(__file__).with_name("house_picture.py")))["house_shapes"],
+    "docs/images/graph.svg": lambda: graph_shapes(open_float("digits"), "digits")[:2],
+}
+"""What makes the shapes of a picture, and its size."""
+
+
+def is_current(svg, shapes):
+    """Tell whether the text of a picture was drawn from `shapes`, by any version of matplotlib."""
+    return drawn_digest(svg) == digest(shapes)
+
+
 if __name__ == "__main__":
     for page, renew in PAGES.items():
         path = ROOT / page
         path.write_text(renew(path.read_text()))
+    for picture, make in PICTURES.items():
+        path, (shapes, size) = ROOT / picture, make()
+        if not path.exists() or not is_current(path.read_text(), shapes):
+            save(shapes, size, path)
