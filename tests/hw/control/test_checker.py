@@ -10,6 +10,7 @@ from systola.hw.contract.isa import FORMATS, Error, Opcode, encode, formats
 from systola.hw.control.checker import Checker
 from systola.sim.harness import run
 from systola.sim.machine.refusals import check_instruction
+from systola.sw_driver.compiler.costs import check_cycles
 
 CONFIGS = [PRESETS["digits"], PRESETS["tiny"],
            AcceleratorConfig(rows=6, cols=3, lanes=3, banks=1, bank_depth=64, param_depth=16,
@@ -116,6 +117,8 @@ def test_matches_model_at_every_limit(config):
             cause = expected(opcode, fields, config)
             assert Error(ctx.get(dut.cause)) is cause, (opcode.name, fields)
             causes.add(cause)
+            if cause is Error.NONE:
+                assert cycles == check_cycles(opcode, fields, config) + Checker.LATENCY
             slowest[0] = max(slowest[0], cycles)
             await ctx.tick()
 
