@@ -8,7 +8,7 @@ base and a stride is checked. Model: ``systola.sim.machine.refusals``.
 from dataclasses import dataclass
 from enum import Enum
 
-from systola.hw.contract.isa import FORMATS, Engine, Error, Opcode
+from systola.hw.contract.isa import Engine, Error, Opcode, formats
 
 __all__ = ["COUNT_FIELDS", "Step", "When", "check_steps"]
 
@@ -17,7 +17,11 @@ COUNT_FIELDS = ("rows", "words", "act_words", "digits", "count")
 
 
 class When(Enum):
-    """Conditions on a MATMUL under which a step counts; its term is zero otherwise."""
+    """Conditions on an operation's fields under which a step counts; its term is zero otherwise.
+
+    The fields are MATMUL's. Of other operations only those with `out_bits` at the same place have a
+    condition, WIDE.
+    """
 
     RESIDUAL = "flag RESIDUAL"
     ROW_SCALE = "flag ROW_SCALE"
@@ -46,7 +50,7 @@ class Step:
 def check_steps(config):
     """Return ``{opcode: (Step, ...)}`` for every operation of an engine."""
     return {opcode: tuple(_steps(opcode, form, config))
-            for opcode, form in FORMATS.items() if form.engine is not None}
+            for opcode, form in formats(config).items() if form.engine is not None}
 
 
 def _steps(opcode, form, config):
@@ -71,7 +75,9 @@ def _steps(opcode, form, config):
 
 def _field_ranges(opcode, names, config):
     limits = {"lanes_last": (1, config.rows), "x0": (1, (1 << config.x0_bits) - 1),
-              "out_bits": (2, 16 if opcode is Opcode.MATMUL else 8), "res_shift": (0, 63),
+              "out_bits": (2, 16 if opcode in (Opcode.MATMUL, Opcode.MEAN) else 8),
+              "wide": (0, 1), "mult": (1, (1 << config.mean_mult_bits) - 1), "shift": (0, 63),
+              "res_shift": (0, 63),
               "digits": (0, config.attention_digits), "table": (0, 1),
               "out_group": (0, config.rows // config.lanes - 1)}
     if opcode is Opcode.MATMUL:
@@ -90,6 +96,12 @@ def _region(opcode, prefix, names, config):
         yield Step("act_plane", "digits", less=1)
     elif prefix == "out_":
         yield Step("out_plane", when=When.WIDE)
+    elif opcode is Opcode.MEAN and prefix == "src_":
+        yield Step("src_plane", "wide")
+    elif opcode is Opcode.MEAN:
+        yield Step("dst_plane", when=When.WIDE, high=config.scratchpad_words - 1,
+                   cause=Error.SCRATCHPAD_RANGE)
+        return  # it is one row
     elif f"{prefix}plane" in names:
         planes = {(Opcode.SHIFTMAX, "dst_"): config.attention_digits,
                   (Opcode.LAYERNORM, "src_"): 2, (Opcode.MATMUL, "res_"): 2}.get(

@@ -34,7 +34,7 @@ GELU_SHIFT = 23
 _FILE_BYTES = 16384
 """Largest configuration file; a reader of TOML takes seconds for what a larger one could hold."""
 
-INSTRUCTION_SET_VERSION = 2
+INSTRUCTION_SET_VERSION = 3
 """Part of the configuration hash: a program for another instruction set is refused."""
 
 
@@ -121,6 +121,8 @@ class AcceleratorConfig:
         Rows of I-LayerNorm whose root is computed at the same time.
     norm_start : str
         Start of the I-LayerNorm root iteration: ``published`` (2**16) or ``leading_one``.
+    pooling : str
+        ``mean`` adds the operation MEAN, the mean over rows; ``none`` leaves it out.
     max_row : int
         Longest row (channels or keys) a vector unit can hold.
     x0_bits : int
@@ -150,6 +152,7 @@ class AcceleratorConfig:
     gelu: str = "exact"
     norm_roots: int = 4
     norm_start: str = "published"
+    pooling: str = "none"
     max_row: int = 1024
     x0_bits: int = 8
 
@@ -210,6 +213,16 @@ class AcceleratorConfig:
         if self.attention == "deferred":
             return 1
         return digit_count(self.attention_bits, self.act_bits)
+
+    @property
+    def vector_planes(self):
+        """Most planes of a result of the VECTOR engine; a mean of 16 bits has two."""
+        return max(self.attention_digits, 2 if self.pooling == "mean" else 1)
+
+    @property
+    def mean_mult_bits(self):
+        """Bits of the multiplier of MEAN."""
+        return min(self.code_mult_bits, self.mult_bits)
 
     @property
     def factor_depth(self):
@@ -294,7 +307,7 @@ _RANGES = [
 _CHOICES = {
     "pe_style": ("dsp", "dsp_packed", "lut"), "attention": ("exact", "deferred"),
     "attention_bits": (8, 16), "gelu": ("exact", "table"),
-    "norm_start": ("published", "leading_one"),
+    "norm_start": ("published", "leading_one"), "pooling": ("none", "mean"),
 }
 
 PRESETS = {

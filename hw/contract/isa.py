@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
 __all__ = ["FORMATS", "INSTRUCTION_BYTES", "Engine", "Error", "Field", "Flag", "Format", "Opcode",
-           "decode", "encode"]
+           "decode", "encode", "formats"]
 
 INSTRUCTION_BYTES = 64
 
@@ -37,6 +37,7 @@ class Opcode(IntEnum):
     SHIFTMAX = 10
     SHIFTGELU = 11
     LAYERNORM = 12
+    MEAN = 13
 
 
 class Flag(IntFlag):
@@ -179,7 +180,21 @@ FORMATS = {
         "channel by the parameter words from param_base.",
         (*_VECTOR, Field("out_bits", 16, "bits to saturate to, 2 to 8"),
          Field("param_base", 16, "first parameter word"))),
+    Opcode.MEAN: Format(
+        Engine.VECTOR, "Sums of all rows' channels, rescaled by mult / 2**shift, to one row of "
+        "out_bits codes: the mean. Only in accelerators with `pooling` mean, else BAD_OPCODE.",
+        # `out_bits` lies where that of MATMUL does: the checks of both look at it there.
+        (*_VECTOR, Field("wide", 16, "0: the input has 8 bits, 1: it has 16, in two planes"),
+         Field("mult", 32, "multiplier, 1 to 2**code_mult_bits - 1"),
+         Field("out_bits", 16, "bits to saturate to, 2 to 16; more than 8 writes two planes"),
+         Field("shift", 16, "right shift, 0 to 63"))),
 }
+
+
+def formats(config):
+    """Return the entries of `FORMATS` that accelerators of `config` have."""
+    return {opcode: form for opcode, form in FORMATS.items()
+            if opcode is not Opcode.MEAN or config.pooling == "mean"}
 
 
 def encode(opcode, *, wait=0, signal=0, **values):

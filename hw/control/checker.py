@@ -69,6 +69,8 @@ class Checker(wiring.Component):
         holds = Signal(len(When) + 1, init=1)
         flags, out_bits = (self._value(self._place(Opcode.MATMUL, name))
                            for name in ("flags", "out_bits"))
+        assert all(self._place(opcode, "out_bits") == self._place(Opcode.MATMUL, "out_bits")
+                   for opcode, step in program if step.when is When.WIDE)
         conditions = {When.RESIDUAL: (flags & Flag.RESIDUAL).any(),
                       When.ROW_SCALE: (flags & Flag.ROW_SCALE).any(),
                       When.PER_CHANNEL: ~(flags & Flag.BROADCAST).any(),

@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.checks import COUNT_FIELDS
-from systola.hw.contract.isa import FORMATS, INSTRUCTION_BYTES, Engine, Error, Opcode
+from systola.hw.contract.isa import INSTRUCTION_BYTES, Engine, Error, Opcode, formats
 from systola.hw.control.checker import Checker
 from systola.hw.load.unpackers import bus_beat
 from systola.hw.parts import shapes
@@ -166,14 +166,15 @@ class Dispatcher(wiring.Component):
         ``misplaced`` and ``foreign`` about BEGIN, ``zero`` if a count is, ``single`` if one beat
         follows. An unknown opcode is nothing.
         """
-        codes = list(FORMATS)
+        forms = formats(self.config)
+        codes = list(forms)
         is_code = Signal(len(codes))
         m.d.sync += is_code.eq(Cat(instruction[:8] == code for code in codes))
         bodies = {code: shapes.body(code)(instruction[16:16 + shapes.body(code).size])
                   for code in codes}
         # Which fields are zero, once for all operations that have them at the same place.
         fields, zeros = {}, []
-        for number, (code, form) in enumerate(FORMATS.items()):
+        for number, (code, form) in enumerate(forms.items()):
             for field in form.fields:
                 if field.name in COUNT_FIELDS:
                     place = shapes.body(code)[field.name]
@@ -198,9 +199,9 @@ class Dispatcher(wiring.Component):
             foreign.eq(bodies[Opcode.BEGIN].config_hash != self.config.hash),
             single.eq(Cat(bodies[code].beats == 1 if beats(code) else 0 for code in codes)),
             facts.begin.eq(any_of(lambda code: code is Opcode.BEGIN)),
-            facts.end.eq(any_of(lambda code: FORMATS[code].engine is None
+            facts.end.eq(any_of(lambda code: forms[code].engine is None
                                 and code is not Opcode.BEGIN)),
-            facts.engines.eq(Cat(any_of(lambda code, engine=engine: FORMATS[code].engine is engine)
+            facts.engines.eq(Cat(any_of(lambda code, engine=engine: forms[code].engine is engine)
                                  for engine in Engine)),
             facts.data.eq(any_of(beats)), facts.single.eq((single & is_code).any()),
             facts.misplaced.eq(first != any_of(lambda code: code is Opcode.BEGIN)),
@@ -239,7 +240,7 @@ class Dispatcher(wiring.Component):
             m.d.comb += queue.valid.eq(facts.engines[engine])
         m.d.comb += self.issued.eq(Cat(facts.engines[engine] & queue.ready
                                        for engine, queue in queues.items()).any())
-        for code in FORMATS:
+        for code in formats(self.config):
             body = shapes.body(code)
             if "beats" in body.members:  # at the same place in all
                 m.d.sync += left.eq(body(instruction[16:16 + body.size]).beats)

@@ -11,15 +11,15 @@ __all__ = ["RowWriter", "balanced_digits", "byte_beat", "write_region"]
 
 
 def write_region(config):
-    """Return the payload that describes rows to write, in 1 to ``attention_digits`` planes."""
+    """Return the payload that describes rows to write, in 1 to ``vector_planes`` planes."""
     return data.StructLayout({"base": 16, "stride": 16, "plane": 16, "rows": 16, "words": 16,
-                              "planes": range(config.attention_digits + 1)})
+                              "planes": range(config.vector_planes + 1)})
 
 
 def byte_beat(config):
     """Return a beat of rows of bytes: ``config.vector_lanes`` for each plane; the row's end."""
     lanes = data.ArrayLayout(unsigned(8), config.vector_lanes)
-    return data.StructLayout({"x": data.ArrayLayout(lanes, config.attention_digits), "last": 1})
+    return data.StructLayout({"x": data.ArrayLayout(lanes, config.vector_planes), "last": 1})
 
 
 def balanced_digits(value, digit_bits, count):
@@ -99,7 +99,7 @@ class RowWriter(wiring.Component):
     def _assemble(self, m, take, full):
         """Collect the beats of a word, for all planes at once; return it."""
         size, lanes = self.config.rows, self.config.vector_lanes
-        word = Signal(data.ArrayLayout(shapes.word(self.config), self.config.attention_digits),
+        word = Signal(data.ArrayLayout(shapes.word(self.config), self.config.vector_planes),
                       reset_less=True)
         group = Signal(range(size // lanes))
         with m.If(take):
@@ -108,13 +108,13 @@ class RowWriter(wiring.Component):
             for first in range(size // lanes):
                 with m.If(group == first):
                     m.d.sync += [word[p][lanes * first + k].eq(self.i.p.x[p][k])
-                                 for p in range(self.config.attention_digits)
+                                 for p in range(self.config.vector_planes)
                                  for k in range(lanes)]
         return word
 
     def _write(self, m, region, word, row_end, final, move):
         """Write `word` from the cycle after `move` on; return when the region is complete."""
-        req, planes = self.dst.req, self.config.attention_digits
+        req, planes = self.dst.req, self.config.vector_planes
         sent, sent_final = Signal.like(word), Signal()
         plane, last = Signal(range(planes + 1)), Signal()
         plane_end = Signal(init=planes == 1)  # known early: the memory's readiness comes late

@@ -1,4 +1,4 @@
-"""VECTOR engine: Shiftmax, ShiftGELU and I-LayerNorm on rows in the scratchpad."""
+"""VECTOR engine: Shiftmax, ShiftGELU, I-LayerNorm and means of rows in the scratchpad."""
 
 from amaranth import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
@@ -11,6 +11,7 @@ from systola.hw.parts.register_slice import RegisterSlice
 from systola.hw.vector.expmax import ExpMax
 from systola.hw.vector.lanes import Narrow, Widen
 from systola.hw.vector.layernorm import ILayerNorm
+from systola.hw.vector.row_mean import RowMean
 from systola.hw.vector.row_reader import RowReader
 from systola.hw.vector.row_scaler import RowScaler
 from systola.hw.vector.row_writer import RowWriter, balanced_digits
@@ -23,25 +24,25 @@ __all__ = ["VectorEngine"]
 class VectorEngine(wiring.Component):
     """Run the row-wise operations, one instruction at a time.
 
-    Memory words become beats of ``config.vector_lanes`` elements, pass one of the three units, are
+    Memory words become beats of ``config.vector_lanes`` elements, pass the operation's unit, are
     requantized (I-LayerNorm; ShiftGELU when exact) or split into balanced digits (exact Shiftmax),
     and become words again. I-LayerNorm and the requantizer work on ``config.norm_lanes`` elements a
     cycle, between adapters if these are fewer. Rows follow each other without a gap inside an
     instruction; instructions do not overlap. Every word of the source is read before a word of the
     destination that depends on it is written, in the same order: source and destination may be the
-    same rows, for Shiftmax in its first plane.
+    same rows, for Shiftmax in its first plane; a mean may replace any row.
 
     Model: sim/machine/memories.py
 
     Parameters
     ----------
     config : AcceleratorConfig
-        Sizes; ``attention``, ``gelu`` and ``norm_start`` choose the units.
+        Sizes; ``attention``, ``gelu``, ``norm_start`` and ``pooling`` choose the units.
 
     Members
     -------
     instr : In(stream.Signature(engine_instruction()))
-        SHIFTMAX, SHIFTGELU or LAYERNORM, checked; taken when the previous one is complete.
+        SHIFTMAX, SHIFTGELU, LAYERNORM or MEAN, checked; taken when the previous one is complete.
     done : Out(1)
         The instruction's last write, of words and factors, was accepted in the previous cycle.
     src, dst, param : Out(shapes.ReadPort), Out(shapes.WritePort), Out(shapes.ParamPort)
@@ -78,7 +79,7 @@ class VectorEngine(wiring.Component):
                      for name in ("x0", "numerator") if hasattr(unit, name)]
         m.d.comb += self.done.eq(self._factors(m, take, fields, softmax, writer.done)
                                  if config.factor_depth else writer.done)
-        is_softmax, is_gelu, is_norm = opcode
+        is_softmax, is_gelu, is_norm, *is_mean = opcode
         # Registers between the units, or readiness would pass through all of them in one cycle.
         m.submodules.cut = cut = RegisterSlice(reader.o.p.shape())
         m.submodules.normed = normed = RegisterSlice(norm.o.p.shape())
@@ -105,14 +106,28 @@ class VectorEngine(wiring.Component):
                 m.submodules.narrow_gelu = narrow_gelu = Narrow(shape=signed(16), **adapter)
                 _join(m, narrow_gelu.i, (1, gelu.o))
                 gelu_out = narrow_gelu.o
+        results = [(is_softmax, softmax.o)]
+        if is_mean:
+            results.append((*is_mean, self._mean(m, *is_mean, fields, cut.o).o))
         if config.gelu == "exact":
             _join(m, scaler.i, (is_norm, normed.o), (is_gelu, gelu_out))
-            results = [(is_softmax, softmax.o), (~is_softmax, scaled)]
+            results.append((is_norm | is_gelu if is_mean else ~is_softmax, scaled))
         else:
             _join(m, scaler.i, (is_norm, normed.o))
-            results = [(is_softmax, softmax.o), (is_norm, scaled), (is_gelu, gelu.o)]
+            results += [(is_norm, scaled), (is_gelu, gelu.o)]
         self._write(m, result.i, results)
         return m
+
+    def _mean(self, m, when, fields, rows):
+        """Add the unit of MEAN, which takes `rows` then; bytes lie in their high half."""
+        config = self.config
+        m.submodules.mean = mean = RowMean(lanes=config.vector_lanes, max_row=config.max_row,
+                                           mult_bits=config.mean_mult_bits)
+        _join(m, mean.i, (when, rows),
+              convert=lambda x: Mux(fields.wide, x, x[8:].as_signed()))
+        m.d.comb += [getattr(mean, port).eq(fields[name]) for port, name in (
+            ("rows", "rows"), ("mult", "mult"), ("shift", "shift"), ("bits", "out_bits"))]
+        return mean
 
     def _units(self, m):
         """Add the units of the three operations."""
@@ -139,13 +154,27 @@ class VectorEngine(wiring.Component):
     def _start(self, m, reader, writer, scaler):
         """Distribute an instruction to all parts.
 
-        Return its strobe, which of the three it is (a bit each), and its held fields.
+        Return its strobe, which of the operations it is (a bit each), and its held fields.
         """
         config, raw = self.config, self.instr.p.body
-        ins, norm, gelu = (data.View(shapes.body(code), raw[:shapes.body(code).size]) for code in (
-            Opcode.SHIFTMAX, Opcode.LAYERNORM, Opcode.SHIFTGELU))
+        ins, norm, gelu, mean = (
+            data.View(shapes.body(code), raw[:shapes.body(code).size]) for code in (
+                Opcode.SHIFTMAX, Opcode.LAYERNORM, Opcode.SHIFTGELU, Opcode.MEAN))
         is_norm = self.instr.p.opcode == Opcode.LAYERNORM
-        take, busy, opcode = Signal(), Signal(), Signal(3)
+        codes = [Opcode.SHIFTMAX, Opcode.SHIFTGELU, Opcode.LAYERNORM]
+        rows, wide = ins.rows, is_norm
+        planes = Mux(self.instr.p.opcode == Opcode.SHIFTMAX, config.attention_digits, 1)
+        sources = {name: (ins, bits) for name, bits in (
+            ("x0", config.x0_bits), ("numerator", 31), ("factor_base", 16))}
+        if config.pooling == "mean":
+            codes.append(Opcode.MEAN)
+            is_mean = self.instr.p.opcode == Opcode.MEAN
+            rows, wide = Mux(is_mean, 1, rows), is_norm | (is_mean & mean.wide[0])
+            planes = Mux(is_mean, Mux(mean.out_bits > 8, 2, 1), planes)
+            sources |= {name: (mean, bits) for name, bits in (
+                ("rows", 16), ("wide", 1), ("mult", config.mean_mult_bits), ("shift", 6),
+                ("out_bits", 5))}
+        take, busy, opcode = Signal(), Signal(), Signal(len(codes))
         m.d.comb += [
             self.instr.ready.eq(~busy | self.done), take.eq(self.instr.valid & self.instr.ready),
             reader.i.valid.eq(take), writer.region.valid.eq(take),
@@ -155,22 +184,20 @@ class VectorEngine(wiring.Component):
         for name in "base", "stride", "plane":
             m.d.comb += [reader.i.p[name].eq(ins[f"src_{name}"]),
                          writer.region.p[name].eq(ins[f"dst_{name}"])]
-        planes = Mux(self.instr.p.opcode == Opcode.SHIFTMAX, config.attention_digits, 1)
         m.d.comb += [
-            reader.i.p.rows.eq(ins.rows), writer.region.p.rows.eq(ins.rows),
+            reader.i.p.rows.eq(ins.rows), writer.region.p.rows.eq(rows),
             reader.i.p.words.eq(ins.words), reader.i.p.lanes_last.eq(ins.lanes_last),
-            reader.i.p.wide.eq(is_norm), writer.region.p.planes.eq(planes),
+            reader.i.p.wide.eq(wide), writer.region.p.planes.eq(planes),
         ]
-        held = Signal(data.StructLayout({"x0": config.x0_bits, "numerator": 31,
-                                         "factor_base": 16}), reset_less=True)
+        held = Signal(data.StructLayout({name: bits for name, (_, bits) in sources.items()}),
+                      reset_less=True)
         how = Signal.like(scaler.scaling, reset_less=True)
         m.d.sync += scaler.start.eq(take)
         m.d.comb += scaler.scaling.eq(how)
         with m.If(take):
-            m.d.sync += [held[name].eq(ins[name]) for name in held.shape().members]
+            m.d.sync += [held[name].eq(source[name]) for name, (source, _) in sources.items()]
             m.d.sync += [
-                opcode.eq(Cat(self.instr.p.opcode == code for code in (
-                    Opcode.SHIFTMAX, Opcode.SHIFTGELU, Opcode.LAYERNORM))),
+                opcode.eq(Cat(self.instr.p.opcode == code for code in codes)),
                 how.base.eq(Mux(is_norm, norm.param_base, gelu.param_base)),
                 how.bits.eq(Mux(is_norm, norm.out_bits, gelu.out_bits)),
                 how.broadcast.eq((self.instr.p.opcode == Opcode.SHIFTGELU)
@@ -198,7 +225,11 @@ class VectorEngine(wiring.Component):
         return complete
 
     def _write(self, m, sink, results):
-        """Lead results to the writer: the first are digits if attention is exact, others bytes."""
+        """Lead results to the writer.
+
+        The first are digits if attention is exact, the others bytes; if there are means, they come
+        second, and have a second plane.
+        """
         config = self.config
         for k in range(config.vector_lanes):
             values = [source.p.x[k] for _, source in results]
@@ -206,8 +237,11 @@ class VectorEngine(wiring.Component):
                 if config.attention == "exact" else [values[0]]
             low = _select([(when, value[:8]) for (when, _), value in zip(
                 results, [digits[0], *values[1:]], strict=True)])
-            m.d.comb += [Value.cast(sink.p.x[p][k]).eq(value)
-                         for p, value in enumerate([low, *digits[1:]])]
+            planes = [low, *digits[1:]]
+            if config.pooling == "mean":
+                when, high = results[1][0], values[1][8:]
+                planes[1:2] = [Mux(when, high, planes[1]) if len(planes) > 1 else high]
+            m.d.comb += [Value.cast(sink.p.x[p][k]).eq(value) for p, value in enumerate(planes)]
         m.d.comb += sink.p.last.eq(_select([(when, source.p.last) for when, source in results]))
         _handshake(m, sink, results)
 

@@ -1,4 +1,4 @@
-"""Bit-exact model of ``hw/vector/row_mean.py``: the mean over rows, requantized."""
+"""Bit-exact model of ``hw/vector/row_mean.py``: the mean over rows."""
 
 import numpy as np
 
@@ -8,5 +8,9 @@ __all__ = ["row_mean"]
 
 
 def row_mean(x, mult, shift, bits):
-    """Return ``sat(rne(sum over rows * mult, shift), bits)`` of (..., rows, C): (..., C) int64."""
-    return requantize(np.asarray(x, np.int64).sum(axis=-2), mult, shift, bits)
+    """Return ``sat(rne(sum over t of x[..., t, c] * mult, shift), bits)``, exactly: (..., C).
+
+    With ``mult / 2**shift`` the ratio of scales divided by the rows this is the mean. `x` (...,
+    rows, C) are numbers of at most 16 bits, of which fewer than 2**16 rows.
+    """
+    return requantize(np.sum(np.asarray(x, np.int64), axis=-2), mult, shift, bits)

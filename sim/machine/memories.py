@@ -8,9 +8,10 @@ from systola.model.operators.deferred import deferred_softmax, row_factors
 from systola.model.operators.layernorm import layernorm_requant
 from systola.model.operators.matmul import matmul, split_digits
 from systola.model.operators.requant import requantize
+from systola.model.operators.row_mean import row_mean
 from systola.model.operators.shiftgelu import shiftgelu
 from systola.model.operators.shiftmax import shiftmax
-from systola.sim.machine.refusals import columns, outputs, weight_words
+from systola.sim.machine.refusals import columns, mean_planes, outputs, weight_words
 
 __all__ = ["Memories"]
 
@@ -169,7 +170,7 @@ class Memories:
     def vector_source(self, opcode, fields):
         """Return the rows (rows, N) that a VECTOR operation reads."""
         width = columns(fields, self.config)
-        if opcode is Opcode.LAYERNORM:
+        if opcode is Opcode.LAYERNORM or (opcode is Opcode.MEAN and fields["wide"]):
             return self.wide(fields, "src_", width)
         codes = self.read(fields, "src_", fields["words"])[0, :, :width]
         return codes.view(np.int8).astype(np.int64)
@@ -177,7 +178,11 @@ class Memories:
     def finish_vector(self, opcode, fields, x):
         """Evaluate a VECTOR operation on rows `x` and write the result."""
         config = self.config
-        if opcode is Opcode.SHIFTMAX and config.attention == "deferred":
+        if opcode is Opcode.MEAN:
+            y = row_mean(x, fields["mult"], fields["shift"], fields["out_bits"])
+            y = np.stack([y, y >> 8])[:mean_planes(fields)[1], None]
+            fields = fields | {"rows": 1}
+        elif opcode is Opcode.SHIFTMAX and config.attention == "deferred":
             codes, sums = deferred_softmax(x, self.tables[1])
             first = fields["factor_base"]
             self.factors[first:first + len(sums)] = row_factors(sums, fields["numerator"],

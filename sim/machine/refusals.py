@@ -1,9 +1,9 @@
 """What the dispatcher refuses: bit-exact model of the checks of ``hw/control/dispatcher.py``."""
 
-from systola.hw.contract.isa import Error, Flag, Opcode, decode
+from systola.hw.contract.isa import Error, Flag, Opcode, decode, formats
 
-__all__ = ["check_instruction", "check_word", "columns", "fetch_words", "outputs", "param_words",
-           "weight_words"]
+__all__ = ["check_instruction", "check_word", "columns", "fetch_words", "mean_planes", "outputs",
+           "param_words", "weight_words"]
 
 _REGIONS = {
     Opcode.LOAD: (("", None),), Opcode.FETCH: (("", None),), Opcode.STORE: (("", None),),
@@ -12,7 +12,7 @@ _REGIONS = {
     Opcode.LAYERNORM: (("src_", 2), ("dst_", 1)),
 }
 _COUNTS = ("rows", "words", "act_words", "digits", "count")
-_VECTOR = Opcode.SHIFTMAX, Opcode.SHIFTGELU, Opcode.LAYERNORM
+_VECTOR = Opcode.SHIFTMAX, Opcode.SHIFTGELU, Opcode.LAYERNORM, Opcode.MEAN
 
 
 def columns(fields, config):
@@ -39,6 +39,11 @@ def fetch_words(fields, config):
     return -(-tall // config.cols) * config.cols * -(-wide // config.rows)
 
 
+def mean_planes(fields):
+    """Return the planes of a MEAN's rows, and those of the row that it writes."""
+    return 1 + fields["wide"], 1 + (fields["out_bits"] > 8)
+
+
 def param_words(opcode, fields, config):
     """Return the parameter words that must be there for an operation.
 
@@ -57,7 +62,7 @@ def check_word(word, index, config):
     except ValueError:
         return Error.BAD_OPCODE, None
     opcode, _, _, fields = decoded
-    if (opcode is Opcode.BEGIN) != (index == 0):
+    if opcode not in formats(config) or (opcode is Opcode.BEGIN) != (index == 0):
         return Error.BAD_OPCODE, decoded
     return check_instruction(opcode, fields, config), decoded
 
@@ -77,7 +82,9 @@ def check_instruction(opcode, fields, config):
 
 def _fields(opcode, fields, config):
     limits = {"lanes_last": (1, config.rows), "x0": (1, (1 << config.x0_bits) - 1),
-              "out_bits": (2, 16 if opcode is Opcode.MATMUL else 8), "res_shift": (0, 63),
+              "out_bits": (2, 16 if opcode in (Opcode.MATMUL, Opcode.MEAN) else 8),
+              "wide": (0, 1), "mult": (1, (1 << min(config.mult_bits, config.code_mult_bits)) - 1),
+              "shift": (0, 63), "res_shift": (0, 63),
               "digits": (1, config.attention_digits), "table": (0, 1),
               "out_group": (0, config.rows // config.lanes - 1)}
     if opcode is Opcode.MATMUL:
@@ -95,9 +102,12 @@ def _regions(opcode, fields, config):
                    ("out_", 1 + (fields["out_bits"] > 8), fields["words"])]
         if fields["flags"] & Flag.RESIDUAL:
             regions.append(("res_", 2, fields["words"]))
+    if opcode is Opcode.MEAN:
+        regions = [(prefix, planes, fields["words"]) for prefix, planes in zip(
+            ("src_", "dst_"), mean_planes(fields), strict=True)]
     for prefix, planes, words in regions:
-        last = (fields[f"{prefix}base"] + (fields["rows"] - 1) * fields[f"{prefix}stride"]
-                + words - 1)
+        rows = 1 if (opcode, prefix) == (Opcode.MEAN, "dst_") else fields["rows"]
+        last = fields[f"{prefix}base"] + (rows - 1) * fields[f"{prefix}stride"] + words - 1
         if planes is not None:
             last += (planes - 1) * fields[f"{prefix}plane"]
         if last >= config.scratchpad_words:

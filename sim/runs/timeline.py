@@ -20,6 +20,7 @@ CAUSES = {
     "softmax": "VECTOR, which ran Shiftmax",
     "layernorm": "VECTOR, which ran I-LayerNorm",
     "gelu": "VECTOR, which ran ShiftGELU",
+    "mean": "VECTOR, which ran the mean over rows",
     "load": "a token of LOAD",
     "stream": "an instruction from the stream",
     "start": "the first words of an operation, on their way",
@@ -28,7 +29,7 @@ CAUSES = {
 """What the array can have waited for."""
 
 _VECTOR_CAUSES = {Opcode.SHIFTMAX: "softmax", Opcode.LAYERNORM: "layernorm",
-                  Opcode.SHIFTGELU: "gelu"}
+                  Opcode.SHIFTGELU: "gelu", Opcode.MEAN: "mean"}
 _FEEDERS = Opcode.LOAD_WEIGHTS, Opcode.FETCH
 _START = 8
 """Cycles from an operation's start in which its first words may be on their way."""

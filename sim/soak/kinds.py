@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from systola.hw.contract.isa import FORMATS, INSTRUCTION_BYTES, Engine, Opcode
+from systola.hw.contract.isa import FORMATS, INSTRUCTION_BYTES, Engine, Opcode, formats
 from systola.sim.soak.streams import (
-    OPERATIONS,
     Maker,
     frame_bytes,
+    operations,
     random_instructions,
     whole_program,
 )
@@ -139,9 +139,9 @@ def _foreign(rng, config, program):
 
 def _opcodes(rng, config, program):
     """Random words with valid operation codes; many with small numbers, which pass more checks."""
-    out = [whole_program([], config)[:frame_bytes(config)]]
+    out, opcodes = [whole_program([], config)[:frame_bytes(config)]], operations(config)
     for _ in range(rng.integers(1, 12)):
-        opcode = OPERATIONS[rng.integers(len(OPERATIONS))]
+        opcode = opcodes[rng.integers(len(opcodes))]
         word = rng.integers(256, size=INSTRUCTION_BYTES, dtype=np.uint8)
         if rng.integers(4):
             word[2::2] = rng.integers(1, 3, size=31)
@@ -159,8 +159,8 @@ def _noise(rng, config, program):
 
 def _reckless(rng, config, program):
     """Every instruction alone is right; their order and tokens are not thought of."""
-    maker = Maker(rng, config)
-    program = [maker.make(OPERATIONS[rng.integers(len(OPERATIONS))])
+    maker, opcodes = Maker(rng, config), operations(config)
+    program = [maker.make(opcodes[rng.integers(len(opcodes))])
                for _ in range(rng.integers(1, 20))]
     for item in program:
         if rng.integers(2):
@@ -173,8 +173,9 @@ def _reckless(rng, config, program):
 def _long(rng, config, program):
     """Rows on top of each other: much work from one instruction."""
     maker = Maker(rng, config)
-    opcode = (Opcode.STORE, Opcode.FETCH, Opcode.SHIFTMAX, Opcode.SHIFTGELU,
-              Opcode.LAYERNORM)[rng.integers(5)]
+    opcodes = [opcode for opcode in (Opcode.STORE, Opcode.FETCH, Opcode.SHIFTMAX, Opcode.SHIFTGELU,
+                                     Opcode.LAYERNORM, Opcode.MEAN) if opcode in formats(config)]
+    opcode = opcodes[rng.integers(len(opcodes))]
     fields = {"rows": int(rng.integers(20, 200))}
     if config.factor_depth and opcode is Opcode.SHIFTMAX:
         fields = {"rows": config.factor_depth, "factor_base": 0}

@@ -3,7 +3,13 @@
 from dataclasses import dataclass, field
 
 from systola.hw.contract.isa import FORMATS, INSTRUCTION_BYTES, Engine, Error, Flag, Opcode
-from systola.sim.machine.refusals import check_word, fetch_words, param_words, weight_words
+from systola.sim.machine.refusals import (
+    check_word,
+    fetch_words,
+    mean_planes,
+    param_words,
+    weight_words,
+)
 
 __all__ = ["Scan", "Step", "is_determined", "leftovers", "scan", "vague_words"]
 
@@ -105,12 +111,14 @@ def _places(step, config):
         planes = 1 + (fields["out_bits"] > 8)
         step.writes, written = region_words(fields, "out_", fields["words"], planes)
     elif step.engine is Engine.VECTOR:
-        step.reads, _ = region_words(fields, "src_", fields["words"],
-                                     1 + (opcode is Opcode.LAYERNORM))
+        out, wide = fields, 1 + (opcode is Opcode.LAYERNORM)
         planes = config.attention_digits if opcode is Opcode.SHIFTMAX else 1
-        step.writes, written = region_words(fields, "dst_", fields["words"], planes)
+        if opcode is Opcode.MEAN:
+            out, (wide, planes) = fields | {"rows": 1}, mean_planes(fields)
+        step.reads, _ = region_words(fields, "src_", fields["words"], wide)
+        step.writes, written = region_words(out, "dst_", fields["words"], planes)
         if fields["lanes_last"] < config.rows:
-            last = fields | {"dst_base": fields["dst_base"] + fields["words"] - 1}
+            last = out | {"dst_base": fields["dst_base"] + fields["words"] - 1}
             step.vague, _ = region_words(last, "dst_", 1, planes)
         if opcode is Opcode.SHIFTMAX and config.factor_depth:
             step.reads |= some(1, tables + 1)

@@ -4,13 +4,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from systola.hw.contract.isa import FORMATS, INSTRUCTION_BYTES, Engine, Error, Opcode, encode
+from systola.hw.contract.isa import (
+    FORMATS,
+    INSTRUCTION_BYTES,
+    Engine,
+    Error,
+    Opcode,
+    encode,
+    formats,
+)
 from systola.sim.machine.refusals import check_instruction, fetch_words, weight_words
 
-__all__ = ["OPERATIONS", "Instruction", "Maker", "check_program", "frame_bytes",
+__all__ = ["Instruction", "Maker", "check_program", "frame_bytes", "operations",
            "random_instructions", "short_program", "whole_program"]
 
-OPERATIONS = [opcode for opcode, form in FORMATS.items() if form.engine is not None]
+
+def operations(config):
+    """Return the operations of the engines of `config`."""
+    return [opcode for opcode, form in formats(config).items() if form.engine is not None]
 
 
 @dataclass
@@ -68,7 +79,10 @@ class Maker:
                       "count": self.number(1, min(3, config.param_depth)),
                       "lanes_last": self.number(1, config.rows),
                       "x0": self.number(1, (1 << config.x0_bits) - 1),
-                      "out_bits": self.number(2, 16 if opcode is Opcode.MATMUL else 8),
+                      "out_bits": self.number(
+                          2, 16 if opcode in (Opcode.MATMUL, Opcode.MEAN) else 8),
+                      "wide": self.number(0, 1), "shift": self.number(0, 40),
+                      "mult": self.number(1, (1 << config.mean_mult_bits) - 1),
                       "table": self.number(0, 1), "numerator": self.number(1, 2**31 - 1),
                       "out_group": self.number(0, config.rows // config.lanes - 1),
                       "res_mult": self.number(-1000, 1000), "res_shift": self.number(0, 20),
@@ -137,10 +151,10 @@ def random_instructions(rng, config, length):
 
     Only a MATMUL and what feeds it run at the same time.
     """
-    maker = Maker(rng, config)
+    maker, opcodes = Maker(rng, config), operations(config)
     program, last = [], None
     while len(program) < length:
-        opcode = OPERATIONS[rng.integers(len(OPERATIONS))]
+        opcode = opcodes[rng.integers(len(opcodes))]
         if opcode in (Opcode.LOAD_WEIGHTS, Opcode.FETCH, Opcode.MATMUL):
             group = maker.matmul()
         else:
@@ -175,7 +189,8 @@ def check_program(rng, config):
     if config.factor_depth or config.gelu == "table":
         program += [maker.make(Opcode.LOAD_TABLE, table=k) for k in range(2)]
     last = program[-1]
-    work = [maker.make(opcode) for opcode in (Opcode.SHIFTGELU, Opcode.LAYERNORM)]
+    work = [maker.make(opcode) for opcode in (Opcode.SHIFTGELU, Opcode.LAYERNORM, Opcode.MEAN)
+            if opcode in formats(config)]
     if config.factor_depth:
         work.insert(0, maker.make(
             Opcode.SHIFTMAX, rows=config.factor_depth, factor_base=0, words=1, src_stride=1,

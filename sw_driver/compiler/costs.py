@@ -1,6 +1,7 @@
 """Cycles that the hardware's pipelines take: fixed delays in one table, and formulas."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from systola.hw.contract.isa import FORMATS, Engine, Flag, Opcode
 
@@ -44,6 +45,7 @@ class Costs:
     table: int = 13
     layernorm: int = 72         # beyond the root
     layernorm_row: int = 35     # least cycles a row, its mean
+    mean: int = 20
     finish: int = 2             # from the last completion to done
 
 
@@ -63,6 +65,8 @@ def drain_cycles(first, columns, fields, config):
 def vector_cycles(opcode, fields, config, costs):
     """Return the cycles of a VECTOR operation from its start to done."""
     columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]
+    if opcode is Opcode.MEAN:
+        return _mean_cycles(columns, fields, config, costs)
     scaled = opcode is Opcode.LAYERNORM or (opcode is Opcode.SHIFTGELU
                                             and config.gelu == "exact")
     lanes = config.norm_lanes if opcode is Opcode.LAYERNORM else config.vector_lanes
@@ -93,6 +97,18 @@ def vector_cycles(opcode, fields, config, costs):
     return costs.table + (rows - 1) * max(beats, every) + last
 
 
+def _mean_cycles(columns, fields, config, costs):
+    """Return the cycles of MEAN: all rows but the last add up, that one leaves in elements."""
+    slots, planes = config.requant_cycles(long=False), 1 + fields["wide"]
+    row = sum(max(beats, planes) for beats in _beats(columns, config.vector_lanes, config))
+    # Elements that take two cycles do so in pairs.
+    ends = [end if slots == 1 else 2 * end - 1 - (end - 1) % 2 for end in (
+        min(first + config.rows, columns) for first in range(0, columns, config.rows))]
+    words = [end - start for start, end in pairwise([0, *ends])]
+    _, last = _writes(words, 1 + (fields["out_bits"] > 8))
+    return costs.mean + fields["wide"] + 2 * slots + (fields["rows"] - 1) * row + last
+
+
 def _beats(columns, lanes, config):
     """Return the beats of `lanes` elements of each word of a row."""
     return [-(-min(config.rows, columns - first) // lanes)
@@ -102,16 +118,16 @@ def _beats(columns, lanes, config):
 def _writes(words, planes):
     """Return the cycles per row of its writes, and those from a row's first beat to its last write.
 
-    `words` are the beats of each word of a row; a word is assembled while another is written.
+    `words` are the beats of each word of a row; a word is assembled while another is written, and
+    its own writes begin a cycle after the other's.
     """
-    time = busy = 0
-    rows = []
+    time, free, rows = 0, 0, []
     for _ in range(3):  # the third row has the rhythm of all that follow
         for beats in words:
-            time = max(time + beats, busy)
-            busy = time + planes
-        rows.append((time, busy))
-    return rows[2][0] - rows[1][0], rows[0][1]
+            time = max(time + beats, free)
+            free = time + planes + 1
+        rows.append(time)
+    return rows[2] - rows[1], rows[0] + planes
 
 
 def _root_cycles(config):
@@ -131,7 +147,7 @@ def check_cycles(opcode, fields, config):
     """Return the cycles of the dispatcher's sequential checks, a few bits of a product each."""
     names = fields.keys()
     cycles = len(names & {"lanes_last", "x0", "out_bits", "res_shift", "digits", "table",
-                            "out_group"})
+                            "out_group", "wide", "mult", "shift"})
     cycles += opcode is Opcode.MATMUL  # the flags
     if config.factor_depth and "factor_base" in names:
         scaled = opcode is Opcode.SHIFTMAX or fields["flags"] & Flag.ROW_SCALE
@@ -162,6 +178,8 @@ def _region_steps(opcode, prefix, fields, config):
     if prefix == "res_" and not fields["flags"] & Flag.RESIDUAL:
         return 4
     words = fields["act_words" if prefix == "act_" else "words"]
+    if opcode is Opcode.MEAN:  # one row of results; the input's planes are a product
+        return 2 + _steps(words - 1) + (prefix == "src_" and _steps(fields["rows"] - 1))
     cycles = 1 + _steps(words - 1) + _steps(fields["rows"] - 1)
     if prefix == "act_":
         return cycles + _steps(fields["digits"] - 1)

@@ -275,6 +275,15 @@ class Lowering:
             gives=factors, table_read=table,
             fields={"rows": source.rows, **self.region(source, channels), **fields}))
 
+    def mean(self, name, source, out, channels, *, mult, shift, bits):
+        """Append a MEAN of the rows of `source` to the one row of view `out`, and return it.
+
+        Results are the sums times ``mult / 2**shift``, of `bits`. Two planes are 16 bits.
+        """
+        assert (out.rows, out.planes) == (1, 1 + (bits > 8))
+        return self.vector(Opcode.MEAN, name, source, out, channels, wide=source.planes - 1,
+                           mult=int(mult), shift=int(shift), out_bits=bits)
+
     def norm(self, node, source, out):
         """Append a LAYERNORM of the rows of view `source`, and return it."""
         params = self._norm_params.get(node.name)

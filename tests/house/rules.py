@@ -77,7 +77,7 @@ EXTRA = {
 
 SHARED_NAMES = {
     "channel mapped uart": "the two ends of a link",
-    "layernorm requant shiftgelu shiftmax": "an operator and its unit",
+    "layernorm requant row_mean shiftgelu shiftmax": "an operator and its unit",
     "accelerator board gates soak": "a bench has the name of what it runs",
     "quantize simulate soak synth": "a command has the name of what it runs",
     "main": "the command line of the package, and that of the proofs",

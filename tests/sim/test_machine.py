@@ -6,6 +6,7 @@ from systola.hw.contract.isa import FORMATS, Engine, Error, Flag, Opcode, encode
 from systola.model.operators.deferred import deferred_softmax, exp_table, row_factors
 from systola.model.operators.layernorm import layernorm_requant
 from systola.model.operators.requant import requantize
+from systola.model.operators.row_mean import row_mean
 from systola.model.operators.shiftgelu import shiftgelu
 from systola.model.operators.shiftmax import shiftmax
 from systola.sim.machine.machine import DeadlockError, Machine, MachineError, ProgramFault
@@ -248,6 +249,43 @@ def test_table():
     assert out.tolist() == table[x + 128].tolist()
 
 
+MEANS = AcceleratorConfig(**{**CONFIG.to_dict(), "pooling": "mean", "code_mult_bits": 12})
+
+
+@pytest.mark.parametrize("wide", [0, 1])
+@pytest.mark.parametrize("out_bits", [2, 8, 9, 16])
+def test_mean_of_one_or_two_planes(wide, out_bits):
+    """Four rows; the last one has another sum in its lanes beyond the fifth, which do not count."""
+    raw = RNG.integers(0, 256, (8, 6))
+    x = raw[:4].astype(np.uint8).view(np.int8).astype(np.int64)
+    if wide:
+        x = (raw[4:] << 8 | raw[:4]).astype(np.uint16).view(np.int16).astype(np.int64)
+    fields = {**VECTOR, "rows": 4, "wide": wide, "mult": 3001, "shift": 13, "out_bits": out_bits}
+    stream = chain((Opcode.LOAD, {"base": 0, "stride": 2, "rows": 8, "words": 2},
+                    words(lanes(raw))),
+                   (Opcode.MEAN, fields, b""), (Opcode.STORE, {**REGION, "base": 40, "rows": 5},
+                                                b""))
+    stream = encode(Opcode.BEGIN, config_hash=MEANS.hash) + stream[64:]
+    frame = result(stream, MEANS).reshape(5, 6)
+    expected = row_mean(x[:, :5], 3001, 13, out_bits)
+    got = frame[0, :5]
+    if out_bits > 8:
+        got = (got & 255) + (frame[4, :5] << 8)
+        assert frame[4, :5].any()
+    assert got.tolist() == expected.tolist()
+    assert not frame[1:4].any()
+
+
+def test_mean_over_its_first_row():
+    raw = RNG.integers(-128, 128, (2, 5))
+    fields = {**VECTOR, "wide": 0, "mult": 1, "shift": 1, "out_bits": 8, "dst_base": 0}
+    stream = chain((Opcode.LOAD, REGION, words(lanes(raw))), (Opcode.MEAN, fields, b""),
+                   (Opcode.STORE, REGION, b""))
+    stream = encode(Opcode.BEGIN, config_hash=MEANS.hash) + stream[64:]
+    frame = result(stream, MEANS).reshape(2, 6)[:, :5]
+    assert frame.tolist() == [row_mean(raw, 1, 1, 8).tolist(), raw[1].tolist()]
+
+
 def test_symmetric_saturation():
     for flags, lowest in (0, -8), (Flag.SYMMETRIC, -7):
         frame = result(matmul_stream(TILES, x=X, out_bits=4, flags=flags)).reshape(2, 6)[:, :5]
@@ -399,6 +437,40 @@ def test_refused_instruction(instruction, cause):
     with pytest.raises(MachineError, match=rf"^instruction 2 refused: {cause.name}$") as caught:
         Machine(CONFIG).run(program(store, instruction))
     assert (caught.value.cause, caught.value.index) == (cause, 2)
+
+
+MEAN = {**VECTOR, "wide": 0, "mult": 1, "shift": 0, "out_bits": 8}
+
+
+@pytest.mark.parametrize(("fields", "cause"), [
+    ({"wide": 2}, Error.FIELD_RANGE), ({"mult": 0}, Error.FIELD_RANGE),
+    ({"mult": 4096}, Error.FIELD_RANGE), ({"shift": 64}, Error.FIELD_RANGE),
+    ({"out_bits": 17}, Error.FIELD_RANGE), ({"out_bits": 1}, Error.FIELD_RANGE),
+    ({"rows": 0}, Error.ZERO_COUNT), ({"words": 3, "lanes_last": 3}, Error.ROW_RANGE),
+    ({"src_base": 125}, Error.SCRATCHPAD_RANGE), ({"dst_base": 127}, Error.SCRATCHPAD_RANGE),
+    ({"wide": 1, "src_plane": 125}, Error.SCRATCHPAD_RANGE),
+    ({"out_bits": 9, "dst_plane": 87}, Error.SCRATCHPAD_RANGE),
+])
+def test_refused_means(fields, cause):
+    begin = encode(Opcode.BEGIN, config_hash=MEANS.hash)
+    with pytest.raises(MachineError, match=rf"^instruction 1 refused: {cause.name}$"):
+        Machine(MEANS).run(begin + op(Opcode.MEAN, MEAN, **fields))
+
+
+def test_means_at_the_limits():
+    """Each next to a refused one; the output is one row, whatever its stride."""
+    begin = encode(Opcode.BEGIN, config_hash=MEANS.hash)
+    for fields in ({"mult": 4095}, {"shift": 63}, {"out_bits": 16}, {"src_base": 124},
+                   {"dst_base": 126, "dst_stride": 65535}, {"src_plane": 65535},
+                   {"wide": 1, "src_plane": 124}, {"dst_plane": 65535},
+                   {"out_bits": 9, "dst_plane": 86}):
+        Machine(MEANS).run(begin + op(Opcode.MEAN, MEAN, **fields) + encode(Opcode.END))
+
+
+def test_mean_is_unknown_without_pooling():
+    begin = encode(Opcode.BEGIN, config_hash=CONFIG.hash)
+    with pytest.raises(MachineError, match=r"^instruction 1 refused: BAD_OPCODE$"):
+        Machine(CONFIG).run(begin + op(Opcode.MEAN, MEAN))
 
 
 def test_row_factors_out_of_range():

@@ -84,6 +84,12 @@ def vector(opcode=Opcode.LAYERNORM, *, wait=0, signal=0, **fields):
     return encode(opcode, wait=wait, signal=signal, **(VECTOR | fields))
 
 
+def mean(*, signal=0, **fields):
+    fields = {name: value for name, value in VECTOR.items() if name != "param_base"} | {
+        "wide": 0, "mult": 1, "shift": 0} | fields
+    return encode(Opcode.MEAN, signal=signal, **fields)
+
+
 def load(wait=0, signal=0, **fields):
     fields = REGION | fields
     beats = fields["rows"] * fields["words"]
@@ -101,6 +107,11 @@ def load(wait=0, signal=0, **fields):
     ([vector(signal=LOAD_BIT), encode(Opcode.STORE, wait=VECTOR_BIT, **REGION | {"base": 20})],
      True),
     ([vector(dst_base=1)], False),  # writes into its own source
+    ([mean(), load(base=4), load(base=21), load(base=24)], True),  # one plane in, one row out
+    ([mean(wide=1), load(base=4)], False),
+    ([mean(out_bits=9), load(base=24)], False),
+    ([mean(dst_stride=0)], True),
+    ([mean(dst_base=1)], False),
     ([vector(dst_stride=0)], False),  # and over its own results
     ([vector(lanes_last=2, signal=LOAD_BIT),
       encode(Opcode.STORE, wait=VECTOR_BIT, **REGION | {"base": 20})], False),  # stores anything
@@ -133,6 +144,8 @@ def test_leftovers_and_vague_lanes():
     for lanes, words in (3, 0), (2, 1 << 21 | 1 << 24):
         found = scan(BEGIN + vector(words=2, lanes_last=lanes, dst_stride=3), CONFIG)
         assert vague_words(found.steps) == words
+    found = scan(BEGIN + mean(words=2, lanes_last=2, out_bits=9), CONFIG)
+    assert vague_words(found.steps) == 1 << 21 | 1 << 25
 
 
 @pytest.mark.parametrize("failure", [None, "hangs", "out_of_bounds", "wrong_results"])

@@ -6,21 +6,26 @@ import pytest
 
 from systola.hw.contract.checks import COUNT_FIELDS, When, check_steps
 from systola.hw.contract.config import PRESETS, AcceleratorConfig
-from systola.hw.contract.isa import FORMATS, Error, Opcode, encode
+from systola.hw.contract.isa import FORMATS, Error, Opcode, encode, formats
 from systola.hw.control.checker import Checker
 from systola.sim.harness import run
 from systola.sim.machine.refusals import check_instruction
+from systola.sw_driver.compiler.costs import check_cycles
 
 CONFIGS = [PRESETS["digits"], PRESETS["tiny"],
            AcceleratorConfig(rows=6, cols=3, lanes=3, banks=1, bank_depth=64, param_depth=16,
-                             max_row=30, x0_bits=5, attention_bits=8, act_bits=4),
+                             max_row=30, x0_bits=5, attention_bits=8, act_bits=4,
+                             pooling="mean", code_mult_bits=9),
            AcceleratorConfig(rows=8, cols=4, lanes=2, banks=3, bank_depth=64, param_depth=32,
-                             token_depth=16, attention="deferred")]
-OPERATIONS = [opcode for opcode, form in FORMATS.items() if form.engine is not None]
+                             token_depth=16, attention="deferred", pooling="mean",
+                             code_mult_bits=30)]
 
 
-def valid_fields(rng, opcode, config):
-    """Return fields that the model accepts, mostly close to the limits."""
+def valid_fields(rng, opcode, config, step):
+    """Return fields that the model accepts, mostly close to the limits.
+
+    Strides and planes are below `step`: rows on top of each other leave other limits.
+    """
     while True:
         words, rows = rng.randrange(1, 4), rng.randrange(1, 9)
         fields = {"rows": rows, "words": words, "act_words": rng.randrange(1, 4),
@@ -30,11 +35,12 @@ def valid_fields(rng, opcode, config):
                   "flags": rng.randrange(32), "table": rng.randrange(2),
                   "out_group": rng.randrange(config.rows // config.lanes),
                   "numerator": rng.randrange(1 << 31), "res_shift": rng.randrange(64),
-                  "res_mult": rng.randrange(-9, 9)}
-        if opcode is Opcode.MATMUL:
+                  "res_mult": rng.randrange(-9, 9), "wide": rng.randrange(2),
+                  "mult": rng.randrange(1, 1 << config.mean_mult_bits),
+                  "shift": rng.randrange(64)}
+        if opcode in (Opcode.MATMUL, Opcode.MEAN):
             fields["out_bits"] = rng.randrange(2, 17)
         top = config.scratchpad_words
-        step = rng.choice([1, max(top // 8, 2)])  # rows on top of each other leave other limits
         for field in FORMATS[opcode].fields:
             if field.name.endswith("base"):
                 fields[field.name] = rng.randrange(top) if rng.random() < 0.5 else rng.randrange(8)
@@ -89,9 +95,10 @@ def expected(opcode, fields, config):
 def test_matches_model_at_every_limit(config):
     rng = random.Random(config.hash)
     cases = []
-    for opcode in OPERATIONS:
-        for _ in range(4):
-            fields = valid_fields(rng, opcode, config)
+    for opcode, form in formats(config).items():
+        steps = [1, max(config.scratchpad_words // 8, 2)]
+        for step in steps * 2 if form.engine is not None else []:
+            fields = valid_fields(rng, opcode, config, step)
             cases.append((opcode, fields))
             cases += [(opcode, other) for other in neighbours(rng, opcode, fields, config)]
     rng.shuffle(cases)
@@ -110,6 +117,8 @@ def test_matches_model_at_every_limit(config):
             cause = expected(opcode, fields, config)
             assert Error(ctx.get(dut.cause)) is cause, (opcode.name, fields)
             causes.add(cause)
+            if cause is Error.NONE:
+                assert cycles == check_cycles(opcode, fields, config) + Checker.LATENCY
             slowest[0] = max(slowest[0], cycles)
             await ctx.tick()
 

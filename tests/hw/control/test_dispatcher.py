@@ -5,18 +5,26 @@ import random
 import pytest
 
 from systola.hw.contract.config import PRESETS, AcceleratorConfig
-from systola.hw.contract.isa import FORMATS, INSTRUCTION_BYTES, Engine, Error, Opcode, encode
+from systola.hw.contract.isa import (
+    FORMATS,
+    INSTRUCTION_BYTES,
+    Engine,
+    Error,
+    Opcode,
+    encode,
+    formats,
+)
 from systola.hw.control.dispatcher import Dispatcher
 from systola.sim.harness import drive, run
 
 CONFIGS = {"tiny": PRESETS["tiny"], "digits": PRESETS["digits"],
-           "wide bus": AcceleratorConfig(rows=66, cols=6, lanes=6)}
+           "wide bus": AcceleratorConfig(rows=66, cols=6, lanes=6, pooling="mean")}
 
 
 def valid_instruction(rng, opcode, config):
     """Return the bytes of a small valid instruction, and its number of data beats."""
     fields = {field.name: 0 for field in FORMATS[opcode].fields}
-    ones = {"rows", "words", "act_words", "digits", "count", "lanes_last", "x0"}
+    ones = {"rows", "words", "act_words", "digits", "count", "lanes_last", "x0", "mult"}
     fields |= dict.fromkeys(ones & fields.keys(), 1)
     fields |= {name: rng.randrange(8) for name in fields if name.endswith("base")}
     if "out_bits" in fields:
@@ -38,8 +46,8 @@ def frame(word, config):
 def random_program(rng, config, length):
     """Return the stream's beats, what each queue gets as 64-byte words, and the data beats."""
     stream, queues, data = frame(encode(Opcode.BEGIN, config_hash=config.hash), config), {}, []
-    for opcode in rng.choices([o for o, form in FORMATS.items() if form.engine is not None],
-                              k=length):
+    for opcode in rng.choices([o for o, form in formats(config).items()
+                               if form.engine is not None], k=length):
         word, beats = valid_instruction(rng, opcode, config)
         body = [rng.randrange(1 << 8 * config.bus_bytes) for _ in range(beats)]
         queues.setdefault(FORMATS[opcode].engine, []).append(word)
@@ -135,9 +143,11 @@ def refused(config, rng):
     yield good + frame(encode(Opcode.LOAD, **load | {"base": 65535}), config), \
         Error.SCRATCHPAD_RANGE, 4
     yield begin + frame(encode(Opcode.LOAD, **load | {"beats": 2}), config), Error.BEAT_COUNT, 1
+    mean, _ = valid_instruction(rng, Opcode.MEAN, config)
+    yield begin + frame(mean, config), Error.BAD_OPCODE, 1
 
 
-@pytest.mark.parametrize("case", range(8))
+@pytest.mark.parametrize("case", range(9))
 def test_refusal_issues_nothing_more_and_drains_the_stream(case):
     config, rng = CONFIGS["tiny"], random.Random(case)
     stream, cause, index = list(refused(config, rng))[case]

@@ -12,7 +12,7 @@ from systola.sim.harness import collect, drive, run
 
 CONFIGS = [{}, {"act_bits": 4}, {"rows": 4, "cols": 4, "lanes": 4, "vector_lanes": 4},
            {"rows": 4, "lanes": 1, "vector_lanes": 1}, {"lanes": 2, "vector_lanes": 1},
-           {"attention": "deferred"}]
+           {"attention": "deferred"}, {"attention": "deferred", "pooling": "mean"}]
 
 
 def config_of(fields):
@@ -23,7 +23,7 @@ def region(rng, n, config, rows=3, planes=None):
     words = -(-n // config.rows)
     return {"base": rng.randrange(1000), "stride": words + rng.randrange(3),
             "plane": rng.randrange(100, 120), "rows": rows, "words": words,
-            "planes": planes or rng.randint(1, config.attention_digits)}
+            "planes": planes or rng.randint(1, config.vector_planes)}
 
 
 def simulate(config, regions, rows, rng=None):
@@ -72,7 +72,7 @@ def test_words_and_planes(fields, stalls):
     rows, want = [], []
     for r, n in zip(regions, lengths, strict=True):
         for t in range(r["rows"]):
-            row = [[rng.randrange(256) for _ in range(n)] for _ in range(config.attention_digits)]
+            row = [[rng.randrange(256) for _ in range(n)] for _ in range(config.vector_planes)]
             rows.append(row)
             for w in range(r["words"]):
                 for p in range(r["planes"]):
@@ -88,7 +88,7 @@ def test_words_and_planes(fields, stalls):
 def test_a_beat_and_a_write_a_cycle(planes, cycles):
     """Three beats make a word; three planes and more take longer to write than to assemble."""
     config, rng = config_of({"act_bits": 4}), random.Random(1)
-    assert config.attention_digits == 4
+    assert config.vector_planes == 4
     row = [[0] * 30 for _ in range(4)]
     _, _, taken = simulate(config, [region(rng, 30, config, 8, planes)], [row] * 8)
     first = taken[::planes]

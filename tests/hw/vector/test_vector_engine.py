@@ -12,6 +12,7 @@ from systola.hw.vector.vector_engine import VectorEngine
 from systola.model.operators.deferred import deferred_softmax, exp_table, row_factors
 from systola.model.operators.layernorm import layernorm_requant
 from systola.model.operators.requant import requantize
+from systola.model.operators.row_mean import row_mean
 from systola.model.operators.shiftgelu import shiftgelu
 from systola.model.operators.shiftmax import shiftmax
 from systola.sim.harness import drive, run
@@ -54,10 +55,14 @@ class Fake:
         first = region["base"] + plane * region["plane"] + region["stride"] * np.arange(rows)
         return (first[:, None] + words) * self.config.rows + lane
 
-    def add(self, opcode, rows, n, *, in_place=False):
-        """Place an instruction on `rows` rows of `n` random codes, or over what it reads."""
+    def add(self, opcode, rows, n, *, in_place=False, **fixed):
+        """Place an instruction on `rows` rows of `n` random codes, or over what it reads.
+
+        `fixed` are some of the fields of MEAN.
+        """
         config, rng = self.config, self.rng
-        words, wide = -(-n // config.rows), opcode == Opcode.LAYERNORM
+        mean = {} if opcode != Opcode.MEAN else self._mean_fields(rows) | fixed
+        words, wide = -(-n // config.rows), opcode == Opcode.LAYERNORM or mean.get("wide", 0)
         source = self._region(rows, words, 2 if wide else 1)
         bits = 16 if wide else 8
         x = rng.integers(-1 << bits - 1, 1 << bits - 1, (rows, n)) >> rng.integers(bits, size=(
@@ -65,32 +70,48 @@ class Fake:
         for plane in range(2 if wide else 1):
             self.initial.flat[self._addresses(source, plane, rows, n)] = x >> 8 * plane & 255
         planes = config.attention_digits if opcode == Opcode.SHIFTMAX else 1
+        planes += mean.get("out_bits", 0) > 8
         if in_place:  # the first planes are the same rows
             target = {**source, "plane": self.free - source["base"]}
             self.free += target["plane"] * (planes - 1)
         else:
-            target = self._region(rows, words, planes)
+            target = self._region(1 if mean else rows, words, planes)
         fields = {"rows": rows, "words": words, "lanes_last": n - (words - 1) * config.rows,
                   **{f"src_{name}": value for name, value in source.items()},
                   **{f"dst_{name}": value for name, value in target.items()}}
         if opcode == Opcode.SHIFTMAX:
             fields |= {"numerator": int(rng.integers(1 << 31)) >> int(rng.integers(12)),
                        "factor_base": int(rng.integers(100))}
-        if opcode != Opcode.LAYERNORM:
+        if opcode in (Opcode.SHIFTMAX, Opcode.SHIFTGELU):
             fields["x0"] = int(rng.integers(1, 1 << config.x0_bits))
-        if opcode != Opcode.SHIFTMAX:
+        if opcode in (Opcode.SHIFTGELU, Opcode.LAYERNORM):
             fields |= {"out_bits": int(rng.integers(2, 9)),
                        "param_base": int(rng.integers(config.param_depth - 20))}
+        fields |= mean
+        if mean and in_place and rows > 1 and rng.integers(2):  # over another row than the first
+            target["base"] += target["stride"] * int(rng.integers(rows))
+            fields["dst_base"] = target["base"]
         self.instructions.append((opcode, fields))
         self.expected |= {
             int(address): int(value) & 255
             for plane, y in enumerate(self._outputs(opcode, fields, x))
-            for address, value in zip(self._addresses(target, plane, rows, n).flat, y.flat,
+            for address, value in zip(self._addresses(target, plane, len(y), n).flat, y.flat,
                                       strict=True)}
+
+    def _mean_fields(self, rows):
+        """Return the fields of MEAN, with which few results saturate."""
+        rng, config = self.rng, self.config
+        wide, bits = int(rng.integers(2)), int(rng.integers(2, 17))
+        mult = int(rng.integers(1, 1 << config.mean_mult_bits))
+        shift = mult.bit_length() + rows.bit_length() + 8 + 8 * wide - bits - int(rng.integers(4))
+        return {"wide": wide, "out_bits": bits, "mult": mult, "shift": max(shift, 0)}
 
     def _outputs(self, opcode, fields, x):
         """Return the planes of the expected result."""
         config, n = self.config, x.shape[1]
+        if opcode == Opcode.MEAN:
+            y = row_mean(x, fields["mult"], fields["shift"], fields["out_bits"])[None]
+            return [y, y >> 8][:1 + (fields["out_bits"] > 8)]
         if opcode == Opcode.SHIFTMAX and config.attention == "deferred":
             codes, sums = deferred_softmax(x, self.exponentials)
             factors = row_factors(sums, fields["numerator"], config.mult_bits)
@@ -218,6 +239,15 @@ CONFIGS = [
     {"rows": 8, "lanes": 4, "norm_lanes": 1, "code_mult_bits": 16, "attention": "deferred",
      "norm_roots": 1},
 ]
+MEANS = [
+    {"bank_depth": 512}, {"rows": 4, "lanes": 1, "vector_lanes": 1, "norm_lanes": 1, "cols": 3,
+                          "attention_bits": 8},
+    {"rows": 4, "cols": 4, "lanes": 4, "vector_lanes": 4, "norm_lanes": 4, "gelu": "table"},
+    {"rows": 8, "lanes": 4, "vector_lanes": 4, "norm_lanes": 2, "code_mult_bits": 16,
+     "attention": "deferred", "gelu": "table"},
+    {"rows": 8, "lanes": 4, "vector_lanes": 2, "norm_lanes": 1, "act_bits": 4,
+     "code_mult_bits": 12, "gelu": "table"},
+]
 
 
 @pytest.mark.parametrize("fields", CONFIGS)
@@ -228,6 +258,27 @@ def test_matches_models(fields):
         fake.add(opcode, rng.randint(1, 3), rng.choice([1, 2, 5, 13, rng.randint(1, 40)]),
                  in_place=rng.random() < 0.5)
     simulate(fake, rng)
+
+
+@pytest.mark.parametrize("fields", MEANS)
+def test_means_between_other_operations(fields):
+    rng = random.Random(str(fields))
+    fake = Fake(rng.randrange(10**6), pooling="mean", **fields)
+    for opcode in rng.sample(ALL + [Opcode.MEAN] * 6, 9):
+        fake.add(opcode, rng.randint(1, 4), rng.choice([1, 2, 5, 13, rng.randint(1, 40)]),
+                 in_place=rng.random() < 0.5)
+    simulate(fake, rng)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("wide", [0, 1])
+@pytest.mark.parametrize("out_bits", [8, 16])
+def test_mean_in_place(rows, wide, out_bits):
+    """Over the rows it reads, without stalls: each result follows its operands closely."""
+    fake = Fake(rows, pooling="mean", code_mult_bits=12)
+    for n in 3, 12, 40:
+        fake.add(Opcode.MEAN, rows, n, in_place=True, wide=wide, out_bits=out_bits)
+    simulate(fake)
 
 
 @pytest.mark.parametrize(("opcode", "cycles"), [
