@@ -124,7 +124,7 @@ def simulate(stalls, trace, timeline, simulator, as_json, **choice):
         case = choose_case(**choice, update=update)
         result = run(case.model, case.config, case.inputs, blocks_only=case.blocks_only,
                      trace=trace, seed=stalls, simulator=simulator, progress=update,
-                     optimize="-O0" if choice["is_random"] else "-O1")
+                     optimize="-O0" if choice["is_random"] else "-Os")
     config = case.config
     report = {**case.about, "rows": config.rows, "cols": config.cols,
               "attention": config.attention, **result.report()}

@@ -105,7 +105,7 @@ def accelerator_verilog(config, *, simulator="verilator"):
                           key=[config.to_dict(), "trace"], simulator=simulator)
 
 
-def build_accelerator(config, *, simulator="verilator", optimize="-O1"):
+def build_accelerator(config, *, simulator="verilator", optimize="-Os"):
     """Compile the accelerator of `config`, with what drives it in simulation."""
     path = accelerator_verilog(config, simulator=simulator)
     return build_text(path.read_text() + host_verilog(config, TOP), top=HOST,
@@ -113,7 +113,7 @@ def build_accelerator(config, *, simulator="verilator", optimize="-O1"):
 
 
 def simulate(model, config, inputs, *, trace=True, untraced=True, blocks_only=False, seed=None,
-             stall=0.5, streams=None, simulator="verilator", optimize="-O1", progress=None):
+             stall=0.5, streams=None, simulator="verilator", optimize="-Os", progress=None):
     """Run `model` on the simulated accelerator of `config`.
 
     Parameters

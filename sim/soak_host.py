@@ -195,7 +195,7 @@ endmodule
 """
 
 
-def build_soak(config, *, optimize="-O1", make=None, key="soak"):
+def build_soak(config, *, optimize="-Os", make=None, key="soak"):
     """Compile the accelerator of `config` inside ``soak``.
 
     `make` may return another component than the accelerator, for instance a broken one; `key` is

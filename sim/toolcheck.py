@@ -11,7 +11,6 @@ __all__ = ["MissingToolError", "check_tools"]
 _NEEDED = [
     (lambda: os.environ.get("CXX", "g++").split()[0], "a C++ compiler", "g++"),
     (lambda: "make", "make", "make"),
-    (lambda: "perl", "perl (Verilator's front end)", "perl"),
 ]
 
 

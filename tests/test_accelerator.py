@@ -43,7 +43,7 @@ def check(result, model, codes):
 
 
 # Few cycles of a large accelerator, and many of a smaller one.
-@pytest.mark.parametrize(("preset", "optimize"), [("digits", "-O0"), ("small", "-O1")])
+@pytest.mark.parametrize(("preset", "optimize"), [("digits", "-O0"), ("small", "-Os")])
 def test_digits_model(preset, optimize):
     config = PRESETS[preset]
     model = open_model("digits", **config.model_settings)
