@@ -132,7 +132,7 @@ def simulate(batch, stalls, trace, timeline, simulator, as_json, **choice):
         case = choose_case(**choice, update=update)
         result = run(case.model, case.config, case.inputs, batch=batch, trace=trace, seed=stalls,
                      simulator=simulator, progress=update,
-                     optimize="-O0" if choice["is_random"] else "-O1")
+                     optimize="-O0" if choice["is_random"] else "-Os")
     config = case.config
     report = {**case.about, "rows": config.rows, "cols": config.cols,
               "attention": config.attention, **result.report()}

@@ -6,6 +6,7 @@ the inputs by name. Returns every output tensor, the counters, the records of th
 streams are files, and the cycles and seconds of processor time the run took.
 """
 
+import math
 import random
 import time
 from collections import deque
@@ -15,8 +16,7 @@ import cocotb
 import numpy as np
 from cocotb.clock import Clock
 from cocotb.task import bridge, resume
-from cocotb.triggers import ClockCycles, Event, First, ReadOnly, RisingEdge, Timer, ValueChange
-from cocotb.utils import get_sim_time
+from cocotb.triggers import ClockCycles, Event, First, RisingEdge, Timer, ValueChange
 from cocotbext.axi import (
     AxiLiteBus,
     AxiLiteMaster,
@@ -26,8 +26,15 @@ from cocotbext.axi import (
     AxiStreamSource,
 )
 
-from systola.sim.verilog.player import RESULT_FILE, STREAM_FILE, TRACE_FILE, record_bytes
+from systola.sim.verilog.player import (
+    LAST_BYTES,
+    RESULT_FILE,
+    STREAM_FILE,
+    TRACE_FILE,
+    record_bytes,
+)
 from systola.sim.verilog.runner import finish_task, next_task
+from systola.sim.verilog.ticker import CYCLES
 from systola.sw_driver.driver.driver import Accelerator
 from systola.sw_driver.driver.transport import Transport
 from systola.sw_driver.program.image import Program
@@ -147,6 +154,8 @@ class _Files:
 
     def __init__(self, dut):
         self.dut, self.width = dut, len(dut.m_axis_tdata) // 8
+        for port in dut.s_axis_tdata, dut.s_axis_tvalid, dut.s_axis_tlast, dut.m_axis_tready:
+            port.value = 0  # what the accelerator sees between programs
         self.frames, self.arrived, self.position = deque(), Event(), 0
         cocotb.start_soon(self._run())
 
@@ -166,15 +175,24 @@ class _Files:
     async def _run(self):
         while True:
             await ValueChange(self.dut.frames)
-            await ReadOnly()
-            end, size = int(self.dut.beats.value), record_bytes(self.width)
-            with open(RESULT_FILE, "rb") as file:
-                file.seek(self.position * size)
-                records = file.read((end - self.position) * size)
-            self.frames.append(b"".join(records[k:k + self.width]
-                                        for k in range(0, len(records), size)))
-            self.position = end
+            if not int(self.dut.frames.value):
+                continue  # it was unknown before
+            await Timer(1, "ns")  # so that files are complete, and signals may be written again
+            self._read()
             self.arrived.set()
+
+    def _read(self):
+        """Take the frames from the file; the beats after the last one may be incomplete."""
+        size = record_bytes(self.width)
+        with open(RESULT_FILE, "rb") as file:
+            file.seek(self.position)
+            data = file.read()
+        records = np.frombuffer(data, np.uint8, len(data) // size * size).reshape(-1, size)
+        begin = 0
+        for end in np.flatnonzero(records[:, -LAST_BYTES]) + 1:
+            self.frames.append(records[begin:end, :self.width].tobytes())
+            begin = int(end)
+        self.position += begin * size
 
 
 _DRIVERS = {"python": (_Source, _Sink), "cocotbext": (_ExtSource, _ExtSink)}
@@ -193,6 +211,7 @@ class SimTransport(Transport):
         rng = None if seed is None else random.Random(seed)
         self.dut = dut
         dut.play.value = 0
+        dut.fast.value = 0
         self.registers = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.clk, dut.rst)
         if streams == "file":
             self.source = self.sink = _Files(dut)
@@ -225,9 +244,16 @@ class SimTransport(Transport):
     async def _receive(self, timeout):
         if not self.sink.frames:
             self.sink.arrived.clear()
-            await First(self.sink.arrived.wait(),
-                        Timer(max(int(timeout * CLOCK), 1) * PERIOD, "ns"))
+            await self._pass(max(int(timeout * CLOCK), 1))
         return self.sink.frames.popleft() if self.sink.frames else None
+
+    async def _pass(self, cycles):
+        """Let `cycles` pass, or fewer until a frame comes; fast if Python drives no stream."""
+        fast = isinstance(self.sink, _Files)
+        self.dut.fast.value = int(fast)
+        time = cycles * PERIOD / (2 * CYCLES if fast else 1)
+        await First(self.sink.arrived.wait(), Timer(math.ceil(time), "ns"))
+        self.dut.fast.value = 0
 
     def flush(self):
         """Forget queued data; simulated programs are not abandoned half-way."""
@@ -235,14 +261,13 @@ class SimTransport(Transport):
 
     def clock(self):
         """Return the simulated time as if the clock ran at `CLOCK`."""
-        return resume(_cycles)() / CLOCK
+        return resume(self._cycles)() / CLOCK
+
+    async def _cycles(self):
+        return int(self.dut.cycles.value)
 
     def close(self):
         """Do nothing: the simulation ends with its session."""
-
-
-async def _cycles():
-    return int(get_sim_time("ns")) // PERIOD
 
 
 @cocotb.test()
@@ -265,9 +290,9 @@ async def accelerator(dut):
             loaded = params["program"]
             program = Program.read(loaded)
             await bridge(driver.load)(program)
-        start, clock = time.process_time(), await _cycles()
+        start, clock = time.process_time(), await transport._cycles()
         outputs = await bridge(driver.run)(arrays)
-        seconds, cycles = time.process_time() - start, await _cycles() - clock
+        seconds, cycles = time.process_time() - start, await transport._cycles() - clock
         counters = await bridge(driver.counters)()
         if params["streams"] == "file":
             await transport.source.finish()

@@ -138,6 +138,7 @@ async def soc(dut):
     dut.rst.value = 1
     if hasattr(dut, "play"):  # the simulation's own player of programs
         dut.play.value = 0
+        dut.fast.value = 0
     system = System(dut, read_header(params["header"]))
     await ClockCycles(dut.clk, 4)
     dut.rst.value = 0

@@ -17,7 +17,7 @@ __all__ = ["build_board_simulation", "serve_board"]
 _TOP = "board"
 
 
-def build_board_simulation(config, *, divisor=DIVISOR_MIN, optimize="-O1"):
+def build_board_simulation(config, *, divisor=DIVISOR_MIN, optimize="-Os"):
     """Compile an accelerator of `config` behind a UART of `divisor` cycles a bit, and its line."""
     path = cached_verilog(lambda: LinkedAccelerator(config, divisor=divisor), name=_TOP,
                           key=[config.to_dict(), divisor])
@@ -25,7 +25,7 @@ def build_board_simulation(config, *, divisor=DIVISOR_MIN, optimize="-O1"):
 
 
 @contextlib.contextmanager
-def serve_board(config, link, *, optimize="-O1"):
+def serve_board(config, link, *, optimize="-Os"):
     """Simulate a board whose serial port is the pseudo-terminal at `link`, while in the context.
 
     Yields a function that returns whether the simulation still runs. `link` is a symbolic link

@@ -102,21 +102,21 @@ class Simulation:
         return report
 
 
-def accelerator_verilog(config):
+def accelerator_verilog(config, *, simulator="verilator"):
     """Return the file with the Verilog of the accelerator of `config`, with its trace ports."""
     return cached_verilog(lambda: Accelerator(config, trace=True), name=TOP,
-                          key=[config.to_dict(), "trace"])
+                          key=[config.to_dict(), "trace"], simulator=simulator)
 
 
-def build_accelerator(config, *, simulator="verilator", optimize="-O1"):
+def build_accelerator(config, *, simulator="verilator", optimize="-Os"):
     """Compile the accelerator of `config`, with what drives it in simulation."""
-    path = accelerator_verilog(config)
+    path = accelerator_verilog(config, simulator=simulator)
     return build_text(path.read_text() + host_verilog(config, TOP), top=HOST,
                       simulator=simulator, optimize=optimize)
 
 
 def simulate(graph, config, inputs, *, batch=1, trace=True, untraced=True, seed=None, stall=0.5,
-             streams=None, simulator="verilator", optimize="-O1", progress=None):
+             streams=None, simulator="verilator", optimize="-Os", progress=None):
     """Run a network on the simulated accelerator of `config`.
 
     Parameters

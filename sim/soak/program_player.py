@@ -14,7 +14,7 @@ from systola.hw.control.watchdog import patience
 from systola.hw.core import access_layout
 from systola.hw.generate import TOP
 from systola.sim.verilog.runner import build_text, cached_verilog
-from systola.sim.verilog.ticker import TICKER
+from systola.sim.verilog.ticker import ticker
 
 __all__ = ["HEADER", "OUTCOMES", "PROGRAMS_FILE", "RECORD", "RECORDS_FILE", "RESULTS_FILE",
            "build_soak", "result_bytes"]
@@ -195,7 +195,7 @@ endmodule
 """
 
 
-def build_soak(config, *, optimize="-O1", make=None, key="soak"):
+def build_soak(config, *, optimize="-Os", make=None, key="soak"):
     """Compile the accelerator of `config` inside ``soak``.
 
     `make` may return another component than the accelerator, for instance a broken one; `key` is
@@ -233,8 +233,8 @@ def _verilog(config):
     return _TEMPLATE.format(
         **fields, **{name: f"8'd{REGISTERS[register].offset}"
                      for name, register in registers.items()},
-        accelerator=TOP, ticker=TICKER, width=width, top=8 * width - 1, held_top=8 * width,
-        header_top=32 * len(HEADER) - 1, header_bytes=4 * len(HEADER),
+        accelerator=TOP, ticker=ticker("tick", "clk"), width=width, top=8 * width - 1,
+        held_top=8 * width, header_top=32 * len(HEADER) - 1, header_bytes=4 * len(HEADER),
         access_top=layout.size - 1, any_access="".join(f" | {valid}" for valid in active),
         check_accesses="".join(checks), result_bits=8 * (result_bytes(config) - 4),
         control=control.offset, start=start | irq, reset=reset, programs=PROGRAMS_FILE,

@@ -5,7 +5,7 @@ hands over up to `BATCH` at a time, and collects the bytes that the board sends 
 as many, so that Python is awake once in thousands of cycles. Symbols need not be well-formed.
 """
 
-from systola.sim.verilog.ticker import TICKER
+from systola.sim.verilog.ticker import ticker
 
 __all__ = ["BATCH", "LINE", "QUEUE", "START", "STOP", "line_verilog", "symbol"]
 
@@ -97,6 +97,6 @@ endmodule
 
 def line_verilog(board, divisor):
     """Return the Verilog of ``line`` around module `board`, at `divisor` cycles a bit."""
-    return _TEMPLATE.format(line=LINE, ticker=TICKER, board=board, divisor=divisor, batch=BATCH,
-                            queue=QUEUE, queue_top=QUEUE - 1, symbols_top=10 * BATCH - 1,
-                            bytes_top=8 * BATCH - 1)
+    return _TEMPLATE.format(line=LINE, ticker=ticker("tick", "clk"), board=board, divisor=divisor,
+                            batch=BATCH, queue=QUEUE, queue_top=QUEUE - 1,
+                            symbols_top=10 * BATCH - 1, bytes_top=8 * BATCH - 1)

@@ -4,6 +4,10 @@ The module ``host`` has the ports of the accelerator and drives its streams itse
 is high: beats come from ``stream.bin``, results go to ``result.bin``, and every change of the
 trace port to ``trace.bin``, all in the folder the simulation runs in. While ``play`` is low the
 streams are the module's ports, for benches that stall them.
+
+While ``fast`` is high the clock runs inside, many cycles for one of ``clk``; benches that look at
+ports in every cycle leave it low. The reset goes through a register: as a port it would have a
+simulator evaluate half of the accelerator at every change of any port.
 """
 
 from amaranth import Shape
@@ -11,14 +15,18 @@ from amaranth.lib.wiring import In
 
 from systola.hw.contract.regmap import TRACE
 from systola.hw.host.register_file import axi_lite_ports
+from systola.sim.verilog.ticker import ticker
 
-__all__ = ["HOST", "RESULT_FILE", "STREAM_FILE", "TRACE_BITS", "TRACE_FILE", "host_verilog",
-           "record_bytes"]
+__all__ = ["HOST", "LAST_BYTES", "RESULT_FILE", "STREAM_FILE", "TRACE_BITS", "TRACE_FILE",
+           "host_verilog", "record_bytes"]
 
 HOST = "host"
 """Name of the module."""
 
 STREAM_FILE, RESULT_FILE, TRACE_FILE = "stream.bin", "result.bin", "trace.bin"
+
+LAST_BYTES = 4
+"""Bytes at the end of a record in ``result.bin``: whether the beat was a frame's last."""
 
 TRACE_BITS = sum(bits for _, bits, _ in TRACE)
 """Bits of the trace port: the upper bits of a record in ``trace.bin``, above the cycle."""
@@ -39,16 +47,20 @@ module {host}({ports});
     assign swapped[8*k +: 8] = beat[8*({width}-1-k) +: 8];
   end endgenerate
   wire taken;
+  reg reset;
   assign s_axis_tready = taken & ~play;
-  {accelerator} accelerator({connections},
+{ticker}
+  {accelerator} accelerator(.clk(clock), .rst(reset), {connections},
     .s_axis_tdata(play ? swapped : s_axis_tdata), .s_axis_tvalid(play ? valid : s_axis_tvalid),
     .s_axis_tlast(s_axis_tlast), .s_axis_tready(taken),
     .m_axis_tready(play | m_axis_tready), .trace(trace));
   initial begin
-    played = 0; valid = 0; beat = 0; now = 0; last = 0; frames = 0; beats = 0;
+    played = 0; valid = 0; beat = 0; now = 0; last = 0; frames = 0; cycles = 0; reset = 1;
     source = 0; sink = 0; log = 0;
   end
-  always @(posedge clk) begin
+  always @(posedge clock) begin
+    reset <= rst;
+    cycles <= cycles + 1;
     played <= play;
     now <= trace[0] ? now + 1 : 0;
     last <= trace;
@@ -57,7 +69,6 @@ module {host}({ports});
       sink = $fopen("{result_file}", "wb");
       log = $fopen("{trace_file}", "wb");
       valid <= 0;
-      beats <= 0;
     end else if (play) begin
       if (~valid | taken) begin
         got = $fread(next, source);
@@ -65,11 +76,10 @@ module {host}({ports});
         valid <= got == {width};
       end
       if (m_axis_tvalid) begin
-        $fwrite(sink, "%u", m_axis_tdata);
-        beats <= beats + 1;
+        $fwrite(sink, "%u%u", m_axis_tdata, {{31'd0, m_axis_tlast}});
         if (m_axis_tlast) begin
           $fflush(sink);
-          frames <= ~frames;
+          frames <= frames + 1;
         end
       end
       if (trace != last) $fwrite(log, "%u%u", now, {{{{(32-{trace_bits}){{1'b0}}}}, trace}});
@@ -87,27 +97,29 @@ endmodule
 def host_verilog(config, accelerator):
     """Return the Verilog of ``host`` around the module `accelerator` of `config`.
 
-    Besides the accelerator's ports and the input ``play`` it has the outputs ``frames``, which
-    changes with the end of every result frame, and ``beats``, the beats in ``result.bin``.
+    Besides the accelerator's ports and the inputs ``play`` and ``fast`` it has the outputs
+    ``frames``, the result frames so far, which are complete in ``result.bin``, and ``cycles``.
     """
     ports = _ports(config)
-    own = {"play": ("input", 1), "frames": ("output reg", 1), "beats": ("output reg", 32)}
+    own = {"play": ("input", 1), "fast": ("input", 1), "frames": ("output reg", 32),
+           "cycles": ("output reg", 64)}
     declarations = "\n".join(
         f"  {kind} {f'[{bits - 1}:0] ' if bits > 1 else ''}{name};"
         for name, (kind, bits) in (ports | own).items())
-    special = {"s_axis_tdata", "s_axis_tvalid", "s_axis_tlast", "s_axis_tready", "m_axis_tready"}
+    special = {"clk", "rst", "s_axis_tdata", "s_axis_tvalid", "s_axis_tlast", "s_axis_tready",
+               "m_axis_tready"}
     connections = ", ".join(f".{name}({name})" for name in ports if name not in special)
     width = config.bus_bytes
     return _TEMPLATE.format(
         host=HOST, ports=", ".join(ports | own), declarations=declarations, accelerator=accelerator,
-        connections=connections, width=width, top=8 * width - 1, trace_top=TRACE_BITS - 1,
-        trace_bits=TRACE_BITS, stream_file=STREAM_FILE, result_file=RESULT_FILE,
-        trace_file=TRACE_FILE)
+        connections=connections, ticker=ticker("clk", "clock", fast="fast"), width=width,
+        top=8 * width - 1, trace_top=TRACE_BITS - 1, trace_bits=TRACE_BITS,
+        stream_file=STREAM_FILE, result_file=RESULT_FILE, trace_file=TRACE_FILE)
 
 
 def record_bytes(width):
-    """Return the bytes that a beat of `width` bytes takes in ``result.bin``: whole 32-bit words."""
-    return -(-width // 4) * 4
+    """Return the bytes of a beat in ``result.bin``: whole 32-bit words, then `last`."""
+    return -(-width // 4) * 4 + LAST_BYTES
 
 
 def _ports(config):

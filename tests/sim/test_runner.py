@@ -1,5 +1,6 @@
 # amaranth: UnusedElaboratable=no
 import multiprocessing
+import os
 import time
 
 import numpy as np
@@ -71,6 +72,27 @@ def test_hang_and_unstable_output_fail(tmp_path):
 
 
 @pytest.mark.slow
+def test_blanks_in_paths_and_no_other_python(tmp_path, monkeypatch):
+    """Project, environment and cache in folders that make and shells would take for two."""
+    environment, tools, cache = (tmp_path / name for name in ("a b", "c d", "it's $here # e"))
+    environment.mkdir()
+    for name in "_VERILATOR", "_COCOTB":
+        link = environment / name
+        link.symlink_to(getattr(runner, name))
+        monkeypatch.setattr(runner, name, link)
+    tools.mkdir()
+    for name in "python", "python3", "perl":
+        (tools / name).write_text("#!/bin/sh\necho unwanted >&2\nexit 1\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setenv("SYSTOLA_CACHE", str(cache))
+    monkeypatch.setenv("MAKEFLAGS", "-n")
+    beats = np.arange(50, dtype=np.uint8).reshape(10, 5)
+    with Session(build(tmp_path), "systola.sim.bench_unit") as session:
+        assert (session.run(task(10), {"i": beats})[1]["o"] == beats).all()
+
+
+@pytest.mark.slow
 def test_compile_error_shows_the_log_and_leaves_no_entry(tmp_path):
     before = set(runner.cache_dir().iterdir())
     with pytest.raises(SimulationError, match="verilator cannot compile echo") as caught:
@@ -108,8 +130,8 @@ def test_parallel_processes_compile_once(tmp_path, monkeypatch):
 
 
 def test_missing_tools_are_named(monkeypatch):
-    monkeypatch.setattr(toolcheck.shutil, "which", lambda name: None if name != "make" else name)
-    with pytest.raises(MissingToolError, match=r"C\+\+ compiler.*perl.*: apt install g\+\+ perl$"):
+    monkeypatch.setattr(toolcheck.shutil, "which", lambda name: None)
+    with pytest.raises(MissingToolError, match=r"C\+\+ compiler.*make.*: apt install g\+\+ make$"):
         check_tools()
     monkeypatch.undo()
     monkeypatch.setattr(toolcheck.find_libpython, "find_libpython", lambda: None)
