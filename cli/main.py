@@ -58,7 +58,8 @@ def cli():
       systola generate -o build/digits     that Verilog
       systola synth                        and its size on an FPGA
 
-    Every command explains itself with --help. Exit codes: 0 success, 1 a comparison or a
+    Every command explains itself with --help. Compiled simulations are kept in build/sim of the
+    current folder, or where SYSTOLA_CACHE says. Exit codes: 0 success, 1 a comparison or a
     simulation failed, 2 wrong input.
     """
 
@@ -73,8 +74,8 @@ _POSIX = "fcntl", "grp", "pty", "pwd", "resource", "termios", "tty"
 def main(args=None):
     """Run the command line and return the exit code.
 
-    Wrong input ends with one line on stderr and code 2. With ``SYSTOLA_DEBUG`` set, the
-    traceback comes instead.
+    Wrong input, or a package that is not installed, ends with one line on stderr and code 2. With
+    ``SYSTOLA_DEBUG`` set, the traceback comes instead.
     """
     try:
         with guarded_output():
@@ -112,11 +113,12 @@ def _text(error):
         what = f" ({error})" if str(error) else ""
         return (f"out of memory{what}: use fewer images, a smaller network or accelerator, or a "
                 f"machine with more")
+    if isinstance(error, ImportError) and error.name in _POSIX:
+        return f"{error}: this part of systola needs a POSIX system (Linux, or WSL on Windows)"
     if isinstance(error, ImportError):
-        return (f"{error}: this part of systola needs a POSIX system (Linux, or WSL on Windows)"
-                if error.name in _POSIX else
-                f"{error}: the installation is not complete, or does not fit this Python; make "
-                f"setup, or pip install -e ., repairs it")
+        from systola.cli.missing import missing
+
+        return missing(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename!r}: {error.strerror}" if error.filename else error.strerror
     return str(error) or type(error).__name__
