@@ -1,19 +1,20 @@
 """Random small accelerators with a random network each: what no hand-picked case would hit."""
 
+import dataclasses
+
 import numpy as np
 
 from systola.hw.contract.config import AcceleratorConfig
 from systola.model.data.synthetic import random_codes, random_vit
 
-__all__ = ["random_case"]
+__all__ = ["random_case", "random_graph"]
 
 
 def random_case(seed, *, images=2):
     """Return ``(graph, config, codes)`` of this seed; codes by input name, images first.
 
     Array shape, style, lanes, operand widths, memories, FIFO depths and options vary, as do all
-    sizes of the network; rows, columns, tokens and channels rarely divide each other. Networks have
-    no, one or several constant rows, one or two heads, weights of fewer bits in some layers.
+    sizes of the network; rows, columns, tokens and channels rarely divide each other.
     """
     rng = np.random.default_rng(seed)
     config = _config(rng)
@@ -23,21 +24,45 @@ def random_case(seed, *, images=2):
              "classes": int(rng.integers(2, 13)), "tokens": int(rng.integers(2, 15)),
              "patch_dim": int(rng.integers(1, 20))}
     kind = np.random.default_rng([seed, 1])  # apart, so that what was drawn before stays
-    sizes |= _form(kind, config)
-    sizes["tokens"] = max(sizes["tokens"], sizes["prefixes"] + 1)
-    choices = {f"blocks.{index}.{name}": {"weight_bits": int(kind.integers(
-        2, config.weight_bits + 1))} for index in range(sizes["blocks"])
-        for name in ("attn_out", "fc1", "out") if kind.random() < 0.3}
-    graph = random_vit(rng, **sizes, choices=choices, **config.model_settings)
+    form = _form(kind)
+    if form["pooling"] == "mean":
+        config = dataclasses.replace(config, pooling="mean")
+    graph = _graph(rng, kind, config, sizes, form)
     return graph, config, random_codes(rng, graph, images)
 
 
-def _form(rng, config):
-    """Return what feeds the head, and the constant rows."""
-    form = rng.choice(["token", "token", "registers", "distilled"])
-    return {"prefixes": {"token": 1, "registers": int(rng.integers(2, 6)),
-                         "distilled": int(rng.integers(2, 7))}[form],
-            "distilled": bool(form == "distilled")}
+def random_graph(seed, config, *, images=1):
+    """Return ``(graph, codes)`` of this seed, a small network for an accelerator that is there.
+
+    It has no, one or several constant rows, one or two heads or the mean over its rows, and weights
+    of fewer bits in some layers.
+    """
+    rng = np.random.default_rng([seed, 2])
+    heads = int(rng.integers(1, 4))
+    sizes = {"heads": heads, "channels": heads * int(rng.integers(2, 6)),
+             "blocks": int(rng.integers(1, 3)), "hidden": int(rng.integers(3, 20)),
+             "classes": int(rng.integers(2, 9)), "tokens": int(rng.integers(2, 9)),
+             "patch_dim": int(rng.integers(1, 9))}
+    graph = _graph(rng, rng, config, sizes, _form(rng))
+    return graph, random_codes(rng, graph, images)
+
+
+def _graph(rng, kind, config, sizes, form):
+    """Return a network of these sizes with weights from `rng` and what varies from `kind`."""
+    sizes = {**sizes, **form, "tokens": max(sizes["tokens"], form["prefixes"] + 1)}
+    choices = {f"blocks.{index}.{name}": {"weight_bits": int(kind.integers(
+        2, config.weight_bits + 1))} for index in range(sizes["blocks"])
+        for name in ("attn_out", "fc1", "out") if kind.random() < 0.3}
+    return random_vit(rng, **sizes, choices=choices, **config.model_settings)
+
+
+def _form(rng):
+    """Return what feeds the head, and how many constant rows there are."""
+    form = str(rng.choice(["token", "token", "registers", "distilled", "mean"]))
+    prefixes = {"token": 1, "registers": int(rng.integers(2, 6)),
+                "distilled": int(rng.integers(2, 7)), "mean": int(rng.integers(0, 3))}[form]
+    return {"prefixes": prefixes, "distilled": form == "distilled",
+            "pooling": "mean" if form == "mean" else "token"}
 
 
 def _config(rng):

@@ -149,7 +149,9 @@ def _shortened(graph):
     for index, node in enumerate(attentions):
         if all(seen[key(other)] >= 2 for other in attentions[index:]):
             stream = graph.by_name[graph.by_name[node.query].inputs[0]].inputs
-            return graph.between([other.name for other in graph.inputs], stream[:1])
+            if len(stream) != 1 or not graph.by_name[stream[0]].inputs:
+                return graph  # the blocks do not follow each other
+            return graph.between([other.name for other in graph.inputs], stream)
         seen[key(node)] += 1
     return graph
 

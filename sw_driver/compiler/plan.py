@@ -110,17 +110,17 @@ def plans(graph, config):
              for more in range(len(units) + len(chunks) - 1)
              for index in range(min(more, len(units) - 1), -1, -1)
              if more - index < len(chunks)]
-    return [whole, *_grouped(sequences, longest, least, config)]
+    return [whole, *_grouped(graph.of(Scores), longest, least, config)]
 
 
-def _grouped(sequences, longest, least, config):
+def _grouped(attentions, longest, least, config):
     """Return the list of the plans of groups of sequences, if there is any."""
-    if not sequences or {length for _, length in sequences} != {longest}:
+    if {length for node in attentions for _, length in node.sequences} != {longest}:
         return []
     most = min(config.token_depth, -(-least // longest) * longest)
     sizes = [count * longest for count in range(int(most // longest), 0, -1)]
     found = [plan for plan in (Plan(unit=size, chunk=size, group=size) for size in sizes)
-             if plan.groups(sequences)]
+             if all(plan.groups(node.sequences) for node in attentions)]
     return [found] if found else []
 
 

@@ -13,7 +13,7 @@ from systola.model.evaluation.accuracy import open_network
 from systola.model.graph.encoder import encoder_blocks
 from systola.model.graph.integer_forward import forward
 from systola.model.graph.nodes import Rows
-from systola.sim.runs.random_cases import random_case
+from systola.sim.runs.random_cases import random_case, random_graph
 from systola.sim.runs.simulate import simulate
 
 pytestmark = pytest.mark.slow
@@ -84,6 +84,21 @@ def test_sizes_that_divide_nothing(options):
         assert size % ODD.cols
         assert size % ODD.token_depth
     check(simulate(model, ODD, codes, **options), model, codes)
+
+
+RICH = dataclasses.replace(ODD, rows=6, cols=3, pooling="mean", gelu="table", weight_bits=6,
+                           act_bits=6, bank_depth=1024)
+"""For many small networks, one build: any pooling, layers of fewer bits."""
+
+
+@pytest.mark.parametrize("part", range(5))
+def test_random_graphs(part):
+    """No, one or many constant rows, two heads, means, few bits: ten networks each."""
+    for seed in range(10 * part, 10 * part + 10):
+        graph, codes = random_graph(seed, RICH)
+        result = simulate(graph, RICH, codes, untraced=False)
+        assert (seed, result.differing) == (seed, {})
+        assert result.tensors_compared > 10
 
 
 @pytest.mark.parametrize("images", [2, 5])

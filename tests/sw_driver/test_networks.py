@@ -487,8 +487,6 @@ def test_graphs(name, variant):
     """The other variant is of other operators, and has its nodes in another order."""
     b = Builder(deferred=variant == "other", table=variant == "other")
     graph = b.graph(*GRAPHS[name](b))
-    if name == "attentions_on_codes":
-        pytest.xfail("the part that shows what memory is needed has no output")
     if variant == "published":
         check(graph, images=(1, 2))
     else:
