@@ -91,8 +91,8 @@ def test_output_comes_without_standard_error(folder):
                                                   "fewer images"]),
     (MemoryError(), ["out of memory:"]),
     (ModuleNotFoundError("No module named 'termios'", name="termios"), ["'termios'", "POSIX"]),
-    (ModuleNotFoundError("No module named 'rich'", name="rich"), ["'rich'", "make setup"]),
-    (ImportError("x.so: cannot map\nit"), ["x.so: cannot map it", "make setup"]),
+    (ModuleNotFoundError("No module named 'rich'", name="rich"), ["rich", "pip install"]),
+    (ImportError("x.so: cannot map\nit"), ["x.so: cannot map it", "pip install systola"]),
 ])
 def test_failures_of_the_machine_are_one_line(capfd, monkeypatch, error, fragments):
     def fail(*args, **options):
