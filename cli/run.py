@@ -39,8 +39,7 @@ def run(port, baud, registers, source, images, batch, data, config, timeout, as_
     """
     from systola.cli.cases import choose_case
     from systola.model.graph.integer_forward import forward
-    from systola.sim.runs.simulate import batches
-    from systola.sw_driver.compiler.compiler import compile_network
+    from systola.sw_driver.compiler.compiler import batches, compile_network
     from systola.sw_driver.driver.driver import Accelerator
 
     if (port is None) == (registers is None):

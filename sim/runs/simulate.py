@@ -14,9 +14,9 @@ from systola.model.graph.integer_forward import forward
 from systola.sim.runs.timeline import Timeline, read_timeline
 from systola.sim.verilog.player import HOST, host_verilog
 from systola.sim.verilog.runner import Session, build_text, cache_dir, cached_verilog
-from systola.sw_driver.compiler.compiler import compile_network
+from systola.sw_driver.compiler.compiler import batches, compile_network
 
-__all__ = ["Simulation", "accelerator_verilog", "batches", "build_accelerator", "simulate"]
+__all__ = ["Simulation", "accelerator_verilog", "build_accelerator", "simulate"]
 
 _SLACK = 20
 """Simulated cycles that a run may take, in predicted ones, before it counts as hung."""
@@ -192,12 +192,6 @@ class _Clock:
         """Return the seconds, rounded, and start anew."""
         start, self.start = self.start, time.perf_counter()
         return round(self.start - start, 3)
-
-
-def batches(images, size):
-    """Return the images of every run, as many in each: the last image fills the last run."""
-    return [[min(index, images - 1) for index in range(start, start + size)]
-            for start in range(0, images, size)]
 
 
 def _run(built, program, inputs, params):

@@ -20,7 +20,7 @@ from systola.sw_driver.compiler.predict import predict_cycles
 from systola.sw_driver.compiler.schedule import assign_tokens, prefetch_params
 from systola.sw_driver.program.image import InputSlot, OutputPart, OutputTensor, Program
 
-__all__ = ["CompileError", "compile_network", "compile_operations", "encode_stream"]
+__all__ = ["CompileError", "batches", "compile_network", "compile_operations", "encode_stream"]
 
 _PARAM_SHARE = 8  # of the parameter memory for one MATMUL, so that the next ones' fit beside it
 
@@ -65,6 +65,12 @@ def compile_network(graph, config, *, trace=False, images=1):
         model=_describe(graph), names=tuple(op.name for op in ops),
         predicted={**predicted.to_dict(), "passes": build.passes, "scratchpad_peak": build.peak,
                    "scratchpad_used": build.used})
+
+
+def batches(images, size):
+    """Return the images of every run of `size`: what only fills the last run is the last image."""
+    return [[min(index, images - 1) for index in range(start, start + size)]
+            for start in range(0, images, size)]
 
 
 def compile_operations(graph, config, *, trace=False):
