@@ -49,13 +49,16 @@ def table(title, columns, rows):
 def progress(text):
     """Show `text` with a running clock on stderr; yields ``update(done, total, text=None)``.
 
-    Off a terminal, one line for each text that lasts longer than two seconds.
+    Off a terminal, or without rich, one line for each text that lasts longer than two seconds.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
+        console = Console(stderr=True)
+    except ModuleNotFoundError:  # a board's host does without
+        console = None
+    if console is None or not console.is_terminal:
         plain = _Plain(text)
         try:
             yield plain.update

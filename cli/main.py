@@ -62,8 +62,8 @@ def cli():
 def main(args=None):
     """Run the command line and return the exit code.
 
-    Wrong input ends with one line on stderr and code 2. With ``SYSTOLA_DEBUG`` set, the
-    traceback comes instead.
+    Wrong input, or a package that is not installed, ends with one line on stderr and code 2. With
+    ``SYSTOLA_DEBUG`` set, the traceback comes instead.
     """
     # Commands print a summary first and can take minutes: show it even through a pipe.
     sys.stdout.reconfigure(line_buffering=True)
@@ -76,7 +76,7 @@ def main(args=None):
         return _complain("interrupted", 130)
     except click.ClickException as error:
         return _complain(error.format_message(), 2)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
@@ -91,6 +91,10 @@ def main(args=None):
 
 
 def _text(error):
+    if isinstance(error, ImportError):
+        from systola.cli.missing import missing
+
+        return missing(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename!r}: {error.strerror}" if error.filename else error.strerror
     return str(error) or type(error).__name__
