@@ -1,1 +1,224 @@
-"""An FPGA accelerator generator for integer-only Vision Transformers."""
+"""An FPGA accelerator generator for integer-only Vision Transformers; docs/API.md shows its use."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from systola.hw.contract.config import AcceleratorConfig
+
+    __version__: str
+
+__all__ = ["AcceleratorConfig", "__version__", "compile", "encode", "evaluate", "load_checkpoint",
+           "load_data", "load_network", "quantize", "save_network", "simulate"]
+
+# Every function imports what it needs when it is called: reading a network needs no simulator.
+
+
+def __getattr__(name):
+    if name == "AcceleratorConfig":
+        from systola.hw.contract.config import AcceleratorConfig
+
+        return AcceleratorConfig
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("systola")
+    raise AttributeError(f"module 'systola' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})
+
+
+def load_checkpoint(source, *, heads=None):
+    """Read a float checkpoint.
+
+    Parameters
+    ----------
+    source : str or Path
+        ``digits``, or a ``.safetensors`` or ``.npz`` file with timm's names.
+    heads : int, optional
+        Attention heads; by default as the file says, or channels / 64.
+
+    Returns
+    -------
+    Graph
+        The float network.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing or unusable; one line, as of all functions here.
+    """
+    from systola.model.evaluation.accuracy import open_float
+
+    return open_float(source, heads=heads)
+
+
+def load_data(source, split="test", *, labelled=True):
+    """Read images and labels.
+
+    Parameters
+    ----------
+    source : str or Path
+        ``digits``, or a ``.safetensors`` or ``.npz`` file with ``images``, (B, H, W) or (B,
+        channels, H, W), floating point in 0..1 or uint8, and ``labels`` (B,).
+    split : str
+        ``train`` or ``test`` of the digits; a file is one split.
+    labelled : bool
+        Without it, labels are neither needed nor returned, but None.
+
+    Returns
+    -------
+    images : float32 array
+        In 0..1.
+    labels : int64 array (B,), or None
+    """
+    from systola.model.data.images import load_data
+
+    return load_data(source, split, labelled=labelled)
+
+
+def quantize(network, images, *, config=None, choices=None, progress=None):
+    """Return the integer network of a float one.
+
+    Parameters
+    ----------
+    network : Graph
+        The float network.
+    images : array, or dict of str to array
+        Training images in 0..1 that ranges are taken from, or the network's inputs by name, (B,
+        rows, channels).
+    config : AcceleratorConfig, str or Path, optional
+        The accelerator that the network shall run on, or what `AcceleratorConfig.load` takes: it
+        gives the bits and the forms of operators. By default those of `AcceleratorConfig()`.
+    choices : dict of str to dict, optional
+        By node, ``bits`` of its result and ``weight_bits`` of a linear node instead.
+    progress : callable, optional
+        Called as ``progress(images done, images in total)``.
+
+    Returns
+    -------
+    Graph
+        The integer network.
+    """
+    from systola.model.quantization.quantize import quantize
+
+    settings = {} if config is None else _config(config).model_settings
+    return quantize(network, _inputs(network, images), choices=choices, progress=progress,
+                    **settings)
+
+
+def evaluate(network, images, labels, *, reference=None, batch=32, progress=None):
+    """Return the accuracy of an integer network on labelled images in 0..1.
+
+    Parameters
+    ----------
+    network : Graph
+        The integer network.
+    images, labels : array
+        As from `load_data`.
+    reference : Graph, optional
+        The float network to compare it with.
+    batch : int
+        Images that are computed at a time; it changes no result.
+    progress : callable, optional
+        Called as ``progress(images done, images in total)``.
+
+    Returns
+    -------
+    dict
+        ``images``, their number; ``int_top1``, and with a reference ``float_top1`` and
+        ``agreement`` (equal predictions): shares from 0 to 1.
+    """
+    from systola.model.evaluation.accuracy import evaluate
+
+    return evaluate(reference, network, images, labels, batch=batch, progress=progress)
+
+
+def encode(network, images):
+    """Return images in 0..1 as the inputs of an integer network: a dict of integer arrays."""
+    from systola.model.data.images import encode
+
+    return encode(network, images)
+
+
+def load_network(path):
+    """Read an integer network that `save_network` or ``systola quantize`` wrote."""
+    from systola.model.graph.graph_file import load_network
+
+    return load_network(path)
+
+
+def save_network(network, path):
+    """Write an integer network to a ``.safetensors`` file."""
+    from systola.model.graph.graph_file import save_network
+
+    save_network(network, path)
+
+
+def compile(network, config, *, batch=1, trace=False):
+    """Return the program that runs an integer network on an accelerator.
+
+    Parameters
+    ----------
+    network : Graph
+        The integer network.
+    config : AcceleratorConfig, str or Path
+        The accelerator, or what `AcceleratorConfig.load` takes.
+    batch : int
+        Images that one run computes.
+    trace : bool
+        Store every tensor, not only the results.
+
+    Returns
+    -------
+    Program
+        ``write(path)`` puts it into a file for the driver, ``predicted["cycles"]`` is the time of
+        a run.
+    """
+    from systola.sw_driver.compiler.compiler import compile_network
+
+    return compile_network(network, _config(config), images=batch, trace=trace)
+
+
+def simulate(network, config, inputs, *, batch=1, trace=True, progress=None):
+    """Run an integer network on the simulated Verilog and compare it with the integer model.
+
+    Compiled simulations are kept, see docs/API.md.
+
+    Parameters
+    ----------
+    network : Graph
+        The integer network.
+    config : AcceleratorConfig, str or Path
+        The accelerator, or what `AcceleratorConfig.load` takes.
+    inputs : array, or dict of str to int array
+        Images in 0..1, or the network's inputs by name, (images, rows, channels).
+    batch : int
+        Images that one run of the program computes.
+    trace : bool
+        Compare every tensor, not only the results.
+    progress : callable, optional
+        Called as ``progress(done, total, text=...)``.
+
+    Returns
+    -------
+    Simulation
+        ``mismatches``, ``cycles``, ``logits`` and more.
+    """
+    from systola.sim.runs.simulate import simulate
+
+    inputs = inputs if isinstance(inputs, dict) else encode(network, inputs)
+    return simulate(network, _config(config), inputs, batch=batch, trace=trace, progress=progress)
+
+
+def _inputs(network, images):
+    from systola.model.data.images import float_inputs
+
+    return images if isinstance(images, dict) else float_inputs(network, images)
+
+
+def _config(config):
+    from systola.hw.contract.config import AcceleratorConfig
+
+    return config if isinstance(config, AcceleratorConfig) else AcceleratorConfig.load(config)

@@ -148,6 +148,9 @@ def test_a_planted_circle_is_found():
     ("boards/flows/flow.py", "from systola.sw_driver.driver.driver import Accelerator"),
     ("report/page.py", "from systola.cli.main import main"),
     ("cli/main.py", "from tests.conftest import anything"),
+    ("cli/main.py", "import pytest"),
+    ("cli/demo.py", "from systola import simulate"),
+    ("systola/__init__.py", "from systola.hw.accelerator import Accelerator"),
 ])
 def test_planted_violations_are_found(file, source):
     assert violations(file, source) != []
@@ -180,7 +183,7 @@ def test_every_hardware_unit_is_named_in_a_test(path):
         f"systola.{module} " in users)
 
 
-@pytest.mark.parametrize("package", sorted(PACKAGES))
+@pytest.mark.parametrize("package", sorted(PACKAGES - {"systola"}))
 def test_packages_are_markers_with_a_docstring(package):
     for path in (ROOT / package).rglob("__init__.py"):
         tree = ast.parse(path.read_text())

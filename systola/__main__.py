@@ -1,0 +1,7 @@
+"""``python -m systola``: the command."""
+
+import sys
+
+from systola.cli.main import main
+
+sys.exit(main())
