@@ -17,6 +17,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_generated_verilog_is_clean(name):
     config = CONFIGS[name]
@@ -24,6 +25,7 @@ def test_generated_verilog_is_clean(name):
                  top=TOP)
 
 
+@pytest.mark.slow
 def test_simulated_verilog_is_clean():
     """The same with trace ports, as another test compiles it."""
     lint_verilog(accelerator_verilog(PRESETS["small"]), top=TOP)
