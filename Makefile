@@ -22,7 +22,7 @@ demo: .venv/.stamp check-tools  ## real digits through quantizer, RTL and synthe
 test: .venv/.stamp check-tools  ## all tests
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
-test-fast: .venv/.stamp  ## the tests that need no Verilog simulator
+test-fast: .venv/.stamp  ## at every change: the tests that compile no simulation and take seconds
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not slow'
 
 mutants: .venv/.stamp check-tools  ## plant single faults in hw/ and count those that the tests find

@@ -113,6 +113,7 @@ def write_tool(path, body):
     path.chmod(0o755)
 
 
+@pytest.mark.slow
 def test_without_the_tools_it_ends_after_synthesis_and_says_what_is_missing(stash):
     folder, result = stash
     assert (result.bitstream, result.seed, result.fmax) == (None, None, {})

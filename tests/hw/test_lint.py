@@ -21,6 +21,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_generated_verilog_is_clean(name):
     lint_verilog(_verilog(CONFIGS[name]), top=TOP)
@@ -48,6 +49,7 @@ def _verilog(config):
     return cached_verilog(lambda: Accelerator(config), name=TOP, key=config.to_dict())
 
 
+@pytest.mark.slow
 def test_simulated_verilog_is_clean():
     """The same with trace ports, as another test compiles it."""
     lint_verilog(accelerator_verilog(PRESETS["small"]), top=TOP)
