@@ -159,9 +159,9 @@ def _(node: Mean, graph, config):
         raise CompileError(f"pooling must be 'mean' for node {node.name!r}, not "
                            f"{config.pooling!r}")
     _check_row(node, "channels", graph.tensors[node.name].channels, config)
-    _check_dyadic(node, node.mult, node.shift, 8, config)
-    if int(node.mult) < 1:
-        raise _refused(node, "mult", "at least 1", int(node.mult))
+    limit = (1 << config.mean_mult_bits) - 1
+    if not 1 <= int(node.mult) <= limit:
+        raise _refused(node, "mult", f"from 1 to {limit}", int(node.mult))
 
 
 def _check_option(node, name, wanted, config):

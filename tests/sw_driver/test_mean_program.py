@@ -53,9 +53,9 @@ def mean_program(config):
         shift = mult.bit_length() + rows.bit_length() + 8 * planes - bits
         out = build.tensor(f"y{k}", 1, channels, planes=1 + (bits > 8))
         build.mean(f"y{k}", source.view(), out.view(), channels, mult=mult, shift=shift, bits=bits)
-        build.declare(f"y{k}", (channels,))
+        build.declare(f"y{k}", (1, channels))
         build.store(f"y{k}", out.view(), [(0, channels, None, 0, 0)])
-        expected[f"y{k}"] = row_mean(x, mult, shift, bits)
+        expected[f"y{k}"] = row_mean(x, mult, shift, bits)[None]
     allocate_scratchpad(build.ops, config)
     assign_tokens(build.ops, config)
     return build, codes, expected
@@ -105,7 +105,7 @@ def test_results_and_cycles_of_the_verilog(name, tmp_path):
               "stall": 0}
     built = build_accelerator(config, optimize="-O0")
     with Session(built, "systola.sim.benches.accelerator") as session:
-        _, got = session.run(params, {"codes": codes})
+        _, got = session.run(params, {"x0": codes})
     timeline = read_timeline(got.pop("trace"), program)
     assert {key: value.tolist() for key, value in got.items()} == {
         key: value.tolist() for key, value in expected.items()}

@@ -129,7 +129,8 @@ def test_refusal_tells_what_needs_the_words():
     model, config = small(bank_depth=256)
     with pytest.raises(CompileError, match=r"^scratchpad must have at least \d+ words for this "
                        r"model \(embed 264, blocks\.0\.norm1 132, blocks\.0\.qkv\.q 132, [^()]*\), "
-                       r"not 256 \(banks \* bank_depth\)$"):
+                       r"not 256 \(banks \* bank_depth; with banks = 1, bank_depth = 1024 or "
+                       r"more\)$"):
         compile_network(model, config)
 
 
