@@ -88,7 +88,7 @@ def test_blanks_in_paths_and_no_other_python(tmp_path, monkeypatch):
     monkeypatch.setenv("SYSTOLA_CACHE", str(cache))
     monkeypatch.setenv("MAKEFLAGS", "-n")
     beats = np.arange(50, dtype=np.uint8).reshape(10, 5)
-    with Session(build(tmp_path), "systola.sim.bench_unit") as session:
+    with Session(build(tmp_path), "systola.sim.benches.unit") as session:
         assert (session.run(task(10), {"i": beats})[1]["o"] == beats).all()
 
 
