@@ -17,6 +17,13 @@ from systola.model.graph.nodes import (
     Scores,
     Softmax,
 )
+from systola.model.graph.row_arrays import (
+    between_rows,
+    gathered,
+    heads_of,
+    over_keys,
+    side_by_side,
+)
 
 __all__ = ["float_forward", "gelu", "softmax"]
 
@@ -107,34 +114,21 @@ def _(node: Linear, graph, x, residual=None):
 
 @_compute.register
 def _(node: Scores, graph, query, key):
-    q = _heads(query, node.query_channel, node.heads, node.head_dim)
-    k = _heads(key, node.key_channel, node.heads, node.head_dim)
-    most = max(rows for _, rows in node.sequences)
-    out = np.zeros((*q.shape[:-1], most), np.float32)
-    for first, rows in node.sequences:
-        part = slice(first, first + rows)
-        out[..., part, :rows] = (q[..., part, :] @ k[..., part, :].swapaxes(-1, -2)
-                                 * np.float32(node.scale))
-    return out
+    q = heads_of(query, node.query_channel, node.heads, node.head_dim)
+    k = heads_of(key, node.key_channel, node.heads, node.head_dim)
+    return between_rows(node.sequences, lambda q, k: q @ k.swapaxes(-1, -2)
+                        * np.float32(node.scale), q, k)
 
 
 @_compute.register
 def _(node: Softmax, graph, scores):
-    out = np.zeros_like(scores)
-    for first, rows in graph.tensors[node.input].sequences:
-        part = slice(first, first + rows)
-        out[..., part, :rows] = softmax(scores[..., part, :rows])
-    return out
+    return over_keys(graph.tensors[node.input].sequences, softmax, scores)
 
 
 @_compute.register
 def _(node: Context, graph, attention, value):
-    heads = attention.shape[-3]
-    v = _heads(value, node.value_channel, heads, node.head_dim)
-    context = np.concatenate([
-        attention[..., first:first + rows, :rows] @ v[..., first:first + rows, :]
-        for first, rows in graph.tensors[node.attention].sequences], axis=-2)
-    return context.swapaxes(-3, -2).reshape(*value.shape[:-1], heads * node.head_dim)
+    v = heads_of(value, node.value_channel, attention.shape[-3], node.head_dim)
+    return side_by_side(graph.tensors[node.attention].sequences, np.matmul, attention, v)
 
 
 @_compute.register
@@ -156,16 +150,9 @@ def _(node: Add, graph, x, other):
 
 @_compute.register
 def _(node: Rows, graph, *sources):
-    rows = np.cumsum([0, *(source.shape[-2] for source in sources)])
-    return np.concatenate(sources, axis=-2)[..., rows[node.index[:, 0]] + node.index[:, 1], :]
+    return gathered(node.index, *sources)
 
 
 @_compute.register
 def _(node: Mean, graph, x):
     return x.reshape(*x.shape[:-2], node.groups, -1, x.shape[-1]).mean(axis=-2)
-
-
-def _heads(x, first, heads, width):
-    """Return channels of (..., rows, C) from `first` on as heads (..., heads, rows, width)."""
-    part = x[..., first:first + heads * width]
-    return np.swapaxes(part.reshape(*x.shape[:-1], heads, width), -3, -2)

@@ -20,6 +20,13 @@ from systola.model.graph.nodes import (
     Scores,
     Softmax,
 )
+from systola.model.graph.row_arrays import (
+    between_rows,
+    gathered,
+    heads_of,
+    over_keys,
+    side_by_side,
+)
 from systola.model.operators.deferred import (
     deferred_context,
     deferred_softmax,
@@ -136,24 +143,24 @@ def _(node: Linear, graph, x, residual=None):
 
 @_compute.register
 def _(node: Scores, graph, query, key):
-    q = _heads(query, node.query_channel, node.heads, node.head_dim)
-    k = _heads(key, node.key_channel, node.heads, node.head_dim)
-    return requantize(_within(node.sequences, matmul, q, k), node.mult, node.shift, node.bits)
+    q = heads_of(query, node.query_channel, node.heads, node.head_dim)
+    k = heads_of(key, node.key_channel, node.heads, node.head_dim)
+    return requantize(between_rows(node.sequences, matmul, q, k), node.mult, node.shift, node.bits)
 
 
 @_compute.register
 def _(node: Softmax, graph, scores):
+    sequences = graph.tensors[node.input].sequences
     if node.variant == "deferred":
         table = exp_table(-node.unit)
-        return _each(graph, node, lambda x: deferred_softmax(x, table)[0], scores)
-    return _each(graph, node, lambda x: shiftmax(x, -node.unit, SOFTMAX_SHIFT, node.bits), scores)
+        return over_keys(sequences, lambda x: deferred_softmax(x, table)[0], scores)
+    return over_keys(sequences, lambda x: shiftmax(x, -node.unit, SOFTMAX_SHIFT, node.bits),
+                     scores)
 
 
 @_compute.register
 def _(node: Context, graph, attention, value):
-    sequences = graph.tensors[node.attention].sequences
-    heads = attention.shape[-3]
-    v = _heads(value, node.value_channel, heads, node.head_dim)
+    v = heads_of(value, node.value_channel, attention.shape[-3], node.head_dim)
 
     def one(a, values):
         if node.factor_bits is None:
@@ -162,10 +169,7 @@ def _(node: Context, graph, attention, value):
         factors = row_factors(a.sum(axis=-1), node.mult, node.factor_bits)
         return deferred_context(a, factors, values, node.shift, node.bits)
 
-    context = np.concatenate([
-        one(attention[..., first:first + rows, :rows], v[..., first:first + rows, :])
-        for first, rows in sequences], axis=-2)
-    return np.swapaxes(context, -3, -2).reshape(*value.shape[:-1], heads * node.head_dim)
+    return side_by_side(graph.tensors[node.attention].sequences, one, attention, v)
 
 
 @_compute.register
@@ -188,39 +192,10 @@ def _(node: Add, graph, x, other):
 
 @_compute.register
 def _(node: Rows, graph, *sources):
-    rows = np.cumsum([0, *(source.shape[-2] for source in sources)])
-    return np.concatenate(sources, axis=-2)[..., rows[node.index[:, 0]] + node.index[:, 1], :]
+    return gathered(node.index, *sources)
 
 
 @_compute.register
 def _(node: Mean, graph, x):
     groups = x.reshape(*x.shape[:-2], node.groups, -1, x.shape[-1])
     return row_mean(groups, node.mult, node.shift, node.bits)
-
-
-def _heads(x, first, heads, width):
-    """Return channels of (..., rows, C) from `first` on as heads (..., heads, rows, width)."""
-    part = x[..., first:first + heads * width]
-    return np.swapaxes(part.reshape(*x.shape[:-1], heads, width), -3, -2)
-
-
-def _within(sequences, function, q, k):
-    """Return ``function(q, k)`` of the rows of each sequence, with channels for the longest."""
-    most = max(rows for _, rows in sequences)
-    out = np.zeros((*q.shape[:-1], most), np.int64)
-    for first, rows in sequences:
-        part = slice(first, first + rows)
-        out[..., part, :rows] = function(q[..., part, :], k[..., part, :])
-    return out
-
-
-def _each(graph, node, function, scores):
-    """Apply a row-wise function to the keys that the rows of each sequence have."""
-    sequences = graph.tensors[node.input].sequences
-    if all(rows == scores.shape[-1] for _, rows in sequences):
-        return function(scores)
-    out = np.zeros_like(scores)
-    for first, rows in sequences:
-        part = slice(first, first + rows)
-        out[..., part, :rows] = function(scores[..., part, :rows])
-    return out

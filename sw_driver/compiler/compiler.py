@@ -19,6 +19,7 @@ from systola.sw_driver.compiler.plan import plans
 from systola.sw_driver.compiler.predict import predict_cycles
 from systola.sw_driver.compiler.schedule import assign_tokens, prefetch_params
 from systola.sw_driver.program.image import InputSlot, OutputPart, OutputTensor, Program
+from systola.sw_driver.program.slots import MOST_IMAGES, is_count
 
 __all__ = ["CompileError", "batches", "compile_network", "compile_operations", "encode_stream"]
 
@@ -40,7 +41,8 @@ def compile_network(graph, config, *, trace=False, images=1):
     trace : bool
         Store every computed tensor as soon as it is complete, not only the results.
     images : int
-        Images that one run takes: weights are streamed once for all of them.
+        Images that one run takes. Weights are streamed once for each chunk or group of rows, not
+        for each image.
 
     Raises
     ------
@@ -48,8 +50,8 @@ def compile_network(graph, config, *, trace=False, images=1):
         If a node or a value does not fit the configuration, or its tensors do not fit the
         scratchpad or the parameter memory.
     """
-    if isinstance(images, bool) or not isinstance(images, int) or not 1 <= images <= 4096:
-        raise CompileError(f"images must be an integer from 1 to 4096, not {images!r}")
+    if not is_count(images, MOST_IMAGES, low=1):
+        raise CompileError(f"images must be an integer from 1 to {MOST_IMAGES}, not {images!r}")
     build, ops, predicted = compile_operations(graph.repeated(images), config, trace=trace)
     stream, offsets = encode_stream(ops, config)
     stores = [op for op in ops if op.opcode is Opcode.STORE]

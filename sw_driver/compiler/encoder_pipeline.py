@@ -5,9 +5,9 @@ rows. So four groups of sequences are under way, each further in its block than 
 group k, in the array beside VECTOR:
 
     Q, K (k + 2)                                   | activation (k - 1)
-    second layer (k - 1)                           |
-    scores (k + 2), context (k + 1)                | norm 1 (k - 1, next block)
-    first layer (k), output projection (k + 1)     | softmax (k + 2), norm 2 (k + 1)
+    output projection (k), second layer (k - 1)    | norm 2 (k), norm 1 (k - 1, next block)
+    scores (k + 2), context (k + 1)                |
+    first layer (k)                                | softmax (k + 2)
     V (k + 2)                                      | activation (k)
 
 Groups of the next block follow those of this one without a gap. MATMULs whose results take long to
@@ -18,7 +18,7 @@ import itertools
 
 from systola.sw_driver.compiler.attention import Attention
 from systola.sw_driver.compiler.lowering import finish
-from systola.sw_driver.compiler.mlp import activate
+from systola.sw_driver.compiler.mlp import first_steps
 
 __all__ = ["EncoderPipeline"]
 
@@ -120,25 +120,11 @@ class _Step:
 
     def first(self):
         """Emit the first layer of the MLP and the activation in place."""
-        build, graph, (first, activation, _) = self.build, self.graph, self.pattern.mlp.nodes
+        mlp = self.pattern.mlp
         if self.is_first:
-            self.network.load_table(activation)
-        channels, table = len(first.weight), activation.variant == "table"
-        build.count_passes(*first.weight.shape, self.rows)
-        self.hidden = build.tensor(first.name, self.rows, channels)
-
-        def each(start, count):
-            view = self.hidden.view().columns(start // build.config.rows, build.words(count))
-            build.store_traced(first.name, view, graph.tensors[first.name].shape, count, None,
-                               self.low, start)
-            activate(build, graph, activation, view, count, self.low, start)
-
-        # A table needs no whole rows: each column group is activated as it comes.
-        yield from build.linear_steps(
-            first.name, first, self.norm, self.hidden.view(), each=each if table else None,
-            most=min(build.config.max_row, channels) if table else channels)
-        if not table:
-            each(0, channels)
+            self.network.load_table(mlp.activation)
+        self.build.count_passes(*mlp.first.weight.shape, self.rows)
+        self.hidden = yield from first_steps(self.build, self.graph, mlp, self.norm, self.low)
 
     def second(self):
         """Emit the second layer and the norm of what follows."""

@@ -6,8 +6,9 @@ the beginning.
 """
 
 from systola.hw.contract.isa import Opcode
+from systola.sw_driver.compiler.lowering import finish
 
-__all__ = ["GELU", "Behind", "Mlp", "activate"]
+__all__ = ["GELU", "Behind", "Mlp", "activate", "first_steps"]
 
 GELU = 0
 """The table of the activation."""
@@ -25,6 +26,30 @@ def activate(build, graph, node, view, channels, row, first, out=None):
     build.vector(Opcode.SHIFTGELU, node.name, view, out, channels, out_bits=node.bits,
                  x0=1 if table else int(node.unit), table=GELU if table else None, **params)
     build.store_traced(node.name, out, graph.tensors[node.name].shape, channels, None, row, first)
+
+
+def first_steps(build, graph, pattern, operand, low, most=None):
+    """Emit the first layer of an MLP of rows from `low` on, and the activation in place.
+
+    At most `most` channels go into a MATMUL. Yields before each; returns the tensor.
+    """
+    first, activation, _ = pattern.nodes
+    channels, table = len(first.weight), activation.variant == "table"
+    out = build.tensor(first.name, operand.rows, channels)
+
+    def each(start, count):
+        view = out.view().columns(start // build.config.rows, build.words(count))
+        build.store_traced(first.name, view, graph.tensors[first.name].shape, count, None, low,
+                           start)
+        activate(build, graph, activation, view, count, low, start)
+
+    # A table needs no whole rows: each column group is activated as it comes.
+    most = min(build.config.max_row if table else channels, most or channels)
+    yield from build.linear_steps(first.name, first, operand, out.view(), most=most,
+                                  each=each if table else None)
+    if not table:
+        each(0, channels)
+    return out
 
 
 class Mlp:
@@ -94,25 +119,9 @@ class Mlp:
 
     def _first(self, low, rows):
         """Multiply by the first layer and activate in place; returns the tensor."""
-        build, graph, (first, activation, _) = self.build, self.graph, self.pattern.nodes
-        channels = len(first.weight)
-        out = build.tensor(first.name, rows, channels)
-        table = activation.variant == "table"
-
-        def each(start, count):
-            view = out.view().columns(start // build.config.rows, build.words(count))
-            build.store_traced(first.name, view, graph.tensors[first.name].shape, count, None, low,
-                               start)
-            activate(build, graph, activation, view, count, low, start)
-
-        # A table needs no whole rows: each column group is activated as it comes.
-        most = min(build.config.max_row if table else channels,
-                   self._store_group(channels, rows) or channels)
-        build.linear(first.name, first, self.norms.pop(low), out.view(), most=most,
-                     each=each if table else None)
-        if not table:
-            each(0, channels)
-        return out
+        most = self._store_group(len(self.pattern.first.weight), rows)
+        return finish(first_steps(self.build, self.graph, self.pattern, self.norms.pop(low), low,
+                                  most))
 
     def _store_group(self, channels, rows):
         """Return how many channels a MATMUL may have so that results are stored in between."""

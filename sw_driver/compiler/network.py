@@ -67,6 +67,7 @@ class _Network:
             else:
                 getattr(self, f"_{node.kind}")(node)
                 self.done.add(node.name)
+        assert not any(self.later.values()), "rows that were put off must be made by a pipeline"
         self.build.store_rest()
 
     # --- Where tensors are ---
