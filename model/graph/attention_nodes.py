@@ -1,0 +1,174 @@
+"""The kinds of nodes of attention: scores, softmax and context, within sequences of rows."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from systola.model.graph.node import INT32, MOST, Node, Tensor, with_inputs
+
+__all__ = ["Context", "Scores", "Softmax"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scores(Node):
+    """``q @ k.T`` of every head, within sequences of rows.
+
+    Head h of the queries are the channels ``query_channel + h * head_dim`` and on of tensor
+    `query`; likewise the keys. ``sequences`` are (first row, rows) that tile the rows; a row
+    attends to the rows of its own sequence, and channels beyond their number are 0. A float network
+    multiplies by `scale`; an integer one requantizes by ``mult`` and ``shift`` to ``bits``.
+    """
+
+    query: str
+    key: str
+    heads: int
+    head_dim: int
+    sequences: tuple
+    query_channel: int = 0
+    key_channel: int = 0
+    scale: float | None = None
+    bits: int | None = None
+    mult: np.ndarray | None = None
+    shift: np.ndarray | None = None
+
+    @property
+    def inputs(self):
+        """Queries, keys."""
+        return self.query, self.key
+
+    def tensor(self, query, key):
+        """Return the tensor."""
+        self.matrices(query=query, key=key)
+        self.integer("heads", 1, MOST)
+        self.integer("head_dim", 1, MOST)
+        for name, tensor in ("query", query), ("key", key):
+            self.heads_fit(f"{name}_channel", self.heads, tensor)
+        if query.rows != key.rows:
+            self.refuse("key", f"{query.rows} rows as the queries", key.rows)
+        end = 0
+        for sequence in self.sequences:
+            if (not isinstance(sequence, tuple) or len(sequence) != 2
+                    or not all(type(value) is int for value in sequence)
+                    or sequence[0] != end or sequence[1] < 1):
+                self.refuse("sequences", f"whole, in order, and go on at row {end}", repr(sequence))
+            end += sequence[1]
+        if end != query.rows:
+            self.refuse("sequences", f"all {query.rows} rows", end)
+        if self.bits is None:
+            if not isinstance(self.scale, float) or not 0 < self.scale < 1e9:
+                self.refuse("scale", "a positive number", repr(self.scale))
+        else:
+            self.operands(query=query, key=key)
+            self.absent("scale")
+            self.integer("bits", 2, 8)
+            self.dyadic()
+        return Tensor(rows=query.rows, channels=max(rows for _, rows in self.sequences),
+                      bits=self.bits, heads=self.heads, sequences=self.sequences,
+                      stage="scores")
+
+    def repeated(self, count, query, key):
+        """Return the scores of `count` images, which do not attend to each other."""
+        return dataclasses.replace(self, sequences=tuple(
+            (image * query.rows + first, rows) for image in range(count)
+            for first, rows in self.sequences))
+
+    def renamed(self, inputs):
+        """Return the node reading other tensors."""
+        return with_inputs(self, inputs, "query", "key")
+
+    def multiplications(self, tensor, query, key):
+        """Return the squares of the sequences' rows, for all channels."""
+        return _pairs(tensor) * self.heads * self.head_dim
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Softmax(Node):
+    """Softmax over the keys of a row's own sequence.
+
+    Variants of integers: ``exact`` (Shiftmax as published, ``bits`` of attention), ``deferred``
+    (exponentials from 0 to 128; `Context` divides). ``unit`` is the score of 1, at least 1: -x0 of
+    the publication.
+    """
+
+    input: str
+    variant: str | None = None
+    unit: int | None = None
+    bits: int | None = None
+
+    @property
+    def inputs(self):
+        """Scores."""
+        return (self.input,)
+
+    def tensor(self, scores):
+        """Return the tensor."""
+        if scores.stage != "scores":
+            self.refuse("input", "scores", scores.stage or "rows of channels")
+        if self.bits is not None:
+            self.choice("variant", "exact", "deferred")
+            self.integer("unit", 1, 2**24 - 1)
+            self.choice("bits", *((8, 16) if self.variant == "exact" else (8,)))
+        return dataclasses.replace(scores, bits=self.bits, stage=(
+            "exponentials" if self.variant == "deferred" else "shares"))
+
+    def renamed(self, inputs):
+        """Return the node reading other tensors."""
+        return with_inputs(self, inputs, "input")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Context(Node):
+    """``attention @ v`` of every head, the heads side by side.
+
+    Requantized by ``mult`` and ``shift``. Of deferred attention ``mult`` is the numerator: row t is
+    rescaled by ``min(mult // sum of its exponentials, 2**factor_bits - 1) / 2**shift``.
+    """
+
+    attention: str
+    value: str
+    head_dim: int
+    value_channel: int = 0
+    bits: int | None = None
+    mult: np.ndarray | None = None
+    shift: np.ndarray | None = None
+    factor_bits: int | None = None
+
+    @property
+    def inputs(self):
+        """Attention, values."""
+        return self.attention, self.value
+
+    def tensor(self, attention, value):
+        """Return the tensor."""
+        self.matrices(value=value)
+        stage = "shares" if self.factor_bits is None else "exponentials"
+        if attention.stage != stage:
+            self.refuse("attention", f"{stage} {'without' if stage == 'shares' else 'with'} "
+                        f"factor_bits", attention.stage or "rows of channels")
+        self.integer("head_dim", 1, MOST)
+        self.heads_fit("value_channel", attention.heads, value)
+        if value.rows != attention.rows:
+            self.refuse("value", f"{attention.rows} rows as the attention", value.rows)
+        if self.bits is not None:
+            self.operands(value=value)
+            self.integer("bits", 2, 8)
+            self.dyadic()
+            if self.factor_bits is not None:
+                self.integer("factor_bits", 8, 31)
+                # A row's sum is at least 128, so a larger numerator could give no larger factor.
+                self.array("mult", (), 0, min(INT32, (1 << self.factor_bits + 7) - 1))
+        return Tensor(rows=attention.rows, channels=attention.heads * self.head_dim,
+                      bits=self.bits)
+
+    def renamed(self, inputs):
+        """Return the node reading other tensors."""
+        return with_inputs(self, inputs, "attention", "value")
+
+    def multiplications(self, tensor, attention, value):
+        """Return the squares of the sequences' rows, for all channels."""
+        return _pairs(attention) * tensor.channels
+
+
+def _pairs(attention):
+    return sum(rows * rows for _, rows in attention.sequences)
