@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from systola.cli.console import emit, json_option, table
+from systola.cli.model_options import facts_options, given_facts
 
 __all__ = ["inspect"]
 
@@ -24,10 +25,9 @@ def _picture(value):
 @click.argument("model", metavar="MODEL")
 @click.option("--draw", metavar="FILE", callback=lambda ctx, param, value: value and
               _picture(value), help="Draw the graph into FILE (.svg or .png).")
-@click.option("--heads", type=int, metavar="N",
-              help="Attention heads, when the checkpoint does not say.")
+@facts_options
 @json_option
-def inspect(model, draw, heads, as_json):
+def inspect(model, draw, as_json, **options):
     """Show the graph of MODEL: every node with its inputs, shape, bits, variant and sizes.
 
     MODEL is `digits`, a float checkpoint (.safetensors or .npz, timm names), or an integer network
@@ -38,7 +38,7 @@ def inspect(model, draw, heads, as_json):
     from systola.report.graph_picture import draw_graph
     from systola.report.graph_table import graph_table
 
-    graph = open_as_is(model, heads=heads)
+    graph = open_as_is(model, **given_facts(options))
     report = {"model": model, **graph_table(graph)}
     if draw:
         draw_graph(graph, Path(model).stem, draw)

@@ -10,7 +10,7 @@ import numpy as np
 
 from systola.files.bounded import check_file, shorten, shown
 
-__all__ = ["FILE_BYTES", "read_npz"]
+__all__ = ["DAMAGE", "FILE_BYTES", "read_npz"]
 
 FILE_BYTES = 2**32
 """Largest file of arrays that is read."""
@@ -18,7 +18,7 @@ FILE_BYTES = 2**32
 _RATIO, _LEEWAY = 16, 2**26
 """An archive may expand to `_RATIO` times its size, and `_LEEWAY` bytes more."""
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, TypeError,
+DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, TypeError,
            AttributeError, NotImplementedError, OverflowError, RuntimeError, SyntaxError,
            MemoryError, ValueError, Warning)
 """What the libraries raise for damaged archives (encrypted: RuntimeError; old headers: Warning)."""
@@ -40,7 +40,7 @@ def read_npz(path):
                 raise ValueError(f"{size:,} bytes must not expand to {expanded:,}")
             arrays = {entry.filename.removesuffix(".npy"): _read(archive, entry)
                       for entry in entries}
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise ValueError(shorten(error) or "truncated") from None
     if len(arrays) != len(entries):
         raise ValueError("every array must be there once")

@@ -1,5 +1,6 @@
 """Tensor files, read without pickle and written in one step; and the error of every model file."""
 
+import json
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from safetensors.numpy import save
 
 from systola.files.bounded import check_file, shorten
 from systola.files.npz import FILE_BYTES, read_npz
+from systola.files.torch_file import widened
 
 __all__ = ["INTEGER_KEY", "LARGEST", "MAX_BLOCKS", "SMALLEST", "ModelError", "other_kind",
            "read_tensors", "write_tensors"]
@@ -92,7 +94,32 @@ def write_tensors(path, tensors, metadata):
 def _read_safetensors(path):
     check_file(path, FILE_BYTES)
     with safe_open(path, framework="numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+        names = {name: file.get_slice(name).get_dtype() for name in file.keys()}
+        strange = sorted(set(names.values()) - _SAFETENSORS)
+        if strange:
+            raise ValueError(f"numbers of type {strange[0]} are not known")
+        tensors = {name: file.get_tensor(name) for name, dtype in names.items() if dtype != "BF16"}
+        metadata = file.metadata() or {}
+    short = [name for name, dtype in names.items() if dtype == "BF16"]
+    return tensors | (_read_bfloat16(path, short) if short else {}), metadata
+
+
+_SAFETENSORS = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "U16", "U32", "U64",
+                "BOOL"}
+
+
+def _read_bfloat16(path, names):
+    """Return tensors as float32 from a file that the library, which has no such type, checked."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        tensors = {}
+        for name in names:
+            start, end = header[name]["data_offsets"]
+            file.seek(8 + length + start)
+            codes = np.frombuffer(file.read(end - start), "<u2")
+            tensors[name] = widened(codes, True).reshape(header[name]["shape"])
+    return tensors
 
 
 def _read_npz(path):

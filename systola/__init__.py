@@ -29,20 +29,20 @@ def __dir__():
     return sorted({*globals(), *__all__})
 
 
-def load_checkpoint(source, *, heads=None):
+def load_checkpoint(source, **facts):
     """Read a float checkpoint.
 
     Parameters
     ----------
     source : str or Path
-        ``digits``, or a ``.safetensors`` or ``.npz`` file with timm's names.
-    heads : int, optional
-        Attention heads; by default as the file says, or channels / 64.
+        ``digits``, or a folder or file of timm or Hugging Face.
+    **facts
+        What no file says: ``heads``, ``mean``, ``std``, ``eps``, ``activation``, ``image_size``.
 
     Returns
     -------
     Graph
-        The float network.
+        The float network. Its ``meta`` says where each fact came from, and what was ``assumed``.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def load_checkpoint(source, *, heads=None):
     """
     from systola.model.evaluation.accuracy import open_float
 
-    return open_float(source, heads=heads)
+    return open_float(source, **facts)
 
 
 def load_data(source, split="test", *, labelled=True):

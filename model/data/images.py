@@ -6,7 +6,7 @@ from systola.files.tensors import ModelError, other_kind, read_tensors
 from systola.model.data import digits
 from systola.model.quantization.uniform import quantize
 
-__all__ = ["encode", "float_inputs", "load_data", "normalised_patches"]
+__all__ = ["encode", "float_inputs", "image_facts", "load_data", "normalised_patches"]
 
 
 def load_data(source, split="test", *, labelled=True):
@@ -57,7 +57,24 @@ def _check_labels(labels, count):
                          f"not {labels.shape}")
     if labels.dtype.kind not in "iu":
         raise ModelError(f"'labels' must hold integers, not {labels.dtype}")
+    if labels.max() >= 2**31:
+        raise ModelError(f"'labels' must be numbers of classes, not {labels.max()}")
     return labels.astype(np.int64)
+
+
+def image_facts(source):
+    """Return ``mean`` and ``std`` that a file of images says, as lists; a file may say neither.
+
+    Raises
+    ------
+    ModelError
+        If the file is unusable.
+    """
+    if str(source) == "digits":
+        return {}
+    tensors, metadata = read_tensors(source)
+    return {name: tensors[name].tolist() if name in tensors else metadata[name]
+            for name in ("mean", "std") if name in tensors or name in metadata}
 
 
 def normalised_patches(images, *, patch_size, mean, std):
@@ -84,6 +101,10 @@ def float_inputs(graph, images):
     if not all(graph.meta.get(name) for name in names) or len(inputs) != 1:
         raise ModelError("the network must know its patch size, mean and std to take images; this "
                          "one takes its input only")
+    size, shape = graph.meta.get("image_size"), np.shape(images)[-2:]
+    if size and list(shape) != list(size):
+        raise ModelError(f"images must be of {size[0]} x {size[1]} pixels, not {shape[0]} x "
+                         f"{shape[1]} (--image-size makes a network for another size)")
     cut = normalised_patches(images, **{name: graph.meta[name] for name in names})
     if cut.shape[1:] != (inputs[0].rows, inputs[0].channels):
         raise ModelError(f"images must give {inputs[0].rows} patches of {inputs[0].channels} "

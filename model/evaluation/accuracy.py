@@ -11,12 +11,12 @@ from systola.model.data.images import encode, float_inputs, load_data
 from systola.model.graph.float_forward import float_forward
 from systola.model.graph.graph_file import is_integer_network, load_network
 from systola.model.graph.integer_forward import forward
-from systola.model.importers.timm import load_timm
+from systola.model.importers.registry import load_checkpoint
 from systola.model.quantization.quantize import quantize
 
-__all__ = ["CALIBRATION_IMAGES", "OPTIONS", "deviation", "evaluate", "evaluate_source",
-           "float_logits", "integer_logits", "measure_options", "open_as_is", "open_float",
-           "open_network"]
+__all__ = ["CALIBRATION_IMAGES", "OPTIONS", "calibration_images", "deviation", "evaluate",
+           "evaluate_source", "float_logits", "integer_logits", "measure_options", "open_as_is",
+           "open_float", "open_network", "quantized"]
 
 CALIBRATION_IMAGES = 2048
 """Images that ranges are taken from, at most: evenly spaced ones of a larger set."""
@@ -39,30 +39,30 @@ OPTIONS = {
 """Settings measured by `measure_options`, as differences from the default ones."""
 
 
-def open_float(source, *, heads=None):
-    """Return the float model of `source`: ``digits`` or a checkpoint file.
+def open_float(source, **facts):
+    """Return the float model of `source`: ``digits``, or a checkpoint file or folder.
 
     Raises
     ------
     ModelError
-        If the checkpoint is missing or unusable.
+        If the checkpoint is missing or unusable; `facts` are as `load_checkpoint` takes them.
     """
     path = digits.checkpoint_path() if str(source) == "digits" else source
-    return load_timm(path, heads=heads)
+    return load_checkpoint(path, **facts)
 
 
-def open_as_is(source, *, heads=None):
+def open_as_is(source, **facts):
     """Return the network of `source`: ``digits`` or a checkpoint, float, or an integer network.
 
     Raises
     ------
     ModelError
-        If the file is missing or unusable.
+        If the file is missing or unusable; `facts` are as `load_checkpoint` takes them.
     """
-    return load_network(source) if _is_integer(source) else open_float(source, heads=heads)
+    return load_network(source) if _is_integer(source) else open_float(source, **facts)
 
 
-def open_network(source, *, data=None, heads=None, progress=None, **settings):
+def open_network(source, *, data=None, facts=None, progress=None, **settings):
     """Return the integer model of `source`, quantizing a float checkpoint on training images.
 
     Parameters
@@ -72,8 +72,8 @@ def open_network(source, *, data=None, heads=None, progress=None, **settings):
     data : str or Path, optional
         Training images to take ranges from (see `systola.model.data.images.load_data`); needed for
         a float checkpoint. Test images here would flatter the result.
-    heads : int, optional
-        Overrides the checkpoint.
+    facts : dict, optional
+        What the user says of a checkpoint, as `load_checkpoint` takes it.
     progress, **settings
         As in `systola.model.quantization.quantize.quantize`.
 
@@ -87,9 +87,8 @@ def open_network(source, *, data=None, heads=None, progress=None, **settings):
             raise ModelError(f"model file {str(source)!r} is quantized already; "
                              f"{', '.join(sorted(settings))} cannot be set")
         return load_network(source)
-    model = _quantized(open_float(source, heads=heads),
-                       _data_source(source, data, "calibration"), progress=progress, **settings)
-    return replace(model, meta={**model.meta, "source": Path(source).stem})
+    return quantized(source, open_float(source, **(facts or {})), data, progress=progress,
+                     **settings)
 
 
 def _is_integer(source):
@@ -106,11 +105,26 @@ def _data_source(source, data, what):
     return "digits"
 
 
-def _quantized(graph, calibration, *, progress=None, **settings):
-    """Quantize a float network on training images, evenly taken from `calibration`."""
-    images = load_data(calibration, "train", labelled=False)[0]
-    inputs = float_inputs(graph, images[::-(-len(images) // CALIBRATION_IMAGES)])
-    return quantize(graph, inputs, progress=progress, **settings)
+def calibration_images(source, data=None):
+    """Return the training images, in 0..1, that ranges of the model `source` are taken from.
+
+    Raises
+    ------
+    ModelError
+        If `source` is not ``digits`` and no `data` are named, or they are unusable.
+    """
+    images = load_data(_data_source(source, data, "calibration"), "train", labelled=False)[0]
+    return images[::-(-len(images) // CALIBRATION_IMAGES)]
+
+
+def quantized(source, graph, data=None, *, progress=None, **settings):
+    """Return the integer model of `graph`, the float model of `source`; see `open_network`."""
+    model = _quantized(graph, calibration_images(source, data), progress=progress, **settings)
+    return replace(model, meta={**model.meta, "source": Path(source).stem})
+
+
+def _quantized(graph, images, *, progress=None, **settings):
+    return quantize(graph, float_inputs(graph, images), progress=progress, **settings)
 
 
 def float_logits(graph, images, *, batch=_BATCH, progress=None):
@@ -136,7 +150,7 @@ def _batched(function, inputs, batch, progress):
     return np.concatenate(parts)
 
 
-def evaluate(vit, model, images, labels, *, batch=_BATCH, progress=None):
+def evaluate(vit, model, images, labels, *, batch=_BATCH, progress=None, keep=None):
     """Compare the integer model with its float one on labelled images in 0..1.
 
     Parameters
@@ -151,29 +165,52 @@ def evaluate(vit, model, images, labels, *, batch=_BATCH, progress=None):
         Images that are computed at a time; it changes no result.
     progress : callable, optional
         Called as ``progress(images done, images in total)``.
+    keep : dict, optional
+        Gets ``labels``, and the logits as ``integer`` codes and ``float`` numbers, (B, classes).
 
     Returns
     -------
     dict
         ``images``, their number; ``int_top1``, and with a float model ``float_top1`` and
         ``agreement`` (equal predictions): shares from 0 to 1.
+
+    Raises
+    ------
+    ModelError
+        If the images do not fit the model, or a label is not one of its classes.
     """
-    got = integer_logits(model, images, batch=batch, progress=progress).argmax(axis=1)
+    _check_labels(model, labels)
+    logits = integer_logits(model, images, batch=batch, progress=progress)
+    got = logits.argmax(axis=1)
     report = {"images": len(labels), "int_top1": float(np.mean(got == labels))}
+    if keep is not None:
+        keep.update(labels=labels, integer=logits)
     if vit is not None:
-        expected = float_logits(vit, images, batch=batch).argmax(axis=1)
+        real = float_logits(vit, images, batch=batch)
+        expected = real.argmax(axis=1)
         report["float_top1"] = float(np.mean(expected == labels))
         report["agreement"] = float(np.mean(got == expected))
+        if keep is not None:
+            keep["float"] = real
     return report
 
 
-def evaluate_source(source="digits", *, data=None, calibration=None, reference=None, heads=None,
+def _check_labels(model, labels):
+    """Raise `ModelError` unless all labels are classes of the model."""
+    classes = model.tensors[model.outputs[0]].channels
+    wrong = (labels < 0) | (labels >= classes)
+    if wrong.any():
+        raise ModelError(f"labels must be from 0 to {classes - 1}, the classes there are, not "
+                         f"{labels[wrong][0]}")
+
+
+def evaluate_source(source="digits", *, data=None, calibration=None, reference=None, facts=None,
                     progress=None, **settings):
     """Open, if necessary quantize, and evaluate the model `source` on labelled images.
 
     Parameters
     ----------
-    source, heads, **settings
+    source, facts, **settings
         As in `open_network`.
     calibration : str or Path, optional
         Training images to take ranges from, ``data`` of `open_network`.
@@ -195,12 +232,12 @@ def evaluate_source(source="digits", *, data=None, calibration=None, reference=N
     ValueError
         If a file or a setting is unusable; one line.
     """
-    model = open_network(source, data=calibration, heads=heads, **settings)
+    model = open_network(source, data=calibration, facts=facts, **settings)
     origin = model.meta.get("source") if _is_integer(source) else source
     if reference is None and (not _is_integer(source) or origin == "digits"):
         reference = origin
     images, labels = load_data(_data_source(origin, data, "data"), "test")
-    vit = None if reference is None else open_float(reference, heads=heads)
+    vit = None if reference is None else open_float(reference, **(facts or {}))
     return evaluate(vit, model, images, labels, progress=progress)
 
 
@@ -220,7 +257,7 @@ def deviation(reference, logits):
             "agreement": float(np.mean(logits.argmax(axis=1) == reference.argmax(axis=1)))}
 
 
-def measure_options(source="digits", *, data=None, calibration=None, options=None, heads=None,
+def measure_options(source="digits", *, data=None, calibration=None, options=None, facts=None,
                     progress=None):
     """Quantize with every setting in `options` and compare the logits with those at full width.
 
@@ -236,8 +273,8 @@ def measure_options(source="digits", *, data=None, calibration=None, options=Non
         width), divided by the RMS of the float logits.
     """
     options = OPTIONS if options is None else options
-    vit = open_float(source, heads=heads)
-    calibration = _data_source(source, calibration, "calibration")
+    vit = open_float(source, **(facts or {}))
+    calibration = calibration_images(source, calibration)
     images, labels = load_data(_data_source(source, data, "data"), "test")
     exact = float_logits(vit, images).astype(np.float64)
     full = _quantized(vit, calibration, **OPTIONS["full width"])

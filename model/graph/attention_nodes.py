@@ -18,6 +18,10 @@ class Scores(Node):
     `query`; likewise the keys. ``sequences`` are (first row, rows) that tile the rows; a row
     attends to the rows of its own sequence, and channels beyond their number are 0. A float network
     multiplies by `scale`; an integer one requantizes by ``mult`` and ``shift`` to ``bits``.
+
+    With a `bias_index` (rows, keys) a bias is added to every score, as relative positions have it:
+    of head h ``bias_table[bias_index[row, key], h]``; an integer network rescales it by
+    ``bias_mult`` and ``bias_shift`` before, like a residual.
     """
 
     query: str
@@ -28,9 +32,13 @@ class Scores(Node):
     query_channel: int = 0
     key_channel: int = 0
     scale: float | None = None
+    bias_table: np.ndarray | None = None
+    bias_index: np.ndarray | None = None
     bits: int | None = None
     mult: np.ndarray | None = None
     shift: np.ndarray | None = None
+    bias_mult: np.ndarray | None = None
+    bias_shift: np.ndarray | None = None
 
     @property
     def inputs(self):
@@ -46,15 +54,9 @@ class Scores(Node):
             self.heads_fit(f"{name}_channel", self.heads, tensor)
         if query.rows != key.rows:
             self.refuse("key", f"{query.rows} rows as the queries", key.rows)
-        end = 0
-        for sequence in self.sequences:
-            if (not isinstance(sequence, tuple) or len(sequence) != 2
-                    or not all(type(value) is int for value in sequence)
-                    or sequence[0] != end or sequence[1] < 1):
-                self.refuse("sequences", f"whole, in order, and go on at row {end}", repr(sequence))
-            end += sequence[1]
-        if end != query.rows:
-            self.refuse("sequences", f"all {query.rows} rows", end)
+        self._check_sequences(query.rows)
+        keys = max(rows for _, rows in self.sequences)
+        self._check_bias(query.rows, keys)
         if self.bits is None:
             if not isinstance(self.scale, float) or not 0 < self.scale < 1e9:
                 self.refuse("scale", "a positive number", repr(self.scale))
@@ -63,13 +65,41 @@ class Scores(Node):
             self.absent("scale")
             self.integer("bits", 2, 8)
             self.dyadic()
-        return Tensor(rows=query.rows, channels=max(rows for _, rows in self.sequences),
-                      bits=self.bits, heads=self.heads, sequences=self.sequences,
-                      stage="scores")
+        return Tensor(rows=query.rows, channels=keys, bits=self.bits, heads=self.heads,
+                      sequences=self.sequences, stage="scores")
+
+    def _check_sequences(self, rows):
+        """Check that the sequences tile the rows."""
+        end = 0
+        for sequence in self.sequences:
+            if (not isinstance(sequence, tuple) or len(sequence) != 2
+                    or not all(type(value) is int for value in sequence)
+                    or sequence[0] != end or sequence[1] < 1):
+                self.refuse("sequences", f"whole, in order, and go on at row {end}", repr(sequence))
+            end += sequence[1]
+        if end != rows:
+            self.refuse("sequences", f"all {rows} rows", end)
+
+    def _check_bias(self, rows, keys):
+        """Check table and index of the bias, of which there are both or none."""
+        if self.bias_index is None:
+            self.absent("bias_table", "bias_mult", "bias_shift")
+            return
+        if np.ndim(self.bias_table) != 2 or not len(self.bias_table):
+            self.refuse("bias_table", "entries of heads", f"of shape {np.shape(self.bias_table)}")
+        entries = len(self.bias_table)
+        self.array("bias_index", (rows, keys), 0, entries - 1)
+        if self.bits is None:
+            self.array("bias_table", (entries, self.heads))
+            self.absent("bias_mult", "bias_shift")
+        else:
+            self.array("bias_table", (entries, self.heads), -2**15, 2**15 - 1)
+            self.dyadic("bias_mult", "bias_shift")
 
     def repeated(self, count, query, key):
         """Return the scores of `count` images, which do not attend to each other."""
-        return dataclasses.replace(self, sequences=tuple(
+        index = None if self.bias_index is None else np.tile(self.bias_index, (count, 1))
+        return dataclasses.replace(self, bias_index=index, sequences=tuple(
             (image * query.rows + first, rows) for image in range(count)
             for first, rows in self.sequences))
 

@@ -22,10 +22,11 @@ from systola.model.graph.row_arrays import (
     gathered,
     heads_of,
     over_keys,
+    score_bias,
     side_by_side,
 )
 
-__all__ = ["float_forward", "gelu", "softmax"]
+__all__ = ["float_forward", "gelu", "gelu_tanh", "quick_gelu", "softmax"]
 
 
 def float_forward(graph, inputs, hook=None):
@@ -101,6 +102,21 @@ def gelu(x):
     return np.where(np.abs(x) < 6, inner, np.maximum(x, 0)).astype(np.float32)
 
 
+def gelu_tanh(x):
+    """Return ``x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x**3)))``."""
+    x = x.astype(np.float32)
+    return x / 2 * (1 + np.tanh(np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x**3)))
+
+
+def quick_gelu(x):
+    """Return ``x / (1 + exp(-1.702 x))``."""
+    x = x.astype(np.float32)
+    return x / 2 * (1 + np.tanh(np.float32(0.851) * x))  # the same, and never overflows
+
+
+_FUNCTIONS = {"gelu": gelu, "gelu_tanh": gelu_tanh, "quick_gelu": quick_gelu}
+
+
 @singledispatch
 def _compute(node, graph, *inputs):
     raise TypeError(f"node {node.name!r}: kind {node.kind} has no float arithmetic")
@@ -116,8 +132,8 @@ def _(node: Linear, graph, x, residual=None):
 def _(node: Scores, graph, query, key):
     q = heads_of(query, node.query_channel, node.heads, node.head_dim)
     k = heads_of(key, node.key_channel, node.heads, node.head_dim)
-    return between_rows(node.sequences, lambda q, k: q @ k.swapaxes(-1, -2)
-                        * np.float32(node.scale), q, k)
+    return between_rows(node.sequences, lambda q, k, bias=0: q @ k.swapaxes(-1, -2)
+                        * np.float32(node.scale) + bias, q, k, score_bias(node))
 
 
 @_compute.register
@@ -133,14 +149,16 @@ def _(node: Context, graph, attention, value):
 
 @_compute.register
 def _(node: Activation, graph, x):
-    return gelu(x)
+    return _FUNCTIONS[node.function](x)
 
 
 @_compute.register
 def _(node: Norm, graph, x):
-    centred = x - x.mean(axis=-1, keepdims=True)
+    parts = x.reshape(*x.shape[:-1], node.groups, -1)
+    centred = parts - parts.mean(axis=-1, keepdims=True)
     variance = np.square(centred).mean(axis=-1, keepdims=True)
-    return centred / np.sqrt(variance + np.float32(node.eps)) * node.weight + node.bias
+    normal = centred / np.sqrt(variance + np.float32(node.eps))
+    return normal.reshape(x.shape) * node.weight + node.bias
 
 
 @_compute.register
@@ -150,7 +168,7 @@ def _(node: Add, graph, x, other):
 
 @_compute.register
 def _(node: Rows, graph, *sources):
-    return gathered(node.index, *sources)
+    return gathered(node.index, node.beside, *sources)
 
 
 @_compute.register

@@ -207,6 +207,10 @@ def _check_numbers(scales, meta):
     size = meta.get("patch_size", 0)
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 2**16:
         raise ModelError(f"patch_size must be an integer from 0 to {2**16 - 1}, not {shown(size)}")
+    sides = meta.get("image_size", [1, 1])
+    if not isinstance(sides, list) or len(sides) != 2 or not all(
+            type(side) is int and 1 <= side < 2**16 for side in sides):
+        raise ModelError(f"image_size must be a height and a width, not {shown(sides)}")
     for name, low in ("mean", -LARGEST), ("std", SMALLEST):
         values = meta.get(name, [0.5])
         if (not isinstance(values, list) or not values

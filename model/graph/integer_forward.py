@@ -25,6 +25,7 @@ from systola.model.graph.row_arrays import (
     gathered,
     heads_of,
     over_keys,
+    score_bias,
     side_by_side,
 )
 from systola.model.operators.deferred import (
@@ -145,7 +146,13 @@ def _(node: Linear, graph, x, residual=None):
 def _(node: Scores, graph, query, key):
     q = heads_of(query, node.query_channel, node.heads, node.head_dim)
     k = heads_of(key, node.key_channel, node.heads, node.head_dim)
-    return requantize(between_rows(node.sequences, matmul, q, k), node.mult, node.shift, node.bits)
+
+    def one(query, key, bias=None):
+        extra = {} if bias is None else {"residual": bias.astype(np.int64),
+                                         "res_mult": node.bias_mult, "res_shift": node.bias_shift}
+        return requantize(matmul(query, key), node.mult, node.shift, node.bits, **extra)
+
+    return between_rows(node.sequences, one, q, k, score_bias(node))
 
 
 @_compute.register
@@ -181,7 +188,10 @@ def _(node: Activation, graph, x):
 
 @_compute.register
 def _(node: Norm, graph, x):
-    return layernorm_requant(x, node.bias, node.mult, node.shift, node.bits, node.variant)
+    parts = x.reshape(*x.shape[:-1], node.groups, -1)
+    shape = node.groups, parts.shape[-1]
+    return layernorm_requant(parts, node.bias.reshape(shape), node.mult.reshape(shape),
+                             node.shift.reshape(shape), node.bits, node.variant).reshape(x.shape)
 
 
 @_compute.register
@@ -192,7 +202,7 @@ def _(node: Add, graph, x, other):
 
 @_compute.register
 def _(node: Rows, graph, *sources):
-    return gathered(node.index, *sources)
+    return gathered(node.index, node.beside, *sources)
 
 
 @_compute.register

@@ -8,12 +8,17 @@ import numpy as np
 from systola.model.graph.attention_nodes import Context, Scores, Softmax
 from systola.model.graph.node import INT32, MOST, GraphError, Node, Tensor, with_inputs
 
-__all__ = ["CODES", "KINDS", "Activation", "Add", "Constant", "Context", "GraphError", "Input",
-           "Linear", "Mean", "Node", "Norm", "Rows", "Scores", "Softmax", "Tensor"]
+__all__ = ["CODES", "FUNCTIONS", "KINDS", "Activation", "Add", "Constant", "Context", "GraphError",
+           "Input", "Linear", "Mean", "Node", "Norm", "Rows", "Scores", "Softmax", "Tensor"]
+
+FUNCTIONS = "gelu", "gelu_tanh", "quick_gelu"
+"""Activations: ``x Phi(x)``, its form with tanh, and ``x / (1 + exp(-1.702 x))``."""
 
 CODES = {"weight": np.int8, "bias": np.int32, "mult": np.int32, "shift": np.uint8,
          "res_mult": np.int32, "res_shift": np.uint8, "other_mult": np.int32,
-         "other_shift": np.uint8, "values": np.int16, "table": np.int8, "index": np.int32}
+         "other_shift": np.uint8, "values": np.int16, "table": np.int8, "index": np.int32,
+         "bias_table": np.int16, "bias_index": np.int32, "bias_mult": np.int32,
+         "bias_shift": np.uint8}
 """Types of the parameters that are arrays in files of integer networks."""
 
 
@@ -129,11 +134,11 @@ class Linear(Node):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Activation(Node):
-    """A function of every element.
+    """A function of every element, one of `FUNCTIONS`.
 
-    Variants of integers: ``exact`` (ShiftGELU as published, ``unit`` being the code of 1 / 1.702,
-    requantized by ``mult`` and ``shift`` to ``bits``), ``table`` (``table[code + 128]`` of any
-    function).
+    Variants of integers: ``exact`` (ShiftGELU as published, which stands for all three functions,
+    ``unit`` being the code of 1 / 1.702, requantized by ``mult`` and ``shift`` to ``bits``),
+    ``table`` (``table[code + 128]`` of any function).
     """
 
     input: str
@@ -153,7 +158,7 @@ class Activation(Node):
     def tensor(self, source):
         """Return the tensor."""
         self.matrices(input=source)
-        self.choice("function", "gelu")
+        self.choice("function", *FUNCTIONS)
         if self.bits is not None:
             self.choice("variant", "exact", "table")
             self.integer("bits", 2, 8)
@@ -175,7 +180,9 @@ class Activation(Node):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Norm(Node):
-    """Layer norm of every row with ``weight`` and ``bias`` (C,).
+    """Layer norm of every row with ``weight`` and ``bias`` (C,), in ``groups`` equal parts of it.
+
+    More than one group are the heads of a query or key norm.
 
     Integers: I-LayerNorm, ``sat(rne((o + bias) * mult, shift), bits)`` with mult and shift (C,);
     variants of its root's start: ``published``, ``leading_one``.
@@ -184,6 +191,7 @@ class Norm(Node):
     input: str
     weight: np.ndarray | None = None
     bias: np.ndarray
+    groups: int = 1
     eps: float | None = None
     variant: str | None = None
     bits: int | None = None
@@ -199,6 +207,9 @@ class Norm(Node):
         """Return the tensor."""
         self.matrices(input=source)
         shape = (source.channels,)
+        self.integer("groups", 1, source.channels)
+        if source.channels % self.groups:
+            self.refuse("groups", f"a divisor of {source.channels} channels", self.groups)
         if self.bits is None:
             self.array("weight", shape)
             self.array("bias", shape)
@@ -207,7 +218,7 @@ class Norm(Node):
         else:
             self.absent("weight", "eps")
             self.choice("variant", "published", "leading_one")
-            self.integer("bits", 2, 8)
+            self.integer("bits", 2, 16)
             self.array("bias", shape, -INT32 - 1, INT32)
             self.dyadic(shape=shape)
         return dataclasses.replace(source, bits=self.bits)
@@ -259,11 +270,13 @@ class Rows(Node):
     """Rows of other tensors in a new order: selection, concatenation, gathering.
 
     Row i is row ``index[i, 1]`` of ``sources[index[i, 0]]``; all sources have the same channels,
-    bits and scale.
+    bits and scale. ``beside`` rows that follow each other so become one row of as many times the
+    channels.
     """
 
     sources: tuple
     index: np.ndarray
+    beside: int = 1
 
     @property
     def inputs(self):
@@ -284,7 +297,11 @@ class Rows(Node):
         if wrong.any():
             at = wrong.argmax()
             self.refuse("index", "rows of the sources", f"row {row[at]} of source {which[at]}")
-        return dataclasses.replace(sources[0], rows=count)
+        self.integer("beside", 1, count)
+        if count % self.beside:
+            self.refuse("beside", f"a divisor of {count} rows", self.beside)
+        return dataclasses.replace(sources[0], rows=count // self.beside,
+                                   channels=sources[0].channels * self.beside)
 
     def repeated(self, count, *sources):
         """Return the rows of `count` images."""

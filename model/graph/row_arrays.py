@@ -2,7 +2,8 @@
 
 import numpy as np
 
-__all__ = ["between_rows", "gathered", "heads_of", "over_keys", "side_by_side"]
+__all__ = ["between_rows", "gathered", "heads_of", "over_keys", "score_bias",
+           "side_by_side"]
 
 
 def heads_of(x, first, heads, width):
@@ -23,12 +24,16 @@ def side_by_side(sequences, function, attention, values):
     return np.swapaxes(context, -3, -2).reshape(*lead, rows, heads * width)
 
 
-def between_rows(sequences, function, queries, keys):
-    """Return ``function(queries, keys)`` of each sequence, with keys for the longest; others 0."""
+def between_rows(sequences, function, queries, keys, bias=None):
+    """Return ``function(queries, keys)`` of each sequence, with keys for the longest; others 0.
+
+    With a `bias` (heads, rows, keys), it is the function's third argument.
+    """
     most, out = max(rows for _, rows in sequences), None
     for first, rows in sequences:
         part = slice(first, first + rows)
-        found = function(queries[..., part, :], keys[..., part, :])
+        extra = () if bias is None else (bias[:, part, :rows],)
+        found = function(queries[..., part, :], keys[..., part, :], *extra)
         if out is None:
             out = np.zeros((*queries.shape[:-1], most), found.dtype)
         out[..., part, :rows] = found
@@ -46,7 +51,16 @@ def over_keys(sequences, function, scores):
     return out
 
 
-def gathered(index, *sources):
-    """Return rows of `sources` (..., rows, C): row i is ``sources[index[i, 0]][index[i, 1]]``."""
+def score_bias(node):
+    """Return the bias of every score of a `Scores` node, (heads, rows, keys), or None."""
+    return None if node.bias_index is None else np.moveaxis(node.bias_table[node.bias_index], -1, 0)
+
+
+def gathered(index, beside, *sources):
+    """Return rows of `sources` (..., rows, C): row i is ``sources[index[i, 0]][index[i, 1]]``.
+
+    `beside` of them that follow each other are one row.
+    """
     rows = np.cumsum([0, *(source.shape[-2] for source in sources)])
-    return np.concatenate(sources, axis=-2)[..., rows[index[:, 0]] + index[:, 1], :]
+    found = np.concatenate(sources, axis=-2)[..., rows[index[:, 0]] + index[:, 1], :]
+    return found.reshape(*found.shape[:-2], found.shape[-2] // beside, beside * found.shape[-1])

@@ -1,149 +1,177 @@
-"""Vision Transformer checkpoints in the naming of timm and DeiT."""
+"""Vision Transformers in the naming of timm, DeiT's own and Meta's included."""
 
-from math import isqrt
-
-import numpy as np
+import re
 
 from systola.files.bounded import shown
-from systola.files.tensors import (
-    LARGEST,
-    MAX_BLOCKS,
-    SMALLEST,
-    ModelError,
-    other_kind,
-    read_tensors,
-)
-from systola.model.graph.nodes import GraphError
-from systola.model.importers.vision_transformer import block_shapes, vision_transformer
+from systola.files.tensors import SMALLEST, ModelError
+from systola.model.graph.nodes import FUNCTIONS
+from systola.model.importers.encoder import encoder_graph, patch_shape
+from systola.model.importers.facts import number, whole
+from systola.model.importers.normalisation import find_normalisation
 
-__all__ = ["load_timm"]
+__all__ = ["recognize", "timm_graph"]
 
-_EPS = 1e-6
-_PATCH = "patch_embed.proj.weight"
+_HEADS = {192: 3, 256: 4, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 832: 13, 896: 14, 1024: 16,
+          1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16}
+"""Heads by channels of timm's Vision Transformers; exceptions are `_OTHER_HEADS`."""
+
+_OTHER_HEADS = {"vit_base_patch16_gap": 16, "vit_giantopt": 16, "test_vit": 2}
+"""The same by the start of an architecture's name."""
+
+_REFUSED = (
+    (r"_rpn_", "norms behind attention and MLP (ResPostBlock)"),
+    (r"_\d+x2_|_xp_|_d?pwee_", "parallel blocks"),
+    (r"aimv2|test_vit4", "RMS norms"), (r"_map_|siglip_\d|test_vit3", "attention pooling"),
+    (r"^(beit|beitv2|eva02|eva_giant|cait|xcit|levit|mvit|swinv2|maxvit|coat|pvt|twins|volo)",
+     "another family of networks"))
+"""Architectures whose arithmetic differs, by their names; tensors alone do not always show it."""
+
+_HARMLESS = {
+    "img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "num_classes",
+    "in_chans", "global_pool", "qkv_bias", "qk_norm", "init_values", "class_token", "reg_tokens",
+    "no_embed_class", "pre_norm", "fc_norm", "final_norm", "dynamic_img_size", "strict_img_size",
+    "drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate",
+    "drop_path_rate", "weight_init", "fix_init", "act_layer", "norm_layer", "eps", "distilled"}
+"""Arguments of a model that are taken from its tensors, read here, or of training alone."""
 
 
-def load_timm(path, *, heads=None):
-    """Read a float checkpoint, check every tensor, and return its `Graph`.
+def recognize(checkpoint):
+    """Tell whether a checkpoint has timm's names."""
+    return "patch_embed.proj.weight" in checkpoint.tensors and any(
+        name.startswith("blocks.") for name in checkpoint.tensors)
+
+
+def timm_graph(checkpoint, facts):
+    """Return the float graph of a checkpoint of a Vision Transformer of timm.
 
     Parameters
     ----------
-    path : str or Path
-        A ``.safetensors`` or ``.npz`` file. Its metadata may give ``heads``, ``eps`` (of the layer
-        norms), ``mean`` and ``std`` (one value or one a channel, separated by commas).
-    heads : int, optional
-        Overrides the file. Without either, channels / 64, as in every DeiT.
+    checkpoint : Checkpoint
+        Its ``config`` may be empty: then heads, epsilon and normalisation come from `facts`, from
+        the metadata of the tensor file, or are assumed.
+    facts : Facts
 
     Raises
     ------
     ModelError
-        If a tensor is missing, unknown, of a wrong shape or not finite, or heads do not divide the
-        channels.
+        If the network cannot be expressed, or what no file says is not given.
     """
-    tensors, metadata = read_tensors(path)
-    kind = other_kind(tensors, metadata, "a float checkpoint")
-    if kind:
-        raise ModelError(f"model file {str(path)!r} must be a float checkpoint, not {kind}")
-    dims = _dimensions(tensors)
-    expected = _shapes(dims)
-    for name, shape in expected.items():
-        _check(tensors, name, shape)
-    unknown = sorted(tensors.keys() - expected.keys())
-    if unknown:
-        raise ModelError(f"tensor {shown(unknown[0])} is not part of a Vision Transformer with "
-                         f"{dims['blocks']} blocks")
-    parameters = {name: tensors[name].astype(np.float32) for name in expected}
-    channels = dims["channels"]
-    parameters[_PATCH] = parameters[_PATCH].reshape(channels, -1)
-    token = parameters.pop("cls_token").reshape(1, channels)
-    position = parameters.pop("pos_embed").reshape(-1, channels)
-    planes, size = tensors[_PATCH].shape[1:3]
-    with np.errstate(over="ignore"):  # the graph refuses what is not finite
-        prefix = token + position[:1]
-    try:
-        return vision_transformer(
-            parameters, heads=_heads(heads, metadata, channels), blocks=dims["blocks"],
-            prefix=prefix, position=position[1:], eps=_numbers(metadata, "eps", _EPS, 1)[0],
-            meta={"patch_size": size, "mean": list(_numbers(metadata, "mean", 0.5, planes)),
-                  "std": list(_numbers(metadata, "std", 0.5, planes))})
-    except GraphError as error:
-        raise ModelError(str(error)) from None
+    tensors = {name: value for name, value in checkpoint.tensors.items()
+               if name not in ("mask_token", "head_dist.unused")}
+    config, metadata = checkpoint.config, checkpoint.metadata
+    arguments = config.get("model_args") or {}
+    if not isinstance(arguments, dict):
+        raise ModelError(f"model_args of config.json must be a table, not {shown(arguments)}")
+    name = config.get("architecture")
+    name = name if isinstance(name, str) else ""
+    _refuse_architecture(name, arguments)
+    family = _family(name, tensors)
+    facts.note("family", family, f"architecture {name}" if name else "tensors")
+    size = _find_images(checkpoint, facts, name, family,
+                        patch_shape(tensors)[1])
+    for key in sorted(arguments.keys() - _HARMLESS):
+        if arguments[key] not in (None, False):
+            facts.assumed.append(f"model_args {shown(key)} {shown(arguments[key])}: not known, and "
+                                 f"taken to change nothing")
+    eps, why = _eps(name, family)
+    eps = facts.find("eps", (arguments.get("eps"), "config.json"), (metadata.get("eps"),
+                     "metadata"), (eps if name else None, f"timm's {name}"), assume=(eps, why),
+                     check=number(SMALLEST, 1))
+    return encoder_graph(
+        tensors, facts, eps=eps, pooling=_pooling(name, config, arguments, tensors),
+        activation=_activation(name, arguments, facts),
+        heads=lambda channels: _heads(channels, name, arguments, metadata, facts),
+        classes=config.get("num_classes"),
+        image_size=(arguments.get("img_size") or size, "config.json"))
 
 
-def _dimensions(tensors):
-    """Infer channels, patch shape, tokens, hidden, classes and blocks from the key tensors."""
-    dims = {}
-    for name, ndim in (_PATCH, 4), ("pos_embed", 3), ("head.weight", 2):
-        if name not in tensors:
-            raise ModelError(f"tensor {name!r} is missing from the checkpoint")
-        if tensors[name].ndim != ndim or 0 in tensors[name].shape:
-            raise ModelError(f"tensor {name!r} must have {ndim} dimensions, not shape "
-                             f"{tensors[name].shape}")
-    dims["channels"], *dims["patch"] = tensors[_PATCH].shape
-    if dims["patch"][1] != dims["patch"][2]:
-        raise ModelError(f"tensor {_PATCH!r} must have square patches, not shape "
-                         f"{tensors[_PATCH].shape}")
-    dims["tokens"] = tensors["pos_embed"].shape[1]
-    if dims["tokens"] < 2 or isqrt(dims["tokens"] - 1) ** 2 != dims["tokens"] - 1:
-        raise ModelError(f"tensor 'pos_embed' must have 1 + a square number of tokens, not "
-                         f"{dims['tokens']}")
-    dims["classes"] = len(tensors["head.weight"])
-    indices = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
-    dims["blocks"] = max((int(index) for index in indices
-                          if index.isdecimal() and len(index) < 10), default=-1) + 1
-    if not 1 <= dims["blocks"] <= MAX_BLOCKS:
-        raise ModelError("tensors 'blocks.0...' are missing from the checkpoint"
-                         if not dims["blocks"] else f"the checkpoint must have at most "
-                         f"{MAX_BLOCKS} blocks, not {dims['blocks']}")
-    fc1 = tensors.get("blocks.0.mlp.fc1.bias")
-    dims["hidden"] = len(fc1) if fc1 is not None and fc1.ndim == 1 else 4 * dims["channels"]
-    return dims
+def _find_images(checkpoint, facts, name, family, planes):
+    """Find how images become the network's input; returns what is said of their size."""
+    config, metadata = checkpoint.config, checkpoint.metadata
+    pretrained = config.get("pretrained_cfg") or config
+    if not isinstance(pretrained, dict):
+        raise ModelError(f"pretrained_cfg of config.json must be a table, not {shown(pretrained)}")
+    find_normalisation(facts, planes, family, *(
+        [(pretrained.get(what), "config.json"), (metadata.get(what), "metadata")]
+        for what in ("mean", "std")))
+    for what in "interpolation", "crop_mode":
+        if isinstance(pretrained.get(what), str):
+            facts.note(what, pretrained[what], "config.json")
+    if pretrained.get("crop_pct") is not None:
+        facts.find("crop_pct", (pretrained["crop_pct"], "config.json"), check=number(0.01, 1))
+    size = pretrained.get("input_size")
+    return size[1:] if isinstance(size, list) and len(size) == 3 else None
 
 
-def _shapes(dims):
-    channels, tokens, classes = dims["channels"], dims["tokens"], dims["classes"]
-    shapes = {_PATCH: (channels, *dims["patch"]), "patch_embed.proj.bias": (channels,),
-              "cls_token": (1, 1, channels), "pos_embed": (1, tokens, channels)}
-    for index in range(dims["blocks"]):
-        shapes |= block_shapes(index, channels, dims["hidden"])
-    return shapes | {"norm.weight": (channels,), "norm.bias": (channels,),
-                     "head.weight": (classes, channels), "head.bias": (classes,)}
+def _refuse_architecture(name, arguments):
+    what = next((what for pattern, what in _REFUSED if re.search(pattern, name)), None)
+    if "rms" in str(arguments.get("norm_layer", "")).lower():
+        what = "RMS norms"
+    if what:
+        raise ModelError(f"architecture {shown(name)} has {what}, which is not supported")
 
 
-def _check(tensors, name, shape):
-    if name not in tensors:
-        raise ModelError(f"tensor {name!r} of shape {shape} is missing from the checkpoint")
-    value = tensors[name]
-    if value.shape != shape:
-        raise ModelError(f"tensor {name!r} must have shape {shape}, not {value.shape}")
-    if value.dtype.kind != "f":
-        raise ModelError(f"tensor {name!r} must hold floating point numbers, not {value.dtype}")
-    with np.errstate(over="ignore"):  # a float64 may be too large; the check says it
-        finite = np.isfinite(value.astype(np.float32)).all()
-    if not finite:
-        raise ModelError(f"tensor {name!r} must hold finite float32 numbers only")
+def _family(name, tensors):
+    if "head_dist.weight" in tensors:
+        return "deit_distilled"
+    for part in "dinov2", "clip", "deit":
+        if part in name:
+            return part
+    return "clip" if "norm_pre.weight" in tensors else "vit"
 
 
-def _heads(heads, metadata, channels):
-    if heads is None and "heads" in metadata:
-        heads = metadata["heads"]
-        heads = int(heads) if heads.isdecimal() and len(heads) < 10 else heads
-    elif heads is None:
-        heads = channels // 64 if channels % 64 == 0 else 0
-    if not isinstance(heads, int) or heads < 1 or channels % heads:
-        raise ModelError(f"heads must divide the {channels} channels, not {shown(heads)}")
+def _eps(name, family):
+    """Return epsilon of the layer norms and the reason to assume it."""
+    clip = family == "clip" or name.startswith("beit3")
+    return (1e-5, "as in CLIP's towers of timm") if clip else (
+        1e-6, "as in timm's and DeiT's Vision Transformers")
+
+
+def _heads(channels, name, arguments, metadata, facts):
+    """Return the attention heads; found once."""
+    if "heads" in facts.values:
+        return facts.values["heads"]
+    known = next((heads for start, heads in _OTHER_HEADS.items() if name.startswith(start)),
+                 _HEADS.get(channels))
+    assume = None
+    if channels % 64 == 0:
+        assume = channels // 64, "channels / 64, as in every ViT and DeiT of that size"
+    elif channels < 192 and channels % 3 == 0:
+        assume = 3, "as in vit_tiny and deit_tiny, the smallest published ones"
+    heads = facts.find(
+        "heads", (arguments.get("num_heads"), "config.json"), (metadata.get("heads"), "metadata"),
+        (known if name else None, f"timm's {name}"), assume=assume, check=whole(1, channels))
+    if channels % heads:
+        raise ModelError(f"heads must divide the {channels} channels, not {heads}")
     return heads
 
 
-def _numbers(metadata, name, default, count):
-    """Return the metadata entry `name` as one number or `count` numbers."""
-    text = metadata.get(name, str(default))
-    try:
-        values = tuple(float(item) for item in text.split(","))
-    except ValueError:
-        values = ()
-    low, high = {"mean": (-LARGEST, LARGEST), "eps": (SMALLEST, 1)}.get(name, (SMALLEST, LARGEST))
-    if len(values) not in (1, count) or not all(low <= value <= high for value in values):
-        wanted = "1 number" if count == 1 else f"1 or {count} numbers"
-        raise ModelError(f"metadata {name!r} must be {wanted} from {low:g} to {high:g}, "
-                         f"not {shown(text)}")
-    return values
+def _activation(name, arguments, facts):
+    """Return the activation's function."""
+    said = arguments.get("act_layer")
+    quick = "quickgelu" in name.replace("_", "")
+    tanh = re.search(r"base_patch32_siglip|large_patch16_siglip_(gap_)?512|so400m_patch16_siglip"
+                     r"|giantopt", name)
+    function = facts.find(
+        "activation", (said, "config.json"),
+        ("quick_gelu" if quick else "gelu_tanh" if tanh else "gelu", f"timm's {name}"
+         if name else "timm's default"))
+    if function not in FUNCTIONS:
+        raise ModelError(f"activation must be one of {', '.join(FUNCTIONS)}, not "
+                         f"{shown(function)}")
+    return function
+
+
+def _pooling(name, config, arguments, tensors):
+    """Return the pooling that the configuration says, or that the tensors are for."""
+    said = arguments.get("global_pool", config.get("global_pool"))
+    if said is None:
+        gap = "_gap_" in name or "fc_norm.weight" in tensors or "cls_token" not in tensors
+        said = "avg" if gap else "token"
+    if said not in ("token", "avg"):
+        raise ModelError(f"global_pool must be 'token' or 'avg', not {shown(said)}: other poolings "
+                         f"are not supported")
+    if said == "token":
+        return "token"
+    return "mean" if "fc_norm.weight" in tensors or "norm.weight" not in tensors else (
+        "mean_of_norm")

@@ -82,7 +82,8 @@ def tensor_bits(graph, settings, choices=None):
 _MAKES = {
     Input: {"operand", "wide"}, Constant: {"wide"},
     Linear: {"operand", "attended", "vector", "wide"}, Scores: {"vector"}, Softmax: {"attention"},
-    Context: {"operand"}, Activation: {"operand"}, Norm: {"operand"},
+    Context: {"operand"}, Activation: {"operand"},
+    Norm: {"operand", "attended", "wide"},
     Rows: {"operand", "wide"}, Mean: {"operand", "wide"}}
 
 

@@ -23,9 +23,9 @@ from systola.model.graph.nodes import (
 from systola.model.operators.requant import dyadic
 from systola.model.operators.shiftgelu import gelu_table
 from systola.model.quantization.calibrate import calibrate
-from systola.model.quantization.precision import MAX_UNIT, tensor_bits
+from systola.model.quantization.precision import MAX_UNIT, RESIDUAL_BITS, tensor_bits
 from systola.model.quantization.scales import UNIT_FACTOR, activation_scales, weight_scales
-from systola.model.quantization.uniform import bias_codes, exp_constant
+from systola.model.quantization.uniform import bias_codes, exp_constant, scale_for
 from systola.model.quantization.uniform import quantize as to_codes
 
 __all__ = ["CODE_BITS", "MAX_SHIFT", "NUMERATOR_BITS", "quantize"]
@@ -161,7 +161,16 @@ class _Quantizer:
         product = s[node.query] * s[node.key] * np.float32(node.scale)
         mult, shift = self.dyadic(_ratio(product, s[node.name]), self.code_mult_bits)
         return dataclasses.replace(node, scale=None, bits=self.bits[node.name], mult=mult,
-                                   shift=shift)
+                                   shift=shift, **self._score_bias(node))
+
+    def _score_bias(self, node):
+        """Return the bias of scores as codes with a scale of their own."""
+        if node.bias_index is None:
+            return {}
+        scale = scale_for(node.bias_table.min(), node.bias_table.max(), RESIDUAL_BITS)
+        mult, shift = self.dyadic(_ratio(scale, self.scales[node.name]), self.mult_bits)
+        return {"bias_table": to_codes(node.bias_table, scale, RESIDUAL_BITS).astype(np.int16),
+                "bias_mult": mult, "bias_shift": shift}
 
     def _softmax(self, node):
         return Softmax(name=node.name, input=node.input, variant=self.settings["attention"],
@@ -202,14 +211,15 @@ class _Quantizer:
         ``o`` would not cancel. Their constant is left to the linear layers behind.
         """
         gamma, beta = node.weight.astype(np.float64), node.bias.astype(np.float64)
-        root, dead = sqrt(len(gamma)), gamma == 0
+        root, dead = sqrt(len(gamma) // node.groups), gamma == 0
         ratio = np.divide(beta, gamma, out=np.zeros_like(beta), where=~dead)
         bias = np.clip(np.floor(ratio * 2.0**30 / root), *_INT32).astype(np.int64)
         scale = (gamma * root / 2.0**30).astype(np.float32)
         if (beta[dead] != 0).any():
             self.leave(node, np.where(dead, node.bias, 0))
-        mult, shift = self.dyadic(_ratio(scale, self.scales[node.name]), self.code_mult_bits)
-        return Norm(name=node.name, input=node.input, bias=bias, bits=self.bits[node.name],
+        bits = self.bits[node.name]
+        mult, shift = self.dyadic(_ratio(scale, self.scales[node.name]), self.width(bits))
+        return Norm(name=node.name, input=node.input, groups=node.groups, bias=bias, bits=bits,
                     variant=self.settings["norm_start"], mult=mult, shift=shift)
 
     def _add(self, node):

@@ -40,6 +40,11 @@ def check_network(graph, config):
         _check(node, graph, config)
 
 
+def _unsupported(node, what):
+    return CompileError(f"node {node.name!r}: the accelerator has no {what}; `systola evaluate` "
+                        f"runs the network as a model")
+
+
 def _refused(node, what, expected, value):
     return CompileError(f"node {node.name!r}: {what} must be {expected}, not {value}")
 
@@ -55,6 +60,8 @@ def _check(node, graph, config):
 @_check.register(Rows)
 def _(node, graph, config):
     tensor = graph.tensors[node.name]
+    if isinstance(node, Rows) and node.beside > 1:
+        raise _unsupported(node, "rows put side by side (patch merging)")
     if tensor.bits <= 8 and isinstance(node, Constant):
         raise _refused(node, "bits of a constant", "from 9 to 16", tensor.bits)
 
@@ -88,6 +95,8 @@ def _(node: Linear, graph, config):
 
 @_check.register
 def _(node: Scores, graph, config):
+    if node.bias_index is not None:
+        raise _unsupported(node, "a bias of the scores (relative positions)")
     query, key = (graph.tensors[name] for name in node.inputs)
     longest = graph.tensors[node.name].channels
     _check_row(node, "keys", longest, config)
@@ -143,6 +152,11 @@ def _(node: Activation, graph, config):
 @_check.register
 def _(node: Norm, graph, config):
     source = graph.tensors[node.input]
+    if node.groups > 1:
+        raise _unsupported(node, "a norm of each head (query and key norms)")
+    if node.bits > _CODE_BITS:
+        raise _unsupported(node, f"norm results of {node.bits} bits (before a residual stream, or "
+                                 f"as features)")
     if source.bits <= 8:
         raise _refused(node, "input", "of 9 to 16 bits", source.bits)
     _check_row(node, "channels", source.channels, config)

@@ -30,7 +30,7 @@ from systola.model.data.images import encode, load_data
 from systola.model.data.synthetic import random_codes, random_vit
 from systola.model.graph.graph_file import load_network, save_network
 from systola.model.graph.integer_forward import forward
-from systola.model.importers.timm import load_timm
+from systola.model.importers.registry import load_checkpoint
 from systola.model.importers.vision_transformer import block_shapes
 from systola.sim.conform.golden import Golden, GoldenError
 from systola.sw_driver.compiler.compiler import compile_network
@@ -57,8 +57,8 @@ def golden(path):
 
 
 READERS = {
-    "checkpoint.safetensors": (load_timm, ModelError),
-    "checkpoint.npz": (load_timm, ModelError),
+    "checkpoint.safetensors": (load_checkpoint, ModelError),
+    "checkpoint.npz": (load_checkpoint, ModelError),
     "model.safetensors": (load_network, ModelError),
     "images.safetensors": (load_data, ModelError),
     "images.npz": (load_data, ModelError),

@@ -8,7 +8,7 @@ from systola.files.tensors import ModelError, read_tensors, write_tensors
 from systola.model.data.digits import checkpoint_path
 from systola.model.graph.graph_file import is_integer_network
 from systola.model.graph.nodes import Linear, Norm, Scores
-from systola.model.importers.timm import load_timm
+from systola.model.importers.registry import load_checkpoint
 
 LINEARS = {"qkv": "attn.qkv", "attn_out": "attn.proj", "fc1": "mlp.fc1", "out": "mlp.fc2"}
 
@@ -38,7 +38,7 @@ def load(tmp_path, tensors, metadata=None, **options):
     path = tmp_path / "model.safetensors"
     save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path,
               metadata or {"heads": "3"})
-    return load_timm(path, **options)
+    return load_checkpoint(path, **options)
 
 
 def refuses(tmp_path, tensors, message, metadata=None):
@@ -73,11 +73,18 @@ def test_reads_every_dimension(tmp_path, tensors):
     graph = load(tmp_path, tensors, {"heads": "3", "mean": "0.25,0.5", "std": "0.5", "eps": "1e-5"})
     assert sizes(graph) == {"channels": 12, "heads": 3, "blocks": 2, "classes": 5, "tokens": 10,
                             "patch_dim": 8}
-    assert graph.meta == {"patch_size": 2, "mean": [0.25, 0.5], "std": [0.5]}
+    assert graph.meta == {
+        "family": "vit", "classes": 5, "patch_size": 2, "image_size": [6, 6], "heads": 3, "activation": "gelu",
+        "mean": [0.25, 0.5], "std": [0.5, 0.5], "eps": 1e-5, "assumed": [], "origins": {
+            "family": "tensors", "classes": "tensors", "image_size": "pos_embed", "activation": "timm's default",
+            **dict.fromkeys(("heads", "mean", "std", "eps"), "metadata")}}
     assert {norm.eps for norm in graph.of(Norm)} == {1e-5}
     assert sizes(load(tmp_path, tensors, heads=4))["heads"] == 4
     graph = load(tmp_path, tensors)
-    assert graph.meta == {"patch_size": 2, "mean": [0.5], "std": [0.5]}
+    assert (graph.meta["mean"], graph.meta["std"]) == ([0.5, 0.5], [0.5, 0.5])
+    assert graph.meta["assumed"] == [
+        "mean 0.5, 0.5: 0.5 for images of 2 planes", "std 0.5, 0.5: 0.5 for images of 2 planes",
+        "eps 1e-06: as in timm's and DeiT's Vision Transformers"]
     assert {norm.eps for norm in graph.of(Norm)} == {1e-6}
     assert not graph.is_integer
     assert not is_integer_network(tmp_path / "model.safetensors")
@@ -106,25 +113,29 @@ def test_every_tensor_has_its_place(tmp_path, tensors):
 def test_npz_equals_safetensors(tmp_path, tensors):
     path = tmp_path / "model.npz"
     np.savez(path, heads=3, mean="0.1", **tensors)
-    graph, other = load_timm(path), load(tmp_path, tensors)
-    assert (sizes(graph)["heads"], graph.meta["mean"]) == (3, [0.1])
+    graph, other = load_checkpoint(path), load(tmp_path, tensors)
+    assert (sizes(graph)["heads"], graph.meta["mean"]) == (3, [0.1, 0.1])
     got = parameters(graph)
     for name, value in parameters(other).items():
         np.testing.assert_array_equal(got[name], value)
 
 
-def test_heads_default_to_64_channels_each(tmp_path, tensors):
-    refuses(tmp_path, tensors, "heads must divide the 12 channels, not 0", {"x": "y"})
+def test_heads_that_nobody_says_are_assumed_with_a_reason(tmp_path, tensors):
+    graph = load(tmp_path, tensors, {"x": "y"})
+    assert "heads 3: as in vit_tiny and deit_tiny, the smallest published ones" in (
+        graph.meta["assumed"])
 
 
-@pytest.mark.parametrize(("heads", "shown"), [("5", "5"), ("0", "0"), ("two", "'two'")])
-def test_heads_must_divide_channels(tmp_path, tensors, heads, shown):
-    refuses(tmp_path, tensors, f"heads must divide the 12 channels, not {shown}",
-            {"heads": heads})
+@pytest.mark.parametrize(("heads", "message"), [
+    ("5", "heads must divide the 12 channels, not 5"),
+    ("0", "heads must be an integer from 1 to 12, not '0' (metadata)"),
+    ("two", "heads must be an integer from 1 to 12, not 'two' (metadata)")])
+def test_heads_must_divide_channels(tmp_path, tensors, heads, message):
+    refuses(tmp_path, tensors, message, {"heads": heads})
 
 
-@pytest.mark.parametrize("name", ["patch_embed.proj.weight", "pos_embed", "head.weight",
-                                  "cls_token", "blocks.1.attn.qkv.bias", "norm.bias"])
+@pytest.mark.parametrize("name", ["patch_embed.proj.weight", "pos_embed", "head.bias",
+                                  "blocks.1.attn.qkv.bias", "norm.bias"])
 def test_missing_tensor_is_named(tmp_path, tensors, name):
     del tensors[name]
     with pytest.raises(ModelError, match=f"^tensor '{name}' .*is missing from the checkpoint$"):
@@ -139,32 +150,36 @@ def test_missing_block_is_named(tmp_path, tensors):
 
 @pytest.mark.parametrize(("name", "shape", "expected"), [
     ("blocks.0.attn.qkv.weight", (24, 12), (36, 12)), ("head.bias", (6,), (5,)),
-    ("blocks.1.mlp.fc2.weight", (12, 21), (12, 20)), ("cls_token", (1, 12), (1, 1, 12))])
+    ("blocks.1.mlp.fc2.weight", (12, 21), (12, 20)), ("cls_token", (1, 12), (1, 1, 12)),
+    ("cls_token", (1, 2, 12), (1, 1, 12))])
 def test_wrong_shape_is_named(tmp_path, tensors, name, shape, expected):
     tensors[name] = np.zeros(shape, np.float32)
     refuses(tmp_path, tensors, f"tensor {name!r} must have shape {expected}, not {shape}")
 
 
 def test_other_errors_are_one_line(tmp_path, tensors):
-    refuses(tmp_path, {**tensors, "dist_token": tensors["cls_token"]},
-            "tensor 'dist_token' is not part of a Vision Transformer with 2 blocks")
+    refuses(tmp_path, {**tensors, "blocks.1.attn.unknown": tensors["cls_token"]},
+            "tensor 'blocks.1.attn.unknown' is not part of a Vision Transformer with 2 blocks")
     refuses(tmp_path, {**tensors, "norm.bias": np.full(12, np.nan, np.float32)},
             "tensor 'norm.bias' must hold finite float32 numbers only")
     refuses(tmp_path, {**tensors, "norm.bias": np.full(12, 1e39)},
             "tensor 'norm.bias' must hold finite float32 numbers only")
     refuses(tmp_path, {**tensors, "norm.bias": np.zeros(12, np.int32)},
             "tensor 'norm.bias' must hold floating point numbers, not int32")
-    refuses(tmp_path, {**tensors, "pos_embed": np.zeros((1, 9, 12), np.float32)},
-            "tensor 'pos_embed' must have 1 + a square number of tokens, not 9")
+    refuses(tmp_path, {**tensors, "pos_embed": np.zeros((1, 8, 12), np.float32)},
+            "tensor 'pos_embed' must have 1 + a square number of tokens, not 8")
     refuses(tmp_path, {**tensors, "patch_embed.proj.weight": np.zeros((12, 2, 2, 3), np.float32)},
             "tensor 'patch_embed.proj.weight' must have square patches, not shape (12, 2, 2, 3)")
-    refuses(tmp_path, tensors, "metadata 'std' must be 1 or 2 numbers from 1e-30 to 1e+30, not '0'",
-            {"heads": "3", "std": "0"})
-    refuses(tmp_path, tensors, "metadata 'mean' must be 1 or 2 numbers from -1e+30 to 1e+30",
-            {"heads": "3", "mean": "1,2,3"})
+    scale = "(of images in 0..1, not 0..255)"
+    refuses(tmp_path, tensors, f"std must be 1 or 2 numbers from 1e-30 to 1 {scale}, not '0' "
+            f"(metadata)", {"heads": "3", "std": "0"})
+    refuses(tmp_path, tensors, f"mean must be 1 or 2 numbers from -1 to 1 {scale}, not '.1,.2,.3'",
+            {"heads": "3", "mean": ".1,.2,.3"})
+    refuses(tmp_path, tensors, f"mean must be 1 or 2 numbers from -1 to 1 {scale}, not '123.675' "
+            f"(metadata)", {"heads": "3", "mean": "123.675"})
     for eps in "1.1", "0", "-1e-9", "1e-6,1e-6", "nan", "small":
-        refuses(tmp_path, tensors, "metadata 'eps' must be 1 number from 1e-30 to 1, not "
-                f"'{eps}'", {"heads": "3", "eps": eps})
+        refuses(tmp_path, tensors, f"eps must be a number from 1e-30 to 1, not '{eps}' (metadata)",
+                {"heads": "3", "eps": eps})
     huge = {name: np.full_like(tensors[name], 3e38) for name in ("cls_token", "pos_embed")}
     refuses(tmp_path, {**tensors, **huge}, "node 'prefix': values must be finite, not inf")
 
@@ -180,7 +195,7 @@ def test_truncated_file(tmp_path, tensors, suffix, keep):
     content = path.read_bytes()
     path.write_bytes(content[:int(len(content) * keep)])
     with pytest.raises(ModelError, match=r"^model file '.*' must be a complete \S+ file") as info:
-        load_timm(path)
+        load_checkpoint(path)
     assert "\n" not in str(info.value)
 
 
@@ -188,14 +203,18 @@ def test_pickled_objects_are_refused(tmp_path):
     path = tmp_path / "model.npz"
     np.savez(path, pos_embed=np.array([{"a": 1}], dtype=object))
     with pytest.raises(ModelError, match="without pickled objects"):
-        load_timm(path)
+        load_checkpoint(path)
 
 
 def test_missing_file_and_suffix(tmp_path):
     with pytest.raises(ModelError, match=r"^model file '.*no\.npz' does not exist$"):
-        load_timm(tmp_path / "no.npz")
-    with pytest.raises(ModelError, match=r"^model file must end in .* not 'model\.pth'$"):
-        load_timm("model.pth")
+        load_checkpoint(tmp_path / "no.npz")
+    with pytest.raises(ModelError, match=r"^model file must end in .* not 'model\.txt'$"):
+        load_checkpoint("model.txt")
+    with pytest.raises(ModelError, match=r"^model file 'model\.pth' does not exist$"):
+        load_checkpoint("model.pth")
+    with pytest.raises(ModelError, match=r"^model file 'm\.onnx' is an ONNX graph, which is not"):
+        load_checkpoint("m.onnx")
 
 
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -233,7 +252,7 @@ def test_tensors_keep_shape_and_order(tmp_path):
 
 
 def test_digits_checkpoint_is_the_documented_network():
-    graph = load_timm(checkpoint_path())
+    graph = load_checkpoint(checkpoint_path())
     assert sizes(graph) == {"channels": 64, "heads": 4, "blocks": 4, "classes": 10, "tokens": 17,
                             "patch_dim": 4}
     assert [graph.by_name[f"blocks.{i}.fc1"].weight.shape for i in range(4)] == [(256, 64)] * 4

@@ -1,0 +1,196 @@
+"""`systola evaluate`."""
+
+from pathlib import Path
+
+import click
+
+from systola.cli.console import emit, json_option, progress, table
+from systola.cli.model_options import (
+    check_output,
+    check_source,
+    chosen_settings,
+    data_option,
+    facts_options,
+    given_facts,
+    model_option,
+    say_assumed,
+    settings_options,
+)
+
+__all__ = ["evaluate"]
+
+
+@click.command()
+@model_option
+@click.option("--quantized", metavar="FILE", help="Integer model to use, from `systola quantize`; "
+              "without it the checkpoint is quantized now.")
+@data_option
+@click.option("--calibration", metavar="FILE", help="Training images to take ranges from, when the "
+              "checkpoint is quantized now: not those of --data, which would flatter it.")
+@facts_options
+@settings_options
+@click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, metavar="B",
+              help="Images computed at a time; changes no result.")
+@click.option("--logits", metavar="FILE", callback=lambda ctx, param, value: value and _logits(
+              value), help="Write `float` and `integer` logits, `scale` and `labels` (.npz).")
+@click.option("--options", "measure", is_flag=True,
+              help="Also measure what every arithmetic option costs (a minute or more).")
+@click.option("--attention-error", is_flag=True,
+              help="Also measure the attention operators on random scores of 197 tokens.")
+@json_option
+def evaluate(source, quantized, data, calibration, batch, logits, measure, attention_error, as_json,
+             **options):
+    """Compare float and integer accuracy on the test images."""
+    from systola.model.data.images import load_data
+    from systola.model.evaluation import accuracy
+    from systola.model.evaluation import attention_error as attention
+
+    facts, settings = given_facts(options), chosen_settings(options)
+    _check_evaluation(source, quantized, data, calibration, settings, measure)
+    if logits:
+        check_output(logits, data=data, calibration=calibration)
+    with progress("quantizing") as update:
+        vit = _float_model(source, data, facts)
+        if quantized:
+            model, ranges = accuracy.open_network(quantized), None
+            _check_pair(vit, model, quantized)
+        else:
+            ranges = accuracy.calibration_images(source, calibration)
+            model = accuracy.quantized(source, vit, calibration, progress=update, **settings)
+        images, labels = load_data(data or "digits", "test")
+        update(0, len(labels), "evaluating")
+        kept = {}
+        result = accuracy.evaluate(vit, model, images, labels, batch=batch, progress=update,
+                                   keep=kept)
+        result |= {"assumed": vit.meta.get("assumed", []), "family": vit.meta.get("family")}
+        if ranges is not None:
+            result["calibration"] = _about_calibration(source, calibration, ranges, images)
+        if logits:
+            _write_logits(logits, model, kept)
+            result["logits"] = logits
+        if measure:
+            update(0, None, "measuring the options")
+            result["options"] = accuracy.measure_options(
+                source, data=data, calibration=calibration, facts=facts, progress=update)
+        if attention_error:
+            update(0, None, "measuring the attention operators")
+            result["attention_error"] = attention.attention_error()
+    if as_json:
+        return emit(result)
+    say_assumed(vit)
+    _show_accuracy(result)
+
+
+def _check_evaluation(source, quantized, data, calibration, settings, measure):
+    """Refuse options that contradict each other, or would be ignored."""
+    from systola.model.graph.graph_file import is_integer_network
+
+    check_source(source, "evaluate compares one with the float checkpoint it was made from: "
+                          f"systola evaluate --model CHECKPOINT --quantized {source}")
+    if quantized and (quantized == "digits" or not Path(quantized).is_file()
+                      or Path(quantized).suffix != ".safetensors"
+                      or not is_integer_network(quantized)):
+        raise click.UsageError(f"--quantized must be an integer model from `systola quantize`, not "
+                               f"{quantized!r}: a float checkpoint goes to --model")
+    if quantized and settings:
+        raise click.UsageError(f"--quantized is quantized already: without "
+                               f"--{sorted(settings)[0].replace('_', '-')}")
+    if quantized and calibration and not measure:
+        raise click.UsageError("--calibration is for quantizing now, without --quantized")
+    if source == "digits":
+        return
+    if data is None:
+        raise click.UsageError(f"--data must name a file of labelled test images for --model "
+                               f"{source!r}")
+    if calibration is None and (measure or not quantized):
+        raise click.UsageError("--calibration must name a file of training images, from which "
+                               "ranges are taken; those of --data would flatter the result")
+
+
+def _float_model(source, data, facts):
+    """Return the float model; mean and deviation must be those that the data names, if any."""
+    import numpy as np
+
+    from systola.files.tensors import ModelError
+    from systola.model.data.images import image_facts
+    from systola.model.evaluation.accuracy import open_float
+
+    hints = image_facts(data) if data else {}
+    vit = open_float(source, hints=hints, **facts)
+    for name, said in hints.items():
+        try:
+            said = np.array([float(item) for item in (
+                said.split(",") if isinstance(said, str) else said)])
+            same = np.allclose(np.array(vit.meta[name]), said, rtol=1e-4, atol=1e-6)
+        except (TypeError, ValueError):
+            same = False
+        if not same:
+            raise ModelError(f"{name} of {data!r} must be that of the model, "
+                             f"{', '.join(f'{item:g}' for item in vit.meta[name])} "
+                             f"({vit.meta['origins'][name]}), not {said} (--{name} decides)")
+    return vit
+
+
+def _check_pair(vit, model, quantized):
+    """Refuse an integer model that was not made from the float one: it has other settings."""
+    from systola.files.tensors import ModelError
+
+    for name in "heads", "mean", "std", "eps", "activation", "image_size", "patch_size", "family":
+        there, wanted = model.meta.get(name), vit.meta.get(name)
+        if there is not None and there != wanted:
+            raise ModelError(f"{name} of {quantized!r} must be that of the float model, {wanted}, "
+                             f"not {there}")
+
+
+def _about_calibration(source, calibration, ranges, images):
+    """Return what ranges were taken from, and how many of its images are scored, too."""
+    scored = {image.tobytes() for image in images}
+    shared = sum(image.tobytes() in scored for image in ranges)
+    if shared:
+        click.echo(f"{shared} of {len(ranges)} calibration images are scored, too: the result is "
+                   f"flattered", err=True)
+    return {"source": calibration or f"{source}, training images", "images": len(ranges),
+            "also_scored": shared}
+
+
+def _logits(value):
+    """Refuse now what would only be refused after the work."""
+    path = Path(value)
+    if path.suffix != ".npz" or not path.absolute().parent.is_dir():
+        raise click.UsageError(f"--logits must be an .npz file in an existing folder, not "
+                               f"{value!r}")
+    return value
+
+
+def _write_logits(path, model, kept):
+    """Write logits and labels; the file has all or nothing of them."""
+    import numpy as np
+
+    part = Path(path).with_name(f".{Path(path).name}.part.npz")
+    try:
+        np.savez(part, scale=np.float32(model.scales[model.outputs[0]]), **kept)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _show_accuracy(result):
+    """Print accuracies, and what else was measured."""
+    from systola.model.evaluation import attention_error as attention
+
+    click.echo(f"{result['images']} test images: float top-1 {result['float_top1']:.4f}, "
+               f"integer top-1 {result['int_top1']:.4f}, equal predictions "
+               f"{result['agreement']:.4f}")
+    if "options" in result:
+        table("Against full width; RMS errors of the logits in % of their RMS:",
+              ["option", "integer top-1", "logits different", "largest", "equal predictions",
+               "error to float", "to full width"],
+              [(name, round(row["int_top1"], 4), round(row["logits_different"], 5),
+                row["largest_difference"], round(row["agreement"], 4),
+                round(100 * row["error_float"], 2), round(100 * row["error_full"], 2))
+               for name, row in result["options"].items()])
+    if "attention_error" in result:
+        table("RMS error of A.V against float softmax, relative, on random 8-bit scores of 197 "
+              "keys:", ["operator", *(f"std {value:g}" for value in attention.DEVIATIONS)],
+              [(name, *(round(entry["operator"], 4) for entry in entries))
+               for name, entries in result["attention_error"].items()])

@@ -1,0 +1,106 @@
+"""Options that quantizing and evaluating commands share, and checks of them."""
+
+from pathlib import Path
+
+import click
+
+from systola.hw.contract.config import MODEL_SETTINGS, AcceleratorConfig
+
+__all__ = ["check_output", "check_source", "chosen_settings", "data_option", "facts_options",
+           "given_facts", "model_option", "say_assumed", "settings_options"]
+
+model_option = click.option("--model", "source", required=True, metavar="MODEL",
+                      help="`digits`, or a checkpoint: a folder or file of timm or Hugging Face.")
+data_option = click.option("--data", metavar="FILE",
+                     help="Images and labels (.npz or .safetensors with `images` in 0..1 or uint8, "
+                          "and `labels`); the digits bring their own.")
+
+_FACTS = (
+    click.option("--heads", type=int, metavar="N",
+                 help="Attention heads, where the checkpoint does not say."),
+    click.option("--mean", metavar="M[,M,M]",
+                 help="Mean of images in 0..1, one number or one a plane, likewise."),
+    click.option("--std", metavar="S[,S,S]", help="Their standard deviation, likewise."),
+    click.option("--eps", type=float, metavar="E", help="Epsilon of the layer norms, likewise."),
+    click.option("--activation", metavar="gelu|gelu_tanh|quick_gelu", help="Likewise."),
+    click.option("--image-size", metavar="N or HxW",
+                 callback=lambda ctx, param, value: value and _size(value),
+                 help="Pixels; position embeddings of another size are resampled."))
+
+
+def facts_options(command):
+    """Add the options by which a user says what no file of a checkpoint does."""
+    for option in reversed(_FACTS):
+        command = option(command)
+    return command
+
+
+def given_facts(options):
+    """Take the values of `facts_options` out of a command's options, and return them."""
+    return {param: options.pop(param)
+            for param in ("heads", "mean", "std", "eps", "activation", "image_size")}
+
+
+def say_assumed(graph):
+    """Print what was assumed of a checkpoint, on stderr."""
+    for sentence in graph.meta.get("assumed", []):
+        click.echo(f"assumed {sentence}", err=True)
+
+
+def _size(value):
+    sides = value.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and 1 <= int(side[:6]) < 2**16
+                                 for side in sides):
+        raise click.UsageError(f"--image-size must be N or HxW pixels, not {value!r}")
+    return [int(side) for side in sides * (3 - len(sides))][:2]
+
+
+def settings_options(command):
+    """Add the options of quantization."""
+    for option in reversed([
+            click.option("--weight-bits", type=int, metavar="2..8", help="Bits of weights."),
+            click.option("--act-bits", type=int, metavar="2..8", help="Bits of activations."),
+            click.option("--attention", metavar="exact|deferred",
+                         help="Softmax normalised before A.V, or 8-bit exponentials after it."),
+            click.option("--attention-bits", type=int, metavar="8|16",
+                         help="Bits of the attention probabilities, if exact."),
+            click.option("--mult-bits", type=int, metavar="8..31",
+                         help="Bits of the rescaling multipliers."),
+            click.option("--code-mult-bits", type=int, metavar="8..31",
+                         help="The same, of results of at most 8 bits."),
+            click.option("--gelu", metavar="exact|table", help="Form of ShiftGELU."),
+            click.option("--norm-start", metavar="published|leading_one",
+                         help="Start of the I-LayerNorm square root.")]):
+        command = option(command)
+    return command
+
+
+def chosen_settings(options):
+    """Return the settings that were given; refuses what the others would make meaningless."""
+    chosen = {name: options[name] for name in MODEL_SETTINGS if options[name] is not None}
+    if chosen.get("attention") == "deferred" and "attention_bits" in chosen:
+        raise click.UsageError("--attention-bits is for --attention exact: deferred attention has "
+                               "exponentials of 8 bits")
+    if "code_mult_bits" in chosen:
+        code, most = chosen["code_mult_bits"], chosen.get("mult_bits", AcceleratorConfig.mult_bits)
+        if code > most:
+            raise click.UsageError(f"code_mult_bits must be at most mult_bits ({most}), not {code}")
+    return chosen
+
+
+def check_source(source, doing):
+    """Refuse an integer model where a float checkpoint is wanted."""
+    from systola.model.graph.graph_file import is_integer_network
+
+    if source != "digits" and Path(source).suffix == ".safetensors" and is_integer_network(source):
+        raise click.UsageError(
+            f"--model {source!r} is an integer model already, and {doing}; systola simulate "
+            f"--model {source} runs it")
+
+
+def check_output(output, **inputs):
+    """Refuse to overwrite what is read."""
+    for name, path in inputs.items():
+        if path and Path(path).exists() and Path(output).exists() and (
+                Path(path).samefile(output) or Path(path) in Path(output).absolute().parents):
+            raise click.UsageError(f"output must be another file than --{name}, not {output!r}")

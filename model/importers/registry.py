@@ -1,0 +1,70 @@
+"""All importers, and the one that a checkpoint needs: a new family is one file and one entry."""
+
+import numpy as np
+
+from systola.files.bounded import shown
+from systola.files.tensors import ModelError
+from systola.model.graph.nodes import GraphError
+from systola.model.importers import huggingface, swin, timm
+from systola.model.importers.checkpoint import read_checkpoint
+from systola.model.importers.encoder import refuse_unknown
+from systola.model.importers.facts import Facts
+
+__all__ = ["FACTS", "IMPORTERS", "load_checkpoint"]
+
+FACTS = "heads", "mean", "std", "eps", "activation", "image_size"
+"""What a user can say of a network."""
+
+IMPORTERS = {
+    "Swin": (swin.recognize, swin.swin_graph),
+    "timm": (timm.recognize, timm.timm_graph),
+    "Hugging Face": (huggingface.recognize, huggingface.huggingface_graph),
+}
+"""By name, a function that recognizes a checkpoint and one that makes its graph of it."""
+
+
+def load_checkpoint(path, *, hints=None, **given):
+    """Read a float checkpoint and return its `Graph`.
+
+    What the tensors do not say (heads, mean and deviation of images, epsilon, activation, image
+    size) is taken from `given`, from the files beside them, from `hints`, or assumed where nearly
+    all networks of the kind have it: the graph's ``meta`` has each fact, ``origins`` by name, and
+    ``assumed``, a list of sentences.
+
+    Parameters
+    ----------
+    path : str or Path
+        A folder as on a model hub, or a file; see `read_checkpoint`.
+    hints : dict, optional
+        ``mean`` and ``std`` that a file of images says.
+    **given
+        Any of `FACTS`; None is not said.
+
+    Raises
+    ------
+    ModelError
+        If a file or tensor is missing, damaged or of an unsupported network, or what no file says
+        has to be given; one line that names it.
+    """
+    unknown = given.keys() - {*FACTS}
+    if unknown:
+        raise TypeError(f"load_checkpoint() takes {', '.join(FACTS)}, not {sorted(unknown)[0]}")
+    checkpoint = read_checkpoint(path)
+    facts = Facts(given, hints)
+    if checkpoint.notes:
+        facts.note("notes", list(checkpoint.notes), "weights")
+    for recognize, graph in IMPORTERS.values():
+        if recognize(checkpoint):
+            try:
+                with np.errstate(over="ignore", invalid="ignore"):  # the graph refuses infinities
+                    return graph(checkpoint, facts)
+            except GraphError as error:
+                raise ModelError(str(error)) from None
+    if not checkpoint.tensors:
+        raise ModelError(f"model file {str(path)!r} must hold tensors")
+    if "patch_embed.proj.weight" in checkpoint.tensors or any(
+            name.startswith("blocks.") for name in checkpoint.tensors):
+        return timm.timm_graph(checkpoint, facts)  # says what is missing
+    refuse_unknown(checkpoint.tensors, f"a network of {', '.join(IMPORTERS)} (model_type "
+                   f"{shown(checkpoint.config.get('model_type'))})")
+    return None
