@@ -44,16 +44,18 @@ def evaluate(source, quantized, data, calibration, batch, logits, measure, atten
     from systola.model.data.images import load_data
     from systola.model.evaluation import accuracy
     from systola.model.evaluation import attention_error as attention
+    from systola.model.evaluation.comparison import check_pair, open_reference, write_logits
 
     facts, settings = given_facts(options), chosen_settings(options)
-    _check_evaluation(source, quantized, data, calibration, settings, measure)
+    _check_evaluation(source, quantized, calibration, settings, measure)
     if logits:
         check_output(logits, data=data, calibration=calibration)
     with progress("quantizing") as update:
-        vit = _float_model(source, data, facts)
+        vit = open_reference(source, data=data, **facts)
+        _check_data(source, data, calibration, needed=measure or not quantized)
         if quantized:
             model, ranges = accuracy.open_network(quantized), None
-            _check_pair(vit, model, quantized)
+            check_pair(vit, model, quantized)
         else:
             ranges = accuracy.calibration_images(source, calibration)
             model = accuracy.quantized(source, vit, calibration, progress=update, **settings)
@@ -66,7 +68,7 @@ def evaluate(source, quantized, data, calibration, batch, logits, measure, atten
         if ranges is not None:
             result["calibration"] = _about_calibration(source, calibration, ranges, images)
         if logits:
-            _write_logits(logits, model, kept)
+            write_logits(logits, model, kept)
             result["logits"] = logits
         if measure:
             update(0, None, "measuring the options")
@@ -81,7 +83,7 @@ def evaluate(source, quantized, data, calibration, batch, logits, measure, atten
     _show_accuracy(result)
 
 
-def _check_evaluation(source, quantized, data, calibration, settings, measure):
+def _check_evaluation(source, quantized, calibration, settings, measure):
     """Refuse options that contradict each other, or would be ignored."""
     from systola.model.graph.graph_file import is_integer_network
 
@@ -97,49 +99,18 @@ def _check_evaluation(source, quantized, data, calibration, settings, measure):
                                f"--{sorted(settings)[0].replace('_', '-')}")
     if quantized and calibration and not measure:
         raise click.UsageError("--calibration is for quantizing now, without --quantized")
+
+
+def _check_data(source, data, calibration, needed):
+    """Refuse a checkpoint without images to score, or to take ranges from if they are `needed`."""
     if source == "digits":
         return
     if data is None:
         raise click.UsageError(f"--data must name a file of labelled test images for --model "
                                f"{source!r}")
-    if calibration is None and (measure or not quantized):
+    if calibration is None and needed:
         raise click.UsageError("--calibration must name a file of training images, from which "
                                "ranges are taken; those of --data would flatter the result")
-
-
-def _float_model(source, data, facts):
-    """Return the float model; mean and deviation must be those that the data names, if any."""
-    import numpy as np
-
-    from systola.files.tensors import ModelError
-    from systola.model.data.images import image_facts
-    from systola.model.evaluation.accuracy import open_float
-
-    hints = image_facts(data) if data else {}
-    vit = open_float(source, hints=hints, **facts)
-    for name, said in hints.items():
-        try:
-            said = np.array([float(item) for item in (
-                said.split(",") if isinstance(said, str) else said)])
-            same = np.allclose(np.array(vit.meta[name]), said, rtol=1e-4, atol=1e-6)
-        except (TypeError, ValueError):
-            same = False
-        if not same:
-            raise ModelError(f"{name} of {data!r} must be that of the model, "
-                             f"{', '.join(f'{item:g}' for item in vit.meta[name])} "
-                             f"({vit.meta['origins'][name]}), not {said} (--{name} decides)")
-    return vit
-
-
-def _check_pair(vit, model, quantized):
-    """Refuse an integer model that was not made from the float one: it has other settings."""
-    from systola.files.tensors import ModelError
-
-    for name in "heads", "mean", "std", "eps", "activation", "image_size", "patch_size", "family":
-        there, wanted = model.meta.get(name), vit.meta.get(name)
-        if there is not None and there != wanted:
-            raise ModelError(f"{name} of {quantized!r} must be that of the float model, {wanted}, "
-                             f"not {there}")
 
 
 def _about_calibration(source, calibration, ranges, images):
@@ -160,18 +131,6 @@ def _logits(value):
         raise click.UsageError(f"--logits must be an .npz file in an existing folder, not "
                                f"{value!r}")
     return value
-
-
-def _write_logits(path, model, kept):
-    """Write logits and labels; the file has all or nothing of them."""
-    import numpy as np
-
-    part = Path(path).with_name(f".{Path(path).name}.part.npz")
-    try:
-        np.savez(part, scale=np.float32(model.scales[model.outputs[0]]), **kept)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _show_accuracy(result):

@@ -154,7 +154,7 @@ def _(node: Activation, graph, x):
 
 @_compute.register
 def _(node: Norm, graph, x):
-    parts = x.reshape(*x.shape[:-1], node.groups, -1)
+    parts = x.reshape(*x.shape[:-1], node.groups, x.shape[-1] // node.groups)
     centred = parts - parts.mean(axis=-1, keepdims=True)
     variance = np.square(centred).mean(axis=-1, keepdims=True)
     normal = centred / np.sqrt(variance + np.float32(node.eps))

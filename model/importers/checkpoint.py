@@ -73,7 +73,11 @@ def read_checkpoint(path):
         If a file is missing, damaged, of a kind that is not read, or would have to be executed.
     """
     path = Path(path)
-    weights = _weights(path) if path.is_dir() else path
+    try:
+        weights = _weights(path) if path.is_dir() else path
+    except OSError as error:
+        raise ModelError(f"model folder {shown(str(path))} cannot be read: "
+                         f"{error.strerror}") from None
     folder = path if path.is_dir() else path.parent
     tensors, metadata, notes = _read(weights)
     kind = other_kind(tensors, metadata, "a float checkpoint")

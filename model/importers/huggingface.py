@@ -6,7 +6,12 @@ import numpy as np
 
 from systola.files.bounded import shown
 from systola.files.tensors import SMALLEST, ModelError
-from systola.model.importers.encoder import block_count, encoder_graph, patch_shape, refuse_unknown
+from systola.model.importers.encoder_graph import (
+    block_count,
+    encoder_graph,
+    patch_shape,
+    refuse_unknown,
+)
 from systola.model.importers.facts import number, whole
 from systola.model.importers.normalisation import find_normalisation
 

@@ -7,7 +7,7 @@ from systola.files.tensors import ModelError
 from systola.model.graph.nodes import GraphError
 from systola.model.importers import huggingface, swin, timm
 from systola.model.importers.checkpoint import read_checkpoint
-from systola.model.importers.encoder import refuse_unknown
+from systola.model.importers.encoder_graph import refuse_unknown
 from systola.model.importers.facts import Facts
 
 __all__ = ["FACTS", "IMPORTERS", "load_checkpoint"]

@@ -13,7 +13,7 @@ from systola.files.bounded import shown
 from systola.files.tensors import SMALLEST, ModelError
 from systola.model.graph.graph import Graph
 from systola.model.graph.nodes import Activation, Context, Input, Mean, Rows, Scores, Softmax
-from systola.model.importers.encoder import (
+from systola.model.importers.encoder_graph import (
     block_count,
     checked,
     note_classes,

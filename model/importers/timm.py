@@ -5,7 +5,7 @@ import re
 from systola.files.bounded import shown
 from systola.files.tensors import SMALLEST, ModelError
 from systola.model.graph.nodes import FUNCTIONS
-from systola.model.importers.encoder import encoder_graph, patch_shape
+from systola.model.importers.encoder_graph import encoder_graph, patch_shape
 from systola.model.importers.facts import number, whole
 from systola.model.importers.normalisation import find_normalisation
 

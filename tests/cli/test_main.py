@@ -212,7 +212,7 @@ def test_heads_reach_the_measured_options(run, monkeypatch):
     monkeypatch.setattr(accuracy, "measure_options",
                         lambda source, **options: seen.update(options) or {})
     code, *_ = run("evaluate", "--model", "digits", "--heads", "8", "--options", "--json")
-    assert (code, seen["heads"]) == (0, 8)
+    assert (code, seen["facts"]["heads"]) == (0, 8)
 
 
 def test_quantize_then_evaluate(run, tmp_path):
@@ -251,7 +251,7 @@ def test_deferred_model_and_errors_of_the_operators(run):
 
 def test_images_of_another_shape_are_refused(run, tmp_path):
     np.savez(tmp_path / "data.npz", images=np.zeros((3, 10, 10), np.uint8), labels=np.arange(3))
-    refused(run("evaluate", "--model", "digits", "--data", "data.npz"), "16 patches", "25")
+    refused(run("evaluate", "--model", "digits", "--data", "data.npz"), "8 x 8 pixels", "10 x 10")
 
 
 def test_debug_shows_the_traceback(run, monkeypatch):

@@ -96,11 +96,12 @@ def test_encode_quantizes_the_float_input(graph):
     assert (codes.min(), codes.max()) == (-127, 127)
     assert np.abs(codes * scale - real).max() <= scale * 0.501
     for network in graph, open_float("digits"):
-        with pytest.raises(ModelError, match=r"^images must give 16 patches of 4 values, not 4 of "
-                                             r"4$"):
-            float_inputs(network, np.zeros((1, 4, 4)))
+        with pytest.raises(ModelError, match=r"^images must be of 8 x 8 pixels, not 4 x 16 "):
+            float_inputs(network, np.zeros((1, 4, 16)))
+    sizeless = replace(graph, meta={name: value for name, value in graph.meta.items()
+                                    if name != "image_size"})
     with pytest.raises(ModelError, match=r"^images must give 16 patches of 4 values, not 4 of 4$"):
-        encode(graph, np.zeros((1, 4, 4)))
+        encode(sizeless, np.zeros((1, 4, 4)))
     unscaled = replace(graph, scales={"logits": 1.0})
     with pytest.raises(ModelError, match=r"^the integer network must know the scale of its input "
                                          r"'patches' to take images$"):

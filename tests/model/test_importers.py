@@ -79,8 +79,7 @@ def test_answers_are_those_of_the_public_code(folder):
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_integers_follow(folder):
-    """Random weights spread little, so that the error of the logits says more than their largest.
-    """
+    """Random weights spread little: the error of the logits says more than their largest."""
     wanted, graph = expected(folder), load_checkpoint(CHECKPOINTS / folder)
     images = wanted["images"].astype(np.float32) / 255
     network = quantize(graph, float_inputs(graph, images))
@@ -262,7 +261,7 @@ def add(name, shape=(36,)):
     ("hf_vit", lambda config: config.update(num_hidden_layers=3), None,
      "^num_hidden_layers must be 2, the blocks there are, not 3"),
     ("hf_vit", lambda config: config.update(image_size=40), None,
-     r"^tensor 'pos_embed' must have 25 positions of patches \(image_size 40 x 40 from config.json"),
+     r"^tensor 'pos_embed' must have 25 positions of patches \(image_size 40 x 40 from config"),
     ("hf_vit", None, drop("vit.encoder.layer.0.attention.attention.key.bias"),
      "^bias of queries, keys and values of blocks.0 must be three tensors"),
     ("hf_dinov2", lambda config: config.update(use_swiglu_ffn=True), None, "a gated MLP"),

@@ -74,9 +74,11 @@ def test_reads_every_dimension(tmp_path, tensors):
     assert sizes(graph) == {"channels": 12, "heads": 3, "blocks": 2, "classes": 5, "tokens": 10,
                             "patch_dim": 8}
     assert graph.meta == {
-        "family": "vit", "classes": 5, "patch_size": 2, "image_size": [6, 6], "heads": 3, "activation": "gelu",
+        "family": "vit", "classes": 5, "patch_size": 2, "image_size": [6, 6], "heads": 3,
+        "activation": "gelu",
         "mean": [0.25, 0.5], "std": [0.5, 0.5], "eps": 1e-5, "assumed": [], "origins": {
-            "family": "tensors", "classes": "tensors", "image_size": "pos_embed", "activation": "timm's default",
+            "family": "tensors", "classes": "tensors", "image_size": "pos_embed",
+            "activation": "timm's default",
             **dict.fromkeys(("heads", "mean", "std", "eps"), "metadata")}}
     assert {norm.eps for norm in graph.of(Norm)} == {1e-5}
     assert sizes(load(tmp_path, tensors, heads=4))["heads"] == 4

@@ -163,7 +163,7 @@ def test_nothing_is_executed(tmp_path, what, old):
         old_file(path, content, {"0": NUMBERS})
     else:
         archive(path, content, {"0": NUMBERS.tobytes()})
-    with pytest.raises(ModelError, match=r"asks for '.*', and nothing but tensors is taken") as info:
+    with pytest.raises(ModelError, match=r"asks for '.*', and nothing but tensors is") as info:
         load_checkpoint(path)
     assert "\n" not in str(info.value)
     assert not trace.exists()
@@ -224,4 +224,7 @@ def test_damage_is_an_error_or_data(tmp_path_factory, data):
     try:
         read_torch(path)
     except ValueError as error:
-        assert "\n" not in str(error)
+        message = str(error)
+    else:
+        message = ""
+    assert "\n" not in message
