@@ -7,8 +7,9 @@ import click
 
 __all__ = ["Case", "choose_case"]
 
-SIZES = ("deit_tiny", "deit_small", "vit_base")
-"""Published networks whose sizes are built in; their weights are not."""
+SIZES = {"deit_tiny": "arty_s7_50", "deit_small": "array_16x16_large",
+         "vit_base": "array_16x16_large"}
+"""Published networks whose sizes are built in, not their weights, and a preset that holds each."""
 
 
 @dataclass(kw_only=True)
@@ -46,7 +47,7 @@ def choose_case(source, *, is_random, random_weights, config, attention, blocks,
     if random_weights and data is not None:
         raise click.UsageError(f"--random-weights come with random inputs, without --data; images "
                                f"like those of {data!r} need a checkpoint as --model")
-    config = _config(config or ("arty_s7_50" if random_weights else "digits"), attention)
+    config = _config(config or SIZES.get(source, "digits"), attention)
     if random_weights:
         return _named_case(source, config, blocks, seed or 0, images)
     return _model_case(source, config, blocks, images, data, update)

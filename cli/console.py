@@ -16,7 +16,7 @@ config_option = click.option(
     "--config", "config", default="digits", show_default=True, metavar="CONFIG",
     callback=lambda ctx, param, value: _config(value),
     help="Accelerator: a preset (digits, small, tiny, arty_s7_50, array_16x16, "
-         "ulx3s_85f) or a .toml or .json file of fields.")
+         "array_16x16_large, ulx3s_85f) or a .toml or .json file of fields.")
 
 
 def _config(value):

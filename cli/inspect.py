@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from systola.cli.console import emit, json_option, table
+from systola.cli.console import emit, json_option, progress, table
 from systola.cli.model_options import facts_options, given_facts
 
 __all__ = ["inspect"]
@@ -25,24 +25,30 @@ def _picture(value):
 @click.argument("model", metavar="MODEL")
 @click.option("--draw", metavar="FILE", callback=lambda ctx, param, value: value and
               _picture(value), help="Draw the graph into FILE (.svg or .png).")
+@click.option("--no-presets", is_flag=True, help="Do not find out which presets can run it.")
 @facts_options
 @json_option
-def inspect(model, draw, as_json, **options):
-    """Show the graph of MODEL: every node with its inputs, shape, bits, variant and sizes.
+def inspect(model, draw, no_presets, as_json, **options):
+    """Show what MODEL is: where each fact came from, its graph, and which presets can run it.
 
-    MODEL is `digits`, a float checkpoint (.safetensors or .npz, timm names), or an integer network
-    from `systola quantize`. Nothing is quantized: a checkpoint is shown as its float graph. Bytes
-    are those of the parameters in a file, and of the tensor.
+    MODEL is `digits`, a float checkpoint (a folder or file of timm or Hugging Face), or an integer
+    network from `systola quantize`. A checkpoint is shown as its float graph. Bytes are those of
+    the parameters in a file, and of the tensor.
     """
     from systola.model.evaluation.accuracy import open_as_is
     from systola.report.graph_picture import draw_graph
     from systola.report.graph_table import graph_table
+    from systola.report.preset_table import preset_table
 
-    graph = open_as_is(model, **given_facts(options))
-    report = {"model": model, **graph_table(graph)}
-    if draw:
-        draw_graph(graph, Path(model).stem, draw)
-        report["picture"] = draw
+    with progress("reading") as update:
+        graph = open_as_is(model, **given_facts(options))
+        report = {"model": model, **_facts(graph), **graph_table(graph)}
+        if not no_presets:
+            update(0, None, "trying the presets")
+            report["presets"] = preset_table(graph, progress=update)
+        if draw:
+            draw_graph(graph, Path(model).stem, draw)
+            report["picture"] = draw
     if as_json:
         return emit(report)
     _show(report)
@@ -50,8 +56,27 @@ def inspect(model, draw, as_json, **options):
         click.echo(f"{draw}: the graph")
 
 
+def _facts(graph):
+    """Return what is known of a network beside its nodes, with origins."""
+    facts = {name: value for name, value in graph.meta.items() if name != "source"}
+    facts.setdefault("assumed", [])
+    facts.setdefault("origins", {})
+    scores = [node for node in graph.nodes if node.kind == "scores"]
+    facts["tokens"] = graph.tensors[scores[0].name].rows if scores else None
+    facts["classes"] = facts.get("classes", graph.tensors[graph.outputs[0]].channels)
+    return facts
+
+
 def _show(report):
-    """Print the nodes and their sums."""
+    """Print facts, nodes, their sums and the presets."""
+    origins = report["origins"]
+    if origins:
+        table("", ["fact", "value", "from"], [
+            (name, _text(report[name]), origins.get(name, ""))
+            for name in (*origins, "tokens") if name in report])
+    for sentence in report["assumed"]:
+        click.echo(f"assumed {sentence}")
+    click.echo()
     table("", ["node", "kind", "inputs", "shape", "bits", "variant", "parameters", "bytes",
                "tensor bytes", "products"],
           [(row["name"], row["kind"], ", ".join(row["inputs"]), " x ".join(map(str, row["shape"])),
@@ -63,3 +88,20 @@ def _show(report):
     click.echo(f"{report['parameters']:,} parameters in {report['parameter_bytes']:,} bytes; "
                f"{report['products']:,} products an image; largest tensor "
                f"{report['largest_tensor_bytes']:,} bytes")
+    if "presets" in report:
+        click.echo()
+        table("", ["preset", "images at once", "with", "what stands in the way"], [
+            (name, row["batch"] or "none", _needed(row["needs"]), row["why"] or "")
+            for name, row in report["presets"].items()])
+
+
+def _text(value):
+    if isinstance(value, list):
+        return ", ".join(_text(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _needed(needs):
+    if needs is None:
+        return "no change of single fields"
+    return ", ".join(f"{name} = {value}" for name, value in needs.items()) or "as it is"

@@ -100,8 +100,8 @@ def _html(value):
 @click.option("--data", metavar="FILE", help="Images and labels (.npz or .safetensors); default: "
               "the digits.")
 @click.option("--config", metavar="CONFIG", help="Accelerator: a preset (digits, small, tiny, "
-              "arty_s7_50, array_16x16, ulx3s_85f) or a .toml or .json file of fields [default: "
-              "arty_s7_50 for --random-weights, else digits].")
+              "arty_s7_50, array_16x16, array_16x16_large, ulx3s_85f) or a .toml or .json file of "
+              "fields [default: digits; with --random-weights one that holds MODEL].")
 @click.option("--attention", type=click.Choice(["exact", "deferred"]),
               help="Replaces the configuration's form of attention.")
 @click.option("--stalls", type=int, metavar="SEED",

@@ -326,6 +326,11 @@ PRESETS = {
                                      norm_roots=1, pe_style="dsp_packed", acc_bits=24, banks=8,
                                      bank_depth=2048, code_mult_bits=12, gelu="table",
                                      max_row=256),
+    # The same with memories for a DeiT-Small or a ViT-Base.
+    "array_16x16_large": AcceleratorConfig(rows=16, cols=16, lanes=8, vector_lanes=2, norm_lanes=1,
+                                           norm_roots=1, pe_style="dsp_packed", acc_bits=25,
+                                           banks=8, bank_depth=8192, code_mult_bits=12,
+                                           gelu="table", max_row=768),
     # The digits on an ECP5 85F, a multiplier for each cell: routed in minutes.
     "ulx3s_85f": AcceleratorConfig(rows=8, cols=4, lanes=2, norm_roots=1, acc_bits=24,
                                    token_depth=32, bank_depth=1024, code_mult_bits=12,

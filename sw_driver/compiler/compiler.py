@@ -21,7 +21,8 @@ from systola.sw_driver.compiler.schedule import assign_tokens, prefetch_params
 from systola.sw_driver.program.image import InputSlot, OutputPart, OutputTensor, Program
 from systola.sw_driver.program.slots import MOST_IMAGES, is_count
 
-__all__ = ["CompileError", "batches", "compile_network", "compile_operations", "encode_stream"]
+__all__ = ["CompileError", "batches", "check_fit", "compile_network", "compile_operations",
+           "encode_stream"]
 
 _PARAM_SHARE = 8  # of the parameter memory for one MATMUL, so that the next ones' fit beside it
 
@@ -95,6 +96,26 @@ def compile_operations(graph, config, *, trace=False):
     if not found:
         raise refusals[0]
     return min(found, key=lambda case: case[2].cycles)
+
+
+def check_fit(graph, config, *, whole=True):
+    """Raise `CompileError` unless an accelerator of `config` can run `graph`.
+
+    Nothing is predicted, so that it takes less time than `compile_operations`; much less if blocks
+    that repeat others need not be looked at: what is not `whole` may still be refused.
+    """
+    check_network(graph, config)
+    graph = graph if whole else _shortened(graph)
+    options = {"trace": False, "param_words": max(config.param_depth // _PARAM_SHARE, 1)}
+    refusals = []
+    for candidates in plans(graph, config):
+        try:
+            plan = _fitting_plan(graph, config, options, candidates)
+            _placed(lower(graph, config, plan, **options), config)
+            return
+        except CompileError as error:
+            refusals.append(error)
+    raise refusals[0]
 
 
 def _placed(build, config):

@@ -74,13 +74,14 @@ def _(node: Linear, graph, config):
     _check_operand(node, "input", source, config)
     if node.weight_bits > config.weight_bits:
         raise CompileError(f"weight_bits must be at least {node.weight_bits} as in node "
-                           f"{node.name!r}, not {config.weight_bits}")
+                           f"{node.name!r}, not {config.weight_bits}",
+                           weight_bits=node.weight_bits)
     if attended and node.bits > config.weight_bits:
         raise CompileError(f"weight_bits must be at least {node.bits}, the bits of K and V in node "
-                           f"{node.name!r}, not {config.weight_bits}")
+                           f"{node.name!r}, not {config.weight_bits}", weight_bits=node.bits)
     if node.bits <= 8 and not vector and node.bits > config.act_bits:
         raise CompileError(f"act_bits must be at least {node.bits} as in node {node.name!r}, not "
-                           f"{config.act_bits}")
+                           f"{config.act_bits}", act_bits=node.bits)
     if config.pe_style == "dsp_packed":
         _check_packed(node, attended, config)
     if node.residual is not None:
@@ -96,7 +97,7 @@ def _(node: Linear, graph, config):
 @_check.register
 def _(node: Scores, graph, config):
     if node.bias_index is not None:
-        raise _unsupported(node, "a bias of the scores (relative positions)")
+        raise _unsupported(node, "bias of the scores (relative positions)")
     query, key = (graph.tensors[name] for name in node.inputs)
     longest = graph.tensors[node.name].channels
     _check_row(node, "keys", longest, config)
@@ -121,7 +122,7 @@ def _(node: Context, graph, config):
     attention, values = (graph.tensors[name] for name in node.inputs)
     if node.bits > config.act_bits:
         raise CompileError(f"act_bits must be at least {node.bits} as in node {node.name!r}, not "
-                           f"{config.act_bits}")
+                           f"{config.act_bits}", act_bits=node.bits)
     if (node.factor_bits is None) != (softmax.variant == "exact"):
         raise _refused(node, "factor_bits", "given with deferred attention only", node.factor_bits)
     if node.factor_bits is None:
@@ -130,7 +131,7 @@ def _(node: Context, graph, config):
         if node.factor_bits != config.mult_bits:
             # Row factors are clamped to the width that the hardware has.
             raise CompileError(f"mult_bits must be {node.factor_bits} as in node {node.name!r}, "
-                               f"not {config.mult_bits}")
+                               f"not {config.mult_bits}", mult_bits=node.factor_bits)
         limit = min(31, config.mult_bits + 7)
         if not 0 <= int(node.mult) < 1 << limit:
             raise _refused(node, "numerator", f"from 0 to {(1 << limit) - 1}", int(node.mult))
@@ -142,7 +143,7 @@ def _(node: Activation, graph, config):
     _check_option(node, "gelu", node.variant, config)
     if node.bits > config.act_bits:
         raise CompileError(f"act_bits must be at least {node.bits} as in node {node.name!r}, not "
-                           f"{config.act_bits}")
+                           f"{config.act_bits}", act_bits=node.bits)
     if node.variant == "exact":
         _check_row(node, "channels", graph.tensors[node.name].channels, config)
         _check_dyadic(node, node.mult, node.shift, node.bits, config)
@@ -153,7 +154,7 @@ def _(node: Activation, graph, config):
 def _(node: Norm, graph, config):
     source = graph.tensors[node.input]
     if node.groups > 1:
-        raise _unsupported(node, "a norm of each head (query and key norms)")
+        raise _unsupported(node, "norm of each head (query and key norms)")
     if node.bits > _CODE_BITS:
         raise _unsupported(node, f"norm results of {node.bits} bits (before a residual stream, or "
                                  f"as features)")
@@ -163,7 +164,7 @@ def _(node: Norm, graph, config):
     _check_option(node, "norm_start", node.variant, config)
     if node.bits > config.act_bits:
         raise CompileError(f"act_bits must be at least {node.bits} as in node {node.name!r}, not "
-                           f"{config.act_bits}")
+                           f"{config.act_bits}", act_bits=node.bits)
     _check_dyadic(node, node.mult, node.shift, node.bits, config)
 
 
@@ -171,7 +172,7 @@ def _(node: Norm, graph, config):
 def _(node: Mean, graph, config):
     if config.pooling != "mean":
         raise CompileError(f"pooling must be 'mean' for node {node.name!r}, not "
-                           f"{config.pooling!r}")
+                           f"{config.pooling!r}", pooling="mean")
     _check_row(node, "channels", graph.tensors[node.name].channels, config)
     limit = (1 << config.mean_mult_bits) - 1
     if not 1 <= int(node.mult) <= limit:
@@ -181,7 +182,7 @@ def _(node: Mean, graph, config):
 def _check_option(node, name, wanted, config):
     if wanted != getattr(config, name):
         raise CompileError(f"{name} must be {wanted!r} as in node {node.name!r}, "
-                           f"not {getattr(config, name)!r}")
+                           f"not {getattr(config, name)!r}", **{name: wanted})
 
 
 def _check_operand(node, what, tensor, config):
@@ -189,13 +190,13 @@ def _check_operand(node, what, tensor, config):
         if tensor.bits > 8:
             raise _refused(node, what, "of at most 8 bits", tensor.bits)
         raise CompileError(f"act_bits must be at least {tensor.bits}, the bits of the {what} of "
-                           f"node {node.name!r}, not {config.act_bits}")
+                           f"node {node.name!r}, not {config.act_bits}", act_bits=tensor.bits)
 
 
 def _check_row(node, what, value, config):
     if value > config.max_row:
         raise CompileError(f"max_row must be at least {value}, the {what} of node {node.name!r}, "
-                           f"not {config.max_row}")
+                           f"not {config.max_row}", max_row=value)
 
 
 def _check_unit(node, config):
@@ -250,4 +251,5 @@ def _check_branch(node):
 def _check_bound(node, bound, config):
     if bound >= 1 << config.acc_bits - 1:
         raise CompileError(f"acc_bits must be at least {bound.bit_length() + 1}, the worst case "
-                           f"of node {node.name!r}, not {config.acc_bits}")
+                           f"of node {node.name!r}, not {config.acc_bits}",
+                           acc_bits=bound.bit_length() + 1)

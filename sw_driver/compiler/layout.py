@@ -17,7 +17,14 @@ __all__ = ["Block", "CompileError", "FactorBlock", "FactorPart", "ParamBlock", "
 
 
 class CompileError(ValueError):
-    """The model does not fit the accelerator; the message is one line with the numbers."""
+    """The model does not fit the accelerator; the message is one line with the numbers.
+
+    ``needs`` are fields of a configuration with values with which it would get further.
+    """
+
+    def __init__(self, message, **needs):
+        super().__init__(message)
+        self.needs = needs
 
 
 @dataclass(eq=False)
@@ -164,7 +171,8 @@ def allocate_scratchpad(ops, config):
     what = _largest(live)
     if peak > there:
         raise CompileError(f"scratchpad must have at least {peak} words for this model ({what}), "
-                           f"not {there} (banks * bank_depth{_deeper(config, peak)})")
+                           f"not {there} (banks * bank_depth{_deeper(config, peak)})",
+                           **_depth(config, peak))
     order = sorted(spans, key=lambda tensor: -tensor.size)
     for _ in range(_TRIALS):
         misfit = _pack(order, spans, there)
@@ -172,7 +180,8 @@ def allocate_scratchpad(ops, config):
             return max(tensor.base + tensor.size for tensor in order), peak
         order.insert(0, order.pop(misfit))  # what found no room is placed first next time
     raise CompileError(f"scratchpad of {there} words is too fragmented for this model, which "
-                       f"needs {peak} of them at once ({what}){_deeper(config, there + 1)}")
+                       f"needs {peak} of them at once ({what}){_deeper(config, there + 1)}",
+                       **_depth(config, there + 1))
 
 
 _LISTED = 4
@@ -193,10 +202,15 @@ def _largest(tensors):
 
 def _deeper(config, words):
     """Return how banks of a larger depth give at least `words`, for a refusal."""
+    needs = _depth(config, words)
+    return (f"; with banks = {config.banks}, bank_depth = {needs['bank_depth']} or more"
+            if needs else f"; at most {SCRATCHPAD_WORDS} can be had")
+
+
+def _depth(config, words):
+    """Return the ``bank_depth`` that gives at least `words`, or nothing if none does."""
     depth = 1 << (-(-words // config.banks) - 1).bit_length()
-    return (f"; with banks = {config.banks}, bank_depth = {depth} or more"
-            if depth * config.banks <= SCRATCHPAD_WORDS else
-            f"; at most {SCRATCHPAD_WORDS} can be had")
+    return {"bank_depth": depth} if depth * config.banks <= SCRATCHPAD_WORDS else {}
 
 
 def _pack(tensors, spans, words):
@@ -235,6 +249,7 @@ def allocate_blocks(ops, kind, name, words):
         start = int(newest.argmin())
         if newest[start] >= first:
             raise CompileError(f"{name} must be larger than {words} words: "
-                               f"{block.name} needs {block.count} beside those still in use")
+                               f"{block.name} needs {block.count} beside those still in use",
+                               **{name: 2 * (words if name == "param_depth" else words // 2)})
         block.base = start
         until[start:start + block.count] = last

@@ -136,8 +136,7 @@ def test_an_integer_model_of_another_float_model_is_refused(run):
 def test_image_sizes(run, tmp_path):
     data = images(tmp_path / "d.npz", lambda content: {
         "images": np.repeat(content["images"], 2, axis=2)})
-    code, out, _ = run("evaluate", "--model", VIT, "--data", data, "--calibration", data, "--json",
-                       "--image-size", "64x32")
-    assert code == 0
+    args = "evaluate", "--model", VIT, "--data", data, "--calibration", data, "--json"
+    assert run(*args, "--image-size", "64x32")[0] == 0
     refused(run("evaluate", "--model", VIT, "--data", data, "--calibration", data,
                 "--image-size", "big"), "--image-size", "'big'")

@@ -1,15 +1,18 @@
 """`systola inspect`: table, data and picture of float checkpoints and integer networks."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from systola.cli.main import main
+from systola.hw.contract.config import PRESETS
 from systola.model.data.digits import checkpoint_path
 from systola.model.data.synthetic import random_vit
 from systola.model.graph.graph_file import save_network
 
+CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 SIZES = {"channels": 8, "heads": 2, "blocks": 2, "hidden": 12, "classes": 3, "tokens": 5,
          "patch_dim": 4}
 
@@ -39,9 +42,10 @@ def test_table_of_the_digits(run):
 
 
 def test_checkpoint_file_as_data(run):
-    code, out, err = run(checkpoint_path(), "--json")
+    code, out, err = run(checkpoint_path(), "--no-presets", "--json")
     report = json.loads(out)
     assert (code, err) == (0, "")
+    assert "presets" not in report
     assert (report["integer"], len(report["nodes"])) == (False, 48)
     assert report["kinds"]["norm"] == 9
     assert report["products"] == sum(node["products"] for node in report["nodes"])
@@ -76,3 +80,30 @@ def test_wrong_usage_is_one_line(run, args, fragments):
     assert (code, out, err.count("\n")) == (2, "", 1)
     for fragment in ["systola: ", *fragments]:
         assert fragment in err
+
+
+def test_facts_with_their_origins_and_the_presets(run):
+    code, out, _ = run(CHECKPOINTS / "hf_deit", "--json")
+    report = json.loads(out)
+    assert code == 0
+    wanted = {"family": "deit", "heads": 3, "tokens": 18, "classes": 10, "assumed": [],
+              "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "patch_size": 8,
+              "image_size": [32, 32], "interpolation": "bilinear"}
+    assert {name: report[name] for name in wanted} == wanted
+    assert report["origins"]["mean"] == "preprocessor_config.json"
+    assert report["presets"].keys() == PRESETS.keys()
+    assert report["presets"]["digits"] == {"runs": True, "batch": 16, "why": None, "needs": {}}
+    tiny = report["presets"]["tiny"]
+    assert (tiny["runs"], tiny["batch"], tiny["needs"]) == (False, 0, {"max_row": 108})
+    assert "max_row must be at least 108" in tiny["why"]
+    code, out, _ = run(CHECKPOINTS / "hf_deit")
+    assert code == 0
+    assert ["heads", "3", "config.json"] in [line.split() for line in out.splitlines()]
+    assert ["small", "8", "as", "it", "is"] in [line.split() for line in out.splitlines()]
+
+
+def test_what_the_accelerator_has_not_yet_is_named(run):
+    code, out, _ = run(CHECKPOINTS / "timm_vit_qknorm", "--json")
+    row = json.loads(out)["presets"]["digits"]
+    assert (code, row["runs"], row["needs"]) == (0, False, None)
+    assert "no norm of each head (query and key norms)" in row["why"]

@@ -48,8 +48,8 @@ ROOMS = {
     "boards/power": "numpy hw/matrix/baselines hw/verilog model/data model/evaluation "
                     "model/graph model/operators sim/runs/pins sim/verilog sw_driver/compiler "
                     "sw_driver/program boards/synthesis",
-    "report": "matplotlib numpy hw/contract model/data model/evaluation model/graph "
-              "sw_driver/compiler sim/runs boards/power boards/synthesis",
+    "report": "matplotlib numpy files hw/contract model/data model/evaluation model/graph "
+              "model/quantization sw_driver/compiler sim/runs boards/power boards/synthesis",
     "cli": "click rich hw hw/contract model/data model/evaluation model/graph "
            "sw_driver/compiler sw_driver/driver sim/conform sim/runs sim/soak boards "
            "boards/flows boards/power boards/synthesis report",
