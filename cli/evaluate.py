@@ -64,7 +64,8 @@ def evaluate(source, quantized, data, calibration, batch, logits, measure, atten
         kept = {}
         result = accuracy.evaluate(vit, model, images, labels, batch=batch, progress=update,
                                    keep=kept)
-        result |= {"assumed": vit.meta.get("assumed", []), "family": vit.meta.get("family")}
+        result |= {"assumed": vit.meta.get("assumed", []), "family": vit.meta.get("family"),
+                   "left_out_epsilon": model.meta.get("left_out_epsilon", {})}
         if ranges is not None:
             result["calibration"] = _about_calibration(source, calibration, ranges, images)
         if logits:
@@ -79,7 +80,7 @@ def evaluate(source, quantized, data, calibration, batch, logits, measure, atten
             result["attention_error"] = attention.attention_error()
     if as_json:
         return emit(result)
-    say_assumed(vit)
+    say_assumed(model)
     _show_accuracy(result)
 
 

@@ -42,9 +42,12 @@ def given_facts(options):
 
 
 def say_assumed(graph):
-    """Print what was assumed of a checkpoint, on stderr."""
+    """Print on stderr what was assumed of a checkpoint, and what was left out of it."""
     for sentence in graph.meta.get("assumed", []):
         click.echo(f"assumed {sentence}", err=True)
+    for name, effect in graph.meta.get("left_out_epsilon", {}).items():
+        click.echo(f"node {name}: the epsilon of its layer norm is left out, which makes rows up "
+                   f"to {100 * effect:.1f} % larger", err=True)
 
 
 def _size(value):

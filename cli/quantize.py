@@ -63,7 +63,8 @@ def quantize(source, output, data, config, as_json, **options):
         network = accuracy.quantized(source, vit, data, progress=update, **settings)
         save_network(network, output)
     result = {"file": output, **network.summary(), **settings,
-              "assumed": network.meta.get("assumed", [])}
+              "assumed": network.meta.get("assumed", []),
+              "left_out_epsilon": network.meta.get("left_out_epsilon", {})}
     if as_json:
         return emit(result)
     say_assumed(network)

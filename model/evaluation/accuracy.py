@@ -129,8 +129,13 @@ def _quantized(graph, images, *, progress=None, **settings):
 
 def float_logits(graph, images, *, batch=_BATCH, progress=None):
     """Return the float logits of images in 0..1, float32 (B, classes)."""
-    return _batched(lambda part: float_forward(graph, part)[graph.outputs[0]][:, 0],
-                    float_inputs(graph, images), batch, progress)
+    with np.errstate(over="ignore", invalid="ignore"):  # said below
+        logits = _batched(lambda part: float_forward(graph, part)[graph.outputs[0]][:, 0],
+                          float_inputs(graph, images), batch, progress)
+    if not np.isfinite(logits).all():
+        raise ModelError(f"weights must keep the logits finite, which those of image "
+                         f"{int((~np.isfinite(logits)).any(axis=1).argmax())} are not")
+    return logits
 
 
 def integer_logits(graph, images, *, batch=_BATCH, progress=None):

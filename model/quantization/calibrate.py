@@ -9,7 +9,7 @@ from systola.model.quantization.uniform import Calibration
 __all__ = ["calibrate"]
 
 
-def calibrate(graph, inputs, *, batch=64, progress=None):
+def calibrate(graph, inputs, *, batch=64, progress=None, watch=None):
     """Run the float network over `inputs` and return ``{tensor name: (low, high)}``.
 
     Parameters
@@ -22,6 +22,8 @@ def calibrate(graph, inputs, *, batch=64, progress=None):
         Images in one update of the running ranges.
     progress : callable, optional
         Called as ``progress(done, total)`` after every batch.
+    watch : callable, optional
+        Called as ``watch(name, array)`` with every tensor of every batch.
 
     Raises
     ------
@@ -39,6 +41,8 @@ def calibrate(graph, inputs, *, batch=64, progress=None):
             raise ModelError(f"weights must keep every tensor finite, which {name!r} is not for "
                              f"the calibration images")
         ranges.setdefault(name, Calibration()).update(x)
+        if watch:
+            watch(name, x)
 
     for start in range(0, count, batch):
         with np.errstate(over="ignore", invalid="ignore"):  # the hook says it

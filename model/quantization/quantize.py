@@ -39,6 +39,9 @@ MAX_SHIFT = 63
 NUMERATOR_BITS = 31
 """Most bits of the numerator of deferred attention's row factors."""
 
+_LEAST_EFFECT, _LARGEST_EFFECT = 0.01, 1e6
+"""From what on the effect of a missing epsilon is noted, and what stands for all larger ones."""
+
 _PEAK_BITS = 7  # the sum of a row's exponentials is at least their largest, 2**7
 _SIGMOID_BITS = 8
 _INT32 = (-2**31, 2**31 - 1)
@@ -88,8 +91,32 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention="exact", att
     choices = choices or {}
     for name, choice in choices.items():
         _check_choice(graph, name, choice)
-    ranges = calibrate(graph, images, progress=progress)
-    return _Quantizer(graph, settings, choices, ranges).graph()
+    watch = _Epsilon(graph)
+    ranges = calibrate(graph, images, progress=progress, watch=watch)
+    return _Quantizer(graph, settings, choices, ranges, watch.effects()).graph()
+
+
+class _Epsilon:
+    """What leaving out the epsilon of every layer norm does, from the rows that it reads."""
+
+    def __init__(self, graph):
+        self.least = {}
+        self.readers = {}
+        for node in graph.of(Norm):
+            self.readers.setdefault(node.input, []).append(node)
+
+    def __call__(self, name, x):
+        for node in self.readers.get(name, ()):
+            parts = x.reshape(*x.shape[:-1], node.groups, -1)
+            least = float(parts.var(axis=-1).min())
+            self.least[node.name] = (min(least, self.least.get(node.name, (least,))[0]), node.eps)
+
+    def effects(self):
+        """Return how much larger the row of the least variance gets, by node, from 1 % on."""
+        effects = {name: (1 + eps / variance) ** 0.5 - 1 if variance else float("inf")
+                   for name, (variance, eps) in self.least.items() if eps}
+        return {name: min(effect, _LARGEST_EFFECT) for name, effect in effects.items()
+                if effect >= _LEAST_EFFECT}
 
 
 def _check_choice(graph, name, choice):
@@ -106,8 +133,8 @@ def _check_choice(graph, name, choice):
 class _Quantizer:
     """One quantization: the float network, the settings and the scale of every tensor."""
 
-    def __init__(self, graph, settings, choices, ranges):
-        self.float, self.settings = graph, settings
+    def __init__(self, graph, settings, choices, ranges, epsilon):
+        self.float, self.settings, self.epsilon = graph, settings, epsilon
         self.mult_bits = settings["mult_bits"]
         self.code_mult_bits = min(settings["code_mult_bits"], self.mult_bits)
         self.bits = tensor_bits(graph, settings, choices)
@@ -119,8 +146,9 @@ class _Quantizer:
     def graph(self):
         """Return the whole integer network."""
         nodes = tuple(getattr(self, f"_{node.kind}")(node) for node in self.float.nodes)
+        meta = self.float.meta | ({"left_out_epsilon": self.epsilon} if self.epsilon else {})
         return dataclasses.replace(
-            self.float, nodes=nodes,
+            self.float, nodes=nodes, meta=meta,
             scales={name: float(scale) for name, scale in self.scales.items()})
 
     def _input(self, node):
@@ -137,13 +165,16 @@ class _Quantizer:
         Products of channels that a norm before does not deliver (gamma zero) go into the bias.
         """
         width, s = self.weight_bits[node.name], self.scales
-        scale = weight_scales(node.weight, width)
+        scale = weight_scales(node.weight, node.bias, width, s[node.input])
         top = 2 ** (width - 1) - 1
         codes = np.clip(to_codes(node.weight, scale[:, None], width), -top, top)
         bias = bias_codes(node.bias, scale, s[node.input])
         if node.input in self.constant:
             delivered = to_codes(self.constant[node.input], s[node.input], self.bits[node.input])
-            bias = np.clip(bias + codes @ delivered, *_INT32)
+            bias = bias + codes @ delivered
+        if bias.min() < _INT32[0] or bias.max() > _INT32[1]:
+            raise ModelError(f"node {node.name!r}: bias must fit in 32 bits at the scale of the "
+                             f"products, not {max(-int(bias.min()), int(bias.max()))}")
         bits = self.bits[node.name]
         ratio = _ratio(scale * s[node.input], s[node.name])
         residual = {} if node.residual is None else dict(zip(
@@ -208,15 +239,19 @@ class _Quantizer:
         """Quantize a layer norm.
 
         The path of channels with gamma zero through the root is cut (multiplier 0): the operator's
-        ``o`` would not cancel. Their constant is left to the linear layers behind.
+        ``o`` would not cancel. Their constant is left to the linear layers behind, and so is what
+        of beta / gamma is beyond the 32 bits of a bias, which ends at about 2 sqrt(C).
         """
         gamma, beta = node.weight.astype(np.float64), node.bias.astype(np.float64)
         root, dead = sqrt(len(gamma) // node.groups), gamma == 0
         ratio = np.divide(beta, gamma, out=np.zeros_like(beta), where=~dead)
-        bias = np.clip(np.floor(ratio * 2.0**30 / root), *_INT32).astype(np.int64)
+        most = _INT32[1] * root / 2.0**30
+        kept = np.clip(ratio, -most, most)
+        bias = np.floor(kept * 2.0**30 / root).astype(np.int64)
         scale = (gamma * root / 2.0**30).astype(np.float32)
-        if (beta[dead] != 0).any():
-            self.leave(node, np.where(dead, node.bias, 0))
+        left = np.where(dead, beta, (ratio - kept) * gamma)
+        if left.any():
+            self.leave(node, left)
         bits = self.bits[node.name]
         mult, shift = self.dyadic(_ratio(scale, self.scales[node.name]), self.width(bits))
         return Norm(name=node.name, input=node.input, groups=node.groups, bias=bias, bits=bits,
@@ -249,11 +284,12 @@ class _Quantizer:
             alone = isinstance(reader, Rows) and len(reader.sources) == 1
             if not (alone or isinstance(reader, Mean)
                     or (isinstance(reader, Linear) and reader.residual != node.name)):
-                raise GraphError(f"node {node.name!r}: channels with a gamma of zero must be read "
-                                 f"by linear nodes, not by {reader.name!r} ({reader.kind})")
+                raise GraphError(f"node {node.name!r}: channels with a gamma of zero, or far below "
+                                 f"beta, must be read by linear nodes, not by {reader.name!r} "
+                                 f"({reader.kind})")
         if node.name in self.float.outputs:
-            raise GraphError(f"node {node.name!r}: channels with a gamma of zero must not leave "
-                             f"the network")
+            raise GraphError(f"node {node.name!r}: channels with a gamma of zero, or far below "
+                             f"beta, must not leave the network")
         self.constant[node.name] = values
 
     def width(self, out_bits):

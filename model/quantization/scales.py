@@ -6,15 +6,27 @@ from systola.model.graph.nodes import Activation, Add, Constant, Linear, Mean, R
 from systola.model.quantization.precision import MAX_UNIT
 from systola.model.quantization.uniform import scale_for
 
-__all__ = ["UNIT_FACTOR", "activation_scales", "exact_exponential", "weight_scales"]
+__all__ = ["BIAS_BITS", "UNIT_FACTOR", "activation_scales", "exact_exponential", "weight_scales"]
 
 UNIT_FACTOR = {Softmax: 1.0, Activation: 1.702}
 """Readers whose exponentials need an exact unit, and the factor of the scale in it."""
 
 
-def weight_scales(weight, bits):
-    """Return the scales of the output channels of a linear layer, float32 (N,)."""
-    return scale_for(weight.min(axis=1), weight.max(axis=1), bits)
+BIAS_BITS = 22
+"""Most magnitude bits of a bias code: it shares an accumulator of 24 bits with the products."""
+
+
+def weight_scales(weight, bias, bits, source):
+    """Return the scales of the output channels of a linear layer, float32 (N,).
+
+    They are those of the weights, coarser where the bias would not fit otherwise: it has the scale
+    of the products, weight times `source`, the scale of what the layer reads. With a bias of
+    2**22 codes the result's 16 bits are 2**7 codes each, so that nothing of them is lost. A row of
+    zeros has the scale of its bias alone.
+    """
+    least = np.abs(bias.astype(np.float64)) / (float(source) * 2.0**BIAS_BITS)
+    return np.maximum(scale_for(weight.min(axis=1), weight.max(axis=1), bits),
+                      least.astype(np.float32))
 
 
 def activation_scales(graph, ranges, bits, weight_bits, settings):
@@ -51,7 +63,8 @@ def activation_scales(graph, ranges, bits, weight_bits, settings):
         scales[name] = scale
     # Operands of few bits and a short multiplier can ask for a ratio of 2**mult_bits or more, which
     # no right shift expresses; a sum needs no steps that much finer than its terms.
-    weights = {node.name: weight_scales(node.weight, weight_bits[node.name]).max()
+    weights = {node.name: weight_scales(node.weight, node.bias, weight_bits[node.name],
+                                        scales[node.input]).max()
                for node in graph.of(Linear) if bits[node.name] > 8}
     widened = True
     while widened:  # rows of others may take a scale back to a tensor that was read already

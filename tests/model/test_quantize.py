@@ -1,3 +1,4 @@
+import copy
 import re
 from math import floor, sqrt
 
@@ -6,7 +7,9 @@ import pytest
 
 from systola.files.tensors import ModelError
 from systola.hw.contract.config import ConfigError
+from systola.model.data.images import float_inputs, load_data
 from systola.model.data.synthetic import random_codes, random_float_vit, random_vit
+from systola.model.evaluation.accuracy import evaluate, open_float
 from systola.model.graph.float_forward import float_forward
 from systola.model.graph.graph import Graph
 from systola.model.graph.integer_forward import forward
@@ -187,11 +190,77 @@ def test_norm_bias_and_saturation():
     floats, patches, _ = make()
     gamma, beta = (getattr(floats.by_name["blocks.0.norm1"], part) for part in ("weight", "bias"))
     gamma[:3], beta[:3] = (0.001, -0.001, -0.5), (1, 1, 0.3)
-    norm = quantize(floats, patches).by_name["blocks.0.norm1"]
-    assert norm.bias[:2].tolist() == [2**31 - 1, -2**31]
+    graph = quantize(floats, patches)
+    norm = graph.by_name["blocks.0.norm1"]
+    assert norm.bias[:2].tolist() == [2**31 - 1, -2**31 + 1]
     expected = np.floor(beta.astype(float) / gamma * 2**30 / sqrt(24))
     np.testing.assert_array_equal(norm.bias[2:], expected[2:])
     assert (np.sign(norm.mult) == np.sign(gamma)).all()
+    # What 32 bits do not hold is in the next layer's bias.
+    delivered = 2 * sqrt(24) * np.array([0.001, 0.001])
+    missing = to_codes(beta[:2] - delivered, graph.scales["blocks.0.norm1"], 8)
+    qkv, floating = graph.by_name["blocks.0.qkv"], floats.by_name["blocks.0.qkv"]
+    scale = np.abs(floating.weight).max(axis=1) / 127 * graph.scales["blocks.0.norm1"]
+    np.testing.assert_allclose(qkv.bias - qkv.weight[:, :2].astype(int) @ missing,
+                               floating.bias / scale, rtol=1e-4, atol=0.51)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Return a function that changes a copy of the digits' float network: top-1 of both."""
+    images, labels = load_data("digits")
+    images, labels = images[:150], labels[:150]
+    training = load_data("digits", "train")[0][::4]
+
+    def measure(change):
+        graph = copy.deepcopy(open_float("digits"))
+        change(graph.by_name)
+        network = quantize(graph, float_inputs(graph, training))
+        result = evaluate(graph, network, images, labels)
+        return result["float_top1"], result["int_top1"], network
+
+    return measure
+
+
+def test_a_row_of_zeros_with_a_bias(digits):
+    """Its bias had no room at the scale of weights that are all 0."""
+    def change(nodes):
+        for index in range(4):
+            nodes[f"blocks.{index}.fc1"].weight[7] = 0
+            nodes[f"blocks.{index}.fc1"].bias[7] = 3 * index - 4
+            nodes[f"blocks.{index}.out"].weight[5] = 0
+            nodes[f"blocks.{index}.out"].bias[5] = 0.8
+
+    real, integer, network = digits(change)
+    assert real > 0.9
+    assert abs(real - integer) <= 0.02
+    node = network.by_name["blocks.2.out"]
+    got = node.bias[5] * node.mult[5] / 2.0**node.shift[5] * network.scales["blocks.2.out"]
+    assert got == pytest.approx(0.8, rel=1e-3)
+
+
+def test_betas_far_beyond_gamma(digits):
+    def change(nodes):
+        for name in "blocks.0.norm1", "blocks.1.norm2", "norm":
+            nodes[name].weight[3], nodes[name].bias[3] = 1e-4, 1.5
+            nodes[name].weight[9], nodes[name].bias[9] = -1e-3, 0.9
+
+    real, integer, _ = digits(change)
+    assert real > 0.6
+    assert abs(real - integer) <= 0.02
+
+
+def test_an_epsilon_that_matters_is_noted(digits):
+    _, _, network = digits(lambda nodes: None)
+    assert "left_out_epsilon" not in network.meta
+
+    def change(nodes):
+        object.__setattr__(nodes["blocks.1.norm1"], "eps", 0.05)
+
+    _, _, network = digits(change)
+    (name, effect), = network.meta["left_out_epsilon"].items()
+    assert name == "blocks.1.norm1"
+    assert 0.01 < effect < 10
 
 
 def test_gamma_of_zero_outputs_beta():

@@ -43,7 +43,7 @@ def test_what_is_needed_compiles(field):
 
 def test_a_network_beyond_every_memory():
     config = dataclasses.replace(PRESETS["tiny"], max_row=4096)
-    graph = network(config, tokens=2602, blocks=1)
+    graph = network(config, tokens=65, channels=2048, blocks=1)
     needs, refusal, able = requirements(graph, config)
     assert not able
     assert "scratchpad must have at least" in refusal
@@ -53,8 +53,8 @@ def test_a_network_beyond_every_memory():
 def test_the_largest_batch_compiles_and_its_double_does_not():
     config = PRESETS["small"]
     graph = network(config)
-    most = largest_batch(graph, config, 64)
-    assert 1 < most < 64
+    most = largest_batch(graph, config, 32)
+    assert 1 < most < 32
     compile_network(graph, config, images=most)
     with pytest.raises(CompileError):
         compile_network(graph, config, images=2 * most)
