@@ -96,6 +96,10 @@ def _model_case(source, config, blocks, count, data, update):
         raise click.UsageError(f"--images must be at most {len(images)}, the test images there "
                                f"are, not {count}")
     codes, about = encode(model, images[:count]), {"model": source}
+    if settings and source != "digits":
+        # The file's first images are simulated, and all of them gave the ranges.
+        about["calibration"] = f"{data}, the simulated images included"
+        about["assumed"] = model.meta.get("assumed", [])
     if blocks is None:
         return Case(model=model, config=config, inputs=codes, labels=labels[:count], about=about)
     if blocks > encoder_depth(model):
