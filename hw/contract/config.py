@@ -225,6 +225,26 @@ class AcceleratorConfig:
         return min(self.code_mult_bits, self.mult_bits)
 
     @property
+    def largest_mean_mult(self):
+        """Largest multiplier of MEAN."""
+        return (1 << self.mean_mult_bits) - 1
+
+    @property
+    def largest_unit(self):
+        """Largest ``-x0`` of ShiftExp."""
+        return (1 << self.x0_bits) - 1
+
+    @property
+    def last_group(self):
+        """Number of the last group of `lanes` lanes in a word."""
+        return self.rows // self.lanes - 1
+
+    @property
+    def matmul_flags(self):
+        """All flags of MATMUL; that of the row factors only if there are any."""
+        return 31 if self.factor_depth else 15
+
+    @property
     def factor_depth(self):
         """Entries of the row factor memory: one per row of deferred attention in flight."""
         return 2 * self.token_depth if self.attention == "deferred" else 0
@@ -245,6 +265,11 @@ class AcceleratorConfig:
     def param_beats(self):
         """Stream beats of one parameter word (``lanes`` records of 9 bytes)."""
         return -(-9 * self.lanes // self.bus_bytes)
+
+    @property
+    def table_beats(self):
+        """Stream beats of a table of 256 bytes."""
+        return -(-256 // self.rows)
 
     @property
     def hash(self):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from systola.hw.contract.config import GELU_SHIFT, SOFTMAX_SHIFT
-from systola.hw.contract.isa import Flag, Opcode
+from systola.hw.contract.isa import Flag, Opcode, Region
 from systola.model.operators.deferred import deferred_softmax, row_factors
 from systola.model.operators.layernorm import layernorm_requant
 from systola.model.operators.matmul import matmul, split_digits
@@ -11,7 +11,7 @@ from systola.model.operators.requant import requantize
 from systola.model.operators.row_mean import row_mean
 from systola.model.operators.shiftgelu import shiftgelu
 from systola.model.operators.shiftmax import shiftmax
-from systola.sim.machine.refusals import columns, mean_planes, outputs, weight_words
+from systola.sim.machine.refusals import columns, extent, operands, outputs, weight_words
 
 __all__ = ["Memories"]
 
@@ -20,6 +20,11 @@ def _wrap(values, bits):
     """Keep the low `bits` of `values`, read as two's complement."""
     half = 1 << bits - 1
     return ((values + half) & (2 * half - 1)) - half
+
+
+def _bytes(values, bits):
+    """Return the planes of results of `bits` bits: their bytes, the lowest first."""
+    return np.stack([values, values >> 8] if bits > 8 else [values])
 
 
 class Memories:
@@ -149,9 +154,8 @@ class Memories:
             extra |= {"residual": residual, "res_shift": fields["res_shift"],
                       "res_mult": _wrap(fields["res_mult"], self.config.mult_bits + 1)}
         y = requantize(acc + bias, mult, shift, fields["out_bits"], **extra)
-        planes = [y] if fields["out_bits"] <= 8 else [y, y >> 8]
-        self.write(fields, "out_", np.stack(planes), len(planes),
-                   fields["out_group"] * self.config.lanes)
+        planes = _bytes(y, fields["out_bits"])
+        self.write(fields, "out_", planes, len(planes), fields["out_group"] * self.config.lanes)
 
     def record(self, base):
         """Return bias, multiplier and shift of lane 0 of a parameter word."""
@@ -170,7 +174,8 @@ class Memories:
     def vector_source(self, opcode, fields):
         """Return the rows (rows, N) that a VECTOR operation reads."""
         width = columns(fields, self.config)
-        if opcode is Opcode.LAYERNORM or (opcode is Opcode.MEAN and fields["wide"]):
+        source, _ = operands(opcode, fields, self.config, Region)
+        if extent(source, fields, self.config)[0] == 2:
             return self.wide(fields, "src_", width)
         codes = self.read(fields, "src_", fields["words"])[0, :, :width]
         return codes.view(np.int8).astype(np.int64)
@@ -180,7 +185,7 @@ class Memories:
         config = self.config
         if opcode is Opcode.MEAN:
             y = row_mean(x, fields["mult"], fields["shift"], fields["out_bits"])
-            y = np.stack([y, y >> 8])[:mean_planes(fields)[1], None]
+            y = _bytes(y, fields["out_bits"])[:, None]
             fields = fields | {"rows": 1}
         elif opcode is Opcode.SHIFTMAX and config.attention == "deferred":
             codes, sums = deferred_softmax(x, self.tables[1])
