@@ -190,7 +190,8 @@ class Core(wiring.Component):
         """Put queue and token gate before an engine; returns the gate, and whether it waits."""
         name, bits = engine.name.lower(), _body_bits(engine)
         gate = TokenGate(engine=engine, payload=shapes.engine_instruction())
-        queue = SyncFIFOBuffered(width=14 + bits, depth=self.config.queue_depth)
+        queue = SyncFIFOBuffered(width=shapes.instruction_header().size + bits,
+                                 depth=self.config.queue_depth)
         m.submodules[f"{name}_queue"], m.submodules[f"{name}_gate"] = queue, gate
         payload = source.p.payload
         # Only what this engine's operations use is stored; the rest of an instruction is zero.

@@ -1,16 +1,18 @@
 """Instruction set as data: the one definition for hardware, compiler, machine model and docs.
 
-An instruction is 64 bytes, little-endian. Bytes 0-1 are the header: opcode (8 bits), ``wait``
-(3 bits, one per engine), ``signal`` (3 bits). The operation's fields follow from byte 2, packed in
-order without gaps. Instructions travel in the input stream, each followed by the beats it loads.
+An instruction is `INSTRUCTION_BYTES` bytes, little-endian. In front are `HEADER_BYTES` with the
+`INSTRUCTION_HEADER`, lowest bits first. The operation's fields follow, packed in order without
+gaps. Instructions travel in the input stream, each followed by the beats it loads.
 """
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum, IntFlag
 
-__all__ = ["CHANNELS", "COUNT_FIELDS", "FORMATS", "INSTRUCTION_BYTES", "Engine", "Error", "Field",
-           "Flag", "Format", "Memory", "Opcode", "Region", "Span", "When", "decode", "encode",
-           "formats"]
+from systola.hw.contract.numbers import CODE_BITS, MAX_SHIFT, PEAK, RECORD_BYTES, TABLE_BYTES
+
+__all__ = ["CHANNELS", "COUNT_FIELDS", "FORMATS", "HEADER_BYTES", "INSTRUCTION_BYTES",
+           "INSTRUCTION_HEADER", "Engine", "Error", "Field", "Flag", "Format", "Memory", "Opcode",
+           "Region", "Span", "When", "decode", "encode", "formats"]
 
 INSTRUCTION_BYTES = 64
 
@@ -21,6 +23,12 @@ class Engine(IntEnum):
     LOAD = 0
     MATRIX = 1
     VECTOR = 2
+
+
+INSTRUCTION_HEADER = ("opcode", 8), ("wait", len(Engine)), ("signal", len(Engine))
+"""Names and bits of what every instruction begins with."""
+
+HEADER_BYTES = 2
 
 
 class Opcode(IntEnum):
@@ -86,7 +94,7 @@ class When(Enum):
     RESIDUAL = "flag RESIDUAL"
     ROW_SCALE = "flag ROW_SCALE"
     PER_CHANNEL = "not flag BROADCAST"
-    WIDE = "out_bits > 8"
+    WIDE = f"out_bits > {CODE_BITS}"
 
 
 class Memory(Enum):
@@ -170,7 +178,7 @@ class Format:
 
     def offset(self, name):
         """Return the byte offset of field `name` in the instruction."""
-        position = 2
+        position = HEADER_BYTES
         for field in self.fields:
             if field.name == name:
                 return position
@@ -190,7 +198,7 @@ _ROWS = Field("rows", 16, "rows (tokens)", count=True)
 _WORDS = Field("words", 16, "words in a row", count=True)
 _LAST = Field("lanes_last", 16, "valid lanes in the last word of a row", low=1, high="rows")
 _UNIT = Field("x0", 32, "-x0 of ShiftExp", low=1, high="largest_unit")
-_CODE = Field("out_bits", 16, "bits to saturate to", low=2, high=8)
+_CODE = Field("out_bits", 16, "bits to saturate to", low=2, high=CODE_BITS)
 _RESULT = Field("out_bits", 16, "bits to saturate to; more than 8 writes two planes", low=2,
                 high=16)
 _DEFERRED = "attention", "deferred"
@@ -206,15 +214,16 @@ FORMATS = {
         (_BEATS, *_region("", "the destination"), _ROWS, _WORDS),
         (Region("", writes=True),), factors=("rows", "words")),
     Opcode.LOAD_PARAMS: Format(
-        Engine.LOAD, "Stream to parameter memory: `count` words of `lanes` records of 9 bytes "
-        "(bias int32, multiplier int32, shift uint8), each word starting on a beat.",
+        Engine.LOAD, "Stream to parameter memory: `count` words of `lanes` records of "
+        f"{RECORD_BYTES} bytes (bias int32, multiplier int32, shift uint8), each word starting on "
+        "a beat.",
         (_BEATS, Field("base", 16, "first parameter word"),
          Field("count", 16, "parameter words", count=True)),
         (Span(Memory.PARAMS, "base", "count", writes=True),), factors=("count", "param_beats")),
     Opcode.LOAD_TABLE: Format(
-        Engine.LOAD, "Stream to a table of 256 bytes, R to a beat. GELU: int8 results for codes "
-        "-128 to 127. Exponentials: unsigned results, at most 128, for 0 to 255 below the row's "
-        "maximum.", (_BEATS, Field("table", 16, "0 GELU, 1 exponentials", high=1)),
+        Engine.LOAD, f"Stream to a table of {TABLE_BYTES} bytes, R to a beat. GELU: int8 results "
+        f"for codes -128 to 127. Exponentials: unsigned results, at most {PEAK}, for 0 to 255 "
+        "below the row's maximum.", (_BEATS, Field("table", 16, "0 GELU, 1 exponentials", high=1)),
         (Span(Memory.TABLES, "table", writes=True),), factors=("table_beats",)),
     Opcode.LOAD_WEIGHTS: Format(
         Engine.LOAD, "Stream to weight FIFO: one beat is one column (R lanes) of a stationary "
@@ -247,7 +256,7 @@ FORMATS = {
          Field("factor_base", 16, "first row factor, with ROW_SCALE"),
          *_region("res_", "the 16-bit residual", plane=True),
          Field("res_mult", 32, "multiplier of the residual", signed=True),
-         Field("res_shift", 16, "right shift of the residual", high=63)),
+         Field("res_shift", 16, "right shift of the residual", high=MAX_SHIFT)),
         (Region("act_", words="act_words", planes="digits"),
          Region("out_", writes=True, more=When.WIDE),
          Region("res_", planes=2, when=When.RESIDUAL),
@@ -281,7 +290,7 @@ FORMATS = {
         (*_VECTOR, Field("wide", 16, "0: the input has 8 bits, 1: it has 16, in two planes",
                          high=1),
          Field("mult", 32, "multiplier", low=1, high="largest_mean_mult"), _RESULT,
-         Field("shift", 16, "right shift", high=63)),
+         Field("shift", 16, "right shift", high=MAX_SHIFT)),
         (Region("src_", more="wide"), Region("dst_", writes=True, rows=1, more=When.WIDE))),
 }
 
@@ -306,7 +315,11 @@ def encode(opcode, *, wait=0, signal=0, **values):
     if names != values.keys():
         wrong = sorted(names ^ values.keys())
         raise ValueError(f"{opcode.name} needs exactly its fields; missing or unknown: {wrong}")
-    word = bytearray((opcode | wait << 8 | signal << 11).to_bytes(2, "little"))
+    header = place = 0
+    for (_, bits), value in zip(INSTRUCTION_HEADER, (opcode, wait, signal), strict=True):
+        header |= value << place
+        place += bits
+    word = bytearray(header.to_bytes(HEADER_BYTES, "little"))
     for field in form.fields:
         value = int(values[field.name])
         low, high = (-(1 << field.bits - 1), 1 << field.bits - 1) if field.signed else (
@@ -320,12 +333,15 @@ def encode(opcode, *, wait=0, signal=0, **values):
 
 def decode(word):
     """Return ``(opcode, wait, signal, fields)`` of 64 bytes; ``ValueError`` for a bad opcode."""
-    header = int.from_bytes(word[:2], "little")
-    opcode = Opcode(header & 0xFF)
-    fields, position = {}, 2
+    header, values = int.from_bytes(word[:HEADER_BYTES], "little"), []
+    for _, bits in INSTRUCTION_HEADER:
+        values.append(header & (1 << bits) - 1)
+        header >>= bits
+    opcode, wait, signal = Opcode(values[0]), *values[1:]
+    fields, position = {}, HEADER_BYTES
     for field in FORMATS[opcode].fields:
         size = field.bits // 8
         fields[field.name] = int.from_bytes(word[position:position + size], "little",
                                             signed=field.signed)
         position += size
-    return opcode, header >> 8 & 7, header >> 11 & 7, fields
+    return opcode, wait, signal, fields

@@ -4,11 +4,10 @@ from amaranth import Array, Cat, Module, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.contract.numbers import RECORD_BYTES, SHIFT_BITS
 from systola.hw.parts import shapes
 
 __all__ = ["ParamUnpacker", "TableUnpacker", "bus_beat"]
-
-RECORD_BYTES = 9  # bias int32, multiplier int32, shift uint8
 
 
 def bus_beat(config):
@@ -20,7 +19,7 @@ class ParamUnpacker(wiring.Component):
     """Assemble each ``config.param_beats`` beats to a parameter word, offered with the last beat.
 
     Record k is bytes 9k to 9k + 8 of the beats put together, little-endian. Of the multiplier the
-    low mult_bits + 1 bits count, of the shift the low 6.
+    low mult_bits + 1 bits count, of the shift the low `SHIFT_BITS`.
 
     Model: none: moves data
 
@@ -52,7 +51,7 @@ class ParamUnpacker(wiring.Component):
             bits = raw[8 * RECORD_BYTES * k:]
             m.d.comb += [self.o.p[k].bias.eq(bits[:32].as_signed()),
                          self.o.p[k].mult.eq(bits[32:33 + self.config.mult_bits].as_signed()),
-                         self.o.p[k].shift.eq(bits[64:70])]
+                         self.o.p[k].shift.eq(bits[64:64 + SHIFT_BITS])]
         full = beat == beats - 1
         m.d.comb += [self.o.valid.eq(self.i.valid & full), self.i.ready.eq(self.o.ready | ~full)]
         with m.If(self.i.valid & self.i.ready):

@@ -5,11 +5,17 @@ from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out, Signature
 
 from systola.hw.contract.frame import HEADER
-from systola.hw.contract.isa import FORMATS, INSTRUCTION_BYTES
+from systola.hw.contract.isa import (
+    FORMATS,
+    HEADER_BYTES,
+    INSTRUCTION_BYTES,
+    INSTRUCTION_HEADER,
+)
+from systola.hw.contract.numbers import SHIFT_BITS
 
 __all__ = ["FactorPort", "ParamPort", "ReadPort", "WritePort", "body", "engine_instruction",
-           "factor_write", "frame_header", "param_record", "param_word", "param_write",
-           "read_request", "row_beat", "table_write", "word", "write_request"]
+           "factor_write", "frame_header", "instruction_header", "param_record", "param_word",
+           "param_write", "read_request", "row_beat", "table_write", "word", "write_request"]
 
 
 def word(config):
@@ -54,7 +60,7 @@ def row_beat(shape, lanes):
 def param_record(mult_bits, bias_bits=32):
     """Return the requantization parameters of one channel; ``mult`` carries the sign."""
     return data.StructLayout({"bias": signed(bias_bits), "mult": signed(mult_bits + 1),
-                              "shift": unsigned(6)})
+                              "shift": unsigned(SHIFT_BITS)})
 
 
 def param_word(config):
@@ -89,15 +95,21 @@ def ParamPort(config):
                       "rsp": In(stream.Signature(param_word(config)))})
 
 
+def instruction_header():
+    """Return the header of an instruction, its lowest bits."""
+    return data.StructLayout(dict(INSTRUCTION_HEADER))
+
+
 def body(opcode):
-    """Return the fields of `opcode` as they lie in an instruction from byte 2 on."""
+    """Return the fields of `opcode` as they lie in an instruction behind its header's bytes."""
     return data.StructLayout({field.name: (signed if field.signed else unsigned)(field.bits)
                               for field in FORMATS[opcode].fields})
 
 
 def engine_instruction():
     """Return the payload of an engine's instruction stream; view ``body`` by ``body(opcode)``."""
-    return data.StructLayout({"opcode": unsigned(8), "body": unsigned(8 * INSTRUCTION_BYTES - 16)})
+    return data.StructLayout({"opcode": instruction_header()["opcode"].shape,
+                              "body": 8 * (INSTRUCTION_BYTES - HEADER_BYTES)})
 
 
 def frame_header():

@@ -4,14 +4,13 @@ from amaranth import Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.contract.numbers import MAX31
 from systola.hw.parts.divider import Divider
 
-__all__ = ["ITERATIONS", "MAX31", "InverseRoot"]
+__all__ = ["ITERATIONS", "InverseRoot"]
 
 ITERATIONS = 10
 """Steps of the root iteration, always all of them."""
-
-MAX31 = (1 << 31) - 1
 
 
 class InverseRoot(wiring.Component):

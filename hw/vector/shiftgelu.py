@@ -4,6 +4,7 @@ from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.contract.numbers import INT_BITS
 from systola.hw.parts.credit_queue import CreditQueue
 from systola.hw.parts.shapes import row_beat, table_write
 from systola.hw.vector.byte_table import ByteTable
@@ -78,7 +79,7 @@ class ShiftGelu(wiring.Component):
         m.submodules.queue = queue = CreditQueue(shape=self.o.p.shape(), depth=self._pipeline + 3)
         wiring.connect(m, wiring.flipped(self.i), rows.i)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
-        head, take, exp_max = Signal(init=1), Signal(), Signal(31, reset_less=True)
+        head, take, exp_max = Signal(init=1), Signal(), Signal(INT_BITS, reset_less=True)
         m.d.comb += [rows.o.ready.eq(queue.room & ~head), queue.take.eq(take),
                      take.eq(rows.o.valid & rows.o.ready), exp.x0.eq(self.x0)]
         with m.If(rows.o.valid & head):
@@ -94,13 +95,13 @@ class ShiftGelu(wiring.Component):
             # Lane 0 carries the head: 2**low octaves (low > 4) are more than 31 bits.
             value = Cat((mant << shift[:low])[1:], shift[low:]) if k == 0 else (
                 (mant << shift[:low])[1:len(mant) + self.n])
-            e = delay(m, saturate(value, 31), 1)
+            e = delay(m, saturate(value, INT_BITS), 1)
             if k == 0:
                 with m.If(head):  # follows while the row waits, settles with its first beat
                     m.d.sync += exp_max.eq(e)
             x = delay(m, rows.o.p.x[k], at_exp + 2 + ReciprocalProduct.latency)
             m.submodules[f"reciprocal_{k}"] = unit = ReciprocalProduct(mant_bits=len(mant))
-            m.d.sync += unit.den.eq(saturate(e + exp_max, 31))
+            m.d.sync += unit.den.eq(saturate(e + exp_max, INT_BITS))
             m.d.comb += unit.mant.eq(delay(m, mant, 2))
             shift = delay(m, shift[:low], 2 + unit.latency)
             m.d.comb += queue.data.x[k].eq(self._times_sigmoid(m, x, unit.product, shift))

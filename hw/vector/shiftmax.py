@@ -5,6 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.contract.numbers import INT_BITS, MAX31
 from systola.hw.parts.divider import Divider
 from systola.hw.parts.pipeline import Pipeline
 from systola.hw.parts.shapes import row_beat
@@ -84,7 +85,7 @@ class Shiftmax(wiring.Component):
         m.submodules.exp = exp = ShiftExp(
             lanes=self.lanes, x_bits=self.in_bits + 1, x0_bits=self.x0_bits, n=self.n)
         m.submodules.divider = divider = Divider(
-            width=31, den_width=31, quot_bits=31 - self.n)
+            width=INT_BITS, den_width=INT_BITS, quot_bits=INT_BITS - self.n)
         wiring.connect(m, wiring.flipped(self.i), rows.i)
         held = data.StructLayout({"mant": exp.mant.shape(), "shift": exp.shift.shape(),
                                   "last": 1, "keep": self.lanes - 1})
@@ -102,7 +103,7 @@ class Shiftmax(wiring.Component):
         m.d.comb += [
             rows.ready.eq((exponentials.w_level <= exponentials.depth - inside)
                           & ~(waiting & rows.p.last)),
-            take.eq(rows.valid & rows.ready), exp.x0.eq(self.x0), division.p.num.eq(2**31 - 1),
+            take.eq(rows.valid & rows.ready), exp.x0.eq(self.x0), division.p.num.eq(MAX31),
         ]
         with m.If(division.valid & division.ready):
             m.d.sync += [waiting.eq(0), division.valid.eq(0)]
@@ -123,27 +124,28 @@ class Shiftmax(wiring.Component):
             value = (near << Cat(Const(0, 2), delay(m, exp.shift[k][2:], 1)))
             value = value[1:len(exp.mant[k]) + self.n]
             keep = delay(m, tail[k], 1) if k else Const(1)
-            level.append(delay(m, Mux(keep, saturate(value, 31), 0), 1))
+            level.append(delay(m, Mux(keep, saturate(value, INT_BITS), 0), 1))
         valid, last = delay(m, valid, 2, reset=True), delay(m, tail[0], 2)
         while len(level) > 1:
-            pairs = [saturate(a + b, 31) for a, b in zip(level[::2], level[1::2], strict=False)]
+            pairs = [saturate(a + b, INT_BITS)
+                     for a, b in zip(level[::2], level[1::2], strict=False)]
             level = [delay(m, value, 1) for value in pairs + level[len(level) & ~1:]]
             valid, last = delay(m, valid, 1, reset=True), delay(m, last, 1)
         self._add_up(m, level[0], valid, last, division)
 
     def _add_up(self, m, value, valid, last, division):
         """Sum the beats of a row, at most 2**31 - 1, and ask for the division by the sum."""
-        total, new_total = Signal(31, reset_less=True), Signal(32)
-        den = Signal(31, reset_less=True)
+        total, new_total = Signal(INT_BITS, reset_less=True), Signal(INT_BITS + 1)
+        den = Signal(INT_BITS, reset_less=True)
         over, clear = Signal(), Signal(init=1)  # `over`: the sum did not fit, until the row's end
         m.d.comb += [new_total.eq(total + value), division.p.den.eq(den)]
         m.d.sync += clear.eq(0)
         with m.If(valid):
-            m.d.sync += [total.eq(new_total), over.eq(~last & (over | new_total[31]))]
+            m.d.sync += [total.eq(new_total), over.eq(~last & (over | new_total[-1]))]
         with m.If(clear | (valid & last)):  # not a reset value: this way it takes no look-up table
             m.d.sync += total.eq(0)
         with m.If(valid & last):  # no row ends before the sum of the one before is divided
-            m.d.sync += [den.eq(Mux(over | new_total[31], 2**31 - 1, new_total)),
+            m.d.sync += [den.eq(Mux(over | new_total[-1], MAX31, new_total)),
                          division.valid.eq(1)]
 
     def _products(self, m, held, exponentials, quot):

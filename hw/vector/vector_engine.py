@@ -4,8 +4,8 @@ from amaranth import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.contract.config import GELU_SHIFT, SOFTMAX_SHIFT
 from systola.hw.contract.isa import Opcode
+from systola.hw.contract.numbers import GELU_SHIFT, INT_BITS, SOFTMAX_SHIFT
 from systola.hw.parts import shapes
 from systola.hw.parts.register_slice import RegisterSlice
 from systola.hw.vector.expmax import ExpMax
@@ -165,7 +165,7 @@ class VectorEngine(wiring.Component):
         rows, wide = ins.rows, is_norm
         planes = Mux(self.instr.p.opcode == Opcode.SHIFTMAX, config.attention_digits, 1)
         sources = {name: (ins, bits) for name, bits in (
-            ("x0", config.x0_bits), ("numerator", 31), ("factor_base", 16))}
+            ("x0", config.x0_bits), ("numerator", INT_BITS), ("factor_base", 16))}
         if config.pooling == "mean":
             codes.append(Opcode.MEAN)
             is_mean = self.instr.p.opcode == Opcode.MEAN

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from systola.hw.contract.numbers import MAX31, MAX_SHIFT
+
 __all__ = ["CODES", "KINDS", "Activation", "Add", "Constant", "Context", "GraphError", "Input",
            "Linear", "Mean", "Node", "Norm", "Rows", "Scores", "Softmax", "Tensor"]
 
@@ -22,8 +24,6 @@ CODES = {"weight": np.int8, "bias": np.int32, "mult": np.int32, "shift": np.uint
          "other_shift": np.uint8, "values": np.int16, "table": np.int8, "index": np.int32}
 """Types of the parameters that are arrays in files of integer networks."""
 
-_INT32 = 2**31 - 1
-_SHIFT = 63
 _SHOWN = 120
 
 
@@ -127,10 +127,10 @@ class Node:
             outside = value[(value < low) | (value > high)].ravel()[0]
             self.refuse(attribute, f"from {low} to {high}", outside)
 
-    def dyadic(self, mult="mult", shift="shift", shape=(), low=-_INT32):
+    def dyadic(self, mult="mult", shift="shift", shape=(), low=-MAX31):
         """Check a multiplier and its shift, both of `shape`."""
-        self.array(mult, shape, low, _INT32)
-        self.array(shift, shape, 0, _SHIFT)
+        self.array(mult, shape, low, MAX31)
+        self.array(shift, shape, 0, MAX_SHIFT)
 
     def heads_fit(self, first, heads, tensor):
         """Check that `tensor` has `heads` of ``head_dim`` from the channel `first` says on."""
@@ -248,7 +248,7 @@ class Linear(Node):
             self.integer("weight_bits", 2, 8)
             top = (1 << self.weight_bits - 1) - 1
             self.array("weight", (channels, source.channels), -top, top)
-            self.array("bias", (channels,), -_INT32 - 1, _INT32)
+            self.array("bias", (channels,), -MAX31 - 1, MAX31)
             self.dyadic(shape=(channels,))
             if residual is None:
                 self.absent("res_mult", "res_shift")
@@ -412,7 +412,7 @@ class Context(Node):
             if self.factor_bits is not None:
                 self.integer("factor_bits", 8, 31)
                 # A row's sum is at least 128, so a larger numerator could give no larger factor.
-                self.array("mult", (), 0, min(_INT32, (1 << self.factor_bits + 7) - 1))
+                self.array("mult", (), 0, min(MAX31, (1 << self.factor_bits + 7) - 1))
         return Tensor(rows=attention.rows, channels=attention.heads * self.head_dim,
                       bits=self.bits)
 
@@ -506,7 +506,7 @@ class Norm(Node):
             self.absent("weight", "eps")
             self.choice("variant", "published", "leading_one")
             self.integer("bits", 2, 8)
-            self.array("bias", shape, -_INT32 - 1, _INT32)
+            self.array("bias", shape, -MAX31 - 1, MAX31)
             self.dyadic(shape=shape)
         return dataclasses.replace(source, bits=self.bits)
 

@@ -6,7 +6,8 @@ at full width: 31-bit multipliers, wide biases, 8-bit operands with 16-bit atten
 
 import numpy as np
 
-from systola.hw.contract.config import GELU_SHIFT, SOFTMAX_SHIFT, digit_count
+from systola.hw.contract.config import digit_count
+from systola.hw.contract.numbers import GELU_SHIFT, INT_BITS, SOFTMAX_SHIFT
 from systola.model.operators.matmul import split_digits
 from systola.sim.verilog.payload_bytes import pack, unpack
 from systola.sim.verilog.runner import Session, build_component
@@ -14,7 +15,7 @@ from systola.sim.verilog.runner import Session, build_component
 __all__ = ["RtlEngine"]
 
 LANES = 4
-MULT_BITS = 31
+MULT_BITS = INT_BITS
 WIDE_BITS = 40
 """Bits of accumulators and biases: I-LayerNorm biases exceed 32 bits."""
 

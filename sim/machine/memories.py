@@ -2,8 +2,15 @@
 
 import numpy as np
 
-from systola.hw.contract.config import GELU_SHIFT, SOFTMAX_SHIFT
 from systola.hw.contract.isa import Flag, Opcode, Region
+from systola.hw.contract.numbers import (
+    CODE_BITS,
+    GELU_SHIFT,
+    MAX_SHIFT,
+    RECORD_BYTES,
+    SOFTMAX_SHIFT,
+    TABLE_BYTES,
+)
 from systola.model.operators.deferred import deferred_softmax, row_factors
 from systola.model.operators.layernorm import layernorm_requant
 from systola.model.operators.matmul import matmul, split_digits
@@ -24,7 +31,7 @@ def _wrap(values, bits):
 
 def _bytes(values, bits):
     """Return the planes of results of `bits` bits: their bytes, the lowest first."""
-    return np.stack([values, values >> 8] if bits > 8 else [values])
+    return np.stack([values, values >> 8] if bits > CODE_BITS else [values])
 
 
 class Memories:
@@ -40,7 +47,7 @@ class Memories:
         self.words = np.zeros((config.scratchpad_words, config.rows), np.uint8)
         shape = config.param_depth, config.lanes
         self.bias, self.mult, self.shift = (np.zeros(shape, np.int64) for _ in range(3))
-        self.tables = np.zeros((2, 256), np.uint8)
+        self.tables = np.zeros((2, TABLE_BYTES), np.uint8)
         self.factors = np.zeros(config.factor_depth, np.int64)
         if rng is not None:
             for memory in self.words, self.mult, self.tables, self.factors:
@@ -76,17 +83,18 @@ class Memories:
     def load_params(self, fields, beats):
         """Execute LOAD_PARAMS; multipliers and shifts keep the bits the memory has."""
         config = self.config
-        raw = beats.reshape(fields["count"], -1)[:, :9 * config.lanes].reshape(-1, 9)
+        raw = beats.reshape(fields["count"], -1)[:, :RECORD_BYTES * config.lanes]
+        raw = raw.reshape(-1, RECORD_BYTES)
         part = slice(fields["base"], fields["base"] + fields["count"])
         shape = fields["count"], config.lanes
         self.bias[part] = raw[:, :4].copy().view("<i4").reshape(shape)
         mult = raw[:, 4:8].copy().view("<i4").astype(np.int64).reshape(shape)
         self.mult[part] = _wrap(mult, config.mult_bits + 1)
-        self.shift[part] = raw[:, 8].reshape(shape) & 63
+        self.shift[part] = raw[:, 8].reshape(shape) & MAX_SHIFT
 
     def load_table(self, fields, beats):
         """Execute LOAD_TABLE."""
-        self.tables[fields["table"]] = beats[:, :self.config.rows].reshape(-1)[:256]
+        self.tables[fields["table"]] = beats[:, :self.config.rows].reshape(-1)[:TABLE_BYTES]
 
     def fetch(self, fields):
         """Return the weight words (n, R) uint8 of FETCH."""
@@ -144,7 +152,9 @@ class Memories:
     def _mult_bits(self, out_bits):
         """Return the multiplier bits that the requantizer takes for results of `out_bits`."""
         config = self.config
-        return min(config.mult_bits, config.code_mult_bits) if out_bits <= 8 else config.mult_bits
+        if out_bits > CODE_BITS:
+            return config.mult_bits
+        return min(config.mult_bits, config.code_mult_bits)
 
     def finish_matmul(self, fields, acc, operands):
         """Requantize accumulators with `drain_operands` and write them."""

@@ -16,6 +16,7 @@ from systola.hw.contract.isa import (
     decode,
     formats,
 )
+from systola.hw.contract.numbers import CODE_BITS
 
 __all__ = ["beats_needed", "check_instruction", "check_word", "columns", "entries", "extent",
            "fetch_words", "limits", "operands", "outputs", "weight_words"]
@@ -63,7 +64,7 @@ def _holds(when, fields):
         case When.PER_CHANNEL:
             return not fields["flags"] & Flag.BROADCAST
         case When.WIDE:
-            return fields["out_bits"] > 8
+            return fields["out_bits"] > CODE_BITS
     return True
 
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
+from systola.hw.contract.numbers import MAX31
 from systola.hw.vector.shiftexp import ShiftExp
-from systola.model.operators.shiftmax import MAX31, shift_exp
+from systola.model.operators.shiftmax import shift_exp
 
 X0 = [1, 2, 3, 7, 14, 20, 21, 100, 255, 256, 367, 368, 419, 2047, 4095]
 
