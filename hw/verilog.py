@@ -10,6 +10,8 @@ from pathlib import Path
 
 from amaranth.back import verilog
 
+from systola.files.at_once import write_at_once
+
 __all__ = ["IDIOMS", "find_yosys", "rare_collection", "to_verilog", "write_verilog"]
 
 IDIOMS = "WIDTH", "CASEINCOMPLETE", "CMPCONST", "UNSIGNED"
@@ -104,7 +106,5 @@ def write_verilog(component, path, name, ports=None):
     path = Path(path)
     text = to_verilog(component, name, ports)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    write_at_once(path, text.encode())
     return path

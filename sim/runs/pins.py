@@ -13,10 +13,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from systola.files.cache import cache_dir
 from systola.hw.accelerator import Accelerator
 from systola.hw.generate import TOP
 from systola.sim.verilog.player import HOST, host_verilog
-from systola.sim.verilog.runner import Session, build_text, cache_dir, cached_verilog
+from systola.sim.verilog.runner import Session, build_text, cached_verilog
 from systola.sw_driver.program.image import decode_outputs
 
 __all__ = ["PIN_FILE", "Pins", "decode_pins", "pin_recorder", "record_pins"]

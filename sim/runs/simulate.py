@@ -8,12 +8,13 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from systola.files.cache import cache_dir
 from systola.hw.accelerator import Accelerator
 from systola.hw.generate import TOP
 from systola.model.graph.integer_forward import forward
 from systola.sim.runs.timeline import Timeline, read_timeline
 from systola.sim.verilog.player import HOST, host_verilog
-from systola.sim.verilog.runner import Session, build_text, cache_dir, cached_verilog
+from systola.sim.verilog.runner import Session, build_text, cached_verilog
 from systola.sw_driver.compiler.compiler import batches, compile_network
 
 __all__ = ["Simulation", "accelerator_verilog", "build_accelerator", "simulate"]

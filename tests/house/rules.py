@@ -33,11 +33,11 @@ ROOMS = {
           "hw/host",
     "sim": "amaranth",
     "sim/machine": "numpy hw/contract model/operators",
-    "sim/verilog": "amaranth numpy hw/contract hw/host/register_file hw/verilog",
+    "sim/verilog": "amaranth numpy files hw/contract hw/host/register_file hw/verilog",
     "sim/formal": "amaranth hw/contract hw/verilog",
     "sim/conform": "numpy files hw/contract hw/parts hw/matrix hw/vector model/operators "
                    "model/quantization/uniform sim/verilog",
-    "sim/runs": "numpy hw hw/contract hw/host/uart model/data model/graph sim/verilog "
+    "sim/runs": "numpy files hw hw/contract hw/host/uart model/data model/graph sim/verilog "
                 "sw_driver/compiler sw_driver/program",
     "sim/soak": "numpy hw hw/contract hw/control/watchdog model/data model/graph sim/machine "
                 "sim/runs sim/verilog sw_driver/compiler sw_driver/driver sw_driver/program",
@@ -45,7 +45,7 @@ ROOMS = {
     "boards/synthesis": "hw hw/contract hw/matrix/systolic hw/parts/target",
     "boards/flows": "hw/accelerator hw/contract hw/parts/target boards/synthesis",
     "boards": "amaranth hw/linked hw/contract hw/host/uart hw/parts/target boards/flows",
-    "boards/power": "numpy hw/matrix/baselines hw/verilog model/data model/evaluation "
+    "boards/power": "numpy files hw/matrix/baselines hw/verilog model/data model/evaluation "
                     "model/graph model/operators sim/runs/pins sim/verilog sw_driver/compiler "
                     "sw_driver/program boards/synthesis",
     "report": "matplotlib numpy hw/contract model/data model/evaluation model/graph "
