@@ -115,7 +115,7 @@ class AcceleratorConfig:
     max_row : int
         Longest row (channels or keys) a vector unit can hold.
     x0_bits : int
-        Bits of the ShiftExp constant ``-x0``.
+        Bits of the unit of ShiftExp, the constant ``-x0`` of I-ViT.
     """
 
     rows: int = 16
@@ -220,7 +220,7 @@ class AcceleratorConfig:
 
     @property
     def largest_unit(self):
-        """Largest ``-x0`` of ShiftExp."""
+        """Largest unit of ShiftExp."""
         return (1 << self.x0_bits) - 1
 
     @property

@@ -197,7 +197,7 @@ _BEATS = Field("beats", 32, "stream beats that follow this instruction")
 _ROWS = Field("rows", 16, "rows (tokens)", count=True)
 _WORDS = Field("words", 16, "words in a row", count=True)
 _LAST = Field("lanes_last", 16, "valid lanes in the last word of a row", low=1, high="rows")
-_UNIT = Field("x0", 32, "-x0 of ShiftExp", low=1, high="largest_unit")
+_UNIT = Field("unit", 32, "unit of ShiftExp: the code of 1", low=1, high="largest_unit")
 _CODE = Field("out_bits", 16, "bits to saturate to", low=2, high=CODE_BITS)
 _RESULT = Field("out_bits", 16, "bits to saturate to; more than 8 writes two planes", low=2,
                 high=16)

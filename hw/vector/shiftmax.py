@@ -28,7 +28,7 @@ class Shiftmax(wiring.Component):
     second buffer, and their sum; the division; the product. A long run of rows of B beats takes
     ``max(B, division)`` cycles a row, where ``division`` is an attribute (17 cycles for n = 15). A
     row's first beat is out ``latency + B`` cycles after its last beat was in (attribute; 35 for 4
-    lanes, 12 bits of x0). No multiplier: the product adds radix-4 digits of the mantissa.
+    lanes, 12 bits of the unit). No multiplier: the product adds radix-4 digits of the mantissa.
 
     Model: model/operators/shiftmax.py
 
@@ -38,8 +38,8 @@ class Shiftmax(wiring.Component):
         Elements per beat.
     max_row : int
         Elements of the longest row.
-    x0_bits, in_bits : int
-        Bits of ``-x0`` and of a code.
+    unit_bits, in_bits : int
+        Bits of the unit and of a code.
     out_bits : int
         Output bits, 2 to 16; the results are below ``2**(out_bits-1)``.
     n : int
@@ -51,8 +51,8 @@ class Shiftmax(wiring.Component):
         Rows of 1 to `max_row` codes.
     o : Out(stream.Signature(row_beat(unsigned(out_bits), lanes)))
         The rows in units of ``2**-(out_bits-1)``; lanes that are not kept hold anything.
-    x0 : In(unsigned(x0_bits))
-        ``-x0``, at least 1; must not change while rows are inside.
+    unit : In(unsigned(unit_bits))
+        The unit, at least 1; must not change while rows are inside.
 
     Raises
     ------
@@ -60,14 +60,14 @@ class Shiftmax(wiring.Component):
         If a parameter is not an integer in its range.
     """
 
-    def __init__(self, *, lanes, max_row, x0_bits, in_bits=8, out_bits=16, n=15):
+    def __init__(self, *, lanes, max_row, unit_bits, in_bits=8, out_bits=16, n=15):
         check_integers(lanes=(lanes, 1, 1024), max_row=(max_row, 1, 1 << 20), n=(n, 1, 30),
-                       x0_bits=(x0_bits, 1, 24), in_bits=(in_bits, 2, 16),
+                       unit_bits=(unit_bits, 1, 24), in_bits=(in_bits, 2, 16),
                        out_bits=(out_bits, 2, 16))
-        self.lanes, self.max_row, self.x0_bits = lanes, max_row, x0_bits
+        self.lanes, self.max_row, self.unit_bits = lanes, max_row, unit_bits
         self.in_bits, self.out_bits, self.n = in_bits, out_bits, n
         self.division = 32 - n
-        self._digits = -(-(x0_bits + 1) // 2)
+        self._digits = -(-(unit_bits + 1) // 2)
         self._product_latency = -(-self._digits // _STEPS) + 2
         # Row maximum 2, difference, sum, factor: one each.
         self.latency = (6 + ShiftExp.latency_for(n) + (lanes - 1).bit_length() + self.division
@@ -75,7 +75,7 @@ class Shiftmax(wiring.Component):
         super().__init__({
             "i": In(stream.Signature(row_beat(signed(in_bits), lanes))),
             "o": Out(stream.Signature(row_beat(unsigned(out_bits), lanes))),
-            "x0": In(unsigned(x0_bits)),
+            "unit": In(unsigned(unit_bits)),
         })
 
     def elaborate(self, platform):
@@ -83,7 +83,7 @@ class Shiftmax(wiring.Component):
         m.submodules.rows = rows = RowMaximum(
             lanes=self.lanes, max_row=self.max_row, in_bits=self.in_bits, slots=4)
         m.submodules.exp = exp = ShiftExp(
-            lanes=self.lanes, x_bits=self.in_bits + 1, x0_bits=self.x0_bits, n=self.n)
+            lanes=self.lanes, x_bits=self.in_bits + 1, unit_bits=self.unit_bits, n=self.n)
         m.submodules.divider = divider = Divider(
             width=INT_BITS, den_width=INT_BITS, quot_bits=INT_BITS - self.n)
         wiring.connect(m, wiring.flipped(self.i), rows.i)
@@ -103,7 +103,7 @@ class Shiftmax(wiring.Component):
         m.d.comb += [
             rows.ready.eq((exponentials.w_level <= exponentials.depth - inside)
                           & ~(waiting & rows.p.last)),
-            take.eq(rows.valid & rows.ready), exp.x0.eq(self.x0), division.p.num.eq(MAX31),
+            take.eq(rows.valid & rows.ready), exp.unit.eq(self.unit), division.p.num.eq(MAX31),
         ]
         with m.If(division.valid & division.ready):
             m.d.sync += [waiting.eq(0), division.valid.eq(0)]

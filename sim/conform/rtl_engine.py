@@ -98,14 +98,14 @@ class RtlEngine:
 
     def shiftmax(self, x, x0, n=SOFTMAX_SHIFT, bits=16):
         """Return what `systola.model.operators.shiftmax.shiftmax` does."""
-        key = {"in_bits": _code_bits(x), "x0_bits": _x0_bits(x0), "n": n, "out_bits": bits}
-        return self._rows("shiftmax", key, x, key["in_bits"], (bits, False), {"x0": -int(x0)})
+        key = {"in_bits": _code_bits(x), "unit_bits": _unit_bits(x0), "n": n, "out_bits": bits}
+        return self._rows("shiftmax", key, x, key["in_bits"], (bits, False), {"unit": -int(x0)})
 
     def shiftgelu(self, x, x0, n=GELU_SHIFT, bits=8):
         """Return what `systola.model.operators.shiftgelu.shiftgelu` does."""
-        key = {"in_bits": _code_bits(x), "x0_bits": _x0_bits(x0), "n": n, "out_bits": bits}
+        key = {"in_bits": _code_bits(x), "unit_bits": _unit_bits(x0), "n": n, "out_bits": bits}
         return self._rows("shiftgelu", key, x, key["in_bits"], (key["in_bits"] + bits, True),
-                          {"x0": -int(x0)})
+                          {"unit": -int(x0)})
 
     def layernorm(self, x, start="published"):
         """Return what `systola.model.operators.layernorm.layernorm` does."""
@@ -245,5 +245,5 @@ def _code_bits(x):
     return 8 if x.size == 0 or -128 <= x.min() <= x.max() <= 127 else 16
 
 
-def _x0_bits(x0):
+def _unit_bits(x0):
     return 12 if -int(x0) < 1 << 12 else 24

@@ -204,7 +204,7 @@ class Memories:
                                                                 config.mult_bits)
             y = codes[None]
         elif opcode is Opcode.SHIFTMAX:
-            a = shiftmax(x, -fields["x0"], SOFTMAX_SHIFT, config.attention_bits)
+            a = shiftmax(x, -fields["unit"], SOFTMAX_SHIFT, config.attention_bits)
             y = split_digits(a, config.act_bits, config.attention_digits)
         elif opcode is Opcode.LAYERNORM:
             bias, mult, shift = self.records(fields["param_base"], x.shape[-1])
@@ -215,6 +215,6 @@ class Memories:
         else:
             bias, mult, shift = self.record(fields["param_base"])
             mult = _wrap(mult, self._mult_bits(fields["out_bits"]) + 1)
-            y = requantize(shiftgelu(x, -fields["x0"], GELU_SHIFT) + bias, mult, shift,
+            y = requantize(shiftgelu(x, -fields["unit"], GELU_SHIFT) + bias, mult, shift,
                            fields["out_bits"])[None]
         self.write(fields, "dst_", y, len(y))

@@ -216,7 +216,7 @@ class Attention:
         build.store_traced(scores.name, codes, shape, unit.keys, head, low, 0)
         factors = build.factors(attention.name, unit.rows)
         build.vector(Opcode.SHIFTMAX, attention.name, codes, attention.view(), unit.keys,
-                     x0=int(softmax.unit), factors=factors,
+                     unit=int(softmax.unit), factors=factors,
                      table=EXPONENTIALS if factors else None,
                      numerator=int(self.pattern.context.mult) if factors else 0)
         build.store_traced(softmax.name, attention.view(), shape, unit.keys, head, low, 0,

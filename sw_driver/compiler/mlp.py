@@ -24,7 +24,7 @@ def activate(build, graph, node, view, channels, row, first, out=None):
     params = {"param_base": 0} if table else {"params": build.broadcast_params(
         node.name, node.mult, node.shift)}
     build.vector(Opcode.SHIFTGELU, node.name, view, out, channels, out_bits=node.bits,
-                 x0=1 if table else int(node.unit), table=GELU if table else None, **params)
+                 unit=1 if table else int(node.unit), table=GELU if table else None, **params)
     build.store_traced(node.name, out, graph.tensors[node.name].shape, channels, None, row, first)
 
 

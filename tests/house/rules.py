@@ -94,6 +94,7 @@ COVERED = {
     "hw/contract/link.py": "tests/hw/host/test_bridge.py",
     "hw/contract/link_page.py": "tests/hw/contract/test_pages.py",
     "hw/contract/names.py": "tests/hw/test_several.py",
+    "hw/contract/numbers.py": "tests/model/test_requant.py",
     "hw/contract/stream_registers.py": "tests/hw/host/test_mapped.py",
     "hw/core.py": "tests/hw/test_accelerator.py",
     "hw/host/deframer.py": "tests/hw/host/test_frame.py",
