@@ -5,8 +5,9 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.regmap import COUNTERS
-from systola.hw.core import Core, access_layout, trace_layout
+from systola.hw.core import Core
 from systola.hw.host.register_file import RegisterFile, axi_lite_ports
+from systola.hw.parts import shapes
 
 __all__ = ["Accelerator"]
 
@@ -51,7 +52,7 @@ class Accelerator(wiring.Component):
             "m_axis_tdata": Out(bits), "m_axis_tvalid": Out(1), "m_axis_tready": In(1),
             "m_axis_tlast": Out(1),
             "irq": Out(1),
-        } | ({"trace": Out(trace_layout()), "accesses": Out(access_layout(config))}
+        } | ({"trace": Out(shapes.trace_layout()), "accesses": Out(shapes.access_layout(config))}
              if trace else {}))
 
     def elaborate(self, platform):

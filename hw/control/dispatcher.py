@@ -7,13 +7,12 @@ from amaranth.lib.wiring import In, Out
 from systola.hw.contract.checks import COUNT_FIELDS
 from systola.hw.contract.isa import HEADER_BYTES, INSTRUCTION_BYTES, Engine, Error, Opcode, formats
 from systola.hw.control.checker import Checker
-from systola.hw.load.unpackers import bus_beat
 from systola.hw.parts import shapes
 
-__all__ = ["Dispatcher", "queued_instruction"]
+__all__ = ["Dispatcher"]
 
 
-def queued_instruction():
+def _queued_instruction():
     """Return what waits in an engine's queue: the instruction and its token bits."""
     engines = len(Engine)
     return data.StructLayout({"payload": shapes.engine_instruction(), "wait": engines,
@@ -41,11 +40,11 @@ class Dispatcher(wiring.Component):
 
     Members
     -------
-    stream : In(stream.Signature(bus_beat(config)))
+    stream : In(stream.Signature(shapes.bus_beat(config)))
         Program.
-    load, matrix, vector : Out(stream.Signature(queued_instruction()))
+    load, matrix, vector : Out(stream.Signature(_queued_instruction()))
         Instructions of each engine.
-    data : Out(stream.Signature(bus_beat(config)))
+    data : Out(stream.Signature(shapes.bus_beat(config)))
         The beats that follow instructions.
     start : In(1)
         Take a program; ignored while ``busy`` or ``error``.
@@ -69,11 +68,11 @@ class Dispatcher(wiring.Component):
 
     def __init__(self, config):
         self.config = config
-        queue = Out(stream.Signature(queued_instruction()))
+        queue = Out(stream.Signature(_queued_instruction()))
         super().__init__({
-            "stream": In(stream.Signature(bus_beat(config))),
+            "stream": In(stream.Signature(shapes.bus_beat(config))),
             "load": queue, "matrix": queue, "vector": queue,
-            "data": Out(stream.Signature(bus_beat(config))),
+            "data": Out(stream.Signature(shapes.bus_beat(config))),
             "start": In(1), "idle": In(1), "left": In(1), "stuck": In(1),
             "begins": Out(1), "busy": Out(1), "done": Out(1), "error": Out(1),
             "cause": Out(8), "index": Out(32), "word": Out(32), "issued": Out(1),

@@ -7,16 +7,9 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["Transposer", "block_tag"]
+from systola.hw.parts import shapes
 
-
-def block_tag(rows):
-    """Return what describes a block of rows.
-
-    Emit `count` columns from column `first` on, then `pad` words of zeros; ``final`` is passed on.
-    """
-    return data.StructLayout({"first": range(rows), "count": range(rows + 1),
-                              "pad": range(rows + 1), "final": 1})
+__all__ = ["Transposer"]
 
 
 class Transposer(wiring.Component):
@@ -65,7 +58,7 @@ class Transposer(wiring.Component):
         self._tracks = next(k for k in range(cols, rows + 1) if rows % k == 0)
         super().__init__({
             "i": In(stream.Signature(data.StructLayout(
-                {"word": self.word, "last": 1, "tag": block_tag(rows)}))),
+                {"word": self.word, "last": 1, "tag": shapes.block_tag(rows)}))),
             "o": Out(stream.Signature(data.StructLayout({"word": self.word, "final": 1}))),
         })
 
@@ -73,7 +66,7 @@ class Transposer(wiring.Component):
         m = Module()
         rows = self.rows
         full, closing = Signal(2), Signal(2)
-        tags = Array(Signal(block_tag(rows), name=f"tag{k}") for k in range(2))
+        tags = Array(Signal(shapes.block_tag(rows), name=f"tag{k}") for k in range(2))
         tops = Array(Signal(range(rows), name=f"top{k}") for k in range(2))  # last row's index
         fill, row, write = Signal(), Signal(range(rows)), Signal()
         tracks = self._fill(m, write, fill)
@@ -88,7 +81,7 @@ class Transposer(wiring.Component):
                              tops[fill].eq(row)]
 
         emit, index = Signal(), Signal(range(rows + 1))
-        tag, top = Signal(block_tag(rows)), Signal(range(rows))
+        tag, top = Signal(shapes.block_tag(rows)), Signal(range(rows))
         zero, read, ends, free = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             tag.eq(tags[emit]), top.eq(tops[emit]), zero.eq(index >= tag.count),

@@ -1,18 +1,13 @@
 """Stream beats into parameter words and table entries."""
 
-from amaranth import Array, Cat, Module, Signal, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth import Array, Cat, Module, Signal
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.numbers import RECORD_BYTES, SHIFT_BITS
 from systola.hw.parts import shapes
 
-__all__ = ["ParamUnpacker", "TableUnpacker", "bus_beat"]
-
-
-def bus_beat(config):
-    """Return a stream beat: ``config.bus_bytes`` bytes, a scratchpad word in the lowest R."""
-    return data.ArrayLayout(unsigned(8), config.bus_bytes)
+__all__ = ["ParamUnpacker", "TableUnpacker"]
 
 
 class ParamUnpacker(wiring.Component):
@@ -30,7 +25,7 @@ class ParamUnpacker(wiring.Component):
 
     Members
     -------
-    i : In(stream.Signature(bus_beat(config)))
+    i : In(stream.Signature(shapes.bus_beat(config)))
         Beats.
     o : Out(stream.Signature(shapes.param_word(config)))
         Words.
@@ -38,7 +33,7 @@ class ParamUnpacker(wiring.Component):
 
     def __init__(self, config):
         self.config = config
-        super().__init__({"i": In(stream.Signature(bus_beat(config))),
+        super().__init__({"i": In(stream.Signature(shapes.bus_beat(config))),
                           "o": Out(stream.Signature(shapes.param_word(config)))})
 
     def elaborate(self, platform):
@@ -76,7 +71,7 @@ class TableUnpacker(wiring.Component):
 
     Members
     -------
-    i : In(stream.Signature(bus_beat(config)))
+    i : In(stream.Signature(shapes.bus_beat(config)))
         Beats of R entries.
     table : In(1)
         Which table; constant while beats enter.
@@ -88,7 +83,7 @@ class TableUnpacker(wiring.Component):
 
     def __init__(self, config):
         self.config = config
-        super().__init__({"i": In(stream.Signature(bus_beat(config))), "table": In(1),
+        super().__init__({"i": In(stream.Signature(shapes.bus_beat(config))), "table": In(1),
                           "o": Out(stream.Signature(shapes.table_write())), "finished": Out(1)})
 
     def elaborate(self, platform):

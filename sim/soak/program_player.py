@@ -11,8 +11,8 @@ that simulations show (``core.access_layout``): those are compared with the dept
 from systola.hw.accelerator import Accelerator
 from systola.hw.contract.regmap import REGISTERS
 from systola.hw.control.watchdog import patience
-from systola.hw.core import access_layout
 from systola.hw.generate import TOP
+from systola.hw.parts import shapes
 from systola.sim.verilog.runner import build_text, cached_verilog
 from systola.sim.verilog.ticker import ticker
 
@@ -212,7 +212,7 @@ def result_bytes(config):
 
 
 def _verilog(config):
-    width, layout = config.bus_bytes, access_layout(config)
+    width, layout = config.bus_bytes, shapes.access_layout(config)
     depths = {"r": config.scratchpad_words, "w": config.scratchpad_words,
               "p": config.param_depth, "f": config.factor_depth}
     checks, active = [], []

@@ -25,7 +25,7 @@ ROOMS = {
     "hw/parts": "amaranth hw/contract",
     "hw/memory": "amaranth hw/parts",
     "hw/load": "amaranth hw/contract hw/parts",
-    "hw/control": "amaranth hw/contract hw/parts hw/load/unpackers",
+    "hw/control": "amaranth hw/contract hw/parts",
     "hw/matrix": "amaranth hw/contract hw/parts",
     "hw/vector": "amaranth hw/contract hw/parts",
     "hw/host": "amaranth hw/contract hw/parts",
@@ -39,8 +39,9 @@ ROOMS = {
                    "model/quantization/uniform sim/verilog",
     "sim/runs": "numpy files hw hw/contract hw/host/uart model/data model/graph sim/verilog "
                 "sw_driver/compiler sw_driver/program",
-    "sim/soak": "numpy hw hw/contract hw/control/watchdog model/data model/graph sim/machine "
-                "sim/runs sim/verilog sw_driver/compiler sw_driver/driver sw_driver/program",
+    "sim/soak": "numpy hw hw/contract hw/control/watchdog hw/parts/shapes model/data model/graph "
+                "sim/machine sim/runs sim/verilog sw_driver/compiler sw_driver/driver "
+                "sw_driver/program",
     "sim/benches": "cocotb numpy sim/runs sim/soak sim/verilog sw_driver/driver sw_driver/program",
     "boards/synthesis": "hw hw/contract hw/matrix/systolic hw/parts/target",
     "boards/flows": "hw/accelerator hw/contract hw/parts/target boards/synthesis",
