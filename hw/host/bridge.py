@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 from systola.hw.contract.link import FOLLOWING, LOWER_CASE, Command, Reply, Status
 from systola.hw.contract.regmap import REGISTERS
 from systola.hw.host.register_file import axi_lite_ports
+from systola.hw.parts.arguments import check_least
 
 __all__ = ["Bridge"]
 
@@ -46,9 +47,7 @@ class Bridge(wiring.Component):
     """
 
     def __init__(self, *, bus_bytes, poll=1024):
-        for name, value in ("bus_bytes", bus_bytes), ("poll", poll):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, not {value!r}")
+        check_least(bus_bytes=(bus_bytes, 1), poll=(poll, 1))
         self.bus_bytes, self.poll = bus_bytes, poll
         super().__init__({
             "rx": In(stream.Signature(8)), "tx": Out(stream.Signature(8)), "status": Out(32),

@@ -14,6 +14,7 @@ from systola.hw.contract.stream_registers import (
     beat_words,
 )
 from systola.hw.host.register_file import axi_lite_ports
+from systola.hw.parts.arguments import check_integers
 
 __all__ = ["DEPTH_MAX", "StreamWindow", "window_ports"]
 
@@ -65,10 +66,7 @@ class StreamWindow(wiring.Component):
     """
 
     def __init__(self, *, bus_bytes, depth=512):
-        for name, value, low, high in (("bus_bytes", bus_bytes, 1, 128),
-                                       ("depth", depth, 4, DEPTH_MAX)):
-            if not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"{name} must be an integer from {low} to {high}, not {value!r}")
+        check_integers(bus_bytes=(bus_bytes, 1, 128), depth=(depth, 4, DEPTH_MAX))
         if bus_bytes & (bus_bytes - 1):
             raise ValueError(f"bus_bytes must be a power of two, not {bus_bytes!r}")
         self.bus_bytes, self.depth, self.words = bus_bytes, depth, beat_words(bus_bytes)

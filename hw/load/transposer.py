@@ -8,6 +8,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.parts import shapes
+from systola.hw.parts.arguments import check_integers, check_least
 
 __all__ = ["Transposer"]
 
@@ -48,10 +49,8 @@ class Transposer(wiring.Component):
     """
 
     def __init__(self, *, rows, cols):
-        if not isinstance(rows, int) or rows < 2:
-            raise ValueError(f"rows must be an integer of at least 2, not {rows!r}")
-        if not isinstance(cols, int) or not 1 <= cols <= rows:
-            raise ValueError(f"cols must be an integer from 1 to {rows}, not {cols!r}")
+        check_least(rows=(rows, 2))
+        check_integers(cols=(cols, 1, rows))
         self.rows, self.cols = rows, cols
         self.word = data.ArrayLayout(unsigned(8), rows)
         # Rows that are a multiple of this apart share a multiplexer; a block has as many for each.

@@ -8,6 +8,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.parts import shapes
+from systola.hw.parts.arguments import check_positive
 
 __all__ = ["Accumulators"]
 
@@ -63,11 +64,8 @@ class Accumulators(wiring.Component):
         delays = tuple(delays)
         if not delays or delays[0] or any(b - a not in {0, 1} for a, b in pairwise(delays)):
             raise ValueError(f"delays must start with 0 and rise by at most 1, not {delays!r}")
-        sizes = {"psum_bits": psum_bits, "act_bits": act_bits, "digits": digits,
-                 "acc_bits": acc_bits, "depth": depth}
-        for name, value in sizes.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        check_positive(psum_bits=psum_bits, act_bits=act_bits, digits=digits, acc_bits=acc_bits,
+                       depth=depth)
         self.delays, self.act_bits, self.digits = delays, act_bits, digits
         self.acc_bits, self.depth = acc_bits, depth
         super().__init__({

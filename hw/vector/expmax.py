@@ -5,12 +5,12 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.numbers import INT_BITS
+from systola.hw.parts.arguments import check_integers
 from systola.hw.parts.divider import Divider
 from systola.hw.parts.pipeline import Pipeline
 from systola.hw.parts.shapes import row_beat, table_write
 from systola.hw.vector.byte_table import ByteTable
 from systola.hw.vector.row_maximum import RowMaximum
-from systola.hw.vector.shiftexp import check_integers
 
 __all__ = ["ExpMax"]
 

@@ -4,33 +4,13 @@ from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.parts.pipeline import node
+from systola.hw.parts.arguments import check_integers
+from systola.hw.parts.pipeline import delay, node
 
-__all__ = ["ShiftExp", "check_integers", "delay", "saturate"]
+__all__ = ["ShiftExp"]
 
 _STEPS = 2
 """Quotient bits per pipeline stage."""
-
-
-def check_integers(**checks):
-    """Raise ``ValueError`` unless every ``name=(value, low, high)`` is an integer in its range."""
-    for name, (value, low, high) in checks.items():
-        if not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(f"{name} must be an integer from {low} to {high}, not {value!r}")
-
-
-def delay(m, value, cycles, *, reset=False):
-    """Return `value` `cycles` later; without `reset` the registers become shift-register LUTs."""
-    for _ in range(cycles):
-        later = Signal(value.shape(), reset_less=not reset)
-        m.d.sync += later.eq(value)
-        value = later
-    return value
-
-
-def saturate(value, bits):
-    """Return unsigned `value` in `bits` bits, all ones if it does not fit."""
-    return Mux(value[bits:].any(), (1 << bits) - 1, value[:bits]) if len(value) > bits else value
 
 
 class ShiftExp(wiring.Component):

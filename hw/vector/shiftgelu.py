@@ -5,12 +5,14 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.numbers import INT_BITS
+from systola.hw.parts.arguments import check_integers, check_positive
 from systola.hw.parts.credit_queue import CreditQueue
+from systola.hw.parts.pipeline import delay, saturate
 from systola.hw.parts.shapes import row_beat, table_write
 from systola.hw.vector.byte_table import ByteTable
 from systola.hw.vector.reciprocal import ReciprocalProduct
 from systola.hw.vector.row_maximum import RowMaximum
-from systola.hw.vector.shiftexp import ShiftExp, check_integers, delay, saturate
+from systola.hw.vector.shiftexp import ShiftExp
 
 __all__ = ["GeluTable", "ShiftGelu"]
 
@@ -152,8 +154,7 @@ class GeluTable(wiring.Component):
     """
 
     def __init__(self, *, lanes):
-        if not isinstance(lanes, int) or lanes < 1:
-            raise ValueError(f"lanes must be a positive integer, not {lanes!r}")
+        check_positive(lanes=lanes)
         self.lanes = lanes
         beat = stream.Signature(row_beat(signed(8), lanes))
         super().__init__({"i": In(beat), "o": Out(beat),

@@ -6,11 +6,12 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.numbers import INT_BITS, MAX31
+from systola.hw.parts.arguments import check_integers
 from systola.hw.parts.divider import Divider
-from systola.hw.parts.pipeline import Pipeline
+from systola.hw.parts.pipeline import Pipeline, delay, saturate
 from systola.hw.parts.shapes import row_beat
 from systola.hw.vector.row_maximum import RowMaximum
-from systola.hw.vector.shiftexp import ShiftExp, check_integers, delay, saturate
+from systola.hw.vector.shiftexp import ShiftExp
 
 __all__ = ["Shiftmax"]
 

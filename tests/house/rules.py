@@ -111,6 +111,7 @@ COVERED = {
     "hw/matrix/tile_loader.py": "tests/hw/matrix/test_matrix_engine.py",
     "hw/matrix/unwrap.py": "tests/hw/contract/test_dsp_packing.py",
     "hw/memory/bank.py": "tests/hw/memory/test_scratchpad.py",
+    "hw/parts/arguments.py": "tests/hw/parts/test_requant.py",
     "hw/parts/arbiter.py": "tests/hw/memory/test_scratchpad.py",
     "hw/parts/rescaler.py": "tests/hw/parts/test_requant.py",
     "hw/parts/shapes.py": "tests/hw/vector/test_vector_engine.py",
