@@ -162,9 +162,8 @@ class Core(wiring.Component):
         """Put a FIFO of `depth` words between two streams of the same payload; returns it."""
         fifo = SyncFIFOBuffered(width=source.p.shape().size, depth=depth)
         m.submodules[name] = fifo
-        m.d.comb += [fifo.w_data.eq(source.p), fifo.w_en.eq(source.valid),
-                     source.ready.eq(fifo.w_rdy),
-                     sink.p.eq(fifo.r_data), sink.valid.eq(fifo.r_rdy), fifo.r_en.eq(sink.ready)]
+        wiring.connect(m, source, fifo.w_stream)
+        wiring.connect(m, fifo.r_stream, sink)
         return fifo
 
     def _connect_queue(self, m, engine, source, unit):

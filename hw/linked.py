@@ -65,8 +65,7 @@ class LinkedAccelerator(wiring.Component):
         ]
         for source, sink in ((channel.tx, transmitter.i), (channel.o, bridge.rx),
                              (bridge.tx, channel.i)):
-            m.d.comb += [sink.valid.eq(source.valid), sink.p.eq(source.p),
-                         source.ready.eq(sink.ready)]
+            wiring.connect(m, source, sink)
         for name, member in axi_lite_ports().items():
             inside = getattr(accelerator, name)
             outside = getattr(bridge, "m_axil_" + name.removeprefix(PREFIX))

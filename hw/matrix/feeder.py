@@ -1,6 +1,6 @@
 """Front end of the MATRIX engine: reads the activations of a MATMUL, pass by pass."""
 
-from amaranth import Cat, Module, Mux, Signal, Value, signed
+from amaranth import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
@@ -79,8 +79,7 @@ class Feeder(wiring.Component):
         self._request(m, words)
         # Comparing an entry and popping it would make a long path.
         m.submodules.head = head = RegisterSlice(self.word_layout)
-        m.d.comb += [Value.cast(head.i.p).eq(words.r_data), head.i.valid.eq(words.r_rdy),
-                     words.r_en.eq(head.i.ready)]
+        wiring.connect(m, words.r_stream, head.i)
         self._enter(m, head.o)
         return m
 

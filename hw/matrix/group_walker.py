@@ -94,14 +94,13 @@ class GroupWalker(wiring.Component):
             m.submodules[f"{name}_queue"] = queue
             m.d.comb += [queue.w_data.eq(group[name]), queue.w_en.eq(taken & asked)]
             if name != "note":
-                m.d.comb += [Value.cast(port.p).eq(queue.r_data), port.valid.eq(queue.r_rdy),
-                             queue.r_en.eq(port.ready)]
+                wiring.connect(m, queue.r_stream, wiring.flipped(port))
                 continue
             # The others are never fuller: a group leaves only with all that it asked for.
             m.submodules.head = head = RegisterSlice(port.p.shape())
             wiring.connect(m, head.o, wiring.flipped(port))
-            m.d.comb += [taken.eq(found & queue.w_rdy), Value.cast(head.i.p).eq(queue.r_data),
-                         head.i.valid.eq(queue.r_rdy), queue.r_en.eq(head.i.ready)]
+            wiring.connect(m, queue.r_stream, head.i)
+            m.d.comb += taken.eq(found & queue.w_rdy)
         self._walk(m, ins, step, active, group)
         return m
 
