@@ -33,7 +33,7 @@ ROOMS = {
           "hw/host",
     "sim": "amaranth",
     "sim/machine": "numpy hw/contract model/operators",
-    "sim/verilog": "amaranth numpy files hw/contract hw/host/register_file hw/verilog",
+    "sim/verilog": "amaranth numpy files hw/contract hw/host/axi hw/verilog",
     "sim/formal": "amaranth hw/contract hw/verilog",
     "sim/conform": "numpy files hw/contract hw/parts hw/matrix hw/vector model/operators "
                    "model/quantization/uniform sim/verilog",
@@ -98,6 +98,7 @@ COVERED = {
     "hw/contract/numbers.py": "tests/model/test_requant.py",
     "hw/contract/stream_registers.py": "tests/hw/host/test_mapped.py",
     "hw/core.py": "tests/hw/test_accelerator.py",
+    "hw/host/axi.py": "tests/hw/host/test_register_file.py",
     "hw/host/deframer.py": "tests/hw/host/test_frame.py",
     "hw/host/framer.py": "tests/hw/host/test_frame.py",
     "hw/host/stream_window.py": "tests/hw/host/test_mapped.py",
