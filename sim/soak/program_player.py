@@ -5,7 +5,7 @@ starts the accelerator over AXI4-Lite, plays the beats, takes the results, both 
 and waits for the interrupt. After an error it sends the rest and another start, which must change
 nothing, then reads the registers and resets. What came of each program goes to ``records.bin``, the
 results of all of them to ``results.bin``. It uses the bus alone, but for the accesses to memories
-that simulations show (``core.access_layout``): those are compared with the depths.
+that simulations show (`shapes.access_layout`): those are compared with the depths.
 """
 
 from systola.hw.accelerator import Accelerator
