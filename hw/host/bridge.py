@@ -121,24 +121,9 @@ class Bridge(wiring.Component):
                         m.d.sync += self.m_axis.tvalid.eq(1)
                         m.next = "SEND"
             with m.State("READ"):
-                m.d.comb += self.m_axil.rready.eq(1)
-                with m.If(self.m_axil.arready):
-                    m.d.sync += self.m_axil.arvalid.eq(0)
-                with m.If(self.m_axil.rvalid):
-                    m.d.sync += [data.eq(self.m_axil.rdata), refused.eq(self.m_axil.rresp != 0)]
-                    m.next = "REPLY"
-                    with m.If(polling):
-                        m.d.sync += self.status.eq(self.m_axil.rdata)
-                        m.next = "COMMAND"
+                self._read(m, data, refused, polling)
             with m.State("WRITE"):
-                m.d.comb += self.m_axil.bready.eq(1)
-                with m.If(self.m_axil.awready):
-                    m.d.sync += self.m_axil.awvalid.eq(0)
-                with m.If(self.m_axil.wready):
-                    m.d.sync += self.m_axil.wvalid.eq(0)
-                with m.If(self.m_axil.bvalid):
-                    m.d.sync += refused.eq(self.m_axil.bresp != 0)
-                    m.next = "REPLY"
+                self._write(m, refused)
             with m.State("SEND"):
                 with m.If(self.m_axis.tready):
                     m.d.sync += [self.m_axis.tvalid.eq(0), left.eq(self.bus_bytes - 1),
@@ -150,6 +135,29 @@ class Bridge(wiring.Component):
                 m.d.comb += reply["valid"].eq(1)
                 with m.If(reply["taken"]):
                     m.next = "COMMAND"
+
+    def _read(self, m, data, refused, polling):
+        """Keep the address up until it is taken, and take the word for a reply or for `status`."""
+        m.d.comb += self.m_axil.rready.eq(1)
+        with m.If(self.m_axil.arready):
+            m.d.sync += self.m_axil.arvalid.eq(0)
+        with m.If(self.m_axil.rvalid):
+            m.d.sync += [data.eq(self.m_axil.rdata), refused.eq(self.m_axil.rresp != 0)]
+            m.next = "REPLY"
+            with m.If(polling):
+                m.d.sync += self.status.eq(self.m_axil.rdata)
+                m.next = "COMMAND"
+
+    def _write(self, m, refused):
+        """Keep address and word up until each is taken, and take the answer for a reply."""
+        m.d.comb += self.m_axil.bready.eq(1)
+        with m.If(self.m_axil.awready):
+            m.d.sync += self.m_axil.awvalid.eq(0)
+        with m.If(self.m_axil.wready):
+            m.d.sync += self.m_axil.wvalid.eq(0)
+        with m.If(self.m_axil.bvalid):
+            m.d.sync += refused.eq(self.m_axil.bresp != 0)
+            m.next = "REPLY"
 
     def _elaborate_sender(self, m, reply):
         size = max(_REPLY_BYTES, 1 + self.bus_bytes)

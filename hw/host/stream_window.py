@@ -146,51 +146,67 @@ class StreamWindow(wiring.Component):
                         m.d.sync += self.m_axil.arvalid.eq(1)
                         m.next = "PASS_READ"
             with m.State("WRITE"):
-                m.d.sync += [self.s_axil.bvalid.eq(1), self.s_axil.bresp.eq(SLVERR)]
-                m.next = "ANSWER"
-                with m.If(address[2:] == STREAM_REGISTERS["SEND_DATA"].offset >> 2):
-                    with m.If(strobes.all()):
-                        m.d.comb += outgoing.w_en.eq(1)
-                        m.d.sync += [self.s_axil.bresp.eq(OKAY), lost.eq(lost | ~outgoing.w_rdy)]
-                with m.If(address[2:] == STREAM_REGISTERS["STREAM_CONTROL"].offset >> 2):
-                    m.d.sync += self.s_axil.bresp.eq(OKAY)
-                    with m.If(strobes[0] & word[0]):
-                        m.d.comb += self.reset.eq(1)
-                        m.d.sync += [lost.eq(0), early.eq(0)]
+                self._write(m, address, word, strobes, outgoing, lost, early)
             with m.State("READ"):
-                m.d.sync += [self.s_axil.rvalid.eq(1), self.s_axil.rdata.eq(0),
-                             self.s_axil.rresp.eq(SLVERR)]
-                m.next = "ANSWER"
-                with m.Switch(address[2:]):
-                    for name, register in STREAM_REGISTERS.items():
-                        with m.Case(register.offset >> 2):
-                            m.d.sync += [self.s_axil.rdata.eq(values[name]),
-                                         self.s_axil.rresp.eq(OKAY)]
-                            if name == "RECEIVE_DATA":
-                                m.d.comb += incoming.r_en.eq(1)
-                                with m.If(incoming.level == 0):
-                                    m.d.sync += [self.s_axil.rdata.eq(0), early.eq(1)]
-                                with m.Elif(~incoming.r_rdy):  # on its way through the FIFO
-                                    m.d.sync += self.s_axil.rvalid.eq(0)
-                                    m.next = "READ"
+                self._read(m, address, values, incoming, early)
             with m.State("PASS_WRITE"):
-                m.d.comb += self.m_axil.bready.eq(1)
-                for channel in "aw", "w":
-                    with m.If(getattr(self.m_axil, f"{channel}ready")):
-                        m.d.sync += getattr(self.m_axil, f"{channel}valid").eq(0)
-                with m.If(self.m_axil.bvalid):
-                    m.d.sync += [self.s_axil.bvalid.eq(1), self.s_axil.bresp.eq(self.m_axil.bresp)]
-                    m.next = "ANSWER"
+                self._pass_write(m)
             with m.State("PASS_READ"):
-                m.d.comb += self.m_axil.rready.eq(1)
-                with m.If(self.m_axil.arready):
-                    m.d.sync += self.m_axil.arvalid.eq(0)
-                with m.If(self.m_axil.rvalid):
-                    m.d.sync += [self.s_axil.rvalid.eq(1), self.s_axil.rdata.eq(self.m_axil.rdata),
-                                 self.s_axil.rresp.eq(self.m_axil.rresp)]
-                    m.next = "ANSWER"
+                self._pass_read(m)
             with m.State("ANSWER"):
                 with m.If(Cat(self.s_axil.bvalid & self.s_axil.bready,
                               self.s_axil.rvalid & self.s_axil.rready).any()):
                     m.d.sync += [self.s_axil.bvalid.eq(0), self.s_axil.rvalid.eq(0)]
                     m.next = "IDLE"
+
+    def _write(self, m, address, word, strobes, outgoing, lost, early):
+        """Write a register of this unit."""
+        m.d.sync += [self.s_axil.bvalid.eq(1), self.s_axil.bresp.eq(SLVERR)]
+        m.next = "ANSWER"
+        with m.If(address[2:] == STREAM_REGISTERS["SEND_DATA"].offset >> 2):
+            with m.If(strobes.all()):
+                m.d.comb += outgoing.w_en.eq(1)
+                m.d.sync += [self.s_axil.bresp.eq(OKAY), lost.eq(lost | ~outgoing.w_rdy)]
+        with m.If(address[2:] == STREAM_REGISTERS["STREAM_CONTROL"].offset >> 2):
+            m.d.sync += self.s_axil.bresp.eq(OKAY)
+            with m.If(strobes[0] & word[0]):
+                m.d.comb += self.reset.eq(1)
+                m.d.sync += [lost.eq(0), early.eq(0)]
+
+    def _read(self, m, address, values, incoming, early):
+        """Read a register of this unit."""
+        m.d.sync += [self.s_axil.rvalid.eq(1), self.s_axil.rdata.eq(0),
+                     self.s_axil.rresp.eq(SLVERR)]
+        m.next = "ANSWER"
+        with m.Switch(address[2:]):
+            for name, register in STREAM_REGISTERS.items():
+                with m.Case(register.offset >> 2):
+                    m.d.sync += [self.s_axil.rdata.eq(values[name]),
+                                 self.s_axil.rresp.eq(OKAY)]
+                    if name == "RECEIVE_DATA":
+                        m.d.comb += incoming.r_en.eq(1)
+                        with m.If(incoming.level == 0):
+                            m.d.sync += [self.s_axil.rdata.eq(0), early.eq(1)]
+                        with m.Elif(~incoming.r_rdy):  # on its way through the FIFO
+                            m.d.sync += self.s_axil.rvalid.eq(0)
+                            m.next = "READ"
+
+    def _pass_write(self, m):
+        """Let the other subordinate write, and answer as it does."""
+        m.d.comb += self.m_axil.bready.eq(1)
+        for channel in "aw", "w":
+            with m.If(getattr(self.m_axil, f"{channel}ready")):
+                m.d.sync += getattr(self.m_axil, f"{channel}valid").eq(0)
+        with m.If(self.m_axil.bvalid):
+            m.d.sync += [self.s_axil.bvalid.eq(1), self.s_axil.bresp.eq(self.m_axil.bresp)]
+            m.next = "ANSWER"
+
+    def _pass_read(self, m):
+        """Let the other subordinate read, and answer as it does."""
+        m.d.comb += self.m_axil.rready.eq(1)
+        with m.If(self.m_axil.arready):
+            m.d.sync += self.m_axil.arvalid.eq(0)
+        with m.If(self.m_axil.rvalid):
+            m.d.sync += [self.s_axil.rvalid.eq(1), self.s_axil.rdata.eq(self.m_axil.rdata),
+                         self.s_axil.rresp.eq(self.m_axil.rresp)]
+            m.next = "ANSWER"
