@@ -1,13 +1,13 @@
 """Tensor files, read without pickle and written in one step; and the error of every model file."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from systola.files.at_once import write_at_once
 from systola.files.bounded import check_file, shorten
 from systola.files.npz import FILE_BYTES, read_npz
 from systola.files.torch_file import widened
@@ -80,15 +80,11 @@ def write_tensors(path, tensors, metadata):
         raise ModelError(f"model file to write must end in .safetensors, not {str(path)!r}")
     content = save({name: np.asarray(value, order="C") for name, value in tensors.items()},
                    metadata)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(content)
-        part.replace(path)
+        write_at_once(path, content)
     except OSError as error:
         raise ModelError(f"model file {str(path)!r} cannot be written: "
                          f"{error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _read_safetensors(path):

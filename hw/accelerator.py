@@ -5,8 +5,10 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.regmap import COUNTERS
-from systola.hw.core import Core, access_layout, trace_layout
-from systola.hw.host.register_file import RegisterFile, axi_lite_ports
+from systola.hw.core import Core
+from systola.hw.host import axi
+from systola.hw.host.register_file import RegisterFile
+from systola.hw.parts import shapes
 
 __all__ = ["Accelerator"]
 
@@ -39,19 +41,15 @@ class Accelerator(wiring.Component):
     trace : Out(StructLayout)
         With `trace`, see ``regmap.TRACE``.
     accesses : Out(StructLayout)
-        With `trace`, see ``core.access_layout``.
+        With `trace`, see `shapes.access_layout`.
     """
 
     def __init__(self, config, *, trace=False):
         self.config, self.has_trace = config, trace
-        bits = 8 * config.bus_bytes
-        super().__init__(axi_lite_ports() | {
-            "s_axis_tdata": In(bits), "s_axis_tvalid": In(1), "s_axis_tready": Out(1),
-            "s_axis_tlast": In(1),
-            "m_axis_tdata": Out(bits), "m_axis_tvalid": Out(1), "m_axis_tready": In(1),
-            "m_axis_tlast": Out(1),
+        stream = axi.Stream(config.bus_bytes)
+        super().__init__(axi.ports(s_axil=In(axi.Lite()), s_axis=In(stream), m_axis=Out(stream)) | {
             "irq": Out(1),
-        } | ({"trace": Out(trace_layout()), "accesses": Out(access_layout(config))}
+        } | ({"trace": Out(shapes.trace_layout()), "accesses": Out(shapes.access_layout(config))}
              if trace else {}))
 
     def elaborate(self, platform):
@@ -59,10 +57,7 @@ class Accelerator(wiring.Component):
         m.submodules.registers = registers = RegisterFile(self.config)
         core = Core(self.config)
         m.submodules.core = ResetInserter(registers.reset)(core)
-        for name in axi_lite_ports():
-            inside, outside = getattr(registers, name), getattr(self, name)
-            forward = self.signature.members[name].flow is In
-            m.d.comb += inside.eq(outside) if forward else outside.eq(inside)
+        wiring.connect(m, axi.bundle(self, "s_axil", axi.Lite()), registers.s_axil)
         m.d.comb += [
             core.start.eq(registers.start),
             core.stream.p.eq(self.s_axis_tdata), core.stream.valid.eq(self.s_axis_tvalid),

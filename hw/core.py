@@ -1,18 +1,16 @@
 """Dispatcher, engines and memories wired together: everything that a soft reset clears."""
 
 from amaranth import Cat, Module, Signal
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.isa import FORMATS, Engine
-from systola.hw.contract.regmap import COUNTERS, TRACE
+from systola.hw.contract.regmap import COUNTERS
 from systola.hw.control.dispatcher import Dispatcher
 from systola.hw.control.token_gate import TokenGate, connect_gates
 from systola.hw.control.watchdog import Watchdog, patience
-from systola.hw.load.fetch_path import result_beat
 from systola.hw.load.load_engine import LoadEngine
-from systola.hw.load.unpackers import bus_beat
 from systola.hw.matrix.matrix_engine import MatrixEngine
 from systola.hw.memory.param_memory import ParamMemory
 from systola.hw.memory.row_factors import RowFactors
@@ -21,24 +19,7 @@ from systola.hw.parts import shapes
 from systola.hw.parts.register_slice import RegisterSlice
 from systola.hw.vector.vector_engine import VectorEngine
 
-__all__ = ["Core", "access_layout", "trace_layout"]
-
-
-def trace_layout():
-    """Return the layout of ``regmap.TRACE``."""
-    return data.StructLayout({name: bits for name, bits, _ in TRACE})
-
-
-def access_layout(config):
-    """Return the layout of the accesses to memories in a cycle: whether, and which address.
-
-    Reads and writes of the scratchpad (``r0`` to ``r3``, ``w0`` to ``w2``, in the order of their
-    priority), of the parameters (``param_...``), and of the row factors (``factor_...``).
-    """
-    ports = [*(f"r{k}" for k in range(4)), *(f"w{k}" for k in range(3)), "param_r0", "param_r1",
-             "param_w", *(("factor_r", "factor_w") if config.factor_depth else ())]
-    return data.StructLayout({name: data.StructLayout({"valid": 1, "addr": 16})
-                              for name in ports})
+__all__ = ["Core"]
 
 
 def _body_bits(engine):
@@ -62,9 +43,9 @@ class Core(wiring.Component):
 
     Members
     -------
-    stream : In(stream.Signature(bus_beat(config)))
+    stream : In(stream.Signature(shapes.bus_beat(config)))
         Program.
-    result : Out(stream.Signature(result_beat(config)))
+    result : Out(stream.Signature(shapes.result_beat(config)))
         Words of STORE.
     start : In(1)
         Take a program; ignored while busy or after an error.
@@ -83,12 +64,12 @@ class Core(wiring.Component):
     def __init__(self, config):
         self.config = config
         super().__init__({
-            "stream": In(stream.Signature(bus_beat(config))),
-            "result": Out(stream.Signature(result_beat(config))),
+            "stream": In(stream.Signature(shapes.bus_beat(config))),
+            "result": Out(stream.Signature(shapes.result_beat(config))),
             "start": In(1), "busy": Out(1), "done": Out(1), "error": Out(1),
             "cause": Out(8), "index": Out(32), "word": Out(32),
             **{f"count_{name.lower()}": Out(32) for name, _ in COUNTERS},
-            "trace": Out(trace_layout()), "accesses": Out(access_layout(config)),
+            "trace": Out(shapes.trace_layout()), "accesses": Out(shapes.access_layout(config)),
         })
 
     def elaborate(self, platform):
@@ -181,16 +162,16 @@ class Core(wiring.Component):
         """Put a FIFO of `depth` words between two streams of the same payload; returns it."""
         fifo = SyncFIFOBuffered(width=source.p.shape().size, depth=depth)
         m.submodules[name] = fifo
-        m.d.comb += [fifo.w_data.eq(source.p), fifo.w_en.eq(source.valid),
-                     source.ready.eq(fifo.w_rdy),
-                     sink.p.eq(fifo.r_data), sink.valid.eq(fifo.r_rdy), fifo.r_en.eq(sink.ready)]
+        wiring.connect(m, source, fifo.w_stream)
+        wiring.connect(m, fifo.r_stream, sink)
         return fifo
 
     def _connect_queue(self, m, engine, source, unit):
         """Put queue and token gate before an engine; returns the gate, and whether it waits."""
         name, bits = engine.name.lower(), _body_bits(engine)
         gate = TokenGate(engine=engine, payload=shapes.engine_instruction())
-        queue = SyncFIFOBuffered(width=14 + bits, depth=self.config.queue_depth)
+        queue = SyncFIFOBuffered(width=shapes.instruction_header().size + bits,
+                                 depth=self.config.queue_depth)
         m.submodules[f"{name}_queue"], m.submodules[f"{name}_gate"] = queue, gate
         payload = source.p.payload
         # Only what this engine's operations use is stored; the rest of an instruction is zero.

@@ -6,9 +6,9 @@ from amaranth.lib.wiring import In, Out
 
 from systola.hw.accelerator import Accelerator
 from systola.hw.contract.frame import BUFFER
+from systola.hw.host import axi
 from systola.hw.host.bridge import Bridge
 from systola.hw.host.channel import Channel
-from systola.hw.host.register_file import PREFIX, axi_lite_ports
 from systola.hw.host.uart import Receiver, Transmitter
 
 __all__ = ["LinkedAccelerator"]
@@ -65,19 +65,6 @@ class LinkedAccelerator(wiring.Component):
         ]
         for source, sink in ((channel.tx, transmitter.i), (channel.o, bridge.rx),
                              (bridge.tx, channel.i)):
-            m.d.comb += [sink.valid.eq(source.valid), sink.p.eq(source.p),
-                         source.ready.eq(sink.ready)]
-        for name, member in axi_lite_ports().items():
-            inside = getattr(accelerator, name)
-            outside = getattr(bridge, "m_axil_" + name.removeprefix(PREFIX))
-            m.d.comb += inside.eq(outside) if member.flow is In else outside.eq(inside)
-        m.d.comb += [
-            accelerator.s_axis_tdata.eq(bridge.m_axis_tdata),
-            accelerator.s_axis_tvalid.eq(bridge.m_axis_tvalid),
-            bridge.m_axis_tready.eq(accelerator.s_axis_tready),
-            bridge.s_axis_tdata.eq(accelerator.m_axis_tdata),
-            bridge.s_axis_tvalid.eq(accelerator.m_axis_tvalid),
-            bridge.s_axis_tlast.eq(accelerator.m_axis_tlast),
-            accelerator.m_axis_tready.eq(bridge.s_axis_tready),
-        ]
+            wiring.connect(m, source, sink)
+        axi.connect_flat(m, bridge, accelerator)
         return m

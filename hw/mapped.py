@@ -5,8 +5,9 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.accelerator import Accelerator
-from systola.hw.host.register_file import axi_lite_ports
-from systola.hw.host.stream_window import StreamWindow, window_ports
+from systola.hw.contract.stream_registers import SIZE_BITS
+from systola.hw.host import axi
+from systola.hw.host.stream_window import StreamWindow
 
 __all__ = ["MappedAccelerator"]
 
@@ -34,7 +35,7 @@ class MappedAccelerator(wiring.Component):
 
     def __init__(self, config, *, depth=512):
         self.config, self.depth = config, depth
-        super().__init__(window_ports() | {"irq": Out(1)})
+        super().__init__(axi.ports(s_axil=In(axi.Lite(SIZE_BITS))) | {"irq": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
@@ -42,18 +43,7 @@ class MappedAccelerator(wiring.Component):
                                                     depth=self.depth)
         accelerator = Accelerator(self.config)
         m.submodules.accelerator = ResetInserter(window.reset)(accelerator)
-        for name, member in window_ports().items():
-            inside, outside = getattr(window, name), getattr(self, name)
-            m.d.comb += inside.eq(outside) if member.flow is In else outside.eq(inside)
-        for name, member in axi_lite_ports().items():
-            there, here = getattr(accelerator, name), getattr(window, f"m{name[1:]}")
-            m.d.comb += there.eq(here) if member.flow is In else here.eq(there)
-        for kind in "data", "valid":
-            m.d.comb += [
-                getattr(accelerator, f"s_axis_t{kind}").eq(getattr(window, f"m_axis_t{kind}")),
-                getattr(window, f"s_axis_t{kind}").eq(getattr(accelerator, f"m_axis_t{kind}"))]
-        m.d.comb += [window.m_axis_tready.eq(accelerator.s_axis_tready),
-                     accelerator.m_axis_tready.eq(window.s_axis_tready),
-                     window.s_axis_tlast.eq(accelerator.m_axis_tlast),
-                     self.irq.eq(accelerator.irq)]
+        wiring.connect(m, axi.bundle(self, "s_axil", axi.Lite(SIZE_BITS)), window.s_axil)
+        axi.connect_flat(m, window, accelerator)
+        m.d.comb += self.irq.eq(accelerator.irq)
         return m

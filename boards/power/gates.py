@@ -10,7 +10,7 @@ from systola.boards.synthesis.synth import synthesize
 from systola.hw.verilog import find_yosys
 
 __all__ = ["Gate", "GateNetlist", "GatePort", "OptimizedAwayError", "build_gates", "cell_models",
-           "check_operands", "read_gates", "write_gates"]
+           "check_operands", "gate_text", "read_gates"]
 
 _SPECIFY = re.compile(r"^\s*specify\b.*?^\s*endspecify\b", re.MULTILINE | re.DOTALL)
 _MODULE = re.compile(r"^module (\w+)\b.*?^endmodule", re.MULTILINE | re.DOTALL)
@@ -153,8 +153,8 @@ def check_operands(netlist, operands, results=()):
                     f"not {done} by any cell of {netlist.top} (the first one is bit {idle[0]})")
 
 
-def write_gates(netlist, path, models=""):
-    """Write `netlist` as Verilog with the models of its cells, for simulation.
+def gate_text(netlist, models=""):
+    """Return `netlist` as Verilog with the models of its cells, for simulation.
 
     The top module is ``gates``, its ports are ``p0``, ``p1`` ... in the order of
     ``netlist.ports``. Nets keep their numbers, cells their places, see `GateNetlist`.
@@ -162,8 +162,6 @@ def write_gates(netlist, path, models=""):
     Parameters
     ----------
     netlist : GateNetlist
-    path : str or Path
-        File to write.
     models : str
         Verilog of cells that Yosys has no usable model of; they go before its own.
     """
@@ -184,7 +182,7 @@ def write_gates(netlist, path, models=""):
                                                   else sides[::-1])))
     lines += [_instance(index, cell) for index, cell in enumerate(netlist.cells)]
     lines += ["endmodule", ""]
-    Path(path).write_text("\n".join(lines))
+    return "\n".join(lines)
 
 
 def cell_models(kinds):

@@ -185,7 +185,7 @@ endmodule
 
 
 def memory_models():
-    """Return the Verilog of all kinds in `MEMORIES`, for `gates.write_gates`."""
+    """Return the Verilog of all kinds in `MEMORIES`, for `gates.gate_text`."""
     core = _CORE.replace("PORTS", "".join(
         _PORT.format(p=p, q=q, P=p.upper(), Q=q.upper()) for p, q in ("ab", "ba")))
     return core + "".join(_kind(name, size) for name, size in MEMORIES.items()) + (

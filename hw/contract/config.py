@@ -8,9 +8,10 @@ from math import gcd
 from pathlib import Path
 
 from systola.files.bounded import parse_json, parse_toml, read_file, shorten, shown
+from systola.hw.contract.numbers import INT_BITS, RECORD_BYTES, RESIDUAL_BITS, TABLE_BYTES
 
-__all__ = ["BRANCH_BITS", "MODEL_SETTINGS", "PRESETS", "SCRATCHPAD_WORDS", "AcceleratorConfig",
-           "ConfigError", "digit_count", "mult_limb", "requant_slots"]
+__all__ = ["MODEL_SETTINGS", "PRESETS", "SCRATCHPAD_WORDS", "AcceleratorConfig", "ConfigError",
+           "digit_count", "mult_limb", "requant_slots"]
 
 MODEL_SETTINGS = ("weight_bits", "act_bits", "attention", "attention_bits", "mult_bits",
                   "code_mult_bits", "gelu", "norm_start")
@@ -18,18 +19,6 @@ MODEL_SETTINGS = ("weight_bits", "act_bits", "attention", "attention_bits", "mul
 
 SCRATCHPAD_WORDS = 1 << 16
 """Most words of a scratchpad: an address has 16 bits."""
-
-RESIDUAL_BITS = 16
-"""Bits of a residual, and most multiplier bits that a requantizer takes in one cycle."""
-
-BRANCH_BITS = 20
-"""Bits to which a requantizer keeps each branch of a sum; beyond, the branch's sign decides."""
-
-SOFTMAX_SHIFT = 15
-"""``n`` of ShiftExp inside Shiftmax (I-ViT)."""
-
-GELU_SHIFT = 23
-"""``n`` of ShiftExp inside ShiftGELU (I-ViT)."""
 
 _FILE_BYTES = 16384
 """Largest configuration file; a reader of TOML takes seconds for what a larger one could hold."""
@@ -126,7 +115,7 @@ class AcceleratorConfig:
     max_row : int
         Longest row (channels or keys) a vector unit can hold.
     x0_bits : int
-        Bits of the ShiftExp constant ``-x0``.
+        Bits of the unit of ShiftExp, the constant ``-x0`` of I-ViT.
     """
 
     rows: int = 16
@@ -225,6 +214,26 @@ class AcceleratorConfig:
         return min(self.code_mult_bits, self.mult_bits)
 
     @property
+    def largest_mean_mult(self):
+        """Largest multiplier of MEAN."""
+        return (1 << self.mean_mult_bits) - 1
+
+    @property
+    def largest_unit(self):
+        """Largest unit of ShiftExp."""
+        return (1 << self.x0_bits) - 1
+
+    @property
+    def last_group(self):
+        """Number of the last group of `lanes` lanes in a word."""
+        return self.rows // self.lanes - 1
+
+    @property
+    def matmul_flags(self):
+        """All flags of MATMUL; that of the row factors only if there are any."""
+        return 31 if self.factor_depth else 15
+
+    @property
     def factor_depth(self):
         """Entries of the row factor memory: one per row of deferred attention in flight."""
         return 2 * self.token_depth if self.attention == "deferred" else 0
@@ -243,8 +252,13 @@ class AcceleratorConfig:
 
     @property
     def param_beats(self):
-        """Stream beats of one parameter word (``lanes`` records of 9 bytes)."""
-        return -(-9 * self.lanes // self.bus_bytes)
+        """Stream beats of one parameter word (``lanes`` records)."""
+        return -(-RECORD_BYTES * self.lanes // self.bus_bytes)
+
+    @property
+    def table_beats(self):
+        """Stream beats of a table."""
+        return -(-TABLE_BYTES // self.rows)
 
     @property
     def hash(self):
@@ -300,8 +314,8 @@ _RANGES = [
     ("vector_lanes", 1, 64), ("norm_lanes", 1, 64), ("weight_bits", 2, 8),
     ("act_bits", 2, 8), ("acc_bits", 16, 40), ("token_depth", 2, 4096), ("banks", 1, 16),
     ("bank_depth", 16, 65536), ("weight_fifo", 2, 4096), ("stream_fifo", 4, 4096),
-    ("queue_depth", 2, 64), ("param_depth", 2, 65536), ("mult_bits", 8, 31),
-    ("code_mult_bits", 8, 31), ("norm_roots", 1, 16),
+    ("queue_depth", 2, 64), ("param_depth", 2, 65536), ("mult_bits", 8, INT_BITS),
+    ("code_mult_bits", 8, INT_BITS), ("norm_roots", 1, 16),
     ("attention_bits", 8, 16), ("max_row", 2, 65536), ("x0_bits", 1, 24),
 ]
 _CHOICES = {

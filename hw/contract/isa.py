@@ -1,15 +1,18 @@
 """Instruction set as data: the one definition for hardware, compiler, machine model and docs.
 
-An instruction is 64 bytes, little-endian. Bytes 0-1 are the header: opcode (8 bits), ``wait``
-(3 bits, one per engine), ``signal`` (3 bits). The operation's fields follow from byte 2, packed in
-order without gaps. Instructions travel in the input stream, each followed by the beats it loads.
+An instruction is `INSTRUCTION_BYTES` bytes, little-endian. In front are `HEADER_BYTES` with the
+`INSTRUCTION_HEADER`, lowest bits first. The operation's fields follow, packed in order without
+gaps. Instructions travel in the input stream, each followed by the beats it loads.
 """
 
 from dataclasses import dataclass
-from enum import IntEnum, IntFlag
+from enum import Enum, IntEnum, IntFlag
 
-__all__ = ["FORMATS", "INSTRUCTION_BYTES", "Engine", "Error", "Field", "Flag", "Format", "Opcode",
-           "decode", "encode", "formats"]
+from systola.hw.contract.numbers import CODE_BITS, MAX_SHIFT, PEAK, RECORD_BYTES, TABLE_BYTES
+
+__all__ = ["CHANNELS", "COUNT_FIELDS", "FORMATS", "HEADER_BYTES", "INSTRUCTION_BYTES",
+           "INSTRUCTION_HEADER", "Engine", "Error", "Field", "Flag", "Format", "Memory", "Opcode",
+           "Region", "Span", "When", "decode", "encode", "formats"]
 
 INSTRUCTION_BYTES = 64
 
@@ -20,6 +23,12 @@ class Engine(IntEnum):
     LOAD = 0
     MATRIX = 1
     VECTOR = 2
+
+
+INSTRUCTION_HEADER = ("opcode", 8), ("wait", len(Engine)), ("signal", len(Engine))
+"""Names and bits of what every instruction begins with."""
+
+HEADER_BYTES = 2
 
 
 class Opcode(IntEnum):
@@ -75,27 +84,101 @@ class Error(IntEnum):
     LEFTOVER = 12
 
 
+class When(Enum):
+    """Conditions on an operation's fields under which an operand, or more of it, is there.
+
+    The fields are MATMUL's. Of other operations only those with `out_bits` at the same place have a
+    condition, WIDE.
+    """
+
+    RESIDUAL = "flag RESIDUAL"
+    ROW_SCALE = "flag ROW_SCALE"
+    PER_CHANNEL = "not flag BROADCAST"
+    WIDE = f"out_bits > {CODE_BITS}"
+
+
+class Memory(Enum):
+    """Memories beside the scratchpad; the value says of what an entry consists."""
+
+    PARAMS = "parameter words"
+    TABLES = "tables"
+    FACTORS = "row factors"
+
+
+CHANNELS = "channels"
+"""As `Span.count`: words with a parameter record for each lane of a row."""
+
+
 @dataclass(frozen=True)
 class Field:
-    """One field: name, width in bits (16, 32 or 64) and what it means."""
+    """One field: name, width in bits (16, 32 or 64), what it means, and what is refused.
+
+    With a `high`, values outside ``low..high`` are (`Error.FIELD_RANGE`); it is a number, or the
+    name of one of the configuration. Of a `count`, zero is, before all else (`Error.ZERO_COUNT`).
+    """
 
     name: str
     bits: int
     doc: str
     signed: bool = False
+    low: int = 0
+    high: int | str | None = None
+    count: bool = False
+
+
+@dataclass(frozen=True)
+class Region:
+    """Words of the scratchpad that an operation touches, from the fields that begin with `prefix`.
+
+    `words` and `rows` are fields, `rows` may be a number. There are `planes` planes (a number, a
+    field, or a number of the configuration), and `more`: as many as that field says, or one if that
+    condition holds. Without `when`, the region is always there.
+    """
+
+    prefix: str
+    writes: bool = False
+    words: str = "words"
+    rows: int | str = "rows"
+    planes: int | str = 1
+    more: str | When | None = None
+    when: When | None = None
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive entries of another memory that an operation touches.
+
+    `base` is a field or a number, `count` a number, a field, or `CHANNELS`; it is one unless
+    `several` holds. The span is there if `when` holds, and if the configuration has the value that
+    `only` names (``field, value``).
+    """
+
+    memory: Memory
+    base: int | str
+    count: int | str = 1
+    writes: bool = False
+    when: When | None = None
+    several: When | None = None
+    only: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
 class Format:
-    """One operation: the engine that runs it (None: the dispatcher), its fields, and a summary."""
+    """One operation: the engine that runs it (None: the dispatcher), its fields, and a summary.
+
+    `operands` is what it touches. Of an operation with `beats`, they must be the product of
+    `factors` (fields, or else numbers of the configuration); without any, at least one.
+    """
 
     engine: Engine | None
     doc: str
     fields: tuple[Field, ...]
+    operands: tuple[Region | Span, ...] = ()
+    factors: tuple[str, ...] = ()
 
     def offset(self, name):
         """Return the byte offset of field `name` in the instruction."""
-        position = 2
+        position = HEADER_BYTES
         for field in self.fields:
             if field.name == name:
                 return position
@@ -111,9 +194,14 @@ def _region(prefix, what, *, plane=False):
 
 
 _BEATS = Field("beats", 32, "stream beats that follow this instruction")
-_ROWS = Field("rows", 16, "rows (tokens)")
-_WORDS = Field("words", 16, "words in a row")
-_LAST = Field("lanes_last", 16, "valid lanes in the last word of a row, 1 to R")
+_ROWS = Field("rows", 16, "rows (tokens)", count=True)
+_WORDS = Field("words", 16, "words in a row", count=True)
+_LAST = Field("lanes_last", 16, "valid lanes in the last word of a row", low=1, high="rows")
+_UNIT = Field("unit", 32, "unit of ShiftExp: the code of 1", low=1, high="largest_unit")
+_CODE = Field("out_bits", 16, "bits to saturate to", low=2, high=CODE_BITS)
+_RESULT = Field("out_bits", 16, "bits to saturate to; more than 8 writes two planes", low=2,
+                high=16)
+_DEFERRED = "attention", "deferred"
 _VECTOR = (*_region("src_", "the input", plane=True), _ROWS, _WORDS, _LAST,
            *_region("dst_", "the output", plane=True))
 
@@ -123,16 +211,20 @@ FORMATS = {
     Opcode.END: Format(None, "Wait until every engine is idle, then report done.", ()),
     Opcode.LOAD: Format(
         Engine.LOAD, "Stream to scratchpad: rows x words beats, one word each.",
-        (_BEATS, *_region("", "the destination"), _ROWS, _WORDS)),
+        (_BEATS, *_region("", "the destination"), _ROWS, _WORDS),
+        (Region("", writes=True),), factors=("rows", "words")),
     Opcode.LOAD_PARAMS: Format(
-        Engine.LOAD, "Stream to parameter memory: `count` words of `lanes` records of 9 bytes "
-        "(bias int32, multiplier int32, shift uint8), each word starting on a beat.",
+        Engine.LOAD, "Stream to parameter memory: `count` words of `lanes` records of "
+        f"{RECORD_BYTES} bytes (bias int32, multiplier int32, shift uint8), each word starting on "
+        "a beat.",
         (_BEATS, Field("base", 16, "first parameter word"),
-         Field("count", 16, "parameter words"))),
+         Field("count", 16, "parameter words", count=True)),
+        (Span(Memory.PARAMS, "base", "count", writes=True),), factors=("count", "param_beats")),
     Opcode.LOAD_TABLE: Format(
-        Engine.LOAD, "Stream to a table of 256 bytes, R to a beat. GELU: int8 results for codes "
-        "-128 to 127. Exponentials: unsigned results, at most 128, for 0 to 255 below the row's "
-        "maximum.", (_BEATS, Field("table", 16, "0 GELU, 1 exponentials"))),
+        Engine.LOAD, f"Stream to a table of {TABLE_BYTES} bytes, R to a beat. GELU: int8 results "
+        f"for codes -128 to 127. Exponentials: unsigned results, at most {PEAK}, for 0 to 255 "
+        "below the row's maximum.", (_BEATS, Field("table", 16, "0 GELU, 1 exponentials", high=1)),
+        (Span(Memory.TABLES, "table", writes=True),), factors=("table_beats",)),
     Opcode.LOAD_WEIGHTS: Format(
         Engine.LOAD, "Stream to weight FIFO: one beat is one column (R lanes) of a stationary "
         "tile, C beats a tile, tiles in MATMUL order (reduction tiles inside column tiles).",
@@ -142,53 +234,69 @@ FORMATS = {
         "region (Q.K^T). TRANSPOSE: a column is a channel, its lanes are rows (A.V). Lanes and "
         "columns beyond the region are zero.",
         (*_region("", "the source"), _ROWS, _WORDS, _LAST,
-         Field("flags", 16, "bit 0 TRANSPOSE"))),
+         Field("flags", 16, "bit 0 TRANSPOSE")), (Region(""),)),
     Opcode.STORE: Format(
         Engine.LOAD, "Scratchpad to output stream, one word a beat; the last beat has TLAST.",
-        (*_region("", "the source"), _ROWS, _WORDS)),
+        (*_region("", "the source"), _ROWS, _WORDS), (Region(""),)),
     Opcode.MATMUL: Format(
         Engine.MATRIX, "out = requantize(act . weights [+ residual]); for every tile of C columns, "
         "for every word of the activations, for every digit plane: stream `rows` rows.",
         (*_region("act_", "the activations", plane=True), _ROWS,
-         Field("act_words", 16, "words in a row of activations, the reduction tiles"),
-         Field("digits", 16, "digit planes of the activations; plane i weighs 2**(act_bits*i)"),
-         Field("words", 16, "words in a row of the output"), _LAST,
+         Field("act_words", 16, "words in a row of activations, the reduction tiles",
+               count=True),
+         Field("digits", 16, "digit planes of the activations; plane i weighs 2**(act_bits*i)",
+               high="attention_digits", count=True),
+         Field("words", 16, "words in a row of the output", count=True), _LAST,
          Field("out_group", 16, "group of `lanes` lanes in the first word at which the output (and "
-               "the residual) begins"),
+               "the residual) begins", high="last_group"),
          *_region("out_", "the output", plane=True),
-         Field("out_bits", 16, "bits to saturate to, 2 to 16; more than 8 writes two planes"),
-         Field("param_base", 16, "first parameter word"),
-         Field("flags", 16, "bit 0 RESIDUAL, 1 BROADCAST, 2 SYMMETRIC, 3 UNSIGNED, 4 ROW_SCALE"),
+         _RESULT, Field("param_base", 16, "first parameter word"),
+         Field("flags", 16, "bit 0 RESIDUAL, 1 BROADCAST, 2 SYMMETRIC, 3 UNSIGNED, 4 ROW_SCALE",
+               high="matmul_flags"),
          Field("factor_base", 16, "first row factor, with ROW_SCALE"),
          *_region("res_", "the 16-bit residual", plane=True),
          Field("res_mult", 32, "multiplier of the residual", signed=True),
-         Field("res_shift", 16, "right shift of the residual, 0 to 63"))),
+         Field("res_shift", 16, "right shift of the residual", high=MAX_SHIFT)),
+        (Region("act_", words="act_words", planes="digits"),
+         Region("out_", writes=True, more=When.WIDE),
+         Region("res_", planes=2, when=When.RESIDUAL),
+         Span(Memory.PARAMS, "param_base", CHANNELS, several=When.PER_CHANNEL),
+         Span(Memory.FACTORS, "factor_base", "rows", when=When.ROW_SCALE, only=_DEFERRED))),
     Opcode.SHIFTMAX: Format(
         Engine.VECTOR, "Rows of 8-bit codes to attention digits, config.attention_digits planes. "
         "Deferred: to exponentials (from the table) and a row factor numerator // sum each.",
-        (*_VECTOR, Field("x0", 32, "-x0 of ShiftExp, at least 1"),
-         Field("numerator", 32, "of the row factors (deferred)"),
-         Field("factor_base", 16, "first row factor (deferred)"))),
+        (*_VECTOR, _UNIT, Field("numerator", 32, "of the row factors (deferred)"),
+         Field("factor_base", 16, "first row factor (deferred)")),
+        (Region("src_"), Region("dst_", writes=True, planes="attention_digits"),
+         Span(Memory.TABLES, 1, only=_DEFERRED),
+         Span(Memory.FACTORS, "factor_base", "rows", writes=True, only=_DEFERRED))),
     Opcode.SHIFTGELU: Format(
         Engine.VECTOR, "Rows of 8-bit codes to out_bits codes; requantized by parameter record 0 "
         "at param_base (exact), or looked up (table).",
-        (*_VECTOR, Field("x0", 32, "-x0 of ShiftExp, at least 1"),
-         Field("out_bits", 16, "bits to saturate to, 2 to 8"),
-         Field("param_base", 16, "parameter word with the requantization in lane 0"))),
+        (*_VECTOR, _UNIT, _CODE,
+         Field("param_base", 16, "parameter word with the requantization in lane 0")),
+        (Region("src_"), Region("dst_", writes=True), Span(Memory.PARAMS, "param_base"),
+         Span(Memory.TABLES, 0, only=("gelu", "table")))),
     Opcode.LAYERNORM: Format(
         Engine.VECTOR, "Rows of 16-bit codes (two planes) to out_bits codes, requantized per "
         "channel by the parameter words from param_base.",
-        (*_VECTOR, Field("out_bits", 16, "bits to saturate to, 2 to 8"),
-         Field("param_base", 16, "first parameter word"))),
+        (*_VECTOR, _CODE, Field("param_base", 16, "first parameter word")),
+        (Region("src_", planes=2), Region("dst_", writes=True),
+         Span(Memory.PARAMS, "param_base", CHANNELS))),
     Opcode.MEAN: Format(
         Engine.VECTOR, "Sums of all rows' channels, rescaled by mult / 2**shift, to one row of "
         "out_bits codes: the mean. Only in accelerators with `pooling` mean, else BAD_OPCODE.",
         # `out_bits` lies where that of MATMUL does: the checks of both look at it there.
-        (*_VECTOR, Field("wide", 16, "0: the input has 8 bits, 1: it has 16, in two planes"),
-         Field("mult", 32, "multiplier, 1 to 2**code_mult_bits - 1"),
-         Field("out_bits", 16, "bits to saturate to, 2 to 16; more than 8 writes two planes"),
-         Field("shift", 16, "right shift, 0 to 63"))),
+        (*_VECTOR, Field("wide", 16, "0: the input has 8 bits, 1: it has 16, in two planes",
+                         high=1),
+         Field("mult", 32, "multiplier", low=1, high="largest_mean_mult"), _RESULT,
+         Field("shift", 16, "right shift", high=MAX_SHIFT)),
+        (Region("src_", more="wide"), Region("dst_", writes=True, rows=1, more=When.WIDE))),
 }
+
+COUNT_FIELDS = tuple(dict.fromkeys(field.name for form in FORMATS.values()
+                                   for field in form.fields if field.count))
+"""Fields that must not be zero; checked first, all at once."""
 
 
 def formats(config):
@@ -207,7 +315,11 @@ def encode(opcode, *, wait=0, signal=0, **values):
     if names != values.keys():
         wrong = sorted(names ^ values.keys())
         raise ValueError(f"{opcode.name} needs exactly its fields; missing or unknown: {wrong}")
-    word = bytearray((opcode | wait << 8 | signal << 11).to_bytes(2, "little"))
+    header = place = 0
+    for (_, bits), value in zip(INSTRUCTION_HEADER, (opcode, wait, signal), strict=True):
+        header |= value << place
+        place += bits
+    word = bytearray(header.to_bytes(HEADER_BYTES, "little"))
     for field in form.fields:
         value = int(values[field.name])
         low, high = (-(1 << field.bits - 1), 1 << field.bits - 1) if field.signed else (
@@ -221,12 +333,15 @@ def encode(opcode, *, wait=0, signal=0, **values):
 
 def decode(word):
     """Return ``(opcode, wait, signal, fields)`` of 64 bytes; ``ValueError`` for a bad opcode."""
-    header = int.from_bytes(word[:2], "little")
-    opcode = Opcode(header & 0xFF)
-    fields, position = {}, 2
+    header, values = int.from_bytes(word[:HEADER_BYTES], "little"), []
+    for _, bits in INSTRUCTION_HEADER:
+        values.append(header & (1 << bits) - 1)
+        header >>= bits
+    opcode, wait, signal = Opcode(values[0]), *values[1:]
+    fields, position = {}, HEADER_BYTES
     for field in FORMATS[opcode].fields:
         size = field.bits // 8
         fields[field.name] = int.from_bytes(word[position:position + size], "little",
                                             signed=field.signed)
         position += size
-    return opcode, header >> 8 & 7, header >> 11 & 7, fields
+    return opcode, wait, signal, fields

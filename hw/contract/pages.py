@@ -1,6 +1,15 @@
 """Reference pages made from the data they describe: instruction set and registers."""
 
-from systola.hw.contract.isa import FORMATS, INSTRUCTION_BYTES, Engine, Error, Opcode
+from systola.hw.contract.isa import (
+    CHANNELS,
+    FORMATS,
+    INSTRUCTION_BYTES,
+    Engine,
+    Error,
+    Opcode,
+    Region,
+    When,
+)
 from systola.hw.contract.regmap import REGISTERS
 from systola.hw.contract.stream_registers import STREAM_REGISTERS
 
@@ -34,7 +43,10 @@ never come; waiting for the host does not count), and END if it finds tokens or 
 instruction has taken (LEFTOVER).
 
 Tensors, planes and regions are described in [ARCHITECTURE.md](ARCHITECTURE.md), section 2. `R`,
-`C` and `lanes` are `rows`, `cols` and `lanes` of the configuration.
+`C` and `lanes` are `rows`, `cols` and `lanes` of the configuration. A value outside a field's range
+is refused (FIELD_RANGE, of counts ZERO_COUNT), and so is an operation of which an operand leaves
+its memory (SCRATCHPAD_RANGE, PARAM_RANGE, FACTOR_RANGE). Names in amounts that are no fields are of
+the configuration, too.
 """
 
 _WINDOW = """Behind those above, in an accelerator of `systola generate --mapped`. A beat is its
@@ -59,11 +71,59 @@ def _fields(opcode):
     if not form.fields:
         yield "No fields."
         return
-    yield "| byte | bits | field | meaning |"
-    yield "|---|---|---|---|"
+    yield "| byte | bits | field | range | meaning |"
+    yield "|---|---|---|---|---|"
     for field in form.fields:
         sign = ", signed" if field.signed else ""
-        yield f"| {form.offset(field.name)} | {field.bits}{sign} | `{field.name}` | {field.doc} |"
+        yield (f"| {form.offset(field.name)} | {field.bits}{sign} | `{field.name}` "
+               f"| {_range(field)} | {field.doc} |")
+    if form.operands:
+        yield "\n| | from | amount | if |"
+        yield "|---|---|---|---|"
+        yield from (_region(operand) if isinstance(operand, Region) else _span(operand)
+                    for operand in form.operands)
+    if form.factors:
+        yield f"\n`beats` must be {' * '.join(map(_code, form.factors))} (BEAT_COUNT)."
+
+
+def _code(value):
+    """Return a name in quotes; numbers stay as they are."""
+    return f"`{value}`" if isinstance(value, str) else str(value)
+
+
+def _range(field):
+    low = max(field.low, int(field.count))
+    if field.high is None:
+        return f"at least {low}" if low else ""
+    high = f"config.{field.high}" if isinstance(field.high, str) else field.high
+    return f"{low} to {_code(high)}"
+
+
+def _region(region):
+    planes = [f"{_code(region.planes)} planes" if region.planes != 1 else "1 plane"]
+    if isinstance(region.more, When):
+        planes.append(f"one more if {region.more.value}")
+    elif region.more:
+        planes.append(f"{_code(region.more)} more")
+    when = region.when.value if region.when else ""
+    return (f"| {_access(region)} | `{region.prefix}base` | {' and '.join(planes)} of "
+            f"{_code(region.rows)} rows of {_code(region.words)} words | {when} |")
+
+
+def _span(span):
+    count = _code(span.count)
+    if span.count == CHANNELS:
+        count = "ceil(((`words` - 1) * R + `lanes_last`) / `lanes`)"
+    if span.several:
+        count += f" if {span.several.value}, else 1"
+    when = [span.when.value] if span.when else []
+    when += [f"{span.only[0]} {span.only[1]}"] if span.only else []
+    return f"| {_access(span)} | {_code(span.base)} | {count} | {', '.join(when)} |"
+
+
+def _access(operand):
+    memory = "words" if isinstance(operand, Region) else operand.memory.value
+    return f"{'writes' if operand.writes else 'reads'} {memory}"
 
 
 def _errors():

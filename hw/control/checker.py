@@ -5,7 +5,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.checks import When, check_steps
-from systola.hw.contract.isa import INSTRUCTION_BYTES, Error, Flag, Opcode
+from systola.hw.contract.isa import HEADER_BYTES, INSTRUCTION_BYTES, Error, Flag, Opcode
+from systola.hw.contract.numbers import CODE_BITS
 from systola.hw.parts import shapes
 
 __all__ = ["Checker"]
@@ -74,7 +75,7 @@ class Checker(wiring.Component):
         conditions = {When.RESIDUAL: (flags & Flag.RESIDUAL).any(),
                       When.ROW_SCALE: (flags & Flag.ROW_SCALE).any(),
                       When.PER_CHANNEL: ~(flags & Flag.BROADCAST).any(),
-                      When.WIDE: out_bits > 8}
+                      When.WIDE: out_bits > CODE_BITS}
         m.d.sync += holds.eq(Cat(1, *(conditions[when] for when in When)))
         with m.If(advance):
             m.d.sync += [fetched.eq(ready), fetch.eq(chosen),
@@ -144,9 +145,10 @@ class Checker(wiring.Component):
         m.d.sync += begin.eq(self.start)
         with m.If(begin):
             m.d.sync += more.eq(1)
-            with m.Switch(self.word[:8]):
-                for opcode, k in begins.items():
-                    with m.Case(opcode):
+            opcode = shapes.instruction_header()["opcode"]
+            with m.Switch(self.word[opcode.offset:opcode.offset + opcode.width]):
+                for code, k in begins.items():
+                    with m.Case(code):
                         m.d.sync += index.eq(k)
         return more
 
@@ -154,7 +156,7 @@ class Checker(wiring.Component):
         """Return what an operand is: a constant, or first bit and width of a field."""
         if isinstance(operand, str):
             field = shapes.body(opcode)[operand]
-            return 16 + field.offset, field.width
+            return 8 * HEADER_BYTES + field.offset, field.width
         return (1 << _SUM_BITS) - 1 if operand is None else operand
 
     def _value(self, place):

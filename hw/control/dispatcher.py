@@ -5,15 +5,14 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.checks import COUNT_FIELDS
-from systola.hw.contract.isa import INSTRUCTION_BYTES, Engine, Error, Opcode, formats
+from systola.hw.contract.isa import HEADER_BYTES, INSTRUCTION_BYTES, Engine, Error, Opcode, formats
 from systola.hw.control.checker import Checker
-from systola.hw.load.unpackers import bus_beat
 from systola.hw.parts import shapes
 
-__all__ = ["Dispatcher", "queued_instruction"]
+__all__ = ["Dispatcher"]
 
 
-def queued_instruction():
+def _queued_instruction():
     """Return what waits in an engine's queue: the instruction and its token bits."""
     engines = len(Engine)
     return data.StructLayout({"payload": shapes.engine_instruction(), "wait": engines,
@@ -41,11 +40,11 @@ class Dispatcher(wiring.Component):
 
     Members
     -------
-    stream : In(stream.Signature(bus_beat(config)))
+    stream : In(stream.Signature(shapes.bus_beat(config)))
         Program.
-    load, matrix, vector : Out(stream.Signature(queued_instruction()))
+    load, matrix, vector : Out(stream.Signature(_queued_instruction()))
         Instructions of each engine.
-    data : Out(stream.Signature(bus_beat(config)))
+    data : Out(stream.Signature(shapes.bus_beat(config)))
         The beats that follow instructions.
     start : In(1)
         Take a program; ignored while ``busy`` or ``error``.
@@ -69,11 +68,11 @@ class Dispatcher(wiring.Component):
 
     def __init__(self, config):
         self.config = config
-        queue = Out(stream.Signature(queued_instruction()))
+        queue = Out(stream.Signature(_queued_instruction()))
         super().__init__({
-            "stream": In(stream.Signature(bus_beat(config))),
+            "stream": In(stream.Signature(shapes.bus_beat(config))),
             "load": queue, "matrix": queue, "vector": queue,
-            "data": Out(stream.Signature(bus_beat(config))),
+            "data": Out(stream.Signature(shapes.bus_beat(config))),
             "start": In(1), "idle": In(1), "left": In(1), "stuck": In(1),
             "begins": Out(1), "busy": Out(1), "done": Out(1), "error": Out(1),
             "cause": Out(8), "index": Out(32), "word": Out(32), "issued": Out(1),
@@ -154,10 +153,20 @@ class Dispatcher(wiring.Component):
 
     def _present(self, m, instruction):
         """Put the instruction on every queue's payload; its valid says whose it is."""
+        header = self._header(instruction)
         for queue in self.load, self.matrix, self.vector:
-            m.d.comb += [queue.p.payload.opcode.eq(instruction[:8]),
-                         queue.p.wait.eq(instruction[8:11]), queue.p.signal.eq(instruction[11:14]),
-                         queue.p.payload.body.eq(instruction[16:])]
+            m.d.comb += [queue.p.payload.opcode.eq(header.opcode),
+                         queue.p.wait.eq(header.wait), queue.p.signal.eq(header.signal),
+                         queue.p.payload.body.eq(instruction[8 * HEADER_BYTES:])]
+
+    def _header(self, instruction):
+        header = shapes.instruction_header()
+        return header(instruction[:header.size])
+
+    def _body(self, code, instruction):
+        """Return the fields of an instruction, if it is `code`."""
+        body = shapes.body(code)
+        return body(instruction[8 * HEADER_BYTES:][:body.size])
 
     def _facts(self, m, instruction):
         """Return registers that say about the instruction, from two cycles later, what it is.
@@ -169,9 +178,9 @@ class Dispatcher(wiring.Component):
         forms = formats(self.config)
         codes = list(forms)
         is_code = Signal(len(codes))
-        m.d.sync += is_code.eq(Cat(instruction[:8] == code for code in codes))
-        bodies = {code: shapes.body(code)(instruction[16:16 + shapes.body(code).size])
-                  for code in codes}
+        opcode = self._header(instruction).opcode
+        m.d.sync += is_code.eq(Cat(opcode == code for code in codes))
+        bodies = {code: self._body(code, instruction) for code in codes}
         # Which fields are zero, once for all operations that have them at the same place.
         fields, zeros = {}, []
         for number, (code, form) in enumerate(forms.items()):
@@ -241,9 +250,8 @@ class Dispatcher(wiring.Component):
         m.d.comb += self.issued.eq(Cat(facts.engines[engine] & queue.ready
                                        for engine, queue in queues.items()).any())
         for code in formats(self.config):
-            body = shapes.body(code)
-            if "beats" in body.members:  # at the same place in all
-                m.d.sync += left.eq(body(instruction[16:16 + body.size]).beats)
+            if "beats" in shapes.body(code).members:  # at the same place in all
+                m.d.sync += left.eq(self._body(code, instruction).beats)
         m.d.sync += one_left.eq(facts.single)
         with m.If(self.issued):
             m.next = "COLLECT"

@@ -6,6 +6,7 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.isa import Engine
+from systola.hw.parts.arguments import check_positive
 
 __all__ = ["TokenGate", "connect_gates"]
 
@@ -70,8 +71,7 @@ class TokenGate(wiring.Component):
     """
 
     def __init__(self, *, engine, payload, depth=4, bits=12):
-        if not isinstance(depth, int) or depth < 1:
-            raise ValueError(f"depth must be a positive integer, not {depth!r}")
+        check_positive(depth=depth)
         if not isinstance(bits, int) or 1 << bits <= 2 * depth:
             raise ValueError(f"bits must be an integer with 2**bits above {2 * depth}, "
                              f"not {bits!r}")

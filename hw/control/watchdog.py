@@ -4,6 +4,8 @@ from amaranth import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.parts.arguments import check_positive
+
 __all__ = ["Watchdog", "patience"]
 
 
@@ -52,8 +54,7 @@ class Watchdog(wiring.Component):
     def __init__(self, *, limit, events):
         if not isinstance(limit, int) or limit < 2 or limit & (limit - 1):
             raise ValueError(f"limit must be a power of two from 2, not {limit!r}")
-        if not isinstance(events, int) or events < 1:
-            raise ValueError(f"events must be a positive integer, not {events!r}")
+        check_positive(events=events)
         self.limit = limit
         super().__init__({"busy": In(1), "events": In(events), "stuck": Out(1)})
 

@@ -6,7 +6,8 @@ from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.link import FOLLOWING, LOWER_CASE, Command, Reply, Status
 from systola.hw.contract.regmap import REGISTERS
-from systola.hw.host.register_file import axi_lite_ports
+from systola.hw.host.axi import Lite, Stream
+from systola.hw.parts.arguments import check_least
 
 __all__ = ["Bridge"]
 
@@ -32,9 +33,9 @@ class Bridge(wiring.Component):
     -------
     rx, tx : In(stream of 8 bits), Out(stream of 8 bits)
         Bytes from and to the host.
-    m_axil_* : AXI4-Lite manager
+    m_axil : Out(axi.Lite())
         To the registers.
-    m_axis_*, s_axis_* : AXI4-Stream out, in
+    m_axis, s_axis : Out(axi.Stream(bus_bytes)), In(axi.Stream(bus_bytes))
         To the accelerator's input, from its output. No TLAST is sent.
     status : Out(32)
         STATUS, as of the last reading.
@@ -46,16 +47,13 @@ class Bridge(wiring.Component):
     """
 
     def __init__(self, *, bus_bytes, poll=1024):
-        for name, value in ("bus_bytes", bus_bytes), ("poll", poll):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, not {value!r}")
+        check_least(bus_bytes=(bus_bytes, 1), poll=(poll, 1))
         self.bus_bytes, self.poll = bus_bytes, poll
         super().__init__({
             "rx": In(stream.Signature(8)), "tx": Out(stream.Signature(8)), "status": Out(32),
-            "m_axis_tdata": Out(8 * bus_bytes), "m_axis_tvalid": Out(1), "m_axis_tready": In(1),
-            "s_axis_tdata": In(8 * bus_bytes), "s_axis_tvalid": In(1), "s_axis_tready": Out(1),
-            "s_axis_tlast": In(1),
-        } | {name: member.flip() for name, member in axi_lite_ports("m_axil_").items()})
+            "m_axil": Out(Lite()), "m_axis": Out(Stream(bus_bytes)),
+            "s_axis": In(Stream(bus_bytes)),
+        })
 
     def elaborate(self, platform):
         m = Module()
@@ -67,13 +65,13 @@ class Bridge(wiring.Component):
 
     def _elaborate_commands(self, m, reply):
         command, address, left = Signal(8), Signal(8), Signal(9)
-        data, beat = Signal(32), self.m_axis_tdata
+        data, beat = Signal(32), self.m_axis.tdata
         polling, idle = Signal(), Signal(range(self.poll + 1))
         refused = reply["refused"]
         m.d.comb += [
             reply["tag"].eq(command | LOWER_CASE), reply["data"].eq(data),
-            self.m_axil_awaddr.eq(address), self.m_axil_araddr.eq(address),
-            self.m_axil_wdata.eq(data), self.m_axil_wstrb.eq(15),
+            self.m_axil.awaddr.eq(address), self.m_axil.araddr.eq(address),
+            self.m_axil.wdata.eq(data), self.m_axil.wstrb.eq(15),
         ]
         byte, take = self.rx.p, self.rx.valid
         with m.FSM():
@@ -90,7 +88,7 @@ class Bridge(wiring.Component):
                 with m.Elif(idle == self.poll):
                     m.d.sync += [idle.eq(0), polling.eq(1),
                                  address.eq(REGISTERS["STATUS"].offset)]
-                    m.d.sync += self.m_axil_arvalid.eq(1)
+                    m.d.sync += self.m_axil.arvalid.eq(1)
                     m.next = "READ"
                 with m.Else():
                     m.d.sync += idle.eq(idle + 1)
@@ -100,7 +98,7 @@ class Bridge(wiring.Component):
                     m.d.sync += address.eq(byte)
                     with m.Switch(command):
                         with m.Case(Command.READ):
-                            m.d.sync += self.m_axil_arvalid.eq(1)
+                            m.d.sync += self.m_axil.arvalid.eq(1)
                             m.next = "READ"
                         with m.Case(Command.WRITE):
                             m.d.sync += left.eq(3)
@@ -113,37 +111,22 @@ class Bridge(wiring.Component):
                 with m.If(take):
                     m.d.sync += [data.eq(Cat(data[8:], byte)), left.eq(left - 1)]
                     with m.If(left == 0):
-                        m.d.sync += [self.m_axil_awvalid.eq(1), self.m_axil_wvalid.eq(1)]
+                        m.d.sync += [self.m_axil.awvalid.eq(1), self.m_axil.wvalid.eq(1)]
                         m.next = "WRITE"
             with m.State("BEAT"):
                 m.d.comb += self.rx.ready.eq(1)
                 with m.If(take):
                     m.d.sync += [beat.eq(Cat(beat, byte)[8:]), left.eq(left - 1)]
                     with m.If(left == 0):
-                        m.d.sync += self.m_axis_tvalid.eq(1)
+                        m.d.sync += self.m_axis.tvalid.eq(1)
                         m.next = "SEND"
             with m.State("READ"):
-                m.d.comb += self.m_axil_rready.eq(1)
-                with m.If(self.m_axil_arready):
-                    m.d.sync += self.m_axil_arvalid.eq(0)
-                with m.If(self.m_axil_rvalid):
-                    m.d.sync += [data.eq(self.m_axil_rdata), refused.eq(self.m_axil_rresp != 0)]
-                    m.next = "REPLY"
-                    with m.If(polling):
-                        m.d.sync += self.status.eq(self.m_axil_rdata)
-                        m.next = "COMMAND"
+                self._read(m, data, refused, polling)
             with m.State("WRITE"):
-                m.d.comb += self.m_axil_bready.eq(1)
-                with m.If(self.m_axil_awready):
-                    m.d.sync += self.m_axil_awvalid.eq(0)
-                with m.If(self.m_axil_wready):
-                    m.d.sync += self.m_axil_wvalid.eq(0)
-                with m.If(self.m_axil_bvalid):
-                    m.d.sync += refused.eq(self.m_axil_bresp != 0)
-                    m.next = "REPLY"
+                self._write(m, refused)
             with m.State("SEND"):
-                with m.If(self.m_axis_tready):
-                    m.d.sync += [self.m_axis_tvalid.eq(0), left.eq(self.bus_bytes - 1),
+                with m.If(self.m_axis.tready):
+                    m.d.sync += [self.m_axis.tvalid.eq(0), left.eq(self.bus_bytes - 1),
                                  address.eq(address - 1), refused.eq(0)]
                     m.next = "BEAT"
                     with m.If(address == 1):
@@ -153,6 +136,29 @@ class Bridge(wiring.Component):
                 with m.If(reply["taken"]):
                     m.next = "COMMAND"
 
+    def _read(self, m, data, refused, polling):
+        """Keep the address up until it is taken, and take the word for a reply or for `status`."""
+        m.d.comb += self.m_axil.rready.eq(1)
+        with m.If(self.m_axil.arready):
+            m.d.sync += self.m_axil.arvalid.eq(0)
+        with m.If(self.m_axil.rvalid):
+            m.d.sync += [data.eq(self.m_axil.rdata), refused.eq(self.m_axil.rresp != 0)]
+            m.next = "REPLY"
+            with m.If(polling):
+                m.d.sync += self.status.eq(self.m_axil.rdata)
+                m.next = "COMMAND"
+
+    def _write(self, m, refused):
+        """Keep address and word up until each is taken, and take the answer for a reply."""
+        m.d.comb += self.m_axil.bready.eq(1)
+        with m.If(self.m_axil.awready):
+            m.d.sync += self.m_axil.awvalid.eq(0)
+        with m.If(self.m_axil.wready):
+            m.d.sync += self.m_axil.wvalid.eq(0)
+        with m.If(self.m_axil.bvalid):
+            m.d.sync += refused.eq(self.m_axil.bresp != 0)
+            m.next = "REPLY"
+
     def _elaborate_sender(self, m, reply):
         size = max(_REPLY_BYTES, 1 + self.bus_bytes)
         shift, left = Signal(8 * size), Signal(range(size + 1))
@@ -160,7 +166,7 @@ class Bridge(wiring.Component):
         m.d.comb += [
             free.eq(left == 0), reply["taken"].eq(free & reply["valid"]),
             status.eq(Mux(reply["refused"], Status.REFUSED, 0)),
-            self.s_axis_tready.eq(free & ~reply["valid"]),
+            self.s_axis.tready.eq(free & ~reply["valid"]),
             self.tx.valid.eq(~free), self.tx.payload.eq(shift[:8])]
         with m.If(self.tx.valid & self.tx.ready):
             m.d.sync += [shift.eq(shift >> 8), left.eq(left - 1)]
@@ -168,9 +174,9 @@ class Bridge(wiring.Component):
             m.d.sync += [shift.eq(Cat(reply["tag"], status, reply["data"])), left.eq(2)]
             with m.If(reply["tag"] == Reply.READ):
                 m.d.sync += left.eq(1 + FOLLOWING[Reply.READ])
-        with m.Elif(self.s_axis_tready & self.s_axis_tvalid):
+        with m.Elif(self.s_axis.tready & self.s_axis.tvalid):
             tag = Signal(8)
             m.d.comb += tag.eq(Reply.BEAT)
-            with m.If(self.s_axis_tlast):
+            with m.If(self.s_axis.tlast):
                 m.d.comb += tag.eq(Reply.LAST)
-            m.d.sync += [shift.eq(Cat(tag, self.s_axis_tdata)), left.eq(1 + self.bus_bytes)]
+            m.d.sync += [shift.eq(Cat(tag, self.s_axis.tdata)), left.eq(1 + self.bus_bytes)]

@@ -9,6 +9,7 @@ from systola.hw.contract.frame import BUFFER, INFO, INFO_BYTES, LENGTH_MAX, MODU
 from systola.hw.contract.regmap import MAGIC
 from systola.hw.host.deframer import Deframer
 from systola.hw.host.framer import Framer
+from systola.hw.parts.arguments import check_least
 
 __all__ = ["Channel"]
 
@@ -52,9 +53,7 @@ class Channel(wiring.Component):
     """
 
     def __init__(self, *, bus_bytes, config_hash, buffer=BUFFER, patience=64):
-        for name, value, low in ("buffer", buffer, 16), ("patience", patience, 1):
-            if not isinstance(value, int) or value < low:
-                raise ValueError(f"{name} must be an integer of at least {low}, not {value!r}")
+        check_least(buffer=(buffer, 16), patience=(patience, 1))
         if buffer & (buffer - 1) or buffer > MODULUS // 2:
             raise ValueError(f"buffer must be a power of two up to {MODULUS // 2}, not {buffer!r}")
         self.bus_bytes, self.config_hash = bus_bytes, config_hash

@@ -13,19 +13,13 @@ from systola.hw.contract.stream_registers import (
     WORD_BYTES,
     beat_words,
 )
-from systola.hw.host.register_file import axi_lite_ports
+from systola.hw.host.axi import OKAY, SLVERR, Lite, Stream
+from systola.hw.parts.arguments import check_integers
 
-__all__ = ["DEPTH_MAX", "StreamWindow", "window_ports"]
+__all__ = ["DEPTH_MAX", "StreamWindow"]
 
 DEPTH_MAX = 32768
 """Most words of a FIFO, so that the registers can tell their number."""
-
-_OKAY, _SLVERR = 0, 2
-
-
-def window_ports():
-    """Return the AXI4-Lite ports of the whole address space."""
-    return axi_lite_ports() | {f"s_axil_{name}addr": In(SIZE_BITS) for name in ("aw", "ar")}
 
 
 class StreamWindow(wiring.Component):
@@ -49,11 +43,11 @@ class StreamWindow(wiring.Component):
 
     Members
     -------
-    s_axil_* : AXI4-Lite subordinate
-        From the host; addresses of `window.SIZE_BITS` bits.
-    m_axil_* : AXI4-Lite manager
+    s_axil : In(axi.Lite(SIZE_BITS))
+        From the host.
+    m_axil : Out(axi.Lite())
         To the accelerator's registers.
-    m_axis_*, s_axis_* : AXI4-Stream out, in
+    m_axis, s_axis : Out(axi.Stream(bus_bytes)), In(axi.Stream(bus_bytes))
         To the accelerator's input, from its output. No TLAST is sent.
     reset : Out(1)
         High for a cycle when the host asks for a reset; no access is under way then.
@@ -65,18 +59,13 @@ class StreamWindow(wiring.Component):
     """
 
     def __init__(self, *, bus_bytes, depth=512):
-        for name, value, low, high in (("bus_bytes", bus_bytes, 1, 128),
-                                       ("depth", depth, 4, DEPTH_MAX)):
-            if not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"{name} must be an integer from {low} to {high}, not {value!r}")
+        check_integers(bus_bytes=(bus_bytes, 1, 128), depth=(depth, 4, DEPTH_MAX))
         if bus_bytes & (bus_bytes - 1):
             raise ValueError(f"bus_bytes must be a power of two, not {bus_bytes!r}")
         self.bus_bytes, self.depth, self.words = bus_bytes, depth, beat_words(bus_bytes)
-        super().__init__(window_ports() | {
-            name: member.flip() for name, member in axi_lite_ports("m_axil_").items()} | {
-            "m_axis_tdata": Out(8 * bus_bytes), "m_axis_tvalid": Out(1), "m_axis_tready": In(1),
-            "s_axis_tdata": In(8 * bus_bytes), "s_axis_tvalid": In(1), "s_axis_tready": Out(1),
-            "s_axis_tlast": In(1), "reset": Out(1),
+        super().__init__({
+            "s_axil": In(Lite(SIZE_BITS)), "m_axil": Out(Lite()),
+            "m_axis": Out(Stream(bus_bytes)), "s_axis": In(Stream(bus_bytes)), "reset": Out(1),
         })
 
     def elaborate(self, platform):
@@ -94,9 +83,9 @@ class StreamWindow(wiring.Component):
         """Put words together to beats; the last word of a beat goes on at once."""
         shift, count = Signal(8 * WORD_BYTES * self.words), Signal(range(self.words + 1))
         full = Signal()
-        m.d.comb += [full.eq(count == self.words), self.m_axis_tvalid.eq(full),
-                     self.m_axis_tdata.eq(shift[:8 * self.bus_bytes]), fifo.r_en.eq(~full)]
-        with m.If(full & self.m_axis_tready):
+        m.d.comb += [full.eq(count == self.words), self.m_axis.tvalid.eq(full),
+                     self.m_axis.tdata.eq(shift[:8 * self.bus_bytes]), fifo.r_en.eq(~full)]
+        with m.If(full & self.m_axis.tready):
             m.d.sync += count.eq(0)
         with m.If(fifo.r_en & fifo.r_rdy):
             m.d.sync += [shift.eq(Cat(shift, fifo.r_data)[8 * WORD_BYTES:]), count.eq(count + 1)]
@@ -107,11 +96,11 @@ class StreamWindow(wiring.Component):
         """Take beats apart; returns whether the FIFO holds the end of a frame."""
         shift, left = Signal(8 * WORD_BYTES * self.words), Signal(range(self.words + 1))
         last, ended = Signal(), Signal()
-        m.d.comb += [self.s_axis_tready.eq((left == 0) & ~ended),
+        m.d.comb += [self.s_axis.tready.eq((left == 0) & ~ended),
                      fifo.w_data.eq(shift[:8 * WORD_BYTES]), fifo.w_en.eq(left != 0)]
-        with m.If(self.s_axis_tready & self.s_axis_tvalid):
-            m.d.sync += [shift.eq(self.s_axis_tdata), left.eq(self.words),
-                         last.eq(self.s_axis_tlast)]
+        with m.If(self.s_axis.tready & self.s_axis.tvalid):
+            m.d.sync += [shift.eq(self.s_axis.tdata), left.eq(self.words),
+                         last.eq(self.s_axis.tlast)]
         with m.If(fifo.w_en & fifo.w_rdy):
             m.d.sync += [shift.eq(shift >> 8 * WORD_BYTES), left.eq(left - 1)]
             with m.If((left == 1) & last):
@@ -132,76 +121,92 @@ class StreamWindow(wiring.Component):
                   "RECEIVE_COUNT": incoming.level
                   | ended << STREAM_REGISTERS["RECEIVE_COUNT"].field("last").lsb}
         m.d.comb += [
-            write.eq(self.s_axil_awvalid & self.s_axil_wvalid
-                     & ~(prefer_read & self.s_axil_arvalid)),
-            read.eq(self.s_axil_arvalid & ~write),
+            write.eq(self.s_axil.awvalid & self.s_axil.wvalid
+                     & ~(prefer_read & self.s_axil.arvalid)),
+            read.eq(self.s_axil.arvalid & ~write),
             outgoing.w_data.eq(word),
-            self.m_axil_awaddr.eq(address), self.m_axil_araddr.eq(address),
-            self.m_axil_wdata.eq(word), self.m_axil_wstrb.eq(strobes),
+            self.m_axil.awaddr.eq(address), self.m_axil.araddr.eq(address),
+            self.m_axil.wdata.eq(word), self.m_axil.wstrb.eq(strobes),
         ]
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += [self.s_axil_awready.eq(write), self.s_axil_wready.eq(write),
-                             self.s_axil_arready.eq(read)]
+                m.d.comb += [self.s_axil.awready.eq(write), self.s_axil.wready.eq(write),
+                             self.s_axil.arready.eq(read)]
                 with m.If(write):
-                    m.d.sync += [address.eq(self.s_axil_awaddr), word.eq(self.s_axil_wdata),
-                                 strobes.eq(self.s_axil_wstrb), prefer_read.eq(1)]
+                    m.d.sync += [address.eq(self.s_axil.awaddr), word.eq(self.s_axil.wdata),
+                                 strobes.eq(self.s_axil.wstrb), prefer_read.eq(1)]
                     m.next = "WRITE"
-                    with m.If(self.s_axil_awaddr[ADDRESS_BITS:] == 0):
-                        m.d.sync += [self.m_axil_awvalid.eq(1), self.m_axil_wvalid.eq(1)]
+                    with m.If(self.s_axil.awaddr[ADDRESS_BITS:] == 0):
+                        m.d.sync += [self.m_axil.awvalid.eq(1), self.m_axil.wvalid.eq(1)]
                         m.next = "PASS_WRITE"
                 with m.Elif(read):
-                    m.d.sync += [address.eq(self.s_axil_araddr), prefer_read.eq(0)]
+                    m.d.sync += [address.eq(self.s_axil.araddr), prefer_read.eq(0)]
                     m.next = "READ"
-                    with m.If(self.s_axil_araddr[ADDRESS_BITS:] == 0):
-                        m.d.sync += self.m_axil_arvalid.eq(1)
+                    with m.If(self.s_axil.araddr[ADDRESS_BITS:] == 0):
+                        m.d.sync += self.m_axil.arvalid.eq(1)
                         m.next = "PASS_READ"
             with m.State("WRITE"):
-                m.d.sync += [self.s_axil_bvalid.eq(1), self.s_axil_bresp.eq(_SLVERR)]
-                m.next = "ANSWER"
-                with m.If(address[2:] == STREAM_REGISTERS["SEND_DATA"].offset >> 2):
-                    with m.If(strobes.all()):
-                        m.d.comb += outgoing.w_en.eq(1)
-                        m.d.sync += [self.s_axil_bresp.eq(_OKAY), lost.eq(lost | ~outgoing.w_rdy)]
-                with m.If(address[2:] == STREAM_REGISTERS["STREAM_CONTROL"].offset >> 2):
-                    m.d.sync += self.s_axil_bresp.eq(_OKAY)
-                    with m.If(strobes[0] & word[0]):
-                        m.d.comb += self.reset.eq(1)
-                        m.d.sync += [lost.eq(0), early.eq(0)]
+                self._write(m, address, word, strobes, outgoing, lost, early)
             with m.State("READ"):
-                m.d.sync += [self.s_axil_rvalid.eq(1), self.s_axil_rdata.eq(0),
-                             self.s_axil_rresp.eq(_SLVERR)]
-                m.next = "ANSWER"
-                with m.Switch(address[2:]):
-                    for name, register in STREAM_REGISTERS.items():
-                        with m.Case(register.offset >> 2):
-                            m.d.sync += [self.s_axil_rdata.eq(values[name]),
-                                         self.s_axil_rresp.eq(_OKAY)]
-                            if name == "RECEIVE_DATA":
-                                m.d.comb += incoming.r_en.eq(1)
-                                with m.If(incoming.level == 0):
-                                    m.d.sync += [self.s_axil_rdata.eq(0), early.eq(1)]
-                                with m.Elif(~incoming.r_rdy):  # on its way through the FIFO
-                                    m.d.sync += self.s_axil_rvalid.eq(0)
-                                    m.next = "READ"
+                self._read(m, address, values, incoming, early)
             with m.State("PASS_WRITE"):
-                m.d.comb += self.m_axil_bready.eq(1)
-                for channel in "aw", "w":
-                    with m.If(getattr(self, f"m_axil_{channel}ready")):
-                        m.d.sync += getattr(self, f"m_axil_{channel}valid").eq(0)
-                with m.If(self.m_axil_bvalid):
-                    m.d.sync += [self.s_axil_bvalid.eq(1), self.s_axil_bresp.eq(self.m_axil_bresp)]
-                    m.next = "ANSWER"
+                self._pass_write(m)
             with m.State("PASS_READ"):
-                m.d.comb += self.m_axil_rready.eq(1)
-                with m.If(self.m_axil_arready):
-                    m.d.sync += self.m_axil_arvalid.eq(0)
-                with m.If(self.m_axil_rvalid):
-                    m.d.sync += [self.s_axil_rvalid.eq(1), self.s_axil_rdata.eq(self.m_axil_rdata),
-                                 self.s_axil_rresp.eq(self.m_axil_rresp)]
-                    m.next = "ANSWER"
+                self._pass_read(m)
             with m.State("ANSWER"):
-                with m.If(Cat(self.s_axil_bvalid & self.s_axil_bready,
-                              self.s_axil_rvalid & self.s_axil_rready).any()):
-                    m.d.sync += [self.s_axil_bvalid.eq(0), self.s_axil_rvalid.eq(0)]
+                with m.If(Cat(self.s_axil.bvalid & self.s_axil.bready,
+                              self.s_axil.rvalid & self.s_axil.rready).any()):
+                    m.d.sync += [self.s_axil.bvalid.eq(0), self.s_axil.rvalid.eq(0)]
                     m.next = "IDLE"
+
+    def _write(self, m, address, word, strobes, outgoing, lost, early):
+        """Write a register of this unit."""
+        m.d.sync += [self.s_axil.bvalid.eq(1), self.s_axil.bresp.eq(SLVERR)]
+        m.next = "ANSWER"
+        with m.If(address[2:] == STREAM_REGISTERS["SEND_DATA"].offset >> 2):
+            with m.If(strobes.all()):
+                m.d.comb += outgoing.w_en.eq(1)
+                m.d.sync += [self.s_axil.bresp.eq(OKAY), lost.eq(lost | ~outgoing.w_rdy)]
+        with m.If(address[2:] == STREAM_REGISTERS["STREAM_CONTROL"].offset >> 2):
+            m.d.sync += self.s_axil.bresp.eq(OKAY)
+            with m.If(strobes[0] & word[0]):
+                m.d.comb += self.reset.eq(1)
+                m.d.sync += [lost.eq(0), early.eq(0)]
+
+    def _read(self, m, address, values, incoming, early):
+        """Read a register of this unit."""
+        m.d.sync += [self.s_axil.rvalid.eq(1), self.s_axil.rdata.eq(0),
+                     self.s_axil.rresp.eq(SLVERR)]
+        m.next = "ANSWER"
+        with m.Switch(address[2:]):
+            for name, register in STREAM_REGISTERS.items():
+                with m.Case(register.offset >> 2):
+                    m.d.sync += [self.s_axil.rdata.eq(values[name]),
+                                 self.s_axil.rresp.eq(OKAY)]
+                    if name == "RECEIVE_DATA":
+                        m.d.comb += incoming.r_en.eq(1)
+                        with m.If(incoming.level == 0):
+                            m.d.sync += [self.s_axil.rdata.eq(0), early.eq(1)]
+                        with m.Elif(~incoming.r_rdy):  # on its way through the FIFO
+                            m.d.sync += self.s_axil.rvalid.eq(0)
+                            m.next = "READ"
+
+    def _pass_write(self, m):
+        """Let the other subordinate write, and answer as it does."""
+        m.d.comb += self.m_axil.bready.eq(1)
+        for channel in "aw", "w":
+            with m.If(getattr(self.m_axil, f"{channel}ready")):
+                m.d.sync += getattr(self.m_axil, f"{channel}valid").eq(0)
+        with m.If(self.m_axil.bvalid):
+            m.d.sync += [self.s_axil.bvalid.eq(1), self.s_axil.bresp.eq(self.m_axil.bresp)]
+            m.next = "ANSWER"
+
+    def _pass_read(self, m):
+        """Let the other subordinate read, and answer as it does."""
+        m.d.comb += self.m_axil.rready.eq(1)
+        with m.If(self.m_axil.arready):
+            m.d.sync += self.m_axil.arvalid.eq(0)
+        with m.If(self.m_axil.rvalid):
+            m.d.sync += [self.s_axil.rvalid.eq(1), self.s_axil.rdata.eq(self.m_axil.rdata),
+                         self.s_axil.rresp.eq(self.m_axil.rresp)]
+            m.next = "ANSWER"

@@ -5,6 +5,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.parts.arguments import check_least
+
 __all__ = ["DIVISOR_MIN", "Receiver", "Transmitter", "baud_divisor"]
 
 DIVISOR_MIN = 4
@@ -24,11 +26,6 @@ def baud_divisor(clock_hz, baud):
         raise ValueError(f"baud must be a whole fraction of the clock within 2 %, at most "
                          f"{clock_hz / DIVISOR_MIN:g} of {clock_hz:g} Hz, not {baud!r}")
     return divisor
-
-
-def _check(divisor):
-    if not isinstance(divisor, int) or divisor < DIVISOR_MIN:
-        raise ValueError(f"divisor must be an integer of at least {DIVISOR_MIN}, not {divisor!r}")
 
 
 class Receiver(wiring.Component):
@@ -57,7 +54,7 @@ class Receiver(wiring.Component):
     """
 
     def __init__(self, divisor):
-        _check(divisor)
+        check_least(divisor=(divisor, DIVISOR_MIN))
         self.divisor = divisor
         super().__init__({"rx": In(1, init=1), "o": Out(stream.Signature(8, always_ready=True))})
 
@@ -108,7 +105,7 @@ class Transmitter(wiring.Component):
     """
 
     def __init__(self, divisor):
-        _check(divisor)
+        check_least(divisor=(divisor, DIVISOR_MIN))
         self.divisor = divisor
         super().__init__({"tx": Out(1, init=1), "i": In(stream.Signature(8))})
 

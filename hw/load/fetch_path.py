@@ -1,27 +1,25 @@
 """Scratchpad words on their way to the result stream or to the weight FIFO."""
 
+from enum import IntEnum
+
 from amaranth import Module, Mux, Signal
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.load.region_walker import walk_item
 from systola.hw.load.transposer import Transposer
 from systola.hw.parts import shapes
 from systola.hw.parts.register_slice import RegisterSlice
 
-__all__ = ["FetchPath", "Target", "result_beat"]
+__all__ = ["FetchPath", "Target"]
 
 
-def result_beat(config):
-    """Return one beat of the result stream: a word, and whether it is the operation's last."""
-    return data.StructLayout({"word": shapes.word(config), "last": 1})
-
-
-class Target:
+class Target(IntEnum):
     """Where `FetchPath` sends words."""
 
-    RESULT, WEIGHTS, TRANSPOSE = range(3)
+    RESULT = 0
+    WEIGHTS = 1
+    TRANSPOSE = 2
 
 
 class FetchPath(wiring.Component):
@@ -39,13 +37,13 @@ class FetchPath(wiring.Component):
 
     Members
     -------
-    i : In(stream.Signature(walk_item(config)))
+    i : In(stream.Signature(shapes.walk_item(config)))
         Steps of a walk.
     target : In(2), lanes : In(R)
         `Target`, and the valid lanes of a row's last word; constant during a walk.
     src : Out(shapes.ReadPort(config))
         Scratchpad.
-    result : Out(stream.Signature(result_beat(config)))
+    result : Out(stream.Signature(shapes.result_beat(config)))
         Words of RESULT.
     weights : Out(stream.Signature(shapes.word(config)))
         Words of the other two.
@@ -56,17 +54,17 @@ class FetchPath(wiring.Component):
     def __init__(self, config):
         self.config = config
         super().__init__({
-            "i": In(stream.Signature(walk_item(config))),
+            "i": In(stream.Signature(shapes.walk_item(config))),
             "target": In(2), "lanes": In(config.rows),
             "src": Out(shapes.ReadPort(config)),
-            "result": Out(stream.Signature(result_beat(config))),
+            "result": Out(stream.Signature(shapes.result_beat(config))),
             "weights": Out(stream.Signature(shapes.word(config))),
             "finished": Out(1),
         })
 
     def elaborate(self, platform):
         m = Module()
-        item, rsp = walk_item(self.config), self.src.rsp
+        item, rsp = shapes.walk_item(self.config), self.src.rsp
         # Steps wait here for their words, more than the reads a port has on the way.
         m.submodules.steps = steps = SyncFIFO(width=item.size, depth=8)
         m.submodules.transposer = transposer = Transposer(

@@ -5,9 +5,9 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.isa import Flag, Opcode
-from systola.hw.load.fetch_path import FetchPath, Target, result_beat
+from systola.hw.load.fetch_path import FetchPath, Target
 from systola.hw.load.region_walker import RegionWalker, Walk
-from systola.hw.load.unpackers import ParamUnpacker, TableUnpacker, bus_beat
+from systola.hw.load.unpackers import ParamUnpacker, TableUnpacker
 from systola.hw.parts import shapes
 from systola.hw.parts.register_slice import RegisterSlice
 
@@ -36,9 +36,9 @@ class LoadEngine(wiring.Component):
         Checked instructions.
     done : Out(1)
         High for one cycle when an instruction is complete and all its effects are visible.
-    data : In(stream.Signature(bus_beat(config)))
+    data : In(stream.Signature(shapes.bus_beat(config)))
         The beats that follow instructions; a word is the lowest R bytes.
-    result : Out(stream.Signature(result_beat(config)))
+    result : Out(stream.Signature(shapes.result_beat(config)))
         Words of STORE.
     src : Out(shapes.ReadPort(config)), dst : Out(shapes.WritePort(config))
         Scratchpad.
@@ -55,8 +55,8 @@ class LoadEngine(wiring.Component):
         super().__init__({
             "instr": In(stream.Signature(shapes.engine_instruction())),
             "done": Out(1),
-            "data": In(stream.Signature(bus_beat(config))),
-            "result": Out(stream.Signature(result_beat(config))),
+            "data": In(stream.Signature(shapes.bus_beat(config))),
+            "result": Out(stream.Signature(shapes.result_beat(config))),
             "src": Out(shapes.ReadPort(config)), "dst": Out(shapes.WritePort(config)),
             "weights": Out(stream.Signature(shapes.word(config))),
             "param": Out(stream.Signature(shapes.param_write(config))),

@@ -2,14 +2,14 @@
 
 from enum import IntEnum
 
-from amaranth import Module, Mux, Signal, unsigned
+from amaranth import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.load.transposer import block_tag
+from systola.hw.parts import shapes
 from systola.hw.parts.register_slice import RegisterSlice
 
-__all__ = ["ChannelTile", "RegionWalker", "Walk", "walk_item", "walk_region"]
+__all__ = ["ChannelTile", "RegionWalker", "Walk"]
 
 
 class Walk(IntEnum):
@@ -20,19 +20,10 @@ class Walk(IntEnum):
     TRANSPOSE = 2  # FETCH TRANSPOSE: blocks of R rows of a word for the `Transposer`
 
 
-def walk_region():
+def _walk_region():
     """Return the payload that starts a walk; counts are at least 1."""
     return data.StructLayout({"base": 16, "stride": 16, "rows": 16, "words": 16,
                               "lanes_last": 16, "walk": 2})
-
-
-def walk_item(config):
-    """Return one step: the address, or a zero word; whether the word is its row's last.
-
-    ``block_end`` and ``tag`` are for the `Transposer`. ``final`` marks the last step of a walk.
-    """
-    return data.StructLayout({"addr": unsigned(16), "zero": 1, "row_end": 1, "block_end": 1,
-                              "tag": block_tag(config.rows), "final": 1})
 
 
 class ChannelTile(wiring.Component):
@@ -137,10 +128,10 @@ class RegionWalker(wiring.Component):
 
     Members
     -------
-    i : In(stream.Signature(walk_region()))
+    i : In(stream.Signature(_walk_region()))
         Taken when the previous walk has ended; the first step follows `RegionWalker.LATENCY`
         cycles later.
-    o : Out(stream.Signature(walk_item(config)))
+    o : Out(stream.Signature(shapes.walk_item(config)))
         Steps, from registers.
     """
 
@@ -149,14 +140,14 @@ class RegionWalker(wiring.Component):
 
     def __init__(self, config):
         self.config = config
-        super().__init__({"i": In(stream.Signature(walk_region())),
-                          "o": Out(stream.Signature(walk_item(config)))})
+        super().__init__({"i": In(stream.Signature(_walk_region())),
+                          "o": Out(stream.Signature(shapes.walk_item(config)))})
 
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        region, busy, ready = Signal(walk_region()), Signal(), Signal()
-        m.submodules.output = output = RegisterSlice(walk_item(config))
+        region, busy, ready = Signal(_walk_region()), Signal(), Signal()
+        m.submodules.output = output = RegisterSlice(shapes.walk_item(config))
         m.submodules.tile = tile = ChannelTile(config)
         wiring.connect(m, output.o, wiring.flipped(self.o))
         item, step = output.i.p, Signal()

@@ -7,16 +7,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["Transposer", "block_tag"]
+from systola.hw.parts import shapes
+from systola.hw.parts.arguments import check_integers, check_least
 
-
-def block_tag(rows):
-    """Return what describes a block of rows.
-
-    Emit `count` columns from column `first` on, then `pad` words of zeros; ``final`` is passed on.
-    """
-    return data.StructLayout({"first": range(rows), "count": range(rows + 1),
-                              "pad": range(rows + 1), "final": 1})
+__all__ = ["Transposer"]
 
 
 class Transposer(wiring.Component):
@@ -55,17 +49,15 @@ class Transposer(wiring.Component):
     """
 
     def __init__(self, *, rows, cols):
-        if not isinstance(rows, int) or rows < 2:
-            raise ValueError(f"rows must be an integer of at least 2, not {rows!r}")
-        if not isinstance(cols, int) or not 1 <= cols <= rows:
-            raise ValueError(f"cols must be an integer from 1 to {rows}, not {cols!r}")
+        check_least(rows=(rows, 2))
+        check_integers(cols=(cols, 1, rows))
         self.rows, self.cols = rows, cols
         self.word = data.ArrayLayout(unsigned(8), rows)
         # Rows that are a multiple of this apart share a multiplexer; a block has as many for each.
         self._tracks = next(k for k in range(cols, rows + 1) if rows % k == 0)
         super().__init__({
             "i": In(stream.Signature(data.StructLayout(
-                {"word": self.word, "last": 1, "tag": block_tag(rows)}))),
+                {"word": self.word, "last": 1, "tag": shapes.block_tag(rows)}))),
             "o": Out(stream.Signature(data.StructLayout({"word": self.word, "final": 1}))),
         })
 
@@ -73,7 +65,7 @@ class Transposer(wiring.Component):
         m = Module()
         rows = self.rows
         full, closing = Signal(2), Signal(2)
-        tags = Array(Signal(block_tag(rows), name=f"tag{k}") for k in range(2))
+        tags = Array(Signal(shapes.block_tag(rows), name=f"tag{k}") for k in range(2))
         tops = Array(Signal(range(rows), name=f"top{k}") for k in range(2))  # last row's index
         fill, row, write = Signal(), Signal(range(rows)), Signal()
         tracks = self._fill(m, write, fill)
@@ -88,7 +80,7 @@ class Transposer(wiring.Component):
                              tops[fill].eq(row)]
 
         emit, index = Signal(), Signal(range(rows + 1))
-        tag, top = Signal(block_tag(rows)), Signal(range(rows))
+        tag, top = Signal(shapes.block_tag(rows)), Signal(range(rows))
         zero, read, ends, free = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             tag.eq(tags[emit]), top.eq(tops[emit]), zero.eq(index >= tag.count),

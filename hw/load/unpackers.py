@@ -1,26 +1,20 @@
 """Stream beats into parameter words and table entries."""
 
-from amaranth import Array, Cat, Module, Signal, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth import Array, Cat, Module, Signal
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.contract.numbers import RECORD_BYTES, SHIFT_BITS
 from systola.hw.parts import shapes
 
-__all__ = ["ParamUnpacker", "TableUnpacker", "bus_beat"]
-
-RECORD_BYTES = 9  # bias int32, multiplier int32, shift uint8
-
-
-def bus_beat(config):
-    """Return a stream beat: ``config.bus_bytes`` bytes, a scratchpad word in the lowest R."""
-    return data.ArrayLayout(unsigned(8), config.bus_bytes)
+__all__ = ["ParamUnpacker", "TableUnpacker"]
 
 
 class ParamUnpacker(wiring.Component):
     """Assemble each ``config.param_beats`` beats to a parameter word, offered with the last beat.
 
     Record k is bytes 9k to 9k + 8 of the beats put together, little-endian. Of the multiplier the
-    low mult_bits + 1 bits count, of the shift the low 6.
+    low mult_bits + 1 bits count, of the shift the low `SHIFT_BITS`.
 
     Model: none: moves data
 
@@ -31,7 +25,7 @@ class ParamUnpacker(wiring.Component):
 
     Members
     -------
-    i : In(stream.Signature(bus_beat(config)))
+    i : In(stream.Signature(shapes.bus_beat(config)))
         Beats.
     o : Out(stream.Signature(shapes.param_word(config)))
         Words.
@@ -39,7 +33,7 @@ class ParamUnpacker(wiring.Component):
 
     def __init__(self, config):
         self.config = config
-        super().__init__({"i": In(stream.Signature(bus_beat(config))),
+        super().__init__({"i": In(stream.Signature(shapes.bus_beat(config))),
                           "o": Out(stream.Signature(shapes.param_word(config)))})
 
     def elaborate(self, platform):
@@ -52,7 +46,7 @@ class ParamUnpacker(wiring.Component):
             bits = raw[8 * RECORD_BYTES * k:]
             m.d.comb += [self.o.p[k].bias.eq(bits[:32].as_signed()),
                          self.o.p[k].mult.eq(bits[32:33 + self.config.mult_bits].as_signed()),
-                         self.o.p[k].shift.eq(bits[64:70])]
+                         self.o.p[k].shift.eq(bits[64:64 + SHIFT_BITS])]
         full = beat == beats - 1
         m.d.comb += [self.o.valid.eq(self.i.valid & full), self.i.ready.eq(self.o.ready | ~full)]
         with m.If(self.i.valid & self.i.ready):
@@ -77,7 +71,7 @@ class TableUnpacker(wiring.Component):
 
     Members
     -------
-    i : In(stream.Signature(bus_beat(config)))
+    i : In(stream.Signature(shapes.bus_beat(config)))
         Beats of R entries.
     table : In(1)
         Which table; constant while beats enter.
@@ -89,7 +83,7 @@ class TableUnpacker(wiring.Component):
 
     def __init__(self, config):
         self.config = config
-        super().__init__({"i": In(stream.Signature(bus_beat(config))), "table": In(1),
+        super().__init__({"i": In(stream.Signature(shapes.bus_beat(config))), "table": In(1),
                           "o": Out(stream.Signature(shapes.table_write())), "finished": Out(1)})
 
     def elaborate(self, platform):

@@ -7,17 +7,10 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["Accumulators", "control_layout"]
+from systola.hw.parts import shapes
+from systola.hw.parts.arguments import check_positive
 
-
-def control_layout(depth, digits):
-    """Return what goes with every partial sum of column 0, `valid` apart.
-
-    ``t``: entry; ``half``; ``digit``: the sum weighs ``2**(act_bits*digit)``; ``first``: forget the
-    entry's old value; ``last``: the tile's last sum.
-    """
-    return data.StructLayout({"t": range(depth), "half": 1, "digit": range(digits), "first": 1,
-                              "last": 1})
+__all__ = ["Accumulators"]
 
 
 class Accumulators(wiring.Component):
@@ -47,7 +40,7 @@ class Accumulators(wiring.Component):
 
     Members
     -------
-    valid, i : In(1), In(control_layout(depth, digits))
+    valid, i : In(1), In(shapes.control_layout(depth, digits))
         Control of column 0.
     psum : In(ArrayLayout(signed(psum_bits), len(delays)))
         Sums, column c delayed by ``delays[c]`` cycles.
@@ -71,15 +64,12 @@ class Accumulators(wiring.Component):
         delays = tuple(delays)
         if not delays or delays[0] or any(b - a not in {0, 1} for a, b in pairwise(delays)):
             raise ValueError(f"delays must start with 0 and rise by at most 1, not {delays!r}")
-        sizes = {"psum_bits": psum_bits, "act_bits": act_bits, "digits": digits,
-                 "acc_bits": acc_bits, "depth": depth}
-        for name, value in sizes.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        check_positive(psum_bits=psum_bits, act_bits=act_bits, digits=digits, acc_bits=acc_bits,
+                       depth=depth)
         self.delays, self.act_bits, self.digits = delays, act_bits, digits
         self.acc_bits, self.depth = acc_bits, depth
         super().__init__({
-            "valid": In(1), "i": In(control_layout(depth, digits)),
+            "valid": In(1), "i": In(shapes.control_layout(depth, digits)),
             "psum": In(data.ArrayLayout(signed(psum_bits), len(delays))), "done": Out(1),
             "row_en": In(1), "row_t": In(range(depth)), "row_half": In(1),
             "row": Out(data.ArrayLayout(signed(acc_bits), len(delays))),

@@ -4,16 +4,20 @@ No accelerator is made of them. They sit in the same weight-stationary array as 
 ones, so that areas and energies differ by the arithmetic alone.
 """
 
+from functools import partial
+
 from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.dsp_packing import array_delays, array_latency
-from systola.hw.matrix.pe import STYLES, ProcessingElement, booth_product
+from systola.hw.matrix.pe import STYLES, booth_product, multiply_accumulate
 from systola.hw.matrix.systolic import connect_cells
+from systola.hw.parts.arguments import check_integers, check_least, check_positive
+from systola.hw.parts.pipeline import node
 
 __all__ = ["CODE_BITS", "FIXED_BITS", "FixedPointElement", "OperandScalers", "ShiftElement",
-           "StyledArray", "fixed_point_array", "holder", "shift_array"]
+           "StyledArray", "fixed_point_array", "shift_array"]
 
 FIXED_BITS = 16
 """Bits of a dequantized operand, and of the scale that makes it."""
@@ -24,20 +28,12 @@ CODE_BITS = 4
 _SHIFTED_BITS = 8  # the largest decoded value is 192
 
 
-def holder(m):
-    """Return a function that puts a value into a signal of its own."""
-    def hold(value):
-        signal = Signal(value.shape())
-        m.d.comb += signal.eq(value)
-        return signal
-
-    return hold
-
-
-class FixedPointElement(ProcessingElement):
+class FixedPointElement(wiring.Component):
     """Multiply two operands in 16-bit fixed point and add to a sum that keeps every bit.
 
     Ports, timing and styles are those of `ProcessingElement`; all operands are signed(16).
+
+    Model: model/operators/fixed_point.py
 
     Parameters
     ----------
@@ -50,18 +46,16 @@ class FixedPointElement(ProcessingElement):
     def __init__(self, *, psum_bits, style):
         if style not in STYLES:
             raise ValueError(f"style must be {' or '.join(map(repr, STYLES))}, not {style!r}")
-        if not isinstance(psum_bits, int) or psum_bits < 2 * FIXED_BITS:
-            raise ValueError(f"psum_bits must be an integer of at least {2 * FIXED_BITS}, "
-                             f"not {psum_bits!r}")
+        check_least(psum_bits=(psum_bits, 2 * FIXED_BITS))
         self.style, self.product_bits = style, 2 * FIXED_BITS
-        wiring.Component.__init__(self, {
+        super().__init__({
             "act": In(signed(FIXED_BITS)), "act_out": Out(signed(FIXED_BITS)),
             "swap": In(1), "w": In(signed(FIXED_BITS)), "load": In(1),
             "psum": In(signed(psum_bits)), "psum_out": Out(signed(psum_bits)),
         })
 
-    def _holder(self, m):
-        return holder(m)
+    def elaborate(self, platform):
+        return multiply_accumulate(self, platform, hold=node)
 
 
 class ShiftElement(wiring.Component):
@@ -95,11 +89,8 @@ class ShiftElement(wiring.Component):
     """
 
     def __init__(self, *, weight_bits, psum_bits):
-        if not isinstance(weight_bits, int) or not 2 <= weight_bits <= 8:
-            raise ValueError(f"weight_bits must be an integer from 2 to 8, not {weight_bits!r}")
-        if not isinstance(psum_bits, int) or psum_bits < weight_bits + _SHIFTED_BITS:
-            raise ValueError(f"psum_bits must be an integer of at least "
-                             f"{weight_bits + _SHIFTED_BITS}, not {psum_bits!r}")
+        check_integers(weight_bits=(weight_bits, 2, 8))
+        check_least(psum_bits=(psum_bits, weight_bits + _SHIFTED_BITS))
         super().__init__({
             "act": In(CODE_BITS), "act_out": Out(CODE_BITS), "swap": In(1),
             "w": In(signed(weight_bits)), "load": In(1),
@@ -160,10 +151,8 @@ class OperandScalers(wiring.Component):
     """
 
     def __init__(self, *, rows, bits):
-        if not isinstance(rows, int) or rows < 1:
-            raise ValueError(f"rows must be a positive integer, not {rows!r}")
-        if not isinstance(bits, int) or not 2 <= bits <= 8:
-            raise ValueError(f"bits must be an integer from 2 to 8, not {bits!r}")
+        check_positive(rows=rows)
+        check_integers(bits=(bits, 2, 8))
         self.rows, self.bits = rows, bits
         scaled = data.ArrayLayout(signed(FIXED_BITS), rows)
         super().__init__({
@@ -185,10 +174,10 @@ class OperandScalers(wiring.Component):
                          reset_less=True)
         carry = Signal(name=f"{name}_carry", reset_less=True)
         result = Signal(signed(FIXED_BITS), name=f"{name}_out", reset_less=True)
-        partial, first = booth_product(Cat(scale, Const(0, 1)).as_signed(), code,
-                                       holder(m))
+        rows, first = booth_product(Cat(scale, Const(0, 1)).as_signed(), code,
+                                       partial(node, m))
         with m.If(enable):
-            m.d.sync += [product.eq(partial), carry.eq(first)]
+            m.d.sync += [product.eq(rows), carry.eq(first)]
         with m.If(late):
             m.d.sync += result.eq((product + (carry + (1 << self.bits - 1))) >> self.bits)
         m.d.comb += out.eq(result)
@@ -214,9 +203,7 @@ class StyledArray(wiring.Component):
     """
 
     def __init__(self, *, rows, cols, act, weight, psum_bits, cell):
-        for name, value in ("rows", rows), ("cols", cols):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        check_positive(rows=rows, cols=cols)
         self.rows, self.cols, self._cell, self.psum_bits = rows, cols, cell, psum_bits
         self.group = self.tokens = 1
         self.latency, self.delays = array_latency(rows, "dsp"), array_delays(cols, 1)

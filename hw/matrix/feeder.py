@@ -1,23 +1,16 @@
 """Front end of the MATRIX engine: reads the activations of a MATMUL, pass by pass."""
 
-from amaranth import Array, Cat, Module, Mux, Signal, Value, signed
+from amaranth import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import bits_for
 
 from systola.hw.contract.isa import Flag, Opcode
-from systola.hw.matrix.accumulator import Accumulators, control_layout
+from systola.hw.matrix.accumulator import Accumulators
 from systola.hw.parts import shapes
 from systola.hw.parts.register_slice import RegisterSlice
 
-__all__ = ["Feeder", "first_lane"]
-
-
-def first_lane(config, group):
-    """Return the lane at which group `group` of ``config.lanes`` lanes begins."""
-    starts = range(0, config.rows, config.lanes)
-    return Array(starts)[group[:bits_for(len(starts) - 1)]]
+__all__ = ["Feeder"]
 
 
 class Feeder(wiring.Component):
@@ -56,7 +49,7 @@ class Feeder(wiring.Component):
         A word enters the array, and whether it is the first of a tile of weights.
     start : Out(1)
         The word is the first of a tile of columns.
-    control : Out(control_layout(token_depth, attention_digits))
+    control : Out(shapes.control_layout(token_depth, attention_digits))
         What the accumulators need, in the cycle of ``valid``.
     wait_weights, wait_room, wait_act : Out(1)
         Why the next word that is to enter does not, one of them: its weights are not loaded (or
@@ -66,7 +59,7 @@ class Feeder(wiring.Component):
 
     def __init__(self, config):
         self.config = config
-        self.control_layout = control_layout(config.token_depth, config.attention_digits)
+        self.control_layout = shapes.control_layout(config.token_depth, config.attention_digits)
         self.word_layout = data.StructLayout({
             "t": range(config.token_depth), "digit": range(config.attention_digits), "first": 1,
             "last": 1, "begin": 1, "swap": 1, "top": 1})
@@ -86,8 +79,7 @@ class Feeder(wiring.Component):
         self._request(m, words)
         # Comparing an entry and popping it would make a long path.
         m.submodules.head = head = RegisterSlice(self.word_layout)
-        m.d.comb += [Value.cast(head.i.p).eq(words.r_data), head.i.valid.eq(words.r_rdy),
-                     words.r_en.eq(head.i.ready)]
+        wiring.connect(m, words.r_stream, head.i)
         self._enter(m, head.o)
         return m
 
@@ -156,7 +148,7 @@ class Feeder(wiring.Component):
                          active.eq(1), column.eq(0),
                          words_less.eq(self.instr.p.words - 1),
                          lanes_last.eq(self.instr.p.lanes_last),
-                         lane.eq(first_lane(config, self.instr.p.out_group)),
+                         lane.eq(shapes.first_lane(config, self.instr.p.out_group)),
                          *(s.eq(self.instr.p.act_base) for s in (word, plane, addr))]
 
     def _enter(self, m, words):

@@ -6,15 +6,13 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.isa import Flag, Opcode
-from systola.hw.matrix.feeder import first_lane
-from systola.hw.matrix.word_writer import group_tag
 from systola.hw.parts import shapes
 from systola.hw.parts.register_slice import RegisterSlice
 
-__all__ = ["GroupWalker", "group_note"]
+__all__ = ["GroupWalker"]
 
 
-def group_note(config):
+def _group_note(config):
     """Return what accompanies a group of lanes on its way through the requantizer.
 
     ``tag``: where it goes; ``bits``, ``symmetric``, ``broadcast``, ``use_res``, ``row_scale``: how
@@ -22,7 +20,7 @@ def group_note(config):
     group of a row of the tile, of the tile.
     """
     return data.StructLayout({
-        "tag": group_tag(config), "bits": 5, "symmetric": 1, "broadcast": 1, "use_res": 1,
+        "tag": shapes.group_tag(config), "bits": 5, "symmetric": 1, "broadcast": 1, "use_res": 1,
         "row_scale": 1, "long": 1, "row_end": 1, "tile_end": 1})
 
 
@@ -49,7 +47,7 @@ class GroupWalker(wiring.Component):
         Taken when every group of the previous instruction is known.
     done : In(1)
         An instruction is complete.
-    note : Out(stream.Signature(group_note(config)))
+    note : Out(stream.Signature(_group_note(config)))
         Groups, from a register; each to be taken not before its requests on the other ports.
     param, residual, factor : Out(stream.Signature(16))
         Parameter words, words of the residual's low plane, entries of the row factors (these only
@@ -67,7 +65,7 @@ class GroupWalker(wiring.Component):
         factor = {"factor": Out(stream.Signature(16))} if config.factor_depth else {}
         super().__init__({
             "instr": In(stream.Signature(shapes.body(Opcode.MATMUL))), "done": In(1),
-            "note": Out(stream.Signature(group_note(config))),
+            "note": Out(stream.Signature(_group_note(config))),
             "param": Out(stream.Signature(16)), "residual": Out(stream.Signature(16)),
             "out_plane": Out(16), "res_plane": Out(16), "res_mult": Out(signed(32)),
             "res_shift": Out(6), **factor,
@@ -78,7 +76,7 @@ class GroupWalker(wiring.Component):
         ins = Signal(shapes.body(Opcode.MATMUL), reset_less=True)
         m.d.comb += [self.out_plane.eq(ins.out_plane), self.res_plane.eq(ins.res_plane),
                      self.res_mult.eq(ins.res_mult), self.res_shift.eq(ins.res_shift)]
-        layout = data.StructLayout({"note": group_note(self.config), "param": 16, "residual": 16,
+        layout = data.StructLayout({"note": _group_note(self.config), "param": 16, "residual": 16,
                                     "factor": 16, "new_word": 1, "new_row": 1})
         group, found, taken = Signal(layout, reset_less=True), Signal(), Signal()
         step, active = Signal(), Signal()
@@ -96,14 +94,13 @@ class GroupWalker(wiring.Component):
             m.submodules[f"{name}_queue"] = queue
             m.d.comb += [queue.w_data.eq(group[name]), queue.w_en.eq(taken & asked)]
             if name != "note":
-                m.d.comb += [Value.cast(port.p).eq(queue.r_data), port.valid.eq(queue.r_rdy),
-                             queue.r_en.eq(port.ready)]
+                wiring.connect(m, queue.r_stream, wiring.flipped(port))
                 continue
             # The others are never fuller: a group leaves only with all that it asked for.
             m.submodules.head = head = RegisterSlice(port.p.shape())
             wiring.connect(m, head.o, wiring.flipped(port))
-            m.d.comb += [taken.eq(found & queue.w_rdy), Value.cast(head.i.p).eq(queue.r_data),
-                         head.i.valid.eq(queue.r_rdy), queue.r_en.eq(head.i.ready)]
+            wiring.connect(m, queue.r_stream, head.i)
+            m.d.comb += taken.eq(found & queue.w_rdy)
         self._walk(m, ins, step, active, group)
         return m
 
@@ -165,7 +162,7 @@ class GroupWalker(wiring.Component):
         m.d.comb += [
             self.instr.ready.eq(~active & ~begin & ((in_flight == 0) | ~(wide | use_res))
                                 & (in_flight != 3)),
-            lane_first.eq(first_lane(config, ins.out_group)), only_word.eq(ins.words == 1),
+            lane_first.eq(shapes.first_lane(config, ins.out_group)), only_word.eq(ins.words == 1),
             first.lane.eq(lane_first), first.last.eq(only_word), first.param.eq(ins.param_base),
             first.final.eq(only_word & (lane_first >= last_lane)),
         ]

@@ -6,10 +6,12 @@ from amaranth.lib.wiring import In, Out
 
 from systola.hw.matrix.mult18 import mult18x18d
 from systola.hw.matrix.unwrap import spread_fields
-from systola.hw.parts.pipeline import booth_term
+from systola.hw.parts.arguments import check_integers, check_least
+from systola.hw.parts.pipeline import add_with_carry, booth_term
 from systola.hw.parts.target import has_dsp48e1, is_ecp5
 
-__all__ = ["STYLES", "PackedElement", "ProcessingElement", "check_cell"]
+__all__ = ["STYLES", "PackedElement", "ProcessingElement", "booth_product", "check_cell",
+           "multiply_accumulate"]
 
 STYLES = "dsp", "lut"
 """What a `ProcessingElement` is made of."""
@@ -17,16 +19,9 @@ STYLES = "dsp", "lut"
 
 def check_cell(*, act_bits, weight_bits, style, styles=STYLES):
     """Raise ``ValueError`` unless these are parameters of a processing element of `styles`."""
-    for name, value in ("act_bits", act_bits), ("weight_bits", weight_bits):
-        if not isinstance(value, int) or not 2 <= value <= 8:
-            raise ValueError(f"{name} must be an integer from 2 to 8, not {value!r}")
+    check_integers(act_bits=(act_bits, 2, 8), weight_bits=(weight_bits, 2, 8))
     if style not in styles:
         raise ValueError(f"style must be {' or '.join(map(repr, styles))}, not {style!r}")
-
-
-def add_with_carry(a, b, carry):
-    """Return ``a + b + carry`` of two signed values as one carry chain, one bit longer."""
-    return (Cat(Const(1, 1), a).as_signed() + Cat(carry, b).as_signed())[1:].as_signed()
 
 
 def booth_product(act, weight, hold=lambda value: value):
@@ -48,6 +43,38 @@ def booth_product(act, weight, hold=lambda value: value):
             upper = add_with_carry(total[k:].as_signed(), term, high)
             total = hold(Cat(total[:k], upper).as_signed())
     return total, first
+
+
+def multiply_accumulate(cell, platform, hold=lambda m, value: value):
+    """Return the module of `cell`, which has the ports and attributes of a `ProcessingElement`.
+
+    `hold` is that of `booth_product`, with the module as first argument.
+    """
+    m = Module()
+    # Data registers have no reset: a reset input would keep them out of the DSP slice.
+    act = Signal.like(cell.act, reset_less=True)
+    shadow = Signal.like(cell.w, reset_less=True)
+    weight = Signal.like(cell.w, reset_less=True)
+    product = Signal(signed(cell.product_bits), reset_less=True)
+    psum = Signal.like(cell.psum, reset_less=True)
+    m.d.comb += [cell.act_out.eq(act), cell.psum_out.eq(psum)]
+    with m.If(cell.load):
+        m.d.sync += shadow.eq(cell.w)
+    with m.If(cell.swap):
+        m.d.sync += weight.eq(shadow)
+    m.d.sync += act.eq(cell.act)
+    if cell.style == "dsp" and is_ecp5(platform):
+        # Its own registers for activation, weight and product, beside the one that passes on.
+        m.submodules.dsp, product = mult18x18d(cell.act, shadow, enable_b=cell.swap)
+        m.d.sync += psum.eq(cell.psum + product[:cell.product_bits].as_signed())
+    elif cell.style == "dsp":
+        m.d.sync += [product.eq(act * weight), psum.eq(cell.psum + product)]
+    else:
+        carry = Signal(reset_less=True)
+        rows, first = booth_product(act, weight, lambda value: hold(m, value))
+        m.d.sync += [product.eq(rows), carry.eq(first),
+                     psum.eq(add_with_carry(cell.psum, product, carry))]
+    return m
 
 
 class ProcessingElement(wiring.Component):
@@ -92,9 +119,7 @@ class ProcessingElement(wiring.Component):
 
     def __init__(self, *, act_bits, weight_bits, psum_bits, style):
         check_cell(act_bits=act_bits, weight_bits=weight_bits, style=style)
-        if not isinstance(psum_bits, int) or psum_bits < act_bits + weight_bits:
-            raise ValueError(f"psum_bits must be an integer of at least {act_bits + weight_bits}, "
-                             f"not {psum_bits!r}")
+        check_least(psum_bits=(psum_bits, act_bits + weight_bits))
         self.style, self.product_bits = style, act_bits + weight_bits + 1
         super().__init__({
             "act": In(signed(act_bits + 1)), "act_out": Out(signed(act_bits + 1)),
@@ -103,35 +128,7 @@ class ProcessingElement(wiring.Component):
         })
 
     def elaborate(self, platform):
-        m = Module()
-        # Data registers have no reset: a reset input would keep them out of the DSP slice.
-        act = Signal.like(self.act, reset_less=True)
-        shadow = Signal.like(self.w, reset_less=True)
-        weight = Signal.like(self.w, reset_less=True)
-        product = Signal(signed(self.product_bits), reset_less=True)
-        psum = Signal.like(self.psum, reset_less=True)
-        m.d.comb += [self.act_out.eq(act), self.psum_out.eq(psum)]
-        with m.If(self.load):
-            m.d.sync += shadow.eq(self.w)
-        with m.If(self.swap):
-            m.d.sync += weight.eq(shadow)
-        m.d.sync += act.eq(self.act)
-        if self.style == "dsp" and is_ecp5(platform):
-            # Its own registers for activation, weight and product, beside the one that passes on.
-            m.submodules.dsp, product = mult18x18d(self.act, shadow, enable_b=self.swap)
-            m.d.sync += psum.eq(self.psum + product[:self.product_bits].as_signed())
-        elif self.style == "dsp":
-            m.d.sync += [product.eq(act * weight), psum.eq(self.psum + product)]
-        else:
-            carry = Signal(reset_less=True)
-            partial, first = booth_product(act, weight, self._holder(m))
-            m.d.sync += [product.eq(partial), carry.eq(first),
-                         psum.eq(add_with_carry(self.psum, product, carry))]
-        return m
-
-    def _holder(self, m):
-        """Return what `booth_product` does with sums of rows: nothing, for as few as here."""
-        return lambda value: value
+        return multiply_accumulate(self, platform)
 
 
 class PackedElement(wiring.Component):

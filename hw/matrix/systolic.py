@@ -7,15 +7,14 @@ from amaranth.lib.wiring import In, Out
 from systola.hw.contract.dsp_packing import array_delays, array_latency, plan_packing
 from systola.hw.matrix.pe import STYLES, PackedElement, ProcessingElement, check_cell
 from systola.hw.matrix.unwrap import FieldCounter, pack_fields, split_fields
+from systola.hw.parts.arguments import check_positive
 
 __all__ = ["SystolicArray", "check_array", "connect_cells"]
 
 
 def check_array(*, rows, cols, act_bits, weight_bits, style):
     """Raise ``ValueError`` unless these are parameters of a `SystolicArray`."""
-    for name, value in ("rows", rows), ("cols", cols):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, not {value!r}")
+    check_positive(rows=rows, cols=cols)
     check_cell(act_bits=act_bits, weight_bits=weight_bits, style=style,
                styles=(*STYLES, "dsp_packed"))
 

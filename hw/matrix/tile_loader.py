@@ -5,6 +5,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.parts.arguments import check_positive
+
 __all__ = ["TileLoader"]
 
 
@@ -46,10 +48,7 @@ class TileLoader(wiring.Component):
     """
 
     def __init__(self, *, rows, cols, weight_bits, group=1):
-        for name, value in (("rows", rows), ("cols", cols), ("weight_bits", weight_bits),
-                            ("group", group)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        check_positive(rows=rows, cols=cols, weight_bits=weight_bits, group=group)
         if cols % group:
             raise ValueError(f"group must divide cols ({cols}), not {group!r}")
         self.rows, self.cols, self.weight_bits, self.group = rows, cols, weight_bits, group

@@ -6,17 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from systola.hw.parts import shapes
 
-__all__ = ["WordWriter", "group_tag"]
-
-
-def group_tag(config):
-    """Return what tells where a group of ``config.lanes`` results goes.
-
-    ``lane``: its first lane in the word; ``mask``: its valid lanes; ``addr``: the word; ``flush``:
-    last group for this word now; ``wide``: 16 bits in two planes; ``end``: last of the instruction.
-    """
-    return data.StructLayout({"lane": range(config.rows), "mask": config.lanes, "addr": 16,
-                              "flush": 1, "wide": 1, "end": 1})
+__all__ = ["WordWriter"]
 
 
 class WordWriter(wiring.Component):
@@ -48,7 +38,8 @@ class WordWriter(wiring.Component):
         self.config = config
         super().__init__({
             "i": In(stream.Signature(data.StructLayout(
-                {"y": data.ArrayLayout(signed(16), config.lanes), "tag": group_tag(config)}))),
+                {"y": data.ArrayLayout(signed(16), config.lanes),
+                 "tag": shapes.group_tag(config)}))),
             "plane": In(16), "out": Out(shapes.WritePort(config)), "done": Out(1),
         })
 

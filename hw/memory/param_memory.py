@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In
 
 from systola.hw.parts import shapes
 from systola.hw.parts.arbiter import Arbiter
+from systola.hw.parts.arguments import check_positive
 from systola.hw.parts.credit_queue import CreditQueue
 from systola.hw.parts.register_slice import RegisterSlice
 
@@ -45,8 +46,7 @@ class ParamMemory(wiring.Component):
     """
 
     def __init__(self, config, readers=2):
-        if not isinstance(readers, int) or readers < 1:
-            raise ValueError(f"readers must be a positive integer, not {readers!r}")
+        check_positive(readers=readers)
         self.config = config
         super().__init__({"r": In(shapes.ParamPort(config)).array(readers),
                           "w": In(stream.Signature(shapes.param_write(config)))})

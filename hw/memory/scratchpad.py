@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In
 from systola.hw.memory.bank import Bank
 from systola.hw.parts import shapes
 from systola.hw.parts.arbiter import Arbiter
+from systola.hw.parts.arguments import check_positive
 from systola.hw.parts.credit_queue import CreditQueue
 
 __all__ = ["Scratchpad"]
@@ -53,9 +54,7 @@ class Scratchpad(wiring.Component):
     """Words on the way to a reader or waiting for it; 8 of 7 cycles' way sustain one a cycle."""
 
     def __init__(self, config, readers, writers):
-        for name, value in ("readers", readers), ("writers", writers):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        check_positive(readers=readers, writers=writers)
         self.config, self.readers, self.writers = config, readers, writers
         self._offset_bits = config.bank_depth.bit_length() - 1
         super().__init__({

@@ -4,6 +4,8 @@ from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.parts.arguments import check_positive
+
 __all__ = ["Arbiter"]
 
 
@@ -36,8 +38,7 @@ class Arbiter(wiring.Component):
     turns = 8
 
     def __init__(self, clients):
-        if not isinstance(clients, int) or clients < 1:
-            raise ValueError(f"clients must be a positive integer, not {clients!r}")
+        check_positive(clients=clients)
         self.clients = clients
         super().__init__({"valid": In(clients), "free": In(1), "grant": Out(clients)})
 

@@ -5,6 +5,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.parts.arguments import check_least
+
 __all__ = ["CreditQueue"]
 
 
@@ -43,8 +45,7 @@ class CreditQueue(wiring.Component):
     """
 
     def __init__(self, *, shape, depth=4):
-        if not isinstance(depth, int) or depth < 2:
-            raise ValueError(f"depth must be an integer of at least 2, not {depth!r}")
+        check_least(depth=(depth, 2))
         self.shape, self.depth = shape, depth
         super().__init__({
             "room": Out(1), "take": In(1), "push": In(1), "data": In(shape),

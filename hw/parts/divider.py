@@ -4,15 +4,10 @@ from amaranth import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.parts.arguments import check_positive
 from systola.hw.parts.pipeline import node
 
 __all__ = ["Divider"]
-
-
-def _check(**values):
-    for name, value in values.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, not {value!r}")
 
 
 class Divider(wiring.Component):
@@ -49,7 +44,7 @@ class Divider(wiring.Component):
 
     def __init__(self, *, width, den_width, steps=1, quot_bits=None):
         quot_bits = width if quot_bits is None else quot_bits
-        _check(width=width, den_width=den_width, steps=steps, quot_bits=quot_bits)
+        check_positive(width=width, den_width=den_width, steps=steps, quot_bits=quot_bits)
         if quot_bits > width:
             raise ValueError(f"quot_bits must be at most width ({width}), not {quot_bits!r}")
         self.steps, self.cycles = steps, -(-quot_bits // steps)

@@ -2,7 +2,7 @@
 
 from amaranth import Cat, Const, Mux, Signal, Value
 
-__all__ = ["Pipeline", "add_with_carry", "booth_row", "booth_term", "node"]
+__all__ = ["Pipeline", "add_with_carry", "booth_row", "booth_term", "delay", "node", "saturate"]
 
 
 def node(m, value):
@@ -17,12 +17,28 @@ def node(m, value):
     return wire
 
 
-def add_with_carry(a, b, carry, bits):
+def delay(m, value, cycles, *, reset=False):
+    """Return `value` `cycles` later; without `reset` the registers become shift-register LUTs."""
+    for _ in range(cycles):
+        later = Signal(value.shape(), reset_less=not reset)
+        m.d.sync += later.eq(value)
+        value = later
+    return value
+
+
+def saturate(value, bits):
+    """Return unsigned `value` in `bits` bits, all ones if it does not fit."""
+    return Mux(value[bits:].any(), (1 << bits) - 1, value[:bits]) if len(value) > bits else value
+
+
+def add_with_carry(a, b, carry, bits=None):
     """Return ``a + b + carry`` of signed values, modulo ``2**bits``, as one carry chain.
 
+    Without `bits`, the sum is one bit longer than the longer operand, and so exact.
     The lowest position adds `carry` to itself: its sum is never used, its carry costs no look-up
     table.
     """
+    bits = max(len(a), len(b)) + 1 if bits is None else bits
     return (Cat(carry, a).as_signed() + Cat(carry, b).as_signed())[1:bits + 1].as_signed()
 
 

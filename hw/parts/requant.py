@@ -4,7 +4,9 @@ from amaranth import Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.contract.config import BRANCH_BITS, RESIDUAL_BITS, mult_limb, requant_slots
+from systola.hw.contract.config import mult_limb, requant_slots
+from systola.hw.contract.numbers import BRANCH_BITS, INT_BITS, RESIDUAL_BITS, SHIFT_BITS
+from systola.hw.parts.arguments import check_integers
 from systola.hw.parts.pipeline import Pipeline
 from systola.hw.parts.rescaler import LANE_LATENCY, LaneRescaler, sign_mask
 from systola.hw.parts.shapes import param_record
@@ -70,13 +72,10 @@ class Requantizer(wiring.Component):
 
     def __init__(self, *, lanes, in_bits, mult_bits, code_mult_bits, bias_bits=32, out_bits=16,
                  residual=True, symmetric=True, tag=None):
-        for name, value, low, high in (
-                ("lanes", lanes, 1, 64), ("in_bits", in_bits, 2, 48),
-                ("mult_bits", mult_bits, 2, 31), ("code_mult_bits", code_mult_bits, 2, 31),
-                ("bias_bits", bias_bits, 2, 48),
-                ("out_bits", out_bits, 16 if residual else 2, 16)):
-            if not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"{name} must be an integer from {low} to {high}, not {value!r}")
+        check_integers(
+            lanes=(lanes, 1, 64), in_bits=(in_bits, 2, 48), mult_bits=(mult_bits, 2, INT_BITS),
+            code_mult_bits=(code_mult_bits, 2, INT_BITS), bias_bits=(bias_bits, 2, 48),
+            out_bits=(out_bits, 16 if residual else 2, 16))
         self.lanes, self.in_bits, self.residual = lanes, in_bits, bool(residual)
         self.out_bits = out_bits
         self.mult_bits, self.code_mult_bits = mult_bits, min(code_mult_bits, mult_bits)
@@ -91,8 +90,8 @@ class Requantizer(wiring.Component):
         if symmetric:
             payload["symmetric"] = 1
         if residual:
-            payload |= {"res": data.ArrayLayout(signed(16), lanes), "use_res": 1}
-            ports = {"res_mult": In(signed(mult_bits + 1)), "res_shift": In(6)}
+            payload |= {"res": data.ArrayLayout(signed(RESIDUAL_BITS), lanes), "use_res": 1}
+            ports = {"res_mult": In(signed(mult_bits + 1)), "res_shift": In(SHIFT_BITS)}
         super().__init__({
             "i": In(stream.Signature(data.StructLayout(payload))), **ports,
             "o": Out(stream.Signature(data.StructLayout(

@@ -1,15 +1,25 @@
 """Every payload layout that crosses a unit boundary, defined once."""
 
-from amaranth import signed, unsigned
+from amaranth import Array, signed, unsigned
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Out, Signature
+from amaranth.utils import bits_for
 
 from systola.hw.contract.frame import HEADER
-from systola.hw.contract.isa import FORMATS, INSTRUCTION_BYTES
+from systola.hw.contract.isa import (
+    FORMATS,
+    HEADER_BYTES,
+    INSTRUCTION_BYTES,
+    INSTRUCTION_HEADER,
+)
+from systola.hw.contract.numbers import SHIFT_BITS
+from systola.hw.contract.regmap import TRACE
 
-__all__ = ["FactorPort", "ParamPort", "ReadPort", "WritePort", "body", "engine_instruction",
-           "factor_write", "frame_header", "param_record", "param_word", "param_write",
-           "read_request", "row_beat", "table_write", "word", "write_request"]
+__all__ = ["FactorPort", "ParamPort", "ReadPort", "WritePort", "access_layout", "block_tag", "body",
+           "bus_beat", "control_layout", "engine_instruction", "factor_write", "first_lane",
+           "frame_header", "group_tag", "instruction_header", "param_record", "param_word",
+           "param_write", "read_request", "result_beat", "row_beat", "scaling", "table_write",
+           "trace_layout", "walk_item", "word", "write_request"]
 
 
 def word(config):
@@ -54,7 +64,7 @@ def row_beat(shape, lanes):
 def param_record(mult_bits, bias_bits=32):
     """Return the requantization parameters of one channel; ``mult`` carries the sign."""
     return data.StructLayout({"bias": signed(bias_bits), "mult": signed(mult_bits + 1),
-                              "shift": unsigned(6)})
+                              "shift": unsigned(SHIFT_BITS)})
 
 
 def param_word(config):
@@ -89,17 +99,103 @@ def ParamPort(config):
                       "rsp": In(stream.Signature(param_word(config)))})
 
 
+def instruction_header():
+    """Return the header of an instruction, its lowest bits."""
+    return data.StructLayout(dict(INSTRUCTION_HEADER))
+
+
 def body(opcode):
-    """Return the fields of `opcode` as they lie in an instruction from byte 2 on."""
+    """Return the fields of `opcode` as they lie in an instruction behind its header's bytes."""
     return data.StructLayout({field.name: (signed if field.signed else unsigned)(field.bits)
                               for field in FORMATS[opcode].fields})
 
 
 def engine_instruction():
     """Return the payload of an engine's instruction stream; view ``body`` by ``body(opcode)``."""
-    return data.StructLayout({"opcode": unsigned(8), "body": unsigned(8 * INSTRUCTION_BYTES - 16)})
+    return data.StructLayout({"opcode": instruction_header()["opcode"].shape,
+                              "body": 8 * (INSTRUCTION_BYTES - HEADER_BYTES)})
 
 
 def frame_header():
     """Return the header of a frame on the serial link, its first byte lowest."""
     return data.StructLayout({name: unsigned(8 * size) for name, size, _ in HEADER})
+
+
+def bus_beat(config):
+    """Return a stream beat: ``config.bus_bytes`` bytes, a scratchpad word in the lowest R."""
+    return data.ArrayLayout(unsigned(8), config.bus_bytes)
+
+
+def result_beat(config):
+    """Return one beat of the result stream: a word, and whether it is the operation's last."""
+    return data.StructLayout({"word": word(config), "last": 1})
+
+
+def walk_item(config):
+    """Return one step: the address, or a zero word; whether the word is its row's last.
+
+    ``block_end`` and ``tag`` are for the `Transposer`. ``final`` marks the last step of a walk.
+    """
+    return data.StructLayout({"addr": unsigned(16), "zero": 1, "row_end": 1, "block_end": 1,
+                              "tag": block_tag(config.rows), "final": 1})
+
+
+def block_tag(rows):
+    """Return what describes a block of rows.
+
+    Emit `count` columns from column `first` on, then `pad` words of zeros; ``final`` is passed on.
+    """
+    return data.StructLayout({"first": range(rows), "count": range(rows + 1),
+                              "pad": range(rows + 1), "final": 1})
+
+
+def control_layout(depth, digits):
+    """Return what goes with every partial sum of column 0, `valid` apart.
+
+    ``t``: entry; ``half``; ``digit``: the sum weighs ``2**(act_bits*digit)``; ``first``: forget the
+    entry's old value; ``last``: the tile's last sum.
+    """
+    return data.StructLayout({"t": range(depth), "half": 1, "digit": range(digits), "first": 1,
+                              "last": 1})
+
+
+def group_tag(config):
+    """Return what tells where a group of ``config.lanes`` results goes.
+
+    ``lane``: its first lane in the word; ``mask``: its valid lanes; ``addr``: the word; ``flush``:
+    last group for this word now; ``wide``: 16 bits in two planes; ``end``: last of the instruction.
+    """
+    return data.StructLayout({"lane": range(config.rows), "mask": config.lanes, "addr": 16,
+                              "flush": 1, "wide": 1, "end": 1})
+
+
+def first_lane(config, group):
+    """Return the lane at which group `group` of ``config.lanes`` lanes begins."""
+    starts = range(0, config.rows, config.lanes)
+    return Array(starts)[group[:bits_for(len(starts) - 1)]]
+
+
+def scaling():
+    """Return the payload that says how to requantize the rows to come.
+
+    ``base``: first parameter word; ``broadcast``: its record 0 serves all elements, else record k
+    behind serves element k of every row; ``bits``: output bits, at most 8.
+    """
+    return data.StructLayout({"base": 16, "broadcast": 1, "bits": 5})
+
+
+def trace_layout():
+    """Return the layout of ``regmap.TRACE``."""
+    return data.StructLayout({name: bits for name, bits, _ in TRACE})
+
+
+def access_layout(config):
+    """Return the layout of the accesses to memories in a cycle: whether, and which address.
+
+    Reads and writes of the scratchpad (``r0`` to ``r3``, ``w0`` to ``w2``, in the order of their
+    priority), of the parameters (``param_...``), and of the row factors (``factor_...``).
+    """
+    ports = [*(f"r{k}" for k in range(4)), *(f"w{k}" for k in range(3)), "param_r0", "param_r1",
+             "param_w", *(("factor_r", "factor_w") if config.factor_depth else ())]
+    return data.StructLayout({name: data.StructLayout({"valid": 1, "addr": 16})
+                              for name in ports})

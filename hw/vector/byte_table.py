@@ -5,6 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.parts.arguments import check_positive
 from systola.hw.parts.shapes import table_write
 
 __all__ = ["ByteTable"]
@@ -39,8 +40,7 @@ class ByteTable(wiring.Component):
     """
 
     def __init__(self, *, lanes, table):
-        if not isinstance(lanes, int) or lanes < 1:
-            raise ValueError(f"lanes must be a positive integer, not {lanes!r}")
+        check_positive(lanes=lanes)
         self.lanes, self.table = lanes, table
         entries = data.ArrayLayout(unsigned(8), lanes)
         super().__init__({"w": In(stream.Signature(table_write())),

@@ -4,16 +4,16 @@ from amaranth import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.contract.numbers import INT_BITS
+from systola.hw.parts.arguments import check_integers
 from systola.hw.parts.divider import Divider
 from systola.hw.parts.pipeline import Pipeline
 from systola.hw.parts.shapes import row_beat, table_write
 from systola.hw.vector.byte_table import ByteTable
 from systola.hw.vector.row_maximum import RowMaximum
-from systola.hw.vector.shiftexp import check_integers
 
 __all__ = ["ExpMax"]
 
-_NUMERATOR_BITS = 31
 _STEPS = 2
 """Quotient bits per cycle of the row's division."""
 
@@ -71,7 +71,7 @@ class ExpMax(wiring.Component):
             "i": In(stream.Signature(row_beat(signed(8), lanes))),
             "o": Out(stream.Signature(row_beat(unsigned(8), lanes))),
             "factor": Out(stream.Signature(unsigned(mult_bits))),
-            "numerator": In(unsigned(_NUMERATOR_BITS)),
+            "numerator": In(unsigned(INT_BITS)),
             "w": In(stream.Signature(table_write())),
         })
 
@@ -117,7 +117,7 @@ class ExpMax(wiring.Component):
         """Divide the numerator by each row's sum; `divided` tells that one has been taken."""
         bits = self.mult_bits
         m.submodules.divider = divider = Divider(
-            width=_NUMERATOR_BITS, den_width=self._sum_bits, steps=_STEPS, quot_bits=bits)
+            width=INT_BITS, den_width=self._sum_bits, steps=_STEPS, quot_bits=bits)
         ask, over = divider.i, Signal()
         m.d.comb += [
             divided.eq(ask.valid & ask.ready), ask.p.num.eq(self.numerator),

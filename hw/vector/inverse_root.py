@@ -4,14 +4,14 @@ from amaranth import Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.contract.numbers import MAX31
+from systola.hw.parts.arguments import check_integers
 from systola.hw.parts.divider import Divider
 
-__all__ = ["ITERATIONS", "MAX31", "InverseRoot"]
+__all__ = ["ITERATIONS", "InverseRoot"]
 
 ITERATIONS = 10
 """Steps of the root iteration, always all of them."""
-
-MAX31 = (1 << 31) - 1
 
 
 class InverseRoot(wiring.Component):
@@ -50,8 +50,7 @@ class InverseRoot(wiring.Component):
     """
 
     def __init__(self, *, width, start, steps=2, tag=1):
-        if not isinstance(width, int) or not 18 <= width <= 62:
-            raise ValueError(f"width must be an integer from 18 to 62, not {width!r}")
+        check_integers(width=(width, 18, 62))
         if start not in ("published", "leading_one"):
             raise ValueError(f"start must be 'published' or 'leading_one', not {start!r}")
         self.start, half = start, (width + 1) // 2

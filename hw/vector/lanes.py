@@ -4,15 +4,14 @@ from amaranth import Array, Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.parts.arguments import check_positive
 from systola.hw.parts.shapes import row_beat
 
 __all__ = ["Narrow", "Widen"]
 
 
 def _check(wide, narrow):
-    for name, value in ("wide", wide), ("narrow", narrow):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, not {value!r}")
+    check_positive(wide=wide, narrow=narrow)
     if wide % narrow:
         raise ValueError(f"narrow must divide wide ({wide}), not {narrow!r}")
 

@@ -5,6 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.parts.arguments import check_positive
 from systola.hw.parts.pipeline import Pipeline
 from systola.hw.parts.shapes import row_beat
 from systola.hw.vector.inverse_root import InverseRoot
@@ -51,10 +52,7 @@ class ILayerNorm(wiring.Component):
     """
 
     def __init__(self, *, lanes, max_row, start, roots=4, steps=2):
-        for name, value in (("lanes", lanes), ("max_row", max_row), ("roots", roots),
-                            ("steps", steps)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        check_positive(lanes=lanes, max_row=max_row, roots=roots, steps=steps)
         if start not in ("published", "leading_one"):
             raise ValueError(f"start must be 'published' or 'leading_one', not {start!r}")
         self.lanes = lanes

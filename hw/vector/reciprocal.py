@@ -4,6 +4,7 @@ from amaranth import Cat, Const, Module, Mux, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.parts.arguments import check_integers
 from systola.hw.parts.pipeline import node
 from systola.hw.vector.shiftexp import delay
 
@@ -42,8 +43,7 @@ class ReciprocalProduct(wiring.Component):
     latency = 16
 
     def __init__(self, *, mant_bits):
-        if not isinstance(mant_bits, int) or not 1 <= mant_bits <= 32:
-            raise ValueError(f"mant_bits must be an integer from 1 to 32, not {mant_bits!r}")
+        check_integers(mant_bits=(mant_bits, 1, 32))
         super().__init__({"den": In(unsigned(31)), "mant": In(unsigned(mant_bits)),
                           "product": Out(unsigned(32))})
 

@@ -5,6 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.parts.arguments import check_least
 from systola.hw.parts.shapes import row_beat
 
 __all__ = ["RowMaximum"]
@@ -44,10 +45,7 @@ class RowMaximum(wiring.Component):
     """
 
     def __init__(self, *, lanes, max_row, in_bits=8, slots=8):
-        for name, value, low in (("lanes", lanes, 1), ("max_row", max_row, 1),
-                                 ("in_bits", in_bits, 2), ("slots", slots, 2)):
-            if not isinstance(value, int) or value < low:
-                raise ValueError(f"{name} must be an integer of at least {low}, not {value!r}")
+        check_least(lanes=(lanes, 1), max_row=(max_row, 1), in_bits=(in_bits, 2), slots=(slots, 2))
         self.lanes, self.in_bits, self.slots = lanes, in_bits, slots
         self.depth = max(2 * -(-max_row // lanes), 2 * slots)
         beat = row_beat(signed(in_bits), lanes)

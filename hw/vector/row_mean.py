@@ -6,6 +6,8 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.config import requant_slots
+from systola.hw.contract.numbers import INT_BITS
+from systola.hw.parts.arguments import check_integers
 from systola.hw.parts.requant import Requantizer
 from systola.hw.parts.shapes import row_beat
 from systola.hw.vector.lanes import Narrow, Widen
@@ -60,10 +62,8 @@ class RowMean(wiring.Component):
     """
 
     def __init__(self, *, lanes, max_row, mult_bits):
-        for name, value, low, high in (("lanes", lanes, 1, 64), ("max_row", max_row, 1, 65536),
-                                       ("mult_bits", mult_bits, 2, 31)):
-            if not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"{name} must be an integer from {low} to {high}, not {value!r}")
+        check_integers(lanes=(lanes, 1, 64), max_row=(max_row, 1, 65536),
+                       mult_bits=(mult_bits, 2, INT_BITS))
         self.lanes, self.depth = lanes, -(-max_row // lanes)
         self.slots = requant_slots(mult_bits, mult_bits, long=False)
         self._requantizer = Requantizer(

@@ -4,6 +4,7 @@ from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.parts.arguments import check_positive
 from systola.hw.parts.divider import Divider
 from systola.hw.parts.pipeline import Pipeline
 from systola.hw.parts.shapes import row_beat
@@ -80,9 +81,7 @@ class RowMoments(wiring.Component):
     """
 
     def __init__(self, *, lanes, max_row, steps=1):
-        for name, value in ("lanes", lanes), ("max_row", max_row):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        check_positive(lanes=lanes, max_row=max_row)
         self.lanes, self.count_bits = lanes, max_row.bit_length()
         self.v_bits = (max_row << 30).bit_length()  # C * 2**30 bounds the variance of 16-bit codes
         self.steps = steps

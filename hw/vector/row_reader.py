@@ -6,13 +6,13 @@ from amaranth.lib.wiring import In, Out
 
 from systola.hw.parts import shapes
 
-__all__ = ["RowReader", "address_bits", "choose", "most_words", "row_region"]
+__all__ = ["RowReader", "address_bits", "choose", "most_words"]
 
 _UNDER_WAY = 15
 """Words that may be asked for and not yet cut."""
 
 
-def row_region():
+def _row_region():
     """Return the payload that describes rows to read; ``wide`` means two planes of bytes."""
     return data.StructLayout({"base": 16, "stride": 16, "plane": 16, "rows": 16, "words": 16,
                               "lanes_last": 16, "wide": 1})
@@ -55,7 +55,7 @@ class RowReader(wiring.Component):
 
     Members
     -------
-    i : In(stream.Signature(row_region()))
+    i : In(stream.Signature(_row_region()))
         Taken when the previous region's last beat has left. Counts are at least 1.
     src : Out(shapes.ReadPort(config))
         To the memory.
@@ -66,13 +66,13 @@ class RowReader(wiring.Component):
     def __init__(self, config):
         self.config = config
         super().__init__({
-            "i": In(stream.Signature(row_region())), "src": Out(shapes.ReadPort(config)),
+            "i": In(stream.Signature(_row_region())), "src": Out(shapes.ReadPort(config)),
             "o": Out(stream.Signature(shapes.row_beat(signed(16), config.vector_lanes))),
         })
 
     def elaborate(self, platform):
         m = Module()
-        region = Signal(row_region(), reset_less=True)
+        region = Signal(_row_region(), reset_less=True)
         start, finish, busy = Signal(), Signal(), Signal()
         asked, final = Signal(), Signal()  # a word was asked for; all were, and one is not yet cut
         m.d.comb += [self.i.ready.eq(~busy), start.eq(self.i.valid & ~busy)]

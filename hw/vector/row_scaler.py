@@ -8,16 +8,7 @@ from amaranth.lib.wiring import In, Out
 from systola.hw.parts import shapes
 from systola.hw.parts.requant import Requantizer
 
-__all__ = ["RowScaler", "scaling"]
-
-
-def scaling():
-    """Return the payload that says how to requantize the rows to come.
-
-    ``base``: first parameter word; ``broadcast``: its record 0 serves all elements, else record k
-    behind serves element k of every row; ``bits``: output bits, at most 8.
-    """
-    return data.StructLayout({"base": 16, "broadcast": 1, "bits": 5})
+__all__ = ["RowScaler"]
 
 
 class RowScaler(wiring.Component):
@@ -36,7 +27,7 @@ class RowScaler(wiring.Component):
 
     Members
     -------
-    start : In(1), scaling : In(scaling())
+    start : In(1), scaling : In(shapes.scaling())
         Strobe and how to requantize, while no beat is inside; `scaling` holds afterwards.
     i : In(stream.Signature(row_beat(signed(32), config.norm_lanes)))
         Rows.
@@ -51,7 +42,7 @@ class RowScaler(wiring.Component):
     def __init__(self, config):
         self.config = config
         super().__init__({
-            "start": In(1), "scaling": In(scaling()),
+            "start": In(1), "scaling": In(shapes.scaling()),
             "i": In(stream.Signature(shapes.row_beat(signed(32), config.norm_lanes))),
             "param": Out(shapes.ParamPort(config)),
             "o": Out(stream.Signature(shapes.row_beat(signed(8), config.norm_lanes))),

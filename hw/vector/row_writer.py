@@ -7,16 +7,16 @@ from amaranth.lib.wiring import In, Out
 from systola.hw.parts import shapes
 from systola.hw.vector.row_reader import address_bits, choose
 
-__all__ = ["RowWriter", "balanced_digits", "byte_beat", "write_region"]
+__all__ = ["RowWriter", "balanced_digits"]
 
 
-def write_region(config):
+def _write_region(config):
     """Return the payload that describes rows to write, in 1 to ``vector_planes`` planes."""
     return data.StructLayout({"base": 16, "stride": 16, "plane": 16, "rows": 16, "words": 16,
                               "planes": range(config.vector_planes + 1)})
 
 
-def byte_beat(config):
+def _byte_beat(config):
     """Return a beat of rows of bytes: ``config.vector_lanes`` for each plane; the row's end."""
     lanes = data.ArrayLayout(unsigned(8), config.vector_lanes)
     return data.StructLayout({"x": data.ArrayLayout(lanes, config.vector_planes), "last": 1})
@@ -54,9 +54,9 @@ class RowWriter(wiring.Component):
 
     Members
     -------
-    region : In(stream.Signature(write_region(config)))
+    region : In(stream.Signature(_write_region(config)))
         Taken when the previous region is done. Counts are at least 1.
-    i : In(stream.Signature(byte_beat(config)))
+    i : In(stream.Signature(_byte_beat(config)))
         Rows; ``ready`` depends on registers only.
     dst : Out(shapes.WritePort(config))
         To the memory.
@@ -67,14 +67,14 @@ class RowWriter(wiring.Component):
     def __init__(self, config):
         self.config = config
         super().__init__({
-            "region": In(stream.Signature(write_region(config))),
-            "i": In(stream.Signature(byte_beat(config))),
+            "region": In(stream.Signature(_write_region(config))),
+            "i": In(stream.Signature(_byte_beat(config))),
             "dst": Out(shapes.WritePort(config)), "done": Out(1),
         })
 
     def elaborate(self, platform):
         m = Module()
-        region, busy = Signal(write_region(self.config), reset_less=True), Signal()
+        region, busy = Signal(_write_region(self.config), reset_less=True), Signal()
         rows, more = Signal(16), Signal()  # rows yet to end at the input; whether there are any
         full, row_end, final, move = Signal(), Signal(), Signal(), Signal()
         take = Signal()

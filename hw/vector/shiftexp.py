@@ -4,37 +4,17 @@ from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.parts.pipeline import node
+from systola.hw.parts.arguments import check_integers
+from systola.hw.parts.pipeline import delay, node
 
-__all__ = ["ShiftExp", "check_integers", "delay", "saturate"]
+__all__ = ["ShiftExp"]
 
 _STEPS = 2
 """Quotient bits per pipeline stage."""
 
 
-def check_integers(**checks):
-    """Raise ``ValueError`` unless every ``name=(value, low, high)`` is an integer in its range."""
-    for name, (value, low, high) in checks.items():
-        if not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(f"{name} must be an integer from {low} to {high}, not {value!r}")
-
-
-def delay(m, value, cycles, *, reset=False):
-    """Return `value` `cycles` later; without `reset` the registers become shift-register LUTs."""
-    for _ in range(cycles):
-        later = Signal(value.shape(), reset_less=not reset)
-        m.d.sync += later.eq(value)
-        value = later
-    return value
-
-
-def saturate(value, bits):
-    """Return unsigned `value` in `bits` bits, all ones if it does not fit."""
-    return Mux(value[bits:].any(), (1 << bits) - 1, value[:bits]) if len(value) > bits else value
-
-
 class ShiftExp(wiring.Component):
-    """Return ``exp(x / a)`` as mantissa and shift: ``(mant << shift) >> 1``, with ``a = -x0``.
+    """Return ``exp(x / a)`` as mantissa and shift: ``(mant << shift) >> 1``, ``a`` the unit.
 
     ``p = x + (x >> 1) - (x >> 4)``; for ``x <= 0``, ``q = min(-p // a, n)``, ``mant = 2a - (-p -
     a*q)`` (``2a`` at the limit), ``shift = n - q``: the half step enters before the shift. For
@@ -52,7 +32,7 @@ class ShiftExp(wiring.Component):
         Elements per cycle.
     x_bits : int
         Bits of `x`, signed, at least 2.
-    x0_bits : int
+    unit_bits : int
         Bits of ``a``.
     n : int
         Octaves kept below 1; at least 16 with `positive`.
@@ -61,9 +41,9 @@ class ShiftExp(wiring.Component):
 
     Members
     -------
-    x : In(ArrayLayout(signed(x_bits), lanes)), x0 : In(unsigned(x0_bits))
+    x : In(ArrayLayout(signed(x_bits), lanes)), unit : In(unsigned(unit_bits))
         Codes, and ``a >= 1``, which must not change while codes are inside.
-    mant : Out(ArrayLayout(unsigned(x0_bits + 1), lanes))
+    mant : Out(ArrayLayout(unsigned(unit_bits + 1), lanes))
     shift : Out(ArrayLayout(unsigned, lanes))
         0 to n, or up to ``2n + 1`` with `positive`.
 
@@ -73,8 +53,8 @@ class ShiftExp(wiring.Component):
         If a parameter is not an integer in its range.
     """
 
-    def __init__(self, *, lanes, x_bits, x0_bits, n, positive=0):
-        check_integers(lanes=(lanes, 1, 1024), x_bits=(x_bits, 2, 17), x0_bits=(x0_bits, 1, 24),
+    def __init__(self, *, lanes, x_bits, unit_bits, n, positive=0):
+        check_integers(lanes=(lanes, 1, 1024), x_bits=(x_bits, 2, 17), unit_bits=(unit_bits, 1, 24),
                        positive=(positive, 0, lanes), n=(n, 16 if positive else 1, 30))
         self.lanes, self.n, self.positive = lanes, n, positive
         self._quot_bits = n.bit_length()
@@ -83,8 +63,8 @@ class ShiftExp(wiring.Component):
         self.latency = self.latency_for(n)
         shift_shape = unsigned((2 * n + 1 if positive else n).bit_length())
         super().__init__({
-            "x": In(data.ArrayLayout(signed(x_bits), lanes)), "x0": In(unsigned(x0_bits)),
-            "mant": Out(data.ArrayLayout(unsigned(x0_bits + 1), lanes)),
+            "x": In(data.ArrayLayout(signed(x_bits), lanes)), "unit": In(unsigned(unit_bits)),
+            "mant": Out(data.ArrayLayout(unsigned(unit_bits + 1), lanes)),
             "shift": Out(data.ArrayLayout(shift_shape, lanes)),
         })
 
@@ -118,7 +98,7 @@ class ShiftExp(wiring.Component):
         limit = q >= self.n
         q = node(m, Mux(limit, self.n, q))
         rem = node(m, Mux(limit, 0, rem))
-        m.d.sync += [mant.eq(Mux(above, self.x0 + rem, (self.x0 << 1) - rem)),
+        m.d.sync += [mant.eq(Mux(above, self.unit + rem, (self.unit << 1) - rem)),
                      shift.eq(Mux(above, self.n + 1 + q, self.n - q))]
 
     def _step(self, m, rem, bit):
@@ -127,7 +107,7 @@ class ShiftExp(wiring.Component):
         if width <= 0:
             return rem, Const(0, 1)
         high = rem[bit:]
-        diff = high - self.x0[:width]  # one bit wider than the longer operand: its top is borrow
+        diff = high - self.unit[:width]  # one bit wider than the longer operand: its top is borrow
         diff = node(m, diff)
-        fits = node(m, ~diff[-1] & ~self.x0[width:].any())
+        fits = node(m, ~diff[-1] & ~self.unit[width:].any())
         return Cat(rem[:bit], node(m, Mux(fits, diff[:width], high))), fits

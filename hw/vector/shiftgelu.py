@@ -4,12 +4,15 @@ from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.contract.numbers import INT_BITS
+from systola.hw.parts.arguments import check_integers, check_positive
 from systola.hw.parts.credit_queue import CreditQueue
+from systola.hw.parts.pipeline import delay, saturate
 from systola.hw.parts.shapes import row_beat, table_write
 from systola.hw.vector.byte_table import ByteTable
 from systola.hw.vector.reciprocal import ReciprocalProduct
 from systola.hw.vector.row_maximum import RowMaximum
-from systola.hw.vector.shiftexp import ShiftExp, check_integers, delay, saturate
+from systola.hw.vector.shiftexp import ShiftExp
 
 __all__ = ["GeluTable", "ShiftGelu"]
 
@@ -33,8 +36,8 @@ class ShiftGelu(wiring.Component):
         Elements per beat.
     max_row : int
         Elements of the longest row.
-    x0_bits, in_bits : int
-        Bits of ``-x0`` and of a code.
+    unit_bits, in_bits : int
+        Bits of the unit and of a code.
     n : int
         Octaves of ShiftExp, at least 16.
     out_bits : int
@@ -46,8 +49,8 @@ class ShiftGelu(wiring.Component):
         Rows of 1 to `max_row` codes.
     o : Out(stream.Signature(row_beat(signed(in_bits + out_bits), lanes)))
         The rows in units of ``S * 2**-(out_bits-1)``; lanes that are not kept hold anything.
-    x0 : In(unsigned(x0_bits))
-        ``-x0``, at least 1; must not change while rows are inside.
+    unit : In(unsigned(unit_bits))
+        The unit, at least 1; must not change while rows are inside.
 
     Raises
     ------
@@ -55,18 +58,18 @@ class ShiftGelu(wiring.Component):
         If a parameter is not an integer in its range.
     """
 
-    def __init__(self, *, lanes, max_row, x0_bits, in_bits=8, n=23, out_bits=8):
+    def __init__(self, *, lanes, max_row, unit_bits, in_bits=8, n=23, out_bits=8):
         check_integers(lanes=(lanes, 1, 1024), max_row=(max_row, 1, 1 << 20), n=(n, 16, 30),
-                       x0_bits=(x0_bits, 1, 24), in_bits=(in_bits, 2, 16),
+                       unit_bits=(unit_bits, 1, 24), in_bits=(in_bits, 2, 16),
                        out_bits=(out_bits, 2, 8))
-        self.lanes, self.max_row, self.x0_bits = lanes, max_row, x0_bits
+        self.lanes, self.max_row, self.unit_bits = lanes, max_row, unit_bits
         self.in_bits, self.out_bits, self.n = in_bits, out_bits, n
         self._pipeline = 1 + ShiftExp.latency_for(n) + 2 + ReciprocalProduct.latency + 3
         self.latency = 3 + self._pipeline + 1  # row maximum 2, head 1, queue 1
         super().__init__({
             "i": In(stream.Signature(row_beat(signed(in_bits), lanes))),
             "o": Out(stream.Signature(row_beat(signed(in_bits + out_bits), lanes))),
-            "x0": In(unsigned(x0_bits)),
+            "unit": In(unsigned(unit_bits)),
         })
 
     def elaborate(self, platform):
@@ -74,13 +77,13 @@ class ShiftGelu(wiring.Component):
         m.submodules.rows = rows = RowMaximum(
             lanes=self.lanes, max_row=self.max_row, in_bits=self.in_bits)
         m.submodules.exp = exp = ShiftExp(lanes=self.lanes, x_bits=self.in_bits + 1,
-                                          x0_bits=self.x0_bits, n=self.n, positive=1)
+                                          unit_bits=self.unit_bits, n=self.n, positive=1)
         m.submodules.queue = queue = CreditQueue(shape=self.o.p.shape(), depth=self._pipeline + 3)
         wiring.connect(m, wiring.flipped(self.i), rows.i)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
-        head, take, exp_max = Signal(init=1), Signal(), Signal(31, reset_less=True)
+        head, take, exp_max = Signal(init=1), Signal(), Signal(INT_BITS, reset_less=True)
         m.d.comb += [rows.o.ready.eq(queue.room & ~head), queue.take.eq(take),
-                     take.eq(rows.o.valid & rows.o.ready), exp.x0.eq(self.x0)]
+                     take.eq(rows.o.valid & rows.o.ready), exp.unit.eq(self.unit)]
         with m.If(rows.o.valid & head):
             m.d.sync += head.eq(0)
         with m.If(take & rows.o.p.last):
@@ -94,13 +97,13 @@ class ShiftGelu(wiring.Component):
             # Lane 0 carries the head: 2**low octaves (low > 4) are more than 31 bits.
             value = Cat((mant << shift[:low])[1:], shift[low:]) if k == 0 else (
                 (mant << shift[:low])[1:len(mant) + self.n])
-            e = delay(m, saturate(value, 31), 1)
+            e = delay(m, saturate(value, INT_BITS), 1)
             if k == 0:
                 with m.If(head):  # follows while the row waits, settles with its first beat
                     m.d.sync += exp_max.eq(e)
             x = delay(m, rows.o.p.x[k], at_exp + 2 + ReciprocalProduct.latency)
             m.submodules[f"reciprocal_{k}"] = unit = ReciprocalProduct(mant_bits=len(mant))
-            m.d.sync += unit.den.eq(saturate(e + exp_max, 31))
+            m.d.sync += unit.den.eq(saturate(e + exp_max, INT_BITS))
             m.d.comb += unit.mant.eq(delay(m, mant, 2))
             shift = delay(m, shift[:low], 2 + unit.latency)
             m.d.comb += queue.data.x[k].eq(self._times_sigmoid(m, x, unit.product, shift))
@@ -112,7 +115,7 @@ class ShiftGelu(wiring.Component):
     def _times_sigmoid(self, m, x, product, shift):
         """Return ``x * sigmoid`` three cycles later; four radix-4 digits, no multiplier."""
         # Below 2**32 unless the sum was clamped; then the factor is 1, the product a mantissa.
-        scaled = (product << shift)[33 - self.out_bits:max(32, self.x0_bits + 1 + self.n)]
+        scaled = (product << shift)[33 - self.out_bits:max(32, self.unit_bits + 1 + self.n)]
         sigmoid = delay(m, saturate(scaled, self.out_bits - 1), 1)
         x, triple = delay(m, x, 1), delay(m, x + (x << 1), 1)
         parts = []
@@ -151,8 +154,7 @@ class GeluTable(wiring.Component):
     """
 
     def __init__(self, *, lanes):
-        if not isinstance(lanes, int) or lanes < 1:
-            raise ValueError(f"lanes must be a positive integer, not {lanes!r}")
+        check_positive(lanes=lanes)
         self.lanes = lanes
         beat = stream.Signature(row_beat(signed(8), lanes))
         super().__init__({"i": In(beat), "o": Out(beat),

@@ -5,11 +5,13 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.contract.numbers import INT_BITS, MAX31
+from systola.hw.parts.arguments import check_integers
 from systola.hw.parts.divider import Divider
-from systola.hw.parts.pipeline import Pipeline
+from systola.hw.parts.pipeline import Pipeline, delay, saturate
 from systola.hw.parts.shapes import row_beat
 from systola.hw.vector.row_maximum import RowMaximum
-from systola.hw.vector.shiftexp import ShiftExp, check_integers, delay, saturate
+from systola.hw.vector.shiftexp import ShiftExp
 
 __all__ = ["Shiftmax"]
 
@@ -27,7 +29,7 @@ class Shiftmax(wiring.Component):
     second buffer, and their sum; the division; the product. A long run of rows of B beats takes
     ``max(B, division)`` cycles a row, where ``division`` is an attribute (17 cycles for n = 15). A
     row's first beat is out ``latency + B`` cycles after its last beat was in (attribute; 35 for 4
-    lanes, 12 bits of x0). No multiplier: the product adds radix-4 digits of the mantissa.
+    lanes, 12 bits of the unit). No multiplier: the product adds radix-4 digits of the mantissa.
 
     Model: model/operators/shiftmax.py
 
@@ -37,8 +39,8 @@ class Shiftmax(wiring.Component):
         Elements per beat.
     max_row : int
         Elements of the longest row.
-    x0_bits, in_bits : int
-        Bits of ``-x0`` and of a code.
+    unit_bits, in_bits : int
+        Bits of the unit and of a code.
     out_bits : int
         Output bits, 2 to 16; the results are below ``2**(out_bits-1)``.
     n : int
@@ -50,8 +52,8 @@ class Shiftmax(wiring.Component):
         Rows of 1 to `max_row` codes.
     o : Out(stream.Signature(row_beat(unsigned(out_bits), lanes)))
         The rows in units of ``2**-(out_bits-1)``; lanes that are not kept hold anything.
-    x0 : In(unsigned(x0_bits))
-        ``-x0``, at least 1; must not change while rows are inside.
+    unit : In(unsigned(unit_bits))
+        The unit, at least 1; must not change while rows are inside.
 
     Raises
     ------
@@ -59,14 +61,14 @@ class Shiftmax(wiring.Component):
         If a parameter is not an integer in its range.
     """
 
-    def __init__(self, *, lanes, max_row, x0_bits, in_bits=8, out_bits=16, n=15):
+    def __init__(self, *, lanes, max_row, unit_bits, in_bits=8, out_bits=16, n=15):
         check_integers(lanes=(lanes, 1, 1024), max_row=(max_row, 1, 1 << 20), n=(n, 1, 30),
-                       x0_bits=(x0_bits, 1, 24), in_bits=(in_bits, 2, 16),
+                       unit_bits=(unit_bits, 1, 24), in_bits=(in_bits, 2, 16),
                        out_bits=(out_bits, 2, 16))
-        self.lanes, self.max_row, self.x0_bits = lanes, max_row, x0_bits
+        self.lanes, self.max_row, self.unit_bits = lanes, max_row, unit_bits
         self.in_bits, self.out_bits, self.n = in_bits, out_bits, n
         self.division = 32 - n
-        self._digits = -(-(x0_bits + 1) // 2)
+        self._digits = -(-(unit_bits + 1) // 2)
         self._product_latency = -(-self._digits // _STEPS) + 2
         # Row maximum 2, difference, sum, factor: one each.
         self.latency = (6 + ShiftExp.latency_for(n) + (lanes - 1).bit_length() + self.division
@@ -74,7 +76,7 @@ class Shiftmax(wiring.Component):
         super().__init__({
             "i": In(stream.Signature(row_beat(signed(in_bits), lanes))),
             "o": Out(stream.Signature(row_beat(unsigned(out_bits), lanes))),
-            "x0": In(unsigned(x0_bits)),
+            "unit": In(unsigned(unit_bits)),
         })
 
     def elaborate(self, platform):
@@ -82,9 +84,9 @@ class Shiftmax(wiring.Component):
         m.submodules.rows = rows = RowMaximum(
             lanes=self.lanes, max_row=self.max_row, in_bits=self.in_bits, slots=4)
         m.submodules.exp = exp = ShiftExp(
-            lanes=self.lanes, x_bits=self.in_bits + 1, x0_bits=self.x0_bits, n=self.n)
+            lanes=self.lanes, x_bits=self.in_bits + 1, unit_bits=self.unit_bits, n=self.n)
         m.submodules.divider = divider = Divider(
-            width=31, den_width=31, quot_bits=31 - self.n)
+            width=INT_BITS, den_width=INT_BITS, quot_bits=INT_BITS - self.n)
         wiring.connect(m, wiring.flipped(self.i), rows.i)
         held = data.StructLayout({"mant": exp.mant.shape(), "shift": exp.shift.shape(),
                                   "last": 1, "keep": self.lanes - 1})
@@ -102,7 +104,7 @@ class Shiftmax(wiring.Component):
         m.d.comb += [
             rows.ready.eq((exponentials.w_level <= exponentials.depth - inside)
                           & ~(waiting & rows.p.last)),
-            take.eq(rows.valid & rows.ready), exp.x0.eq(self.x0), division.p.num.eq(2**31 - 1),
+            take.eq(rows.valid & rows.ready), exp.unit.eq(self.unit), division.p.num.eq(MAX31),
         ]
         with m.If(division.valid & division.ready):
             m.d.sync += [waiting.eq(0), division.valid.eq(0)]
@@ -123,27 +125,28 @@ class Shiftmax(wiring.Component):
             value = (near << Cat(Const(0, 2), delay(m, exp.shift[k][2:], 1)))
             value = value[1:len(exp.mant[k]) + self.n]
             keep = delay(m, tail[k], 1) if k else Const(1)
-            level.append(delay(m, Mux(keep, saturate(value, 31), 0), 1))
+            level.append(delay(m, Mux(keep, saturate(value, INT_BITS), 0), 1))
         valid, last = delay(m, valid, 2, reset=True), delay(m, tail[0], 2)
         while len(level) > 1:
-            pairs = [saturate(a + b, 31) for a, b in zip(level[::2], level[1::2], strict=False)]
+            pairs = [saturate(a + b, INT_BITS)
+                     for a, b in zip(level[::2], level[1::2], strict=False)]
             level = [delay(m, value, 1) for value in pairs + level[len(level) & ~1:]]
             valid, last = delay(m, valid, 1, reset=True), delay(m, last, 1)
         self._add_up(m, level[0], valid, last, division)
 
     def _add_up(self, m, value, valid, last, division):
         """Sum the beats of a row, at most 2**31 - 1, and ask for the division by the sum."""
-        total, new_total = Signal(31, reset_less=True), Signal(32)
-        den = Signal(31, reset_less=True)
+        total, new_total = Signal(INT_BITS, reset_less=True), Signal(INT_BITS + 1)
+        den = Signal(INT_BITS, reset_less=True)
         over, clear = Signal(), Signal(init=1)  # `over`: the sum did not fit, until the row's end
         m.d.comb += [new_total.eq(total + value), division.p.den.eq(den)]
         m.d.sync += clear.eq(0)
         with m.If(valid):
-            m.d.sync += [total.eq(new_total), over.eq(~last & (over | new_total[31]))]
+            m.d.sync += [total.eq(new_total), over.eq(~last & (over | new_total[-1]))]
         with m.If(clear | (valid & last)):  # not a reset value: this way it takes no look-up table
             m.d.sync += total.eq(0)
         with m.If(valid & last):  # no row ends before the sum of the one before is divided
-            m.d.sync += [den.eq(Mux(over | new_total[31], 2**31 - 1, new_total)),
+            m.d.sync += [den.eq(Mux(over | new_total[-1], MAX31, new_total)),
                          division.valid.eq(1)]
 
     def _products(self, m, held, exponentials, quot):

@@ -4,8 +4,8 @@ from amaranth import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.contract.config import GELU_SHIFT, SOFTMAX_SHIFT
 from systola.hw.contract.isa import Opcode
+from systola.hw.contract.numbers import GELU_SHIFT, INT_BITS, SOFTMAX_SHIFT
 from systola.hw.parts import shapes
 from systola.hw.parts.register_slice import RegisterSlice
 from systola.hw.vector.expmax import ExpMax
@@ -76,7 +76,7 @@ class VectorEngine(wiring.Component):
         softmax, gelu, norm = self._units(m)
         take, opcode, fields = self._start(m, reader, writer, scaler)
         m.d.comb += [getattr(unit, name).eq(fields[name]) for unit in (softmax, gelu)
-                     for name in ("x0", "numerator") if hasattr(unit, name)]
+                     for name in ("unit", "numerator") if hasattr(unit, name)]
         m.d.comb += self.done.eq(self._factors(m, take, fields, softmax, writer.done)
                                  if config.factor_depth else writer.done)
         is_softmax, is_gelu, is_norm, *is_mean = opcode
@@ -136,10 +136,10 @@ class VectorEngine(wiring.Component):
         if config.attention == "deferred":
             softmax = ExpMax(mult_bits=config.mult_bits, **size)
         else:
-            softmax = Shiftmax(x0_bits=config.x0_bits, out_bits=config.attention_bits,
+            softmax = Shiftmax(unit_bits=config.x0_bits, out_bits=config.attention_bits,
                                n=SOFTMAX_SHIFT, **size)
         if config.gelu == "exact":
-            gelu = ShiftGelu(x0_bits=config.x0_bits, n=GELU_SHIFT, **size)
+            gelu = ShiftGelu(unit_bits=config.x0_bits, n=GELU_SHIFT, **size)
         else:
             gelu = GeluTable(lanes=config.vector_lanes)
         norm = ILayerNorm(lanes=config.norm_lanes, max_row=config.max_row,
@@ -165,7 +165,7 @@ class VectorEngine(wiring.Component):
         rows, wide = ins.rows, is_norm
         planes = Mux(self.instr.p.opcode == Opcode.SHIFTMAX, config.attention_digits, 1)
         sources = {name: (ins, bits) for name, bits in (
-            ("x0", config.x0_bits), ("numerator", 31), ("factor_base", 16))}
+            ("unit", config.x0_bits), ("numerator", INT_BITS), ("factor_base", 16))}
         if config.pooling == "mean":
             codes.append(Opcode.MEAN)
             is_mean = self.instr.p.opcode == Opcode.MEAN

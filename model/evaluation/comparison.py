@@ -1,9 +1,10 @@
 """A float model and the integer one that it is compared with: whether they belong together."""
 
-from pathlib import Path
+import io
 
 import numpy as np
 
+from systola.files.at_once import write_at_once
 from systola.files.tensors import ModelError
 from systola.model.data.images import image_facts
 from systola.model.evaluation.accuracy import open_float
@@ -70,13 +71,10 @@ def write_logits(path, model, logits):
     ModelError
         If it cannot be written.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part.npz")
+    file = io.BytesIO()
+    np.savez(file, scale=np.float32(model.scales[model.outputs[0]]), **logits)
     try:
-        np.savez(part, scale=np.float32(model.scales[model.outputs[0]]), **logits)
-        part.replace(path)
+        write_at_once(path, file.getvalue())
     except OSError as error:
         raise ModelError(f"logits {str(path)!r} cannot be written: "
                          f"{error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from systola.model.graph.node import INT32, MOST, Node, Tensor, with_inputs
+from systola.hw.contract.numbers import MAX31
+from systola.model.graph.node import MOST, Node, Tensor, with_inputs
 
 __all__ = ["Context", "Scores", "Softmax"]
 
@@ -187,7 +188,7 @@ class Context(Node):
             if self.factor_bits is not None:
                 self.integer("factor_bits", 8, 31)
                 # A row's sum is at least 128, so a larger numerator could give no larger factor.
-                self.array("mult", (), 0, min(INT32, (1 << self.factor_bits + 7) - 1))
+                self.array("mult", (), 0, min(MAX31, (1 << self.factor_bits + 7) - 1))
         return Tensor(rows=attention.rows, channels=attention.heads * self.head_dim,
                       bits=self.bits)
 

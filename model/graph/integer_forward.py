@@ -7,7 +7,7 @@ from functools import singledispatch
 
 import numpy as np
 
-from systola.hw.contract.config import GELU_SHIFT, SOFTMAX_SHIFT
+from systola.hw.contract.numbers import GELU_SHIFT, SOFTMAX_SHIFT
 from systola.model.graph.nodes import (
     Activation,
     Add,

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["INT32", "MOST", "GraphError", "Node", "Tensor", "with_inputs"]
+from systola.hw.contract.numbers import MAX31, MAX_SHIFT
+
+__all__ = ["MOST", "GraphError", "Node", "Tensor", "with_inputs"]
 
 MOST = 2**20 - 1
 """Most rows and channels of a tensor."""
 
-INT32 = 2**31 - 1
-"""Largest number of a bias or a multiplier."""
-
-_SHIFT = 63
 _SHOWN = 120
 
 
@@ -123,10 +121,10 @@ class Node:
             outside = value[(value < low) | (value > high)].ravel()[0]
             self.refuse(attribute, f"from {low} to {high}", outside)
 
-    def dyadic(self, mult="mult", shift="shift", shape=(), low=-INT32):
+    def dyadic(self, mult="mult", shift="shift", shape=(), low=-MAX31):
         """Check a multiplier and its shift, both of `shape`."""
-        self.array(mult, shape, low, INT32)
-        self.array(shift, shape, 0, _SHIFT)
+        self.array(mult, shape, low, MAX31)
+        self.array(shift, shape, 0, MAX_SHIFT)
 
     def heads_fit(self, first, heads, tensor):
         """Check that `tensor` has `heads` of ``head_dim`` from the channel `first` says on."""

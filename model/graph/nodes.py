@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from systola.hw.contract.numbers import MAX31
 from systola.model.graph.attention_nodes import Context, Scores, Softmax
-from systola.model.graph.node import INT32, MOST, GraphError, Node, Tensor, with_inputs
+from systola.model.graph.node import MOST, GraphError, Node, Tensor, with_inputs
 
 __all__ = ["CODES", "FUNCTIONS", "KINDS", "Activation", "Add", "Constant", "Context", "GraphError",
            "Input", "Linear", "Mean", "Node", "Norm", "Rows", "Scores", "Softmax", "Tensor"]
@@ -115,7 +116,7 @@ class Linear(Node):
             self.integer("weight_bits", 2, 8)
             top = (1 << self.weight_bits - 1) - 1
             self.array("weight", (channels, source.channels), -top, top)
-            self.array("bias", (channels,), -INT32 - 1, INT32)
+            self.array("bias", (channels,), -MAX31 - 1, MAX31)
             self.dyadic(shape=(channels,))
             if residual is None:
                 self.absent("res_mult", "res_shift")
@@ -219,7 +220,7 @@ class Norm(Node):
             self.absent("weight", "eps")
             self.choice("variant", "published", "leading_one")
             self.integer("bits", 2, 16)
-            self.array("bias", shape, -INT32 - 1, INT32)
+            self.array("bias", shape, -MAX31 - 1, MAX31)
             self.dyadic(shape=shape)
         return dataclasses.replace(source, bits=self.bits)
 

@@ -7,13 +7,11 @@ gives the factor that the requantizer multiplies the row's outputs by.
 
 import numpy as np
 
+from systola.hw.contract.numbers import PEAK, TABLE_BYTES
 from systola.model.operators.matmul import matmul
 from systola.model.operators.requant import requantize
 
-__all__ = ["PEAK", "deferred_context", "deferred_softmax", "exp_table", "row_factors"]
-
-PEAK = 128
-"""Code of the largest exponential of every row."""
+__all__ = ["deferred_context", "deferred_softmax", "exp_table", "row_factors"]
 
 
 def exp_table(x0):
@@ -29,7 +27,7 @@ def exp_table(x0):
     """
     if not -(1 << 24) <= x0 <= -1:
         raise ValueError(f"x0 must be from {-(1 << 24)} to -1, not {x0!r}")
-    return np.rint(PEAK * np.exp(np.arange(256) / int(x0))).astype(np.uint8)
+    return np.rint(PEAK * np.exp(np.arange(TABLE_BYTES) / int(x0))).astype(np.uint8)
 
 
 def deferred_softmax(scores, table):

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from systola.hw.contract.numbers import MAX31
 from systola.model.operators.requant import requantize
-from systola.model.operators.shiftmax import MAX31
 
 __all__ = ["ITERATIONS", "LayerNormTrace", "layernorm", "layernorm_requant", "layernorm_trace"]
 

@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from systola.hw.contract.config import BRANCH_BITS
+from systola.hw.contract.numbers import BRANCH_BITS, INT_BITS, MAX_SHIFT
 
 __all__ = ["dyadic", "requantize", "residual_add", "round_shift", "saturate"]
 
-MAX_SHIFT = 63
 _WIDE = 1 << 62
 _LIMB = 16
 
@@ -27,7 +26,7 @@ def round_shift(v, c):
     return quotient + (remainder > half - (quotient & 1))
 
 
-def dyadic(ratio, bits=31):
+def dyadic(ratio, bits=INT_BITS):
     """Return ``(mult, shift)`` with ``mult / 2**shift`` nearest to `ratio`.
 
     ``mult`` has the ratio's sign and a magnitude in ``2**(bits-1) .. 2**bits - 1``, rounded half
@@ -49,8 +48,8 @@ def dyadic(ratio, bits=31):
     ValueError
         If a ratio is not finite, or so large or small that its shift leaves 0..63.
     """
-    if not 2 <= bits <= 31:
-        raise ValueError(f"bits must be from 2 to 31, not {bits!r}")
+    if not 2 <= bits <= INT_BITS:
+        raise ValueError(f"bits must be from 2 to {INT_BITS}, not {bits!r}")
     ratio = np.asarray(ratio, np.float64)
     if not np.isfinite(ratio).all():
         raise ValueError(f"ratio must be finite, not {_first(ratio, ~np.isfinite(ratio))!r}")
@@ -121,7 +120,7 @@ def _scale(z, mult, shift):
         raise ValueError(f"shift must be from 0 to {MAX_SHIFT}, "
                          f"not {_first(shift, (shift < 0) | (shift > MAX_SHIFT))!r}")
     z_max, mult_max = _magnitude(z), _magnitude(mult)
-    if z_max >= 1 << 46 or mult_max > 1 << 31:
+    if z_max >= 1 << 46 or mult_max > 1 << INT_BITS:
         raise ValueError(f"z * mult must be of at most 46 by 32 bits, not {z_max} * {mult_max}")
     if z_max * mult_max < _WIDE:
         return round_shift(z * mult, shift)

@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from systola.hw.contract.numbers import MAX31
 from systola.model.operators.requant import requantize
-from systola.model.operators.shiftmax import MAX31, shift_exp
+from systola.model.operators.shiftmax import shift_exp
 
 __all__ = ["ShiftGeluTrace", "gelu_table", "shiftgelu", "shiftgelu_trace"]
 

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["MAX31", "ShiftmaxTrace", "shift_exp", "shiftmax", "shiftmax_trace"]
+from systola.hw.contract.numbers import MAX31
 
-MAX31 = (1 << 31) - 1
-"""Largest denominator, and the numerator of every reciprocal."""
+__all__ = ["ShiftmaxTrace", "shift_exp", "shiftmax", "shiftmax_trace"]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Which precision every tensor of a network needs, from what reads it."""
 
 from systola.hw.contract.config import AcceleratorConfig
+from systola.hw.contract.numbers import CODE_BITS, RESIDUAL_BITS
 from systola.model.graph.nodes import (
     Activation,
     Constant,
@@ -15,13 +16,7 @@ from systola.model.graph.nodes import (
     Softmax,
 )
 
-__all__ = ["MAX_UNIT", "RESIDUAL_BITS", "VECTOR_BITS", "qkv_bits", "tensor_bits"]
-
-RESIDUAL_BITS = 16
-"""Bits of residual streams, constants and results."""
-
-VECTOR_BITS = 8
-"""Bits of the codes that go into softmax and activation; the array never sees them."""
+__all__ = ["MAX_UNIT", "qkv_bits", "tensor_bits"]
 
 MAX_UNIT = 2 ** AcceleratorConfig().x0_bits - 1
 """Largest unit that an accelerator's ShiftExp takes; finer scales are widened to it."""
@@ -55,7 +50,7 @@ def tensor_bits(graph, settings, choices=None):
     """
     choices = choices or {}
     fixed = {"operand": settings["act_bits"], "attended": qkv_bits(settings),
-             "vector": VECTOR_BITS, "wide": RESIDUAL_BITS}
+             "vector": CODE_BITS, "wide": RESIDUAL_BITS}
     roles, bits = {}, {}
     for node in reversed(graph.nodes):
         wanted = {_role(reader, index, roles) for reader in graph.consumers[node.name]

@@ -7,6 +7,7 @@ import numpy as np
 
 from systola.files.tensors import ModelError
 from systola.hw.contract.config import AcceleratorConfig
+from systola.hw.contract.numbers import CODE_BITS, INT_BITS, MAX_SHIFT, PEAK, RESIDUAL_BITS
 from systola.model.graph.nodes import (
     Activation,
     Constant,
@@ -23,26 +24,16 @@ from systola.model.graph.nodes import (
 from systola.model.operators.requant import dyadic
 from systola.model.operators.shiftgelu import gelu_table
 from systola.model.quantization.calibrate import calibrate
-from systola.model.quantization.precision import MAX_UNIT, RESIDUAL_BITS, tensor_bits
+from systola.model.quantization.precision import MAX_UNIT, tensor_bits
 from systola.model.quantization.scales import UNIT_FACTOR, activation_scales, weight_scales
 from systola.model.quantization.uniform import bias_codes, exp_constant, scale_for
 from systola.model.quantization.uniform import quantize as to_codes
 
-__all__ = ["CODE_BITS", "MAX_SHIFT", "NUMERATOR_BITS", "quantize"]
-
-CODE_BITS = 8
-"""Most bits of a result whose multiplier has ``code_mult_bits``."""
-
-MAX_SHIFT = 63
-"""Largest right shift of a requantizer."""
-
-NUMERATOR_BITS = 31
-"""Most bits of the numerator of deferred attention's row factors."""
+__all__ = ["quantize"]
 
 _LEAST_EFFECT, _LARGEST_EFFECT = 0.01, 1e6
 """From what on the effect of a missing epsilon is noted, and what stands for all larger ones."""
 
-_PEAK_BITS = 7  # the sum of a row's exponentials is at least their largest, 2**7
 _SIGMOID_BITS = 8
 _INT32 = (-2**31, 2**31 - 1)
 
@@ -215,7 +206,7 @@ class _Quantizer:
         s = self.scales
         if self.settings["attention"] == "deferred":
             mult, shift = self.dyadic(_ratio(s[node.value], s[node.name]),
-                                      min(NUMERATOR_BITS, self.mult_bits + _PEAK_BITS))
+                                      min(INT_BITS, self.mult_bits + PEAK.bit_length() - 1))
             factor_bits = self.mult_bits
         else:
             mult, shift = self.dyadic(_ratio(s[node.attention] * s[node.value], s[node.name]),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from systola.hw.contract.config import GELU_SHIFT, SOFTMAX_SHIFT
+from systola.hw.contract.numbers import GELU_SHIFT, SOFTMAX_SHIFT
 from systola.model.operators.requant import dyadic
 from systola.model.quantization.uniform import exp_constant
 from systola.sim.conform.golden import JUDGED, SHOWN, GoldenError

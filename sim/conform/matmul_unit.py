@@ -7,9 +7,10 @@ from amaranth import Module, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.matrix.accumulator import Accumulators, control_layout
+from systola.hw.matrix.accumulator import Accumulators
 from systola.hw.matrix.systolic import SystolicArray
 from systola.hw.matrix.tile_loader import TileLoader
+from systola.hw.parts import shapes
 
 __all__ = ["MatmulUnit"]
 
@@ -47,7 +48,7 @@ class MatmulUnit(wiring.Component):
             "w": In(self._loader.i.signature.flip()),
             "act": In(stream.Signature(data.StructLayout({
                 "x": data.ArrayLayout(signed(act_bits + 1), rows),
-                "control": control_layout(depth, digits), "swap": 1}))),
+                "control": shapes.control_layout(depth, digits), "swap": 1}))),
             "o": Out(stream.Signature(data.ArrayLayout(signed(acc_bits), cols))),
         })
 

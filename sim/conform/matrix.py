@@ -5,7 +5,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from systola.model.operators.requant import MAX_SHIFT, dyadic, saturate
+from systola.hw.contract.numbers import MAX_SHIFT
+from systola.model.operators.requant import dyadic, saturate
 from systola.model.quantization.uniform import Calibration, bias_codes, quantize, scale_for
 from systola.sim.conform.golden import ARITHMETIC, SHOWN
 

@@ -6,7 +6,8 @@ at full width: 31-bit multipliers, wide biases, 8-bit operands with 16-bit atten
 
 import numpy as np
 
-from systola.hw.contract.config import GELU_SHIFT, SOFTMAX_SHIFT, digit_count
+from systola.hw.contract.config import digit_count
+from systola.hw.contract.numbers import GELU_SHIFT, INT_BITS, SOFTMAX_SHIFT
 from systola.model.operators.matmul import split_digits
 from systola.sim.verilog.payload_bytes import pack, unpack
 from systola.sim.verilog.runner import Session, build_component
@@ -14,7 +15,7 @@ from systola.sim.verilog.runner import Session, build_component
 __all__ = ["RtlEngine"]
 
 LANES = 4
-MULT_BITS = 31
+MULT_BITS = INT_BITS
 WIDE_BITS = 40
 """Bits of accumulators and biases: I-LayerNorm biases exceed 32 bits."""
 
@@ -97,14 +98,14 @@ class RtlEngine:
 
     def shiftmax(self, x, x0, n=SOFTMAX_SHIFT, bits=16):
         """Return what `systola.model.operators.shiftmax.shiftmax` does."""
-        key = {"in_bits": _code_bits(x), "x0_bits": _x0_bits(x0), "n": n, "out_bits": bits}
-        return self._rows("shiftmax", key, x, key["in_bits"], (bits, False), {"x0": -int(x0)})
+        key = {"in_bits": _code_bits(x), "unit_bits": _unit_bits(x0), "n": n, "out_bits": bits}
+        return self._rows("shiftmax", key, x, key["in_bits"], (bits, False), {"unit": -int(x0)})
 
     def shiftgelu(self, x, x0, n=GELU_SHIFT, bits=8):
         """Return what `systola.model.operators.shiftgelu.shiftgelu` does."""
-        key = {"in_bits": _code_bits(x), "x0_bits": _x0_bits(x0), "n": n, "out_bits": bits}
+        key = {"in_bits": _code_bits(x), "unit_bits": _unit_bits(x0), "n": n, "out_bits": bits}
         return self._rows("shiftgelu", key, x, key["in_bits"], (key["in_bits"] + bits, True),
-                          {"x0": -int(x0)})
+                          {"unit": -int(x0)})
 
     def layernorm(self, x, start="published"):
         """Return what `systola.model.operators.layernorm.layernorm` does."""
@@ -244,5 +245,5 @@ def _code_bits(x):
     return 8 if x.size == 0 or -128 <= x.min() <= x.max() <= 127 else 16
 
 
-def _x0_bits(x0):
+def _unit_bits(x0):
     return 12 if -int(x0) < 1 << 12 else 24

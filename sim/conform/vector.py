@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from systola.hw.contract.numbers import MAX31
 from systola.model.operators.requant import saturate
 from systola.model.operators.shiftgelu import shiftgelu_trace
-from systola.model.operators.shiftmax import MAX31, shift_exp
+from systola.model.operators.shiftmax import shift_exp
 from systola.model.quantization.uniform import exp_constant
 from systola.sim.conform.golden import ARITHMETIC, JUDGED, SHOWN
 from systola.sim.conform.matrix import check_dyadic

@@ -11,12 +11,12 @@ def axi_lite(bench, hw, config):
     unit, m = bench.unit(hw.RegisterFile(config)), bench.m
 
     def port(name):
-        return getattr(unit, hw.PREFIX + name)
+        return getattr(unit.s_axil, name)
 
-    for name, member in unit.signature.members.items():
-        signal = getattr(unit, name)
+    for path, member, signal in unit.signature.flatten(unit):
         if member.flow == In:
-            m.d.comb += Value.cast(signal).eq(bench.free(Value.cast(signal).shape(), name))
+            free = bench.free(Value.cast(signal).shape(), "__".join(path))
+            m.d.comb += Value.cast(signal).eq(free)
     moves = {name: bench.wire(port(f"{name}valid") & port(f"{name}ready"))
              for name in ("aw", "w", "ar", "b", "r")}
     for name, payload in (("b", [port("bresp")]), ("r", [port("rdata"), port("rresp")])):

@@ -2,8 +2,15 @@
 
 import numpy as np
 
-from systola.hw.contract.config import GELU_SHIFT, SOFTMAX_SHIFT
-from systola.hw.contract.isa import Flag, Opcode
+from systola.hw.contract.isa import Flag, Opcode, Region
+from systola.hw.contract.numbers import (
+    CODE_BITS,
+    GELU_SHIFT,
+    MAX_SHIFT,
+    RECORD_BYTES,
+    SOFTMAX_SHIFT,
+    TABLE_BYTES,
+)
 from systola.model.operators.deferred import deferred_softmax, row_factors
 from systola.model.operators.layernorm import layernorm_requant
 from systola.model.operators.matmul import matmul, split_digits
@@ -11,7 +18,7 @@ from systola.model.operators.requant import requantize
 from systola.model.operators.row_mean import row_mean
 from systola.model.operators.shiftgelu import shiftgelu
 from systola.model.operators.shiftmax import shiftmax
-from systola.sim.machine.refusals import columns, mean_planes, outputs, weight_words
+from systola.sim.machine.refusals import columns, extent, operands, outputs, weight_words
 
 __all__ = ["Memories"]
 
@@ -20,6 +27,11 @@ def _wrap(values, bits):
     """Keep the low `bits` of `values`, read as two's complement."""
     half = 1 << bits - 1
     return ((values + half) & (2 * half - 1)) - half
+
+
+def _bytes(values, bits):
+    """Return the planes of results of `bits` bits: their bytes, the lowest first."""
+    return np.stack([values, values >> 8] if bits > CODE_BITS else [values])
 
 
 class Memories:
@@ -35,7 +47,7 @@ class Memories:
         self.words = np.zeros((config.scratchpad_words, config.rows), np.uint8)
         shape = config.param_depth, config.lanes
         self.bias, self.mult, self.shift = (np.zeros(shape, np.int64) for _ in range(3))
-        self.tables = np.zeros((2, 256), np.uint8)
+        self.tables = np.zeros((2, TABLE_BYTES), np.uint8)
         self.factors = np.zeros(config.factor_depth, np.int64)
         if rng is not None:
             for memory in self.words, self.mult, self.tables, self.factors:
@@ -71,17 +83,18 @@ class Memories:
     def load_params(self, fields, beats):
         """Execute LOAD_PARAMS; multipliers and shifts keep the bits the memory has."""
         config = self.config
-        raw = beats.reshape(fields["count"], -1)[:, :9 * config.lanes].reshape(-1, 9)
+        raw = beats.reshape(fields["count"], -1)[:, :RECORD_BYTES * config.lanes]
+        raw = raw.reshape(-1, RECORD_BYTES)
         part = slice(fields["base"], fields["base"] + fields["count"])
         shape = fields["count"], config.lanes
         self.bias[part] = raw[:, :4].copy().view("<i4").reshape(shape)
         mult = raw[:, 4:8].copy().view("<i4").astype(np.int64).reshape(shape)
         self.mult[part] = _wrap(mult, config.mult_bits + 1)
-        self.shift[part] = raw[:, 8].reshape(shape) & 63
+        self.shift[part] = raw[:, 8].reshape(shape) & MAX_SHIFT
 
     def load_table(self, fields, beats):
         """Execute LOAD_TABLE."""
-        self.tables[fields["table"]] = beats[:, :self.config.rows].reshape(-1)[:256]
+        self.tables[fields["table"]] = beats[:, :self.config.rows].reshape(-1)[:TABLE_BYTES]
 
     def fetch(self, fields):
         """Return the weight words (n, R) uint8 of FETCH."""
@@ -139,7 +152,9 @@ class Memories:
     def _mult_bits(self, out_bits):
         """Return the multiplier bits that the requantizer takes for results of `out_bits`."""
         config = self.config
-        return min(config.mult_bits, config.code_mult_bits) if out_bits <= 8 else config.mult_bits
+        if out_bits > CODE_BITS:
+            return config.mult_bits
+        return min(config.mult_bits, config.code_mult_bits)
 
     def finish_matmul(self, fields, acc, operands):
         """Requantize accumulators with `drain_operands` and write them."""
@@ -149,9 +164,8 @@ class Memories:
             extra |= {"residual": residual, "res_shift": fields["res_shift"],
                       "res_mult": _wrap(fields["res_mult"], self.config.mult_bits + 1)}
         y = requantize(acc + bias, mult, shift, fields["out_bits"], **extra)
-        planes = [y] if fields["out_bits"] <= 8 else [y, y >> 8]
-        self.write(fields, "out_", np.stack(planes), len(planes),
-                   fields["out_group"] * self.config.lanes)
+        planes = _bytes(y, fields["out_bits"])
+        self.write(fields, "out_", planes, len(planes), fields["out_group"] * self.config.lanes)
 
     def record(self, base):
         """Return bias, multiplier and shift of lane 0 of a parameter word."""
@@ -170,7 +184,8 @@ class Memories:
     def vector_source(self, opcode, fields):
         """Return the rows (rows, N) that a VECTOR operation reads."""
         width = columns(fields, self.config)
-        if opcode is Opcode.LAYERNORM or (opcode is Opcode.MEAN and fields["wide"]):
+        source, _ = operands(opcode, fields, self.config, Region)
+        if extent(source, fields, self.config)[0] == 2:
             return self.wide(fields, "src_", width)
         codes = self.read(fields, "src_", fields["words"])[0, :, :width]
         return codes.view(np.int8).astype(np.int64)
@@ -180,7 +195,7 @@ class Memories:
         config = self.config
         if opcode is Opcode.MEAN:
             y = row_mean(x, fields["mult"], fields["shift"], fields["out_bits"])
-            y = np.stack([y, y >> 8])[:mean_planes(fields)[1], None]
+            y = _bytes(y, fields["out_bits"])[:, None]
             fields = fields | {"rows": 1}
         elif opcode is Opcode.SHIFTMAX and config.attention == "deferred":
             codes, sums = deferred_softmax(x, self.tables[1])
@@ -189,7 +204,7 @@ class Memories:
                                                                 config.mult_bits)
             y = codes[None]
         elif opcode is Opcode.SHIFTMAX:
-            a = shiftmax(x, -fields["x0"], SOFTMAX_SHIFT, config.attention_bits)
+            a = shiftmax(x, -fields["unit"], SOFTMAX_SHIFT, config.attention_bits)
             y = split_digits(a, config.act_bits, config.attention_digits)
         elif opcode is Opcode.LAYERNORM:
             bias, mult, shift = self.records(fields["param_base"], x.shape[-1])
@@ -200,6 +215,6 @@ class Memories:
         else:
             bias, mult, shift = self.record(fields["param_base"])
             mult = _wrap(mult, self._mult_bits(fields["out_bits"]) + 1)
-            y = requantize(shiftgelu(x, -fields["x0"], GELU_SHIFT) + bias, mult, shift,
+            y = requantize(shiftgelu(x, -fields["unit"], GELU_SHIFT) + bias, mult, shift,
                            fields["out_bits"])[None]
         self.write(fields, "dst_", y, len(y))

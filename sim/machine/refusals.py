@@ -1,18 +1,25 @@
 """What the dispatcher refuses: bit-exact model of the checks of ``hw/control/dispatcher.py``."""
 
-from systola.hw.contract.isa import Error, Flag, Opcode, decode, formats
+from math import prod
 
-__all__ = ["check_instruction", "check_word", "columns", "fetch_words", "mean_planes", "outputs",
-           "param_words", "weight_words"]
+from systola.hw.contract.isa import (
+    CHANNELS,
+    FORMATS,
+    Engine,
+    Error,
+    Flag,
+    Memory,
+    Opcode,
+    Region,
+    Span,
+    When,
+    decode,
+    formats,
+)
+from systola.hw.contract.numbers import CODE_BITS
 
-_REGIONS = {
-    Opcode.LOAD: (("", None),), Opcode.FETCH: (("", None),), Opcode.STORE: (("", None),),
-    Opcode.SHIFTMAX: (("src_", 1), ("dst_", "digits")),
-    Opcode.SHIFTGELU: (("src_", 1), ("dst_", 1)),
-    Opcode.LAYERNORM: (("src_", 2), ("dst_", 1)),
-}
-_COUNTS = ("rows", "words", "act_words", "digits", "count")
-_VECTOR = Opcode.SHIFTMAX, Opcode.SHIFTGELU, Opcode.LAYERNORM, Opcode.MEAN
+__all__ = ["beats_needed", "check_instruction", "check_word", "columns", "entries", "extent",
+           "fetch_words", "limits", "operands", "outputs", "weight_words"]
 
 
 def columns(fields, config):
@@ -39,20 +46,68 @@ def fetch_words(fields, config):
     return -(-tall // config.cols) * config.cols * -(-wide // config.rows)
 
 
-def mean_planes(fields):
-    """Return the planes of a MEAN's rows, and those of the row that it writes."""
-    return 1 + fields["wide"], 1 + (fields["out_bits"] > 8)
+def operands(opcode, fields, config, kind):
+    """Return the operands of a `kind`, `Region` or `Span`, that an instruction has."""
+    return [operand for operand in FORMATS[opcode].operands
+            if isinstance(operand, kind) and _holds(operand.when, fields)
+            and (kind is Region or operand.only is None
+                 or getattr(config, operand.only[0]) == operand.only[1])]
 
 
-def param_words(opcode, fields, config):
-    """Return the parameter words that must be there for an operation.
+def _holds(when, fields):
+    """Return whether a condition, if it is one, holds."""
+    match when:
+        case When.RESIDUAL:
+            return bool(fields["flags"] & Flag.RESIDUAL)
+        case When.ROW_SCALE:
+            return bool(fields["flags"] & Flag.ROW_SCALE)
+        case When.PER_CHANNEL:
+            return not fields["flags"] & Flag.BROADCAST
+        case When.WIDE:
+            return fields["out_bits"] > CODE_BITS
+    return True
 
-    Of a MATMUL with an `out_group`, those of a row without it, which it would not need.
+
+def _value(what, fields, config):
+    """Return a number, the value of a field, or else that of the configuration."""
+    if isinstance(what, str):
+        return fields[what] if what in fields else getattr(config, what)
+    return what
+
+
+def extent(region, fields, config):
+    """Return the planes of a region, its rows, and the words in a row."""
+    planes = _value(region.planes, fields, config)
+    if isinstance(region.more, When):
+        planes += _holds(region.more, fields)
+    elif region.more:
+        planes += fields[region.more]
+    return planes, _value(region.rows, fields, config), fields[region.words]
+
+
+def entries(span, fields, config):
+    """Return the first entry of a span, and how many it has.
+
+    Of a MATMUL with an `out_group`, the parameters of a row without it, which it would not need.
     """
-    if opcode is Opcode.SHIFTGELU or (
-            opcode is Opcode.MATMUL and fields["flags"] & Flag.BROADCAST):
-        return 1
-    return -(-columns(fields, config) // config.lanes)
+    first = _value(span.base, fields, config)
+    if not _holds(span.several, fields):
+        return first, 1
+    if span.count == CHANNELS:
+        return first, -(-columns(fields, config) // config.lanes)
+    return first, _value(span.count, fields, config)
+
+
+def limits(opcode, config):
+    """Return the smallest and the largest value of each field that has a largest one, by name."""
+    return {field.name: (max(field.low, field.count), _value(field.high, {}, config))
+            for field in FORMATS[opcode].fields if field.high is not None}
+
+
+def beats_needed(opcode, fields, config):
+    """Return the beats that an instruction must have; None if that is open."""
+    factors = FORMATS[opcode].factors
+    return prod(_value(factor, fields, config) for factor in factors) if factors else None
 
 
 def check_word(word, index, config):
@@ -71,7 +126,7 @@ def check_instruction(opcode, fields, config):
     """Return the `Error` of an instruction, ``Error.NONE`` if it may run."""
     if opcode is Opcode.BEGIN:
         return Error.NONE if fields["config_hash"] == config.hash else Error.CONFIG_HASH
-    if any(fields.get(name) == 0 for name in _COUNTS):
+    if any(field.count and fields[field.name] == 0 for field in FORMATS[opcode].fields):
         return Error.ZERO_COUNT
     for check in _fields, _regions, _params, _factors, _rows, _beats:
         error = check(opcode, fields, config)
@@ -81,75 +136,48 @@ def check_instruction(opcode, fields, config):
 
 
 def _fields(opcode, fields, config):
-    limits = {"lanes_last": (1, config.rows), "x0": (1, (1 << config.x0_bits) - 1),
-              "out_bits": (2, 16 if opcode in (Opcode.MATMUL, Opcode.MEAN) else 8),
-              "wide": (0, 1), "mult": (1, (1 << min(config.mult_bits, config.code_mult_bits)) - 1),
-              "shift": (0, 63), "res_shift": (0, 63),
-              "digits": (1, config.attention_digits), "table": (0, 1),
-              "out_group": (0, config.rows // config.lanes - 1)}
-    if opcode is Opcode.MATMUL:
-        limits["flags"] = (0, 31 if config.factor_depth else 15)
-    bad = any(name in fields and not low <= fields[name] <= high
-              for name, (low, high) in limits.items())
+    bad = any(not low <= fields[name] <= high
+              for name, (low, high) in limits(opcode, config).items())
     return Error.FIELD_RANGE if bad else Error.NONE
 
 
 def _regions(opcode, fields, config):
-    regions = [(prefix, config.attention_digits if planes == "digits" else planes, fields["words"])
-               for prefix, planes in _REGIONS.get(opcode, ())]
-    if opcode is Opcode.MATMUL:
-        regions = [("act_", fields["digits"], fields["act_words"]),
-                   ("out_", 1 + (fields["out_bits"] > 8), fields["words"])]
-        if fields["flags"] & Flag.RESIDUAL:
-            regions.append(("res_", 2, fields["words"]))
-    if opcode is Opcode.MEAN:
-        regions = [(prefix, planes, fields["words"]) for prefix, planes in zip(
-            ("src_", "dst_"), mean_planes(fields), strict=True)]
-    for prefix, planes, words in regions:
-        rows = 1 if (opcode, prefix) == (Opcode.MEAN, "dst_") else fields["rows"]
-        last = fields[f"{prefix}base"] + (rows - 1) * fields[f"{prefix}stride"] + words - 1
-        if planes is not None:
-            last += (planes - 1) * fields[f"{prefix}plane"]
+    for region in operands(opcode, fields, config, Region):
+        planes, rows, words = extent(region, fields, config)
+        last = (fields[f"{region.prefix}base"] + (rows - 1) * fields[f"{region.prefix}stride"]
+                + (planes - 1) * fields.get(f"{region.prefix}plane", 0) + words - 1)
         if last >= config.scratchpad_words:
             return Error.SCRATCHPAD_RANGE
     return Error.NONE
 
 
+def _fits(memory, opcode, fields, config, depth):
+    """Return whether all entries of `memory` that an instruction touches are there."""
+    return all(sum(entries(span, fields, config)) <= depth
+               for span in operands(opcode, fields, config, Span) if span.memory is memory)
+
+
 def _params(opcode, fields, config):
-    if opcode is Opcode.LOAD_PARAMS:
-        end = fields["base"] + fields["count"]
-    elif "param_base" in fields:
-        end = fields["param_base"] + param_words(opcode, fields, config)
-    else:
-        return Error.NONE
-    return Error.PARAM_RANGE if end > config.param_depth else Error.NONE
+    fits = _fits(Memory.PARAMS, opcode, fields, config, config.param_depth)
+    return Error.NONE if fits else Error.PARAM_RANGE
 
 
 def _factors(opcode, fields, config):
-    used = opcode is Opcode.SHIFTMAX or (
-        opcode is Opcode.MATMUL and fields["flags"] & Flag.ROW_SCALE)
-    if used and config.factor_depth:
-        if fields["factor_base"] + fields["rows"] > config.factor_depth:
-            return Error.FACTOR_RANGE
-    return Error.NONE
+    fits = _fits(Memory.FACTORS, opcode, fields, config, config.factor_depth)
+    return Error.NONE if fits else Error.FACTOR_RANGE
 
 
 def _rows(opcode, fields, config):
     if opcode is Opcode.MATMUL and fields["rows"] > config.token_depth:
         return Error.TOKEN_RANGE
-    if opcode in _VECTOR and columns(fields, config) > config.max_row:
+    if FORMATS[opcode].engine is Engine.VECTOR and columns(fields, config) > config.max_row:
         return Error.ROW_RANGE
     return Error.NONE
 
 
 def _beats(opcode, fields, config):
-    expected = {
-        Opcode.LOAD: lambda: fields["rows"] * fields["words"],
-        Opcode.LOAD_PARAMS: lambda: fields["count"] * config.param_beats,
-        Opcode.LOAD_TABLE: lambda: -(-256 // config.rows),
-    }.get(opcode)
-    if opcode is Opcode.LOAD_WEIGHTS:
-        wrong = fields["beats"] == 0
-    else:
-        wrong = expected is not None and fields["beats"] != expected()
-    return Error.BEAT_COUNT if wrong else Error.NONE
+    if "beats" not in fields:
+        return Error.NONE
+    needed = beats_needed(opcode, fields, config)
+    right = fields["beats"] if needed is None else fields["beats"] == needed
+    return Error.NONE if right else Error.BEAT_COUNT

@@ -8,15 +8,13 @@ outputs must be; so the netlist needs no bench of its own.
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from systola.hw.accelerator import Accelerator
 from systola.hw.generate import TOP
+from systola.sim.runs.simulate import accelerator_verilog, playing
 from systola.sim.verilog.player import HOST, host_verilog
-from systola.sim.verilog.runner import Session, build_text, cache_dir, cached_verilog
+from systola.sim.verilog.runner import build_text
 from systola.sw_driver.program.image import decode_outputs
 
 __all__ = ["PIN_FILE", "Pins", "decode_pins", "pin_recorder", "record_pins"]
@@ -26,8 +24,6 @@ PIN_FILE = "pins.bin"
 
 _RECORDER = "recorder"
 _PORT = re.compile(r"^  (input|output) (?:\[(\d+):0\] )?(\w+) ?;", re.MULTILINE)
-_SLACK = 20
-"""Simulated cycles that a run may take, in predicted ones, before it counts as hung."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,17 +71,12 @@ def record_pins(config, program, inputs, *, optimize="-O0"):
     SimulationError
         If the simulation cannot be compiled, hangs, or the accelerator reports an error.
     """
-    path = cached_verilog(lambda: Accelerator(config, trace=True), name=TOP,
-                          key=[config.to_dict(), "trace"])
-    ports = _ports(path.read_text())
-    built = build_text(path.read_text() + pin_recorder(ports, TOP) + host_verilog(
-        config, _RECORDER), top=HOST, optimize=optimize)
-    with TemporaryDirectory(prefix="program-", dir=cache_dir()) as folder, Session(
-            built, "systola.sim.benches.gates") as session:
-        image = Path(folder, "program.bin")
-        program.write(image)
-        patience = _SLACK * program.predicted["cycles"] + 100_000
-        _, arrays = session.run({"program": str(image), "patience": patience}, inputs)
+    verilog = accelerator_verilog(config).read_text()
+    ports = _ports(verilog)
+    built = build_text(verilog + pin_recorder(ports, TOP) + host_verilog(config, _RECORDER),
+                       top=HOST, optimize=optimize)
+    with playing(program, built, "systola.sim.benches.gates") as (session, params):
+        _, arrays = session.run(params, inputs)
     return _taken_apart(arrays.pop("pins"), ports, arrays, len(next(iter(inputs.values()))))
 
 

@@ -2,21 +2,23 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from systola.files.cache import cache_dir
 from systola.hw.accelerator import Accelerator
 from systola.hw.generate import TOP
 from systola.model.graph.integer_forward import forward
 from systola.sim.runs.timeline import Timeline, read_timeline
 from systola.sim.verilog.player import HOST, host_verilog
-from systola.sim.verilog.runner import Session, build_text, cache_dir, cached_verilog
+from systola.sim.verilog.runner import Session, build_text, cached_verilog
 from systola.sw_driver.compiler.compiler import batches, compile_network
 
-__all__ = ["Simulation", "accelerator_verilog", "build_accelerator", "simulate"]
+__all__ = ["Simulation", "accelerator_verilog", "build_accelerator", "playing", "simulate"]
 
 _SLACK = 20
 """Simulated cycles that a run may take, in predicted ones, before it counts as hung."""
@@ -194,14 +196,22 @@ class _Clock:
         return round(self.start - start, 3)
 
 
+@contextmanager
+def playing(program, built, bench):
+    """Yield a session of `bench` and its parameters that tell the program and when it hangs."""
+    with TemporaryDirectory(prefix="program-", dir=cache_dir()) as folder, Session(
+            built, bench) as session:
+        path = Path(folder, "program.bin")
+        program.write(path)
+        yield session, {"program": str(path),
+                        "patience": _SLACK * program.predicted["cycles"] + 100_000}
+
+
 def _run(built, program, inputs, params):
     """Run all `inputs` through `program`; returns [(program, images, figures, tensors)]."""
-    with TemporaryDirectory(prefix="program-", dir=cache_dir()) as folder, Session(
-            built, "systola.sim.benches.accelerator") as session:
-        path, runs = Path(folder, "program.bin"), []
-        program.write(path)
-        params = {**params, "program": str(path),
-                  "patience": _SLACK * program.predicted["cycles"] + 100_000}
+    runs = []
+    with playing(program, built, "systola.sim.benches.accelerator") as (session, more):
+        params = {**params, **more}
         for chosen in batches(len(next(iter(inputs.values()))), program.images):
             part = {name: value[chosen] if program.images > 1 else value[chosen[0]]
                     for name, value in inputs.items()}

@@ -2,7 +2,14 @@
 
 import numpy as np
 
-from systola.hw.contract.isa import FORMATS, INSTRUCTION_BYTES, Engine, Opcode, formats
+from systola.hw.contract.isa import (
+    FORMATS,
+    HEADER_BYTES,
+    INSTRUCTION_BYTES,
+    Engine,
+    Opcode,
+    formats,
+)
 from systola.sim.soak.streams import (
     Maker,
     frame_bytes,
@@ -133,7 +140,7 @@ def _trailing(rng, config, program):
 
 def _foreign(rng, config, program):
     stream = bytearray(whole_program(program, config))
-    stream[2 + rng.integers(8)] ^= 1 << rng.integers(8)
+    stream[HEADER_BYTES + rng.integers(8)] ^= 1 << rng.integers(8)
     return bytes(stream)
 
 

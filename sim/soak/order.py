@@ -2,12 +2,22 @@
 
 from dataclasses import dataclass, field
 
-from systola.hw.contract.isa import FORMATS, INSTRUCTION_BYTES, Engine, Error, Flag, Opcode
+from systola.hw.contract.isa import (
+    FORMATS,
+    INSTRUCTION_BYTES,
+    Engine,
+    Error,
+    Memory,
+    Opcode,
+    Region,
+    Span,
+)
 from systola.sim.machine.refusals import (
     check_word,
+    entries,
+    extent,
     fetch_words,
-    mean_planes,
-    param_words,
+    operands,
     weight_words,
 )
 
@@ -72,63 +82,45 @@ def scan(stream, config):
     return found
 
 
-def region_words(fields, prefix, words, planes=1):
-    """Return the words of a region as bits, and how many accesses that is."""
-    bits, row = 0, (1 << words) - 1
-    rows, stride = fields["rows"], fields[f"{prefix}stride"]
-    for plane in range(planes):
-        first = fields[f"{prefix}base"] + plane * fields.get(f"{prefix}plane", 0)
+def _region_words(region, fields, config, first=0):
+    """Return the words of a region (bits), in each row from word `first` on, and its accesses."""
+    planes, rows, words = extent(region, fields, config)
+    base, stride, plane = (fields.get(f"{region.prefix}{name}", 0)
+                           for name in ("base", "stride", "plane"))
+    bits, row = 0, (1 << words - first) - 1 << base + first
+    for index in range(planes):
         for t in range(rows if stride else 1):
-            bits |= row << first + t * stride
+            bits |= row << index * plane + t * stride
     return bits, planes * rows * words
 
 
 def _places(step, config):
     """Find what is read and written: scratchpad words, then parameter words, tables, factors."""
     opcode, fields = step.opcode, step.fields
-    params = config.scratchpad_words
-    tables, factors = params + config.param_depth, params + config.param_depth + 2
+    starts = {Memory.PARAMS: config.scratchpad_words}
+    starts[Memory.TABLES] = starts[Memory.PARAMS] + config.param_depth
+    starts[Memory.FACTORS] = starts[Memory.TABLES] + 2
     written = 0
-
-    def some(count, first):
-        return (1 << count) - 1 << first
-
-    if opcode is Opcode.LOAD:
-        step.writes, _ = region_words(fields, "", fields["words"])
-    elif opcode is Opcode.LOAD_PARAMS:
-        step.writes = some(fields["count"], params + fields["base"])
-    elif opcode is Opcode.LOAD_TABLE:
-        step.writes = some(1, tables + fields["table"])
-    elif opcode in (Opcode.FETCH, Opcode.STORE):
-        step.reads, _ = region_words(fields, "", fields["words"])
-    elif opcode is Opcode.MATMUL:
-        step.reads, _ = region_words(fields, "act_", fields["act_words"], fields["digits"])
-        residual = fields["flags"] & Flag.RESIDUAL
-        if residual:
-            step.reads |= region_words(fields, "res_", fields["words"], 2)[0]
-        if fields["flags"] & Flag.ROW_SCALE:
-            step.reads |= some(fields["rows"], factors + fields["factor_base"])
-        planes = 1 + (fields["out_bits"] > 8)
-        step.writes, written = region_words(fields, "out_", fields["words"], planes)
-    elif step.engine is Engine.VECTOR:
-        out, wide = fields, 1 + (opcode is Opcode.LAYERNORM)
-        planes = config.attention_digits if opcode is Opcode.SHIFTMAX else 1
-        if opcode is Opcode.MEAN:
-            out, (wide, planes) = fields | {"rows": 1}, mean_planes(fields)
-        step.reads, _ = region_words(fields, "src_", fields["words"], wide)
-        step.writes, written = region_words(out, "dst_", fields["words"], planes)
-        if fields["lanes_last"] < config.rows:
-            last = out | {"dst_base": fields["dst_base"] + fields["words"] - 1}
-            step.vague, _ = region_words(last, "dst_", 1, planes)
-        if opcode is Opcode.SHIFTMAX and config.factor_depth:
-            step.reads |= some(1, tables + 1)
-        elif opcode is Opcode.SHIFTGELU and config.gelu == "table":
-            step.reads |= some(1, tables)
-    if "param_base" in fields and not (opcode is Opcode.SHIFTGELU and config.gelu == "table"):
-        step.reads |= some(param_words(opcode, fields, config), params + fields["param_base"])
-    step.clash = bool(step.reads & step.writes) or step.writes.bit_count() < written
-    if opcode is Opcode.SHIFTMAX and config.factor_depth:
-        step.writes |= some(fields["rows"], factors + fields["factor_base"])
+    for region in operands(opcode, fields, config, Region):
+        bits, accesses = _region_words(region, fields, config)
+        if not region.writes:
+            step.reads |= bits
+            continue
+        step.writes |= bits
+        written += accesses
+        if step.engine is Engine.VECTOR and fields["lanes_last"] < config.rows:
+            step.vague, _ = _region_words(region, fields, config, fields["words"] - 1)
+    # A LOAD writes in order, and the others write each entry of other memories once.
+    step.clash = step.engine is not Engine.LOAD and (
+        bool(step.reads & step.writes) or step.writes.bit_count() < written)
+    for span in operands(opcode, fields, config, Span):
+        first, count = entries(span, fields, config)
+        bits = (1 << count) - 1 << starts[span.memory] + first
+        if span.writes:
+            step.writes |= bits
+        elif not (opcode is Opcode.SHIFTGELU and span.memory is Memory.PARAMS
+                  and config.gelu == "table"):  # checked all the same, but not read
+            step.reads |= bits
 
 
 def leftovers(steps, config):

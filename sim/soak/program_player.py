@@ -5,14 +5,14 @@ starts the accelerator over AXI4-Lite, plays the beats, takes the results, both 
 and waits for the interrupt. After an error it sends the rest and another start, which must change
 nothing, then reads the registers and resets. What came of each program goes to ``records.bin``, the
 results of all of them to ``results.bin``. It uses the bus alone, but for the accesses to memories
-that simulations show (``core.access_layout``): those are compared with the depths.
+that simulations show (`shapes.access_layout`): those are compared with the depths.
 """
 
 from systola.hw.accelerator import Accelerator
 from systola.hw.contract.regmap import REGISTERS
 from systola.hw.control.watchdog import patience
-from systola.hw.core import access_layout
 from systola.hw.generate import TOP
+from systola.hw.parts import shapes
 from systola.sim.verilog.runner import build_text, cached_verilog
 from systola.sim.verilog.ticker import ticker
 
@@ -212,7 +212,7 @@ def result_bytes(config):
 
 
 def _verilog(config):
-    width, layout = config.bus_bytes, access_layout(config)
+    width, layout = config.bus_bytes, shapes.access_layout(config)
     depths = {"r": config.scratchpad_words, "w": config.scratchpad_words,
               "p": config.param_depth, "f": config.factor_depth}
     checks, active = [], []

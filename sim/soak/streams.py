@@ -13,7 +13,13 @@ from systola.hw.contract.isa import (
     encode,
     formats,
 )
-from systola.sim.machine.refusals import check_instruction, fetch_words, weight_words
+from systola.sim.machine.refusals import (
+    beats_needed,
+    check_instruction,
+    fetch_words,
+    limits,
+    weight_words,
+)
 
 __all__ = ["Instruction", "Maker", "check_program", "frame_bytes", "operations",
            "random_instructions", "short_program", "whole_program"]
@@ -74,19 +80,12 @@ class Maker:
         while True:
             rows, words = self.number(1, config.token_depth), self.number(1, 3)
             stride = words + self.number(0, 1)
-            values = {"rows": rows, "words": words, "act_words": self.number(1, 2),
-                      "digits": self.number(1, config.attention_digits),
-                      "count": self.number(1, min(3, config.param_depth)),
-                      "lanes_last": self.number(1, config.rows),
-                      "x0": self.number(1, (1 << config.x0_bits) - 1),
-                      "out_bits": self.number(
-                          2, 16 if opcode in (Opcode.MATMUL, Opcode.MEAN) else 8),
-                      "wide": self.number(0, 1), "shift": self.number(0, 40),
-                      "mult": self.number(1, (1 << config.mean_mult_bits) - 1),
-                      "table": self.number(0, 1), "numerator": self.number(1, 2**31 - 1),
-                      "out_group": self.number(0, config.rows // config.lanes - 1),
-                      "res_mult": self.number(-1000, 1000), "res_shift": self.number(0, 20),
-                      "flags": self.number(0, 31 if config.factor_depth else 15)}
+            values = {"flags": self.number(0, 31), "numerator": self.number(1, 2**31 - 1),
+                      "res_mult": self.number(-1000, 1000)}
+            values |= {name: self.number(*ends) for name, ends in limits(opcode, config).items()}
+            values |= {"rows": rows, "words": words, "act_words": self.number(1, 2),
+                       "count": self.number(1, min(3, config.param_depth)),
+                       "shift": self.number(0, 40), "res_shift": self.number(0, 20)}
             for field in FORMATS[opcode].fields:
                 if field.name.endswith("stride"):
                     values[field.name] = stride
@@ -101,10 +100,7 @@ class Maker:
             if FORMATS[opcode].engine is Engine.VECTOR and self.number(0, 3):
                 values["lanes_last"] = config.rows  # else more lanes are written, with anything
             values |= fixed
-            values["beats"] = {
-                Opcode.LOAD: values["rows"] * values["words"],
-                Opcode.LOAD_PARAMS: values["count"] * config.param_beats,
-                Opcode.LOAD_TABLE: -(-256 // config.rows)}.get(opcode, values.get("beats", 1))
+            values["beats"] = beats_needed(opcode, values, config) or values.get("beats", 1)
             values = {field.name: values[field.name] for field in FORMATS[opcode].fields}
             if check_instruction(opcode, values, config) is Error.NONE:
                 return values

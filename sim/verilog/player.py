@@ -11,10 +11,10 @@ simulator evaluate half of the accelerator at every change of any port.
 """
 
 from amaranth import Shape
-from amaranth.lib.wiring import In
+from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.regmap import TRACE
-from systola.hw.host.register_file import axi_lite_ports
+from systola.hw.host import axi
 from systola.sim.verilog.ticker import ticker
 
 __all__ = ["HOST", "LAST_BYTES", "RESULT_FILE", "STREAM_FILE", "TRACE_BITS", "TRACE_FILE",
@@ -124,12 +124,8 @@ def record_bytes(width):
 
 def _ports(config):
     """Return the accelerator's ports but ``trace``: whether in or out, and bits, by name."""
-    bits = 8 * config.bus_bytes
-    lite = {name: ("input" if member.flow is In else "output", Shape.cast(member.shape).width)
-            for name, member in axi_lite_ports().items()}
-    return {"clk": ("input", 1), "rst": ("input", 1)} | lite | {
-        "s_axis_tdata": ("input", bits), "s_axis_tvalid": ("input", 1),
-        "s_axis_tlast": ("input", 1), "s_axis_tready": ("output", 1),
-        "m_axis_tdata": ("output", bits), "m_axis_tvalid": ("output", 1),
-        "m_axis_tlast": ("output", 1), "m_axis_tready": ("input", 1), "irq": ("output", 1),
-    }
+    stream = axi.Stream(config.bus_bytes)
+    members = axi.ports(s_axil=In(axi.Lite()), s_axis=In(stream), m_axis=Out(stream))
+    return {"clk": ("input", 1), "rst": ("input", 1)} | {
+        name: ("input" if member.flow is In else "output", Shape.cast(member.shape).width)
+        for name, member in members.items()} | {"irq": ("output", 1)}

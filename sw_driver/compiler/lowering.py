@@ -1,12 +1,13 @@
 """Layers as operations: tensors, parameters, tiles and column groups, for some rows at a time."""
 
 import itertools
+from dataclasses import dataclass
 from math import lcm
 
 import numpy as np
 
 from systola.hw.contract.isa import Flag, Opcode
-from systola.sw_driver.compiler.layout import FactorBlock, ParamBlock, Tensor
+from systola.sw_driver.compiler.layout import FactorBlock, ParamBlock, Tensor, View
 from systola.sw_driver.compiler.operation import Beats, Operation
 from systola.sw_driver.compiler.payloads import (
     param_beats,
@@ -17,10 +18,43 @@ from systola.sw_driver.compiler.payloads import (
     words_of,
 )
 
-__all__ = ["Lowering", "finish", "split"]
+__all__ = ["Loaded", "Lowering", "Place", "Stored", "finish", "split"]
 
 _NORM_SHARE = 5
 """Parameters of a norm are loaded once for all chunks if they take at most this part of memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A LOAD whose data the driver replaces: rows from `row` on of the input `name`."""
+
+    name: str
+    op: Operation
+    row: int
+    rows: int
+    channels: int
+    planes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where in a result channels go that lie from `lane` on in the rows of a view."""
+
+    columns: int
+    row: int
+    head: int | None = None
+    column: int = 0
+    lane: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """The STORE of a view as a part of a result; for `digit_bits`, see `OutputPart`."""
+
+    op: Operation
+    view: View
+    place: Place
+    digit_bits: int
 
 
 def finish(steps):
@@ -54,11 +88,10 @@ class Lowering:
     ----------
     ops : list of Operation
         The program without BEGIN and END.
-    inputs : list of (name, Operation, row, rows, channels, planes)
-        LOADs whose data the driver replaces.
-    outputs : dict of name to (shape, parts)
-        Results; each part is (STORE operation, view, digit_bits, lane, columns, head, row,
-        column).
+    inputs : list of Loaded
+        In the order of the program.
+    outputs : dict of name to (shape, list of Stored)
+        Results.
     macs, passes : int
         Multiply-accumulates of the network, each once; cycles of the array's tile passes.
     """
@@ -106,24 +139,25 @@ class Lowering:
         """Give a result its shape and its place among the results."""
         self.outputs.setdefault(name, (tuple(shape), []))
 
-    def store(self, name, view, places, digit_bits=0):
-        """Store `view` as parts of result `name`: [(lane, columns, head, row, column)]."""
+    def store(self, name, view, *places, digit_bits=0):
+        """Store `view` as parts of result `name`."""
         words = view.words * view.planes
         assert view.planes == 1 or view.words == view.tensor.words
         op = self.append(Operation(Opcode.STORE, name, reads={"": view},
                                    fields={"rows": view.rows, "words": words}))
-        self.outputs[name][1].extend((op, view, digit_bits, *place) for place in places)
+        self.outputs[name][1].extend(
+            Stored(op=op, view=view, place=place, digit_bits=digit_bits) for place in places)
 
-    def store_traced(self, name, view, shape, *place, digit_bits=0):
-        """Store `view` when tracing: channels from lane 0 on, at (columns, head, row, column)."""
+    def store_traced(self, name, view, shape, place, digit_bits=0):
+        """Store `view` when tracing."""
         if self.trace:
             self.declare(name, shape)
-            self.store(name, view, [(0, *place)], digit_bits)
+            self.store(name, view, place, digit_bits=digit_bits)
 
     def store_later(self, name, view, columns, row):
         """Store `view` between the next MATMULs, in pieces that their weights can wait for."""
         rows = max(self.store_room(view.rows) // (view.words * view.planes), 1)
-        self._stores += [(name, view.cut(low, count), [(0, columns, None, row + low, 0)])
+        self._stores += [(name, view.cut(low, count), Place(columns=columns, row=row + low))
                          for low, count in split(view.rows, -(-view.rows // rows))]
 
     def store_room(self, rows):

@@ -6,7 +6,7 @@ the beginning.
 """
 
 from systola.hw.contract.isa import Opcode
-from systola.sw_driver.compiler.lowering import finish
+from systola.sw_driver.compiler.lowering import Place, finish
 
 __all__ = ["GELU", "Behind", "Mlp", "activate", "first_steps"]
 
@@ -24,8 +24,9 @@ def activate(build, graph, node, view, channels, row, first, out=None):
     params = {"param_base": 0} if table else {"params": build.broadcast_params(
         node.name, node.mult, node.shift)}
     build.vector(Opcode.SHIFTGELU, node.name, view, out, channels, out_bits=node.bits,
-                 x0=1 if table else int(node.unit), table=GELU if table else None, **params)
-    build.store_traced(node.name, out, graph.tensors[node.name].shape, channels, None, row, first)
+                 unit=1 if table else int(node.unit), table=GELU if table else None, **params)
+    build.store_traced(node.name, out, graph.tensors[node.name].shape,
+                       Place(columns=channels, row=row, column=first))
 
 
 def first_steps(build, graph, pattern, operand, low, most=None):
@@ -39,8 +40,8 @@ def first_steps(build, graph, pattern, operand, low, most=None):
 
     def each(start, count):
         view = out.view().columns(start // build.config.rows, build.words(count))
-        build.store_traced(first.name, view, graph.tensors[first.name].shape, count, None, low,
-                           start)
+        build.store_traced(first.name, view, graph.tensors[first.name].shape,
+                           Place(columns=count, row=low, column=start))
         activate(build, graph, activation, view, count, low, start)
 
     # A table needs no whole rows: each column group is activated as it comes.

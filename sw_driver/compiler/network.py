@@ -13,7 +13,7 @@ from systola.model.graph.nodes import Constant, Input, Linear, Norm, Rows
 from systola.sw_driver.compiler.attention import Attention
 from systola.sw_driver.compiler.encoder_pipeline import EncoderPipeline
 from systola.sw_driver.compiler.layout import CompileError
-from systola.sw_driver.compiler.lowering import Lowering, finish
+from systola.sw_driver.compiler.lowering import Loaded, Lowering, Place, finish
 from systola.sw_driver.compiler.mlp import GELU, Behind, Mlp, activate
 from systola.sw_driver.compiler.patterns import AttentionPattern, arranged
 from systola.sw_driver.compiler.payloads import code_words, split_planes
@@ -140,7 +140,7 @@ class _Network:
     def _store(self, name, view, row):
         tensor = self.graph.tensors[name]
         self.build.declare(name, tensor.shape)
-        self.build.store(name, view, [(0, tensor.channels, None, row, 0)])
+        self.build.store(name, view, Place(columns=tensor.channels, row=row))
 
     def _store_if_wanted(self, name, low, rows):
         """Store rows of codes when tracing, or if they are a result."""
@@ -166,7 +166,8 @@ class _Network:
             self.build.norm(node, view, out.cut(row - low, view.rows))
             self.build.store_traced(node.name, out.cut(row - low, view.rows),
                                     self.graph.tensors[node.name].shape,
-                                    self.graph.tensors[node.name].channels, None, row, 0)
+                                    Place(columns=self.graph.tensors[node.name].channels,
+                                          row=row))
 
     def linear_rows(self, *operands, **options):
         """Emit a linear node of some rows at once, see `linear_steps`."""
@@ -297,7 +298,8 @@ class _Network:
             view = self._part(node.name, low, rows).view()
             words = code_words(zeros, build.config)
         op = build.load(view, words)
-        build.inputs.append((node.name, op, low, rows, node.channels, 1 + wide))
+        build.inputs.append(Loaded(name=node.name, op=op, row=low, rows=rows,
+                                   channels=node.channels, planes=1 + wide))
         return view.tensor
 
     def _constant(self, node):

@@ -2,8 +2,11 @@
 
 import numpy as np
 
+from systola.hw.contract.numbers import RECORD_BYTES, TABLE_BYTES
+
 __all__ = ["code_words", "param_beats", "param_records", "split_planes", "table_beats",
            "tile_beats", "to_beats", "words_of"]
+
 
 def words_of(channels, config):
     """Return the words that `channels` lanes fill."""
@@ -50,7 +53,7 @@ def param_records(bias, mult, shift):
     """Return records (n, 9) uint8: bias int32, multiplier int32, shift uint8, little-endian."""
     bias, mult, shift = np.broadcast_arrays(*(np.atleast_1d(np.asarray(value, np.int64))
                                               for value in (bias, mult, shift)))
-    raw = np.zeros((len(bias), 9), np.uint8)
+    raw = np.zeros((len(bias), RECORD_BYTES), np.uint8)
     raw[:, :4] = bias.astype("<i4").view(np.uint8).reshape(-1, 4)
     raw[:, 4:8] = mult.astype("<i4").view(np.uint8).reshape(-1, 4)
     raw[:, 8] = shift
@@ -59,13 +62,13 @@ def param_records(bias, mult, shift):
 
 def param_beats(records, count, config):
     """Return the beats of `count` parameter words; words without records are zero."""
-    raw = np.zeros((count * config.lanes, 9), np.uint8)
+    raw = np.zeros((count * config.lanes, RECORD_BYTES), np.uint8)
     raw[:len(records)] = records
     beats = np.zeros((count, config.param_beats * config.bus_bytes), np.uint8)
-    beats[:, :9 * config.lanes] = raw.reshape(count, -1)
+    beats[:, :RECORD_BYTES * config.lanes] = raw.reshape(count, -1)
     return beats.reshape(-1, config.bus_bytes)
 
 
 def table_beats(table, config):
-    """Return the beats of a 256-entry table, R entries a beat."""
-    return to_beats(code_words(np.asarray(table).reshape(1, 256), config), config)
+    """Return the beats of a table, R entries a beat."""
+    return to_beats(code_words(np.asarray(table).reshape(1, TABLE_BYTES), config), config)

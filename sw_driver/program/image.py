@@ -8,15 +8,14 @@ for the accelerator. Nothing in a file is trusted: every length and checksum is 
 
 import dataclasses
 import json
-import os
 import struct
-import tempfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from systola.files.at_once import write_at_once
 from systola.files.bounded import parse_json, read_file, shorten, shown
 from systola.hw.contract.config import AcceleratorConfig, ConfigError
 from systola.hw.contract.isa import INSTRUCTION_BYTES
@@ -110,15 +109,7 @@ class Program:
             table += _ENTRY.pack(name.encode(), offset, len(data), zlib.crc32(data))
             offset += len(data)
         header = _HEADER.pack(MAGIC, VERSION, len(sections), self.config.hash, zlib.crc32(table))
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(b"".join((header, table, *sections)))
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
+        write_at_once(path, b"".join((header, table, *sections)))
 
     @classmethod
     def read(cls, path):

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 from amaranth import Module
-from amaranth.lib import io
-from amaranth.lib.wiring import Component, In
+from amaranth.lib import io, wiring
+from amaranth.lib.wiring import Component
 
 from systola.boards.board import BOARDS, find_board
 from systola.boards.pll import ECP5_PLL, XC7_PLL, PllPlan, pll_instance
@@ -17,7 +17,8 @@ from systola.hw.contract.config import PRESETS
 from systola.hw.contract.frame import BUFFER, INFO, VERSION, Frame, FrameReader, Kind
 from systola.hw.contract.link import Command, Reply, command_bytes
 from systola.hw.contract.regmap import MAGIC, REGISTERS
-from systola.hw.host.register_file import RegisterFile, axi_lite_ports
+from systola.hw.host import axi
+from systola.hw.host.register_file import RegisterFile
 from systola.hw.linked import LinkedAccelerator
 from systola.sim.harness import run
 
@@ -34,9 +35,7 @@ class Loopback(Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.registers = registers = RegisterFile(TINY)
-        for name, member in axi_lite_ports().items():
-            inside, outside = getattr(registers, name), getattr(self, name)
-            m.d.comb += inside.eq(outside) if member.flow is In else outside.eq(inside)
+        wiring.connect(m, axi.bundle(self, "s_axil", axi.Lite()), registers.s_axil)
         m.d.comb += [
             registers.values.STATUS.eq(self.status), self.s_axis_tready.eq(self.m_axis_tready),
             self.m_axis_tdata.eq(self.s_axis_tdata), self.m_axis_tvalid.eq(self.s_axis_tvalid),

@@ -1,5 +1,6 @@
 # amaranth: UnusedElaboratable=no
 import re
+from dataclasses import replace
 
 import pytest
 from amaranth import Module, Signal
@@ -9,7 +10,10 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from systola.boards.synthesis.rtlil import keep_large, merge_identical, quote_indices
+from systola.boards.synthesis.sizes import UNITS
 from systola.boards.synthesis.synth import SynthesisError, array_of, synthesize
+from systola.hw.accelerator import Accelerator
+from systola.hw.contract.config import PRESETS
 from systola.hw.matrix.systolic import SystolicArray
 
 
@@ -113,7 +117,7 @@ def test_a_yosys_that_dies_is_one_line(tmp_path, monkeypatch, script, code):
 
 def test_a_missing_yosys_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("YOSYS", str(tmp_path / "no-yosys"))
-    with pytest.raises(SynthesisError, match=r"^Yosys cannot be started: .*no-yosys.*$"):
+    with pytest.raises(FileNotFoundError, match=r"^YOSYS must name a program, not '.*no-yosys'$"):
         synthesize(Leaf())
 
 
@@ -225,3 +229,13 @@ def test_a_slice_that_is_gone_is_reported(monkeypatch):
 def test_unusable_arrays(arguments, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         array_of(**arguments)
+
+
+def test_each_unit_of_the_report_has_cells():
+    """Paths of instances in `UNITS` are text: a renamed unit would be a row that is missing."""
+    config = replace(PRESETS["tiny"], attention="deferred")
+    modules = dict(re.findall(r"^module \\(\S+)\n(.*?)^end$", rtlil.convert(
+        Accelerator(config), name="top", emit_src=False), re.MULTILINE | re.DOTALL))
+    for path in UNITS:
+        body = modules[f"top.{path}" if path else "top"]
+        assert re.search(r"^  (?:cell|process|memory) ", body, re.MULTILINE), path

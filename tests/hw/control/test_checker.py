@@ -9,7 +9,7 @@ from systola.hw.contract.config import PRESETS, AcceleratorConfig
 from systola.hw.contract.isa import FORMATS, Error, Opcode, encode, formats
 from systola.hw.control.checker import Checker
 from systola.sim.harness import run
-from systola.sim.machine.refusals import check_instruction
+from systola.sim.machine.refusals import check_instruction, limits
 from systola.sw_driver.compiler.costs import check_cycles
 
 CONFIGS = [PRESETS["digits"], PRESETS["tiny"],
@@ -29,17 +29,10 @@ def valid_fields(rng, opcode, config, step):
     while True:
         words, rows = rng.randrange(1, 4), rng.randrange(1, 9)
         fields = {"rows": rows, "words": words, "act_words": rng.randrange(1, 4),
-                  "digits": rng.randrange(1, 4), "count": rng.randrange(1, 4),
-                  "lanes_last": rng.randrange(1, config.rows + 1),
-                  "x0": rng.randrange(1, 1 << config.x0_bits), "out_bits": rng.randrange(2, 9),
-                  "flags": rng.randrange(32), "table": rng.randrange(2),
-                  "out_group": rng.randrange(config.rows // config.lanes),
-                  "numerator": rng.randrange(1 << 31), "res_shift": rng.randrange(64),
-                  "res_mult": rng.randrange(-9, 9), "wide": rng.randrange(2),
-                  "mult": rng.randrange(1, 1 << config.mean_mult_bits),
-                  "shift": rng.randrange(64)}
-        if opcode in (Opcode.MATMUL, Opcode.MEAN):
-            fields["out_bits"] = rng.randrange(2, 17)
+                  "count": rng.randrange(1, 4), "flags": rng.randrange(32),
+                  "numerator": rng.randrange(1 << 31), "res_mult": rng.randrange(-9, 9)}
+        fields |= {name: rng.randrange(low, high + 1)
+                   for name, (low, high) in limits(opcode, config).items()}
         top = config.scratchpad_words
         for field in FORMATS[opcode].fields:
             if field.name.endswith("base"):

@@ -24,7 +24,7 @@ CONFIGS = {"tiny": PRESETS["tiny"], "digits": PRESETS["digits"],
 def valid_instruction(rng, opcode, config):
     """Return the bytes of a small valid instruction, and its number of data beats."""
     fields = {field.name: 0 for field in FORMATS[opcode].fields}
-    ones = {"rows", "words", "act_words", "digits", "count", "lanes_last", "x0", "mult"}
+    ones = {"rows", "words", "act_words", "digits", "count", "lanes_last", "unit", "mult"}
     fields |= dict.fromkeys(ones & fields.keys(), 1)
     fields |= {name: rng.randrange(8) for name in fields if name.endswith("base")}
     if "out_bits" in fields:

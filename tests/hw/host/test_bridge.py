@@ -7,13 +7,13 @@ from itertools import pairwise
 
 import pytest
 from amaranth import Module, Signal
-from amaranth.lib.wiring import Component, In
+from amaranth.lib.wiring import Component, connect
 
 from systola.hw.contract.config import PRESETS
 from systola.hw.contract.link import COUNT_MAX, FOLLOWING, Command, Reply, Status, command_bytes
 from systola.hw.contract.regmap import MAGIC, REGISTERS
 from systola.hw.host.bridge import Bridge
-from systola.hw.host.register_file import RegisterFile, axi_lite_ports
+from systola.hw.host.register_file import RegisterFile
 from systola.hw.host.uart import Receiver, Transmitter, baud_divisor
 from systola.sim.harness import collect, drive, run
 
@@ -33,9 +33,7 @@ class Link(Component):
         m = Module()
         m.submodules.bridge, m.submodules.registers = bridge, registers = (
             self.bridge, self.registers)
-        for name, member in axi_lite_ports().items():
-            inside, outside = getattr(registers, name), getattr(bridge, f"m_axil{name[6:]}")
-            m.d.comb += inside.eq(outside) if member.flow is In else outside.eq(inside)
+        connect(m, bridge.m_axil, registers.s_axil)
         return m
 
 
@@ -91,21 +89,21 @@ def test_registers_and_streams_lose_nothing(seed):
 
     async def take(ctx):  # never ready for long
         while True:
-            ctx.set(bridge.m_axis_tready, ready := rng.random() < 0.02)
-            *_, valid, data = await ctx.tick().sample(bridge.m_axis_tvalid, bridge.m_axis_tdata)
+            ctx.set(bridge.m_axis.tready, ready := rng.random() < 0.02)
+            *_, valid, data = await ctx.tick().sample(bridge.m_axis.tvalid, bridge.m_axis.tdata)
             if valid and ready:
                 taken.append(data.to_bytes(BUS, "little"))
 
     async def give(ctx):
         for data, last in results:
             await wait(ctx, rng.randrange(1, 100))
-            ctx.set(bridge.s_axis_tdata, int.from_bytes(data, "little"))
-            ctx.set(bridge.s_axis_tlast, last)
-            ctx.set(bridge.s_axis_tvalid, 1)
+            ctx.set(bridge.s_axis.tdata, int.from_bytes(data, "little"))
+            ctx.set(bridge.s_axis.tlast, last)
+            ctx.set(bridge.s_axis.tvalid, 1)
             ready = False
             while not ready:
-                *_, ready = await ctx.tick().sample(bridge.s_axis_tready)
-            ctx.set(bridge.s_axis_tvalid, 0)
+                *_, ready = await ctx.tick().sample(bridge.s_axis.tready)
+            ctx.set(bridge.s_axis.tvalid, 0)
 
     async def watch(ctx):
         async for *_, start in ctx.tick().sample(dut.registers.start):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from amaranth import Module
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In
+from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
 from systola.hw.contract.config import PRESETS, AcceleratorConfig
@@ -18,11 +18,13 @@ from systola.hw.contract.regmap import MAGIC, REGISTERS
 from systola.hw.contract.stream_registers import (
     BASE,
     SIZE,
+    SIZE_BITS,
     STREAM_MAGIC,
     STREAM_REGISTERS,
     beat_words,
 )
-from systola.hw.host.register_file import RegisterFile, axi_lite_ports
+from systola.hw.host import axi
+from systola.hw.host.register_file import RegisterFile
 from systola.hw.host.stream_window import StreamWindow
 from systola.hw.mapped import MappedAccelerator
 from systola.model.data.synthetic import random_codes, random_vit
@@ -144,21 +146,19 @@ class Behind(wiring.Component):
 
     def __init__(self, **options):
         self.window = StreamWindow(**options)
-        members = self.window.signature.members
-        super().__init__({name: members[name] for name in members
-                          if not name.startswith("m_axil_")})
+        stream = axi.Stream(self.window.bus_bytes)
+        super().__init__(axi.ports(s_axil=In(axi.Lite(SIZE_BITS)), m_axis=Out(stream),
+                                   s_axis=In(stream)) | {"reset": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.window = window = self.window
         m.submodules.registers = registers = RegisterFile(PRESETS["tiny"])
-        for name in self.signature.members:
-            inside, outside = getattr(window, name), getattr(self, name)
-            m.d.comb += (inside.eq(outside) if self.signature.members[name].flow is In
-                         else outside.eq(inside))
-        for name, member in axi_lite_ports().items():
-            there, here = getattr(registers, name), getattr(window, f"m{name[1:]}")
-            m.d.comb += there.eq(here) if member.flow is In else here.eq(there)
+        for name in "s_axil", "m_axis", "s_axis":
+            interface = getattr(window, name)
+            wiring.connect(m, axi.bundle(self, name, interface.signature.flip()), interface)
+        wiring.connect(m, window.m_axil, registers.s_axil)
+        m.d.comb += self.reset.eq(window.reset)
         return m
 
 

@@ -14,41 +14,41 @@ CONFIG = PRESETS["tiny"]
 
 async def write(ctx, dut, offset, value, *, strobes=15, late=0, patience=0):
     """Write one word; `late` > 0 delays the data, < 0 the address. Returns the response."""
-    ctx.set(dut.s_axil_awaddr, offset)
-    ctx.set(dut.s_axil_wdata, value)
-    ctx.set(dut.s_axil_wstrb, strobes)
+    ctx.set(dut.s_axil.awaddr, offset)
+    ctx.set(dut.s_axil.wdata, value)
+    ctx.set(dut.s_axil.wstrb, strobes)
     waiting = {"aw": max(-late, 0), "w": max(late, 0)}
     while waiting:
         for channel, delay in waiting.items():
-            ctx.set(getattr(dut, f"s_axil_{channel}valid"), delay <= 0)
-        *_, aw, w = await ctx.tick().sample(dut.s_axil_awready, dut.s_axil_wready)
+            ctx.set(getattr(dut.s_axil, f"{channel}valid"), delay <= 0)
+        *_, aw, w = await ctx.tick().sample(dut.s_axil.awready, dut.s_axil.wready)
         for channel, ready in ("aw", aw), ("w", w):
             if channel in waiting:
                 if waiting[channel] <= 0 and ready:
-                    ctx.set(getattr(dut, f"s_axil_{channel}valid"), 0)
+                    ctx.set(getattr(dut.s_axil, f"{channel}valid"), 0)
                     del waiting[channel]
                 else:
                     waiting[channel] -= 1
     for _ in range(patience):
         await ctx.tick()
-    ctx.set(dut.s_axil_bready, 1)
-    *_, response = await ctx.tick().sample(dut.s_axil_bresp).until(dut.s_axil_bvalid)
-    ctx.set(dut.s_axil_bready, 0)
+    ctx.set(dut.s_axil.bready, 1)
+    *_, response = await ctx.tick().sample(dut.s_axil.bresp).until(dut.s_axil.bvalid)
+    ctx.set(dut.s_axil.bready, 0)
     return response
 
 
 async def read(ctx, dut, offset, *, patience=0):
     """Read one word; returns (value, response)."""
-    ctx.set(dut.s_axil_araddr, offset)
-    ctx.set(dut.s_axil_arvalid, 1)
-    await ctx.tick().until(dut.s_axil_arready)
-    ctx.set(dut.s_axil_arvalid, 0)
+    ctx.set(dut.s_axil.araddr, offset)
+    ctx.set(dut.s_axil.arvalid, 1)
+    await ctx.tick().until(dut.s_axil.arready)
+    ctx.set(dut.s_axil.arvalid, 0)
     for _ in range(patience):
         await ctx.tick()
-    ctx.set(dut.s_axil_rready, 1)
-    *_, value, response = await ctx.tick().sample(dut.s_axil_rdata, dut.s_axil_rresp).until(
-        dut.s_axil_rvalid)
-    ctx.set(dut.s_axil_rready, 0)
+    ctx.set(dut.s_axil.rready, 1)
+    *_, value, response = await ctx.tick().sample(dut.s_axil.rdata, dut.s_axil.rresp).until(
+        dut.s_axil.rvalid)
+    ctx.set(dut.s_axil.rready, 0)
     return value, response
 
 

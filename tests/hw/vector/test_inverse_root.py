@@ -3,7 +3,8 @@ import random
 
 import pytest
 
-from systola.hw.vector.inverse_root import ITERATIONS, MAX31, InverseRoot
+from systola.hw.contract.numbers import MAX31
+from systola.hw.vector.inverse_root import ITERATIONS, InverseRoot
 from systola.model.operators import layernorm
 from systola.sim.harness import collect, drive, run
 
@@ -54,7 +55,7 @@ def test_latency(start):
 
 
 def test_constants_are_the_models():
-    assert (ITERATIONS, MAX31) == (layernorm.ITERATIONS, layernorm.MAX31)
+    assert ITERATIONS == layernorm.ITERATIONS
 
 
 def test_errors_name_the_parameter():

@@ -55,26 +55,26 @@ def test_matches_model_for_every_row_length(seed):
     rng = random.Random(seed)
     rows = [[rng.randrange(*RANGES[length % len(RANGES)]) for _ in range(length)]
             for length in rng.sample(range(1, 17), 16)]
-    dut = ShiftGelu(lanes=rng.randrange(1, 4), max_row=16, x0_bits=12)
-    got = simulate(dut, rows, rng=rng, static={"x0": X0[seed]})[1]
+    dut = ShiftGelu(lanes=rng.randrange(1, 4), max_row=16, unit_bits=12)
+    got = simulate(dut, rows, rng=rng, static={"unit": X0[seed]})[1]
     assert got == model(rows, X0[seed])
 
 
-@pytest.mark.parametrize(("n", "out_bits", "x0_bits", "x0"), [
+@pytest.mark.parametrize(("n", "out_bits", "unit_bits", "x0"), [
     (16, 8, 12, 19), (30, 8, 12, 3), (23, 4, 8, 255), (23, 7, 16, 65535), (19, 2, 1, 1),
     (16, 8, 4, 8)])  # no exponential of the last is saturated
-def test_other_widths(n, out_bits, x0_bits, x0):
+def test_other_widths(n, out_bits, unit_bits, x0):
     rng = random.Random(n)
     rows = [[rng.randrange(*limits) for _ in range(12)] for limits in RANGES]
-    dut = ShiftGelu(lanes=2, max_row=12, x0_bits=x0_bits, n=n, out_bits=out_bits)
-    assert simulate(dut, rows, static={"x0": x0})[1] == model(rows, x0, n=n, bits=out_bits)
+    dut = ShiftGelu(lanes=2, max_row=12, unit_bits=unit_bits, n=n, out_bits=out_bits)
+    assert simulate(dut, rows, static={"unit": x0})[1] == model(rows, x0, n=n, bits=out_bits)
 
 
 @pytest.mark.parametrize("case", ["i", "j"])
 def test_golden_rows(case):
     rows, x0 = GOLDEN[f"{case}_x"][-4:], -int(GOLDEN[f"{case}_x0_f64"])
-    dut = ShiftGelu(lanes=2, max_row=rows.shape[1], x0_bits=12, n=int(GOLDEN[f"{case}_n"]))
-    got = simulate(dut, rows.tolist(), static={"x0": x0})[1]
+    dut = ShiftGelu(lanes=2, max_row=rows.shape[1], unit_bits=12, n=int(GOLDEN[f"{case}_n"]))
+    got = simulate(dut, rows.tolist(), static={"unit": x0})[1]
     sigmoid = np.minimum(GOLDEN[f"{case}_sig_f64"][-4:].astype(int) & 0xFF, 127)
     assert got == (rows.astype(int) * sigmoid).tolist()
 
@@ -82,8 +82,8 @@ def test_golden_rows(case):
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_latency_and_one_extra_cycle_a_row(lanes):
     for count, rows in (4, 1), (1, 9), (4, 9):
-        dut = ShiftGelu(lanes=lanes, max_row=4 * lanes, x0_bits=12)
-        cycles = simulate(dut, [[3] * lanes * count] * rows, static={"x0": 20})[0]
+        dut = ShiftGelu(lanes=lanes, max_row=4 * lanes, unit_bits=12)
+        cycles = simulate(dut, [[3] * lanes * count] * rows, static={"unit": 20})[0]
         assert cycles == (count - 1) + 31 + count + (rows - 1) * (count + 1)
         assert dut.latency == 31
 
@@ -104,11 +104,11 @@ def test_table_takes_a_beat_a_cycle():
 
 
 @pytest.mark.parametrize(("build", "message"), [
-    (lambda: ShiftGelu(lanes=0, max_row=8, x0_bits=12),
+    (lambda: ShiftGelu(lanes=0, max_row=8, unit_bits=12),
      "lanes must be an integer from 1 to 1024, not 0"),
-    (lambda: ShiftGelu(lanes=1, max_row=8, x0_bits=12, out_bits=9),
+    (lambda: ShiftGelu(lanes=1, max_row=8, unit_bits=12, out_bits=9),
      "out_bits must be an integer from 2 to 8, not 9"),
-    (lambda: ShiftGelu(lanes=1, max_row=8, x0_bits=12, n=15),
+    (lambda: ShiftGelu(lanes=1, max_row=8, unit_bits=12, n=15),
      "n must be an integer from 16 to 30, not 15"),
     (lambda: GeluTable(lanes="4"), "lanes must be a positive integer, not '4'"),
 ])

@@ -22,12 +22,12 @@ def beats(row, lanes, rng):
 
 
 def simulate(rows, x0, *, lanes=3, rng=None, **params):
-    dut = Shiftmax(**{"lanes": lanes, "max_row": 24, "x0_bits": 12, **params})
+    dut = Shiftmax(**{"lanes": lanes, "max_row": 24, "unit_bits": 12, **params})
     sent = [beat for row in rows for beat in beats(row, lanes, random.Random(1))]
     got = [[]]
 
     async def producer(ctx):
-        ctx.set(dut.x0, x0)
+        ctx.set(dut.unit, x0)
         await drive(ctx, dut.i, sent, rng)
 
     async def consumer(ctx):
@@ -61,19 +61,19 @@ def test_matches_model_for_every_row_length(seed):
     assert simulate(rows, X0[seed], lanes=rng.randrange(1, 6), rng=rng)[1] == model(rows, X0[seed])
 
 
-@pytest.mark.parametrize(("out_bits", "n", "x0_bits", "x0"), [
+@pytest.mark.parametrize(("out_bits", "n", "unit_bits", "x0"), [
     (8, 15, 12, 20), (2, 15, 12, 20), (16, 12, 8, 30), (16, 30, 12, 1), (16, 1, 4, 15),
     (12, 23, 12, 4095)])
-def test_other_widths(out_bits, n, x0_bits, x0):
+def test_other_widths(out_bits, n, unit_bits, x0):
     rows = random_rows(random.Random(x0), 24)
-    got = simulate(rows, x0, out_bits=out_bits, n=n, x0_bits=x0_bits)[1]
+    got = simulate(rows, x0, out_bits=out_bits, n=n, unit_bits=unit_bits)[1]
     assert got == model(rows, x0, bits=out_bits, n=n)
 
 
 @pytest.mark.parametrize("x0", [65535, 65536, 70000, 2**20 - 1])
 def test_clamped_sums_saturate(x0):
     rows = [[127] * 24, [-128] * 24, [5], [127, -128], [0, -10, -20, -30]]
-    got = simulate(rows, x0, x0_bits=20)[1]
+    got = simulate(rows, x0, unit_bits=20)[1]
     assert got == model(rows, x0)
     assert got[0] == [min(x0 >> 1, 32767)] * 24  # the factor is 1, rows no longer sum to one
 
@@ -93,7 +93,7 @@ def test_latency(lanes, latency):
     for count in 1, 20:
         cycles = simulate([[3] * lanes * count], 20, lanes=lanes, max_row=20 * lanes)[0]
         assert cycles == (count - 1) + (latency + count) + count
-    assert Shiftmax(lanes=lanes, max_row=8, x0_bits=12).latency == latency
+    assert Shiftmax(lanes=lanes, max_row=8, unit_bits=12).latency == latency
 
 
 @pytest.mark.parametrize("count", [1, 9, 17, 40])
@@ -106,10 +106,10 @@ def test_rows_overlap(count):
 @pytest.mark.parametrize(("params", "message"), [
     ({"lanes": 0}, "lanes must be an integer from 1 to 1024, not 0"),
     ({"max_row": 0}, "max_row must be an integer from 1 to 1048576, not 0"),
-    ({"x0_bits": 25}, "x0_bits must be an integer from 1 to 24, not 25"),
+    ({"unit_bits": 25}, "unit_bits must be an integer from 1 to 24, not 25"),
     ({"out_bits": 17}, "out_bits must be an integer from 2 to 16, not 17"),
     ({"n": 0}, "n must be an integer from 1 to 30, not 0"),
 ])
 def test_errors_name_the_parameter(params, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
-        Shiftmax(**{"lanes": 2, "max_row": 8, "x0_bits": 12, **params})
+        Shiftmax(**{"lanes": 2, "max_row": 8, "unit_bits": 12, **params})

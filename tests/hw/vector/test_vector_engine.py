@@ -83,7 +83,7 @@ class Fake:
             fields |= {"numerator": int(rng.integers(1 << 31)) >> int(rng.integers(12)),
                        "factor_base": int(rng.integers(100))}
         if opcode in (Opcode.SHIFTMAX, Opcode.SHIFTGELU):
-            fields["x0"] = int(rng.integers(1, 1 << config.x0_bits))
+            fields["unit"] = int(rng.integers(1, 1 << config.x0_bits))
         if opcode in (Opcode.SHIFTGELU, Opcode.LAYERNORM):
             fields |= {"out_bits": int(rng.integers(2, 9)),
                        "param_base": int(rng.integers(config.param_depth - 20))}
@@ -118,14 +118,14 @@ class Fake:
             self.factors += [(fields["factor_base"] + k, int(f)) for k, f in enumerate(factors)]
             return [codes]
         if opcode == Opcode.SHIFTMAX:
-            return digits_of(shiftmax(x, -fields["x0"], 15, config.attention_bits),
+            return digits_of(shiftmax(x, -fields["unit"], 15, config.attention_bits),
                              config.act_bits, config.attention_digits)
         if opcode == Opcode.SHIFTGELU and config.gelu == "table":
             return [self.table[x + 128]]
         first = self.params[fields["param_base"]]
         if opcode == Opcode.SHIFTGELU:
             p = first[0]
-            return [requantize(shiftgelu(x, -fields["x0"], 23) + p["bias"], p["mult"], p["shift"],
+            return [requantize(shiftgelu(x, -fields["unit"], 23) + p["bias"], p["mult"], p["shift"],
                                fields["out_bits"])]
         records = [record for word in self.params[fields["param_base"]:] for record in word][:n]
         bias, mult, shift = (np.array([record[name] for record in records])

@@ -1,0 +1,40 @@
+"""Constants of the number formats that models, compiler and hardware share."""
+
+__all__ = ["BRANCH_BITS", "CODE_BITS", "GELU_SHIFT", "INT_BITS", "MAX31", "MAX_SHIFT", "PEAK",
+           "RECORD_BYTES", "RESIDUAL_BITS", "SHIFT_BITS", "SOFTMAX_SHIFT", "TABLE_BYTES"]
+
+CODE_BITS = 8
+"""Bits of a code, and of a lane; a result of more has two planes and long multipliers."""
+
+RESIDUAL_BITS = 16
+"""Bits of a residual, and most multiplier bits that a requantizer takes in one cycle."""
+
+BRANCH_BITS = 20
+"""Bits to which a requantizer keeps each branch of a sum; beyond, the branch's sign decides."""
+
+INT_BITS = 31
+"""Magnitude bits of the integers of the publications: most of a multiplier or a numerator."""
+
+MAX31 = (1 << INT_BITS) - 1
+"""Where ShiftExp's values and their sums saturate, and what is divided by those."""
+
+SHIFT_BITS = 6
+"""Bits of a right shift."""
+
+MAX_SHIFT = (1 << SHIFT_BITS) - 1
+"""Largest right shift."""
+
+SOFTMAX_SHIFT = 15
+"""``n`` of ShiftExp inside Shiftmax (I-ViT)."""
+
+GELU_SHIFT = 23
+"""``n`` of ShiftExp inside ShiftGELU (I-ViT)."""
+
+PEAK = 128
+"""Code of the largest exponential of every row of deferred attention, and so least sum of one."""
+
+RECORD_BYTES = 9
+"""Bytes of a parameter record: bias (4), multiplier (4) and shift."""
+
+TABLE_BYTES = 1 << CODE_BITS
+"""Bytes of a table: an entry for every code."""
