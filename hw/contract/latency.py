@@ -1,0 +1,30 @@
+"""Latencies of the array: what the hardware is built by, and the compiler predicts by."""
+
+from systola.hw.contract.dsp_packing import plan_packing
+
+__all__ = ["array_delays", "array_latency", "matmul_latency"]
+
+
+def array_delays(cols, group):
+    """Return for each array column the cycles that its sums are later than those of column 0."""
+    return [c // group for c in range(cols)]
+
+
+def array_latency(rows, style):
+    """Return the cycles from a vector's entry to its sum at column 0.
+
+    A cycle a row and two to multiply and add; packed sums take one more to be told apart.
+    """
+    return rows + 2 + (style == "dsp_packed")
+
+
+def matmul_latency(config):
+    """Return the cycles from a tile's last word at the array to the first group at the requantizer.
+
+    For the MATRIX engine of an `AcceleratorConfig`, see ``hw/matrix/matrix_engine.py``.
+    """
+    group = 1
+    if config.pe_style == "dsp_packed":
+        group = plan_packing(config.weight_bits, config.act_bits, config.rows,
+                             cols=config.cols).group
+    return array_latency(config.rows, config.pe_style) + array_delays(config.cols, group)[-1] + 4
