@@ -1,4 +1,4 @@
-"""Predicted cycles against those of the simulated Verilog, over random accelerators and networks."""
+"""Predicted cycles against measured ones, over random accelerators and networks."""
 
 from dataclasses import asdict, dataclass
 from statistics import median

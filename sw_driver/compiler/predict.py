@@ -10,11 +10,19 @@ from collections import deque
 from dataclasses import dataclass
 
 from systola.hw.contract.isa import INSTRUCTION_BYTES, Engine, Flag, Opcode
-from systola.sw_driver.compiler.costs import COSTS, check_cycles, drain_cycles, vector_cycles
+from systola.hw.contract.latency import matmul_latency
+from systola.sw_driver.compiler.costs import (
+    COSTS,
+    check_cycles,
+    drain_cycles,
+    requant_times,
+    vector_cycles,
+)
 
 __all__ = ["Prediction", "predict_cycles"]
 
 _LONG_AGO = 1 << 30
+_CREDITS = 8  # activations on their way to the array
 _SLICE = 2  # words of weights between the LOAD engine and the FIFO
 
 
@@ -98,6 +106,7 @@ class _Timeline:
 
     def __init__(self, config, costs):
         self.config, self.costs = config, costs
+        self.latency = matmul_latency(config)
         self.header = -(-INSTRUCTION_BYTES // config.bus_bytes)
         self.now, self.beats = costs.start, 0
         self.free = dict.fromkeys(Engine, 0)         # the engine can take its next instruction
@@ -107,9 +116,11 @@ class _Timeline:
         self.tokens = {(giver, taker): deque() for giver in Engine for taker in Engine}
         self.loaded = deque(  # of the newest weights
             maxlen=_SLICE + config.weight_fifo + config.cols)
+        self.held = deque(maxlen=config.stream_fifo)  # when the newest beats left the FIFO
         self.entered = 0          # the last activation has entered the array
         self.swapped = -_LONG_AGO
         self.begun = -_LONG_AGO   # the newest pass
+        self.passes = deque(maxlen=_CREDITS)  # the newest ones: begin, words
         self.halves = deque([_Half(-1, 0, 0, costs)] * 2, maxlen=2)
         self.drained = self.settled = -_LONG_AGO
         self.taken = deque([0, 0], maxlen=2)  # when the next but one MATMUL may be taken
@@ -159,14 +170,24 @@ class _Timeline:
             done = (start + costs.read_latency + op.fields["rows"] * op.fields["words"] - 1
                     + costs.read_done)
         else:
-            fifo = self.config.stream_fifo
-            first = max(start + 1, self.now + costs.data_latency)
-            last = first + (255 if op.opcode is Opcode.LOAD_TABLE else op.beats - 1)
-            self.now = max(self.now + op.beats, last - fifo + 2)
-            self.beats += op.beats
+            last = self._stream(op, start)
             done = last + costs.load_done
         self.free[Engine.LOAD] = done + 1
         self._complete(op, start, done)
+
+    def _stream(self, op, start):
+        """Take the beats of `op`; returns when the last one has been used."""
+        table = op.opcode is Opcode.LOAD_TABLE
+        free = start + (self.costs.write if op.opcode is Opcode.LOAD else 1)
+        for _ in range(op.beats):
+            if len(self.held) == self.held.maxlen:
+                self.now = max(self.now, self.held[0] + 1)
+            leaves = max(free, self.now + self.costs.data_latency)
+            self.held.append(leaves)
+            self.now += 1
+            free = leaves + (self.config.rows if table else 1)
+        self.beats += op.beats
+        return leaves + (255 % self.config.rows if table else 0)
 
     def vector(self, op):
         """Place a VECTOR operation."""
@@ -208,7 +229,9 @@ class _Timeline:
         twice = 1 + (wide or residual)
         entry = max(self.entered + 1 + costs.matmul_gap, matmul.start + costs.first_word)
         drain_from = self.settled + (costs.residual_gap if residual else costs.wide_gap)
-        pushed = 0
+        slots, latency = requant_times(fields, config)
+        gap = costs.tile_gap + (slots == 1) - residual
+        pushed = words = 0
         for first in range(start, columns, config.cols):
             half, follow = self.halves[0], True
             for _ in range(fields["act_words"]):
@@ -219,18 +242,31 @@ class _Timeline:
                     if digit == 0:
                         self.swapped = self.begun
                     follow = False
-            full = entry - 1 + config.rows + config.cols + costs.array
-            begin = max(full, self.drained + costs.tile_gap, drain_from)
+                    words += rows
+                    self.passes.append((self.begun, rows))
+            full = entry - 1 + self.latency
+            begin = max(full, self.drained + gap, drain_from)
             half = _Half(begin, rows, drain_cycles(first, columns, fields, config), costs)
             self.drained = half.last
             self.halves.append(half)
         self.entered = entry - 1
-        done = self.drained + costs.write_latency + wide
+        done = self.drained - (slots - 1) + latency + costs.write_latency + wide
         self.settled = done if twice == 2 else -_LONG_AGO
         self.taken.append(done + costs.wide_next if twice == 2 else 0)
-        self.free[Engine.MATRIX] = max(self.entered - costs.run_ahead, self.taken[0])
+        self.free[Engine.MATRIX] = max(
+            min(self.entered - costs.run_ahead, max(matmul.start + words, self._asked()) + 2),
+            self.taken[0])
         self._complete(matmul.op, matmul.start, done)
         return pushed
+
+    def _asked(self):
+        """Return when the word entered that made room for the newest one's request."""
+        left = _CREDITS
+        for begin, rows in reversed(self.passes):
+            if left < rows:
+                return begin + rows - 1 - left
+            left -= rows
+        return -_LONG_AGO
 
     def _tile(self, source, pushed):
         """Push one tile of weights; returns the last push and when the tile may be swapped in."""
@@ -294,7 +330,7 @@ class _Streamed:
 
     def __init__(self, line, op, start):
         self.passed, self.costs = line.now - 1, line.costs
-        self.start, self.fifo = start + 1, deque(maxlen=line.config.stream_fifo)
+        self.start, self.fifo = start + 1, line.held
 
     def next(self):
         """Return when the next beat can be pushed."""
@@ -313,7 +349,8 @@ class _Fetched:
 
     def __init__(self, op, start, config, costs):
         self.time = self.read = start + costs.read_latency
-        self.costs, self.left = costs, 0
+        self.costs, self.cols, self.left = costs, config.cols, 0
+        self.began = self.read - self.cols
         self.emitted = deque([0, 0], maxlen=2)  # of the two blocks before: the last column
         transposed = op.fields["flags"] & Flag.TRANSPOSE
         self.blocks = _blocks(op.fields, config) if transposed else None
@@ -321,9 +358,11 @@ class _Fetched:
     def next(self):
         """Return when the next word can be pushed."""
         if self.blocks is not None and self.left == 0:
-            reads, self.left = next(self.blocks)
+            fresh, reads, self.left = next(self.blocks)
             # Two blocks are held: reading one needs the one before the last to be emitted.
-            self.read = max(self.read, self.emitted[0] + 1) + reads
+            self.began = max(self.read + fresh * self.costs.settle, self.emitted[0] + 1,
+                             self.began + self.cols)
+            self.read = self.began + reads
             self.time = max(self.time, self.read - 1 + self.costs.transpose)
         return self.time
 
@@ -335,7 +374,7 @@ class _Fetched:
 
 
 def _blocks(fields, config):
-    """Yield (rows read, columns emitted) of the blocks that a transposed FETCH consists of."""
+    """Yield (new columns, rows read, columns emitted) of the blocks that a transposed FETCH consists of."""
     columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]
     for first in range(0, columns, config.cols):
         count = min(config.cols, columns - first)
@@ -344,4 +383,4 @@ def _blocks(fields, config):
         parts = [here + padding] if here == count else [here, count - here + padding]
         for row in range(0, fields["rows"], config.rows):
             for part in parts:
-                yield min(config.rows, fields["rows"] - row), part
+                yield first > 0 and row == 0 and part == parts[0], min(config.rows, fields["rows"] - row), part
