@@ -2,7 +2,7 @@
 
 from systola.hw.contract.dsp_packing import plan_packing
 
-__all__ = ["array_delays", "array_latency", "matmul_latency"]
+__all__ = ["array_delays", "array_latency", "matmul_latency", "slice_columns"]
 
 
 def array_delays(cols, group):
@@ -23,8 +23,12 @@ def matmul_latency(config):
 
     For the MATRIX engine of an `AcceleratorConfig`, see ``hw/matrix/matrix_engine.py``.
     """
-    group = 1
-    if config.pe_style == "dsp_packed":
-        group = plan_packing(config.weight_bits, config.act_bits, config.rows,
-                             cols=config.cols).group
-    return array_latency(config.rows, config.pe_style) + array_delays(config.cols, group)[-1] + 4
+    delays = array_delays(config.cols, slice_columns(config))
+    return array_latency(config.rows, config.pe_style) + delays[-1] + 4
+
+
+def slice_columns(config):
+    """Return the columns of the array that share a DSP slice, and get their weights at once."""
+    if config.pe_style != "dsp_packed":
+        return 1
+    return plan_packing(config.weight_bits, config.act_bits, config.rows, cols=config.cols).group

@@ -37,7 +37,8 @@ class Costs:
     matmul_gap: int = 1         # between the activations of two MATMULs
     run_ahead: int = 5          # requests go out before their words enter the array
     half_free: int = 1          # from the end of a drain to the next tile in that half
-    tile_gap: int = 2           # from the last group of a tile to the first of the next
+    tile_gap: int = 1           # from the last group of a tile to the first of the next, one more
+                                # if a group takes one cycle
     wide_gap: int = 7           # from done of a 16-bit or residual MATMUL to the next group
     residual_gap: int = 10      # the same if the next one has a residual
     wide_next: int = 2          # from its done to the start of the next but one
@@ -45,7 +46,7 @@ class Costs:
     shiftmax: int = 39          # VECTOR: latencies of a row beyond its beats and writes, and here
                                 # beyond the product, four bits of the mantissa a cycle
     shiftmax_row: int = 17      # least cycles a row, its division
-    deferred: int = 28          # the same of deferred Shiftmax
+    deferred: int = 14          # the same of deferred Shiftmax, up to its last factor
     deferred_row: int = 1       # beyond a cycle for two bits of the row factor
     shiftgelu: int = 51
     table: int = 13
@@ -96,8 +97,8 @@ def vector_cycles(opcode, fields, config, costs):
     every, last = _writes([slots * count for count in _beats(columns, out_lanes, config)], planes)
     if opcode is Opcode.SHIFTMAX and config.attention == "deferred":  # two passes over a row
         division = costs.deferred_row + -(-config.mult_bits // 2)
-        latency = costs.deferred + (lanes - 1).bit_length() + beats
-        return latency + (rows - 1) * max(beats, every, division) + last
+        latency = costs.deferred + -(-(lanes - 1).bit_length() // 2) + 2 * beats
+        return latency + (rows - 1) * max(beats, every, division) + division
     if opcode is Opcode.SHIFTMAX:  # a third pass: the product
         product = -(-(config.x0_bits + 1) // 4)
         latency = costs.shiftmax + product + (lanes - 1).bit_length() + 2 * beats

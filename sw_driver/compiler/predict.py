@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from systola.hw.contract.isa import INSTRUCTION_BYTES, Engine, Flag, Opcode
-from systola.hw.contract.latency import matmul_latency
+from systola.hw.contract.latency import matmul_latency, slice_columns
 from systola.sw_driver.compiler.costs import (
     COSTS,
     check_cycles,
@@ -106,7 +106,7 @@ class _Timeline:
 
     def __init__(self, config, costs):
         self.config, self.costs = config, costs
-        self.latency = matmul_latency(config)
+        self.latency, self.group = matmul_latency(config), slice_columns(config)
         self.header = -(-INSTRUCTION_BYTES // config.bus_bytes)
         self.now, self.beats = costs.start, 0
         self.free = dict.fromkeys(Engine, 0)         # the engine can take its next instruction
@@ -115,7 +115,7 @@ class _Timeline:
         self.queued = {engine: deque(maxlen=config.queue_depth) for engine in Engine}
         self.tokens = {(giver, taker): deque() for giver in Engine for taker in Engine}
         self.loaded = deque(  # of the newest weights
-            maxlen=_SLICE + config.weight_fifo + config.cols)
+            maxlen=_SLICE + config.weight_fifo + config.cols + self.group - 1)
         self.held = deque(maxlen=config.stream_fifo)  # when the newest beats left the FIFO
         self.entered = 0          # the last activation has entered the array
         self.swapped = -_LONG_AGO
@@ -230,7 +230,7 @@ class _Timeline:
         entry = max(self.entered + 1 + costs.matmul_gap, matmul.start + costs.first_word)
         drain_from = self.settled + (costs.residual_gap if residual else costs.wide_gap)
         slots, latency = requant_times(fields, config)
-        gap = costs.tile_gap + (slots == 1) - residual
+        gap = costs.tile_gap + (slots == 1)
         pushed = words = 0
         for first in range(start, columns, config.cols):
             half, follow = self.halves[0], True
@@ -247,10 +247,14 @@ class _Timeline:
             full = entry - 1 + self.latency
             begin = max(full, self.drained + gap, drain_from)
             half = _Half(begin, rows, drain_cycles(first, columns, fields, config), costs)
+            half.groups = rows * -(-min(config.cols, columns - first) // config.lanes)
+            half.packed = half.groups * slots == rows * half.row
             self.drained = half.last
             self.halves.append(half)
         self.entered = entry - 1
-        done = self.drained - (slots - 1) + latency + costs.write_latency + wide
+        # Of two groups of two slots, the second one begins a cycle after the first.
+        early = (half.groups % 2 == 0 and half.packed) if slots == 2 else 0
+        done = self.drained - (slots - 1) - early + latency + costs.write_latency + wide
         self.settled = done if twice == 2 else -_LONG_AGO
         self.taken.append(done + costs.wide_next if twice == 2 else 0)
         self.free[Engine.MATRIX] = max(
@@ -278,10 +282,11 @@ class _Timeline:
             if len(self.loaded) == self.loaded.maxlen:
                 pushed = max(pushed, self.loaded[0] + costs.fifo_free)
             source.taken(pushed)
-            loaded = max(pushed + costs.fifo + 1, hold + column, loaded + 1)
-            self.loaded.append(loaded)
+            if column % self.group == self.group - 1:
+                loaded = max(pushed + costs.fifo + 1, hold + column // self.group, loaded + 1)
+                self.loaded.extend([loaded] * self.group)
         # With its first column loaded and the rest at hand, the swap may follow the wave.
-        ready = max(pushed + costs.fifo + 1, self.swapped + max(config.rows, config.cols))
+        ready = max(pushed + costs.fifo + 1, self.swapped + max(config.rows, config.cols // self.group))
         return pushed, ready
 
     def bandwidth(self):
