@@ -7,8 +7,9 @@ from itertools import pairwise
 from systola.hw.contract.checks import When, check_steps
 from systola.hw.contract.config import RESIDUAL_BITS
 from systola.hw.contract.isa import Flag, Opcode
+from systola.sw_driver.compiler.contention import QUIET
 
-__all__ = ["COSTS", "Costs", "check_cycles", "drain_cycles", "requant_times", "vector_cycles"]
+__all__ = ["COSTS", "Costs", "check_cycles", "requant_times", "vector_cycles"]
 
 LANE_LATENCY = 8
 
@@ -71,17 +72,7 @@ def requant_times(fields, config):
     return slots, LANE_LATENCY + 1 + residual
 
 
-def drain_cycles(first, columns, fields, config):
-    """Return the cycles in which a row of a MATMUL's tile at column `first` leaves it."""
-    wide, residual = fields["out_bits"] > 8, bool(fields["flags"] & Flag.RESIDUAL)
-    group = config.requant_cycles(long=bool(wide or fields["flags"] & Flag.ROW_SCALE),
-                                  residual=residual)
-    count = min(config.cols, columns - first)
-    words = (first + count - 1) // config.rows - first // config.rows + 1
-    return max(-(-count // config.lanes) * group, words * (1 + (wide or residual)))
-
-
-def vector_cycles(opcode, fields, config, costs):
+def vector_cycles(opcode, fields, config, costs, beside=QUIET):
     """Return the cycles of a VECTOR operation from its start to done."""
     columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]
     if opcode is Opcode.MEAN:
@@ -94,26 +85,39 @@ def vector_cycles(opcode, fields, config, costs):
     planes = config.attention_digits if opcode is Opcode.SHIFTMAX else 1
     slots = config.requant_cycles(long=False) if scaled else 1
     out_lanes = config.norm_lanes if scaled else lanes
-    every, last = _writes([slots * count for count in _beats(columns, out_lanes, config)], planes)
+    written = [slots * count for count in _beats(columns, out_lanes, config)]
+    every, last = _writes(written, planes)
+    # What the ports allow beside the others, in a row.
+    every = max(every + beside.stalls(written, planes),
+                beside.reading(fields["words"] * (1 + (opcode is Opcode.LAYERNORM))))
     if opcode is Opcode.SHIFTMAX and config.attention == "deferred":  # two passes over a row
         division = costs.deferred_row + -(-config.mult_bits // 2)
         latency = costs.deferred + -(-(lanes - 1).bit_length() // 2) + 2 * beats
-        return latency + (rows - 1) * max(beats, every, division) + division
+        return latency + int((rows - 1) * max(beats, every, division)) + division
     if opcode is Opcode.SHIFTMAX:  # a third pass: the product
         product = -(-(config.x0_bits + 1) // 4)
         latency = costs.shiftmax + product + (lanes - 1).bit_length() + 2 * beats
-        return latency + (rows - 1) * max(beats, every, costs.shiftmax_row) + last
+        return latency + int((rows - 1) * max(beats, every, costs.shiftmax_row)) + last
     if opcode is Opcode.LAYERNORM:
-        root, roots = _root_cycles(config), config.norm_roots
-        every, began = max(beats, every, costs.layernorm_row), []
-        for row in range(rows):
-            after = began[-1] + every if row else 0
-            began.append(max(after, began[-roots] + root if row >= roots else 0))
-        levels = -(-(lanes - 1).bit_length() // 2)
-        return costs.layernorm - 1 + (lanes < config.vector_lanes) + levels + root + beats + began[-1] + last
+        every = max(every, beside.parameters(-(-columns // config.lanes)))
+        return _norm_cycles(rows, beats, max(beats, every, costs.layernorm_row), config,
+                            costs) + last
     if config.gelu == "exact":
-        return costs.shiftgelu + (out_lanes < lanes) + beats + (rows - 1) * max(beats + 1, every) + last
-    return costs.table + (rows - 1) * max(beats, every) + last
+        latency = costs.shiftgelu + (out_lanes < lanes) + beats
+        return latency + int((rows - 1) * max(beats + 1, every)) + last
+    return costs.table + int((rows - 1) * max(beats, every)) + last
+
+
+def _norm_cycles(rows, beats, every, config, costs):
+    """Return the cycles of I-LayerNorm up to the last row's first beat."""
+    root, roots, began = _root_cycles(config), config.norm_roots, []
+    for row in range(rows):
+        after = began[-1] + every if row else 0
+        began.append(max(after, began[-roots] + root if row >= roots else 0))
+    lanes = config.norm_lanes
+    levels = -(-(lanes - 1).bit_length() // 2)
+    latency = costs.layernorm - 1 + (lanes < config.vector_lanes) + levels + root + beats
+    return latency + int(began[-1])
 
 
 def _mean_cycles(columns, fields, config, costs):

@@ -1,0 +1,230 @@
+"""How engines slow each other down that share the parameters' port and port B of the scratchpad.
+
+A first timeline without any contention says which operations run beside each other; `backgrounds`
+makes of it what the ports do for others while an operation runs, as mean rates, and the functions
+here how much longer its rows take then. The order of single accesses is not looked at.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from systola.hw.contract.isa import Engine, Flag, Opcode
+
+__all__ = ["QUIET", "Background", "Use", "backgrounds", "port_use"]
+
+_STEPS = 32
+"""Rates are rounded to so many steps, so that operations beside the same work are alike."""
+
+_TURN = 7 / 8
+"""Most of a port's cycles that one who goes first can take from one who waits."""
+
+_MOST = 0.9
+"""Rates above are taken for this one: nothing waits for ever."""
+
+
+@dataclass
+class Use:
+    """Accesses of an operation, between two cycles: parameter words, and by bank.
+
+    `reads` and `writes` are those of port B.
+    """
+
+    engine: Engine
+    params: int = 0
+    reads: dict = field(default_factory=dict)
+    writes: dict = field(default_factory=dict)
+    start: int = 0
+    end: int = 0
+
+
+@dataclass(frozen=True)
+class Background:
+    """What the other engines do while an operation runs, in accesses a cycle.
+
+    Attributes
+    ----------
+    params : float
+        Of MATRIX, for others; of VECTOR, for MATRIX.
+    reads, writes : float
+        Reads of others in the banks where this operation writes; writes that go first.
+    conflicts, first : float
+        Writes of others in the banks where this operation reads; reads that go first.
+    """
+
+    params: float = 0.0
+    reads: float = 0.0
+    writes: float = 0.0
+    conflicts: float = 0.0
+    first: float = 0.0
+
+
+    @property
+    def of_reads(self):
+        """Longer reads of LOAD, in parts of theirs."""
+        return self.first + self.conflicts
+
+
+    def stalls(self, words, planes):
+        """Return the cycles that writes hold up a row of VECTOR whose words have so many beats.
+
+        A write waits k cycles with probability ``busy**k``; the beats of the next word, less those
+        of its own writes, go by meanwhile.
+        """
+        busy = min(self.writes + self.reads, _MOST)
+        if not busy:
+            return 0.0
+        return sum(planes * busy ** (max(beats - planes - 1, 0) + 1) / (1 - busy)
+                   for beats in words)
+
+    def reading(self, count):
+        """Return the cycles of `count` reads of VECTOR."""
+        return count / (1 - min(self.first + self.conflicts, _MOST))
+
+    def parameters(self, count):
+        """Return the cycles of `count` parameter words of VECTOR."""
+        return count / (1 - _TURN * self.params)
+
+
+QUIET = Background()
+
+
+def _banks(fields, prefix, rows, planes, config):
+    """Return the bank of each plane of a region, that of its middle row."""
+    middle = fields[f"{prefix}base"] + rows // 2 * fields[f"{prefix}stride"]
+    plane = fields.get(f"{prefix}plane", 0)
+    return [min((middle + k * plane) // config.bank_depth, config.banks - 1)
+            for k in range(planes)]
+
+
+def _spread(banks, count):
+    found = {}
+    for bank in banks:
+        found[bank] = found.get(bank, 0) + count
+    return found
+
+
+def port_use(op, fields, config):
+    """Return the `Use` of an operation whose fields are all known; None if it has none."""
+    use = Use(op.engine)
+    if op.opcode is Opcode.MATMUL:
+        words, groups = _tile_words(fields, config)
+        rows = fields["rows"]
+        wide = 1 + (fields["out_bits"] > 8)
+        use.params = rows * groups
+        use.writes = _spread(_banks(fields, "out_", rows, wide, config), rows * words)
+        if fields["flags"] & Flag.RESIDUAL:
+            use.reads = _spread(_banks(fields, "res_", rows, 2, config), rows * words)
+    elif op.engine is Engine.VECTOR:
+        rows, words = fields["rows"], fields["words"]
+        columns = (words - 1) * config.rows + fields["lanes_last"]
+        mean = op.opcode is Opcode.MEAN
+        wide = 1 + (op.opcode is Opcode.LAYERNORM or bool(fields.get("wide")))
+        planes = (config.attention_digits if op.opcode is Opcode.SHIFTMAX
+                  else 1 + (mean and fields["out_bits"] > 8))
+        use.reads = _spread(_banks(fields, "src_", rows, wide, config), rows * words)
+        use.writes = _spread(_banks(fields, "dst_", 1 if mean else rows, planes, config),
+                             (1 if mean else rows) * words)
+        if op.opcode is Opcode.LAYERNORM:
+            use.params = rows * -(-columns // config.lanes)
+    elif op.opcode in (Opcode.FETCH, Opcode.STORE):
+        use.reads = _spread(_banks(fields, "", fields["rows"], 1, config),
+                            fields["rows"] * fields["words"])
+    elif op.opcode is Opcode.LOAD:
+        use.writes = _spread(_banks(fields, "", fields["rows"], 1, config),
+                             fields["rows"] * fields["words"])
+    else:
+        return None
+    return use
+
+
+def _tile_words(fields, config):
+    """Return the words and the groups in a row of all tiles of a MATMUL."""
+    words = groups = 0
+    columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]
+    for first in range(fields["out_group"] * config.lanes, columns, config.cols):
+        last = min(first + config.cols, columns) - 1
+        words += last // config.rows - first // config.rows + 1
+        groups += -(-(last - first + 1) // config.lanes)
+    return words, groups
+
+
+class _Profile:
+    """Accesses by time of one engine: their sum up to a cycle, by kind and bank."""
+
+    def __init__(self, uses, config):
+        self.width = 1 + 2 * config.banks
+        rates = np.zeros((len(uses), self.width))
+        starts, ends = (np.array([getattr(use, name) for use in uses], float)
+                        for name in ("start", "end"))
+        for row, use in zip(rates, uses, strict=True):
+            row[0] = use.params
+            for bank, count in use.reads.items():
+                row[1 + bank] = count
+            for bank, count in use.writes.items():
+                row[1 + config.banks + bank] = count
+        rates /= np.maximum(ends - starts, 1)[:, None]
+        times = np.concatenate([starts, ends])
+        order = np.argsort(times, kind="stable")
+        self.times = times[order]
+        slopes = np.cumsum(np.concatenate([rates, -rates])[order], axis=0)
+        steps = slopes[:-1] * np.diff(self.times)[:, None]
+        self.sums = np.concatenate([np.zeros((min(len(times), 1), self.width)),
+                                    np.cumsum(steps, axis=0)])
+
+    def between(self, starts, ends):
+        """Return the mean rates between cycles, a row for each pair."""
+        if not len(self.times):
+            return np.zeros((len(starts), self.width))
+        length = np.maximum(ends - starts, 1)
+        return np.stack([(np.interp(ends, self.times, sums) - np.interp(starts, self.times, sums))
+                         / length for sums in self.sums.T], axis=1)
+
+
+def backgrounds(uses, config):
+    """Return the `Background` of every `Use` in a list, in its order.
+
+    Parameters
+    ----------
+    uses : list of Use
+        Of all operations, with the cycles between which their accesses were.
+    config : AcceleratorConfig
+        The accelerator.
+    """
+    starts, ends = (np.array([getattr(use, name) for use in uses], float)
+                    for name in ("start", "end"))
+    rates = {engine: _Profile([use for use in uses if use.engine is engine], config).between(
+        starts, ends) for engine in Engine}
+    found = []
+    for index, use in enumerate(uses):
+        others = {engine: rates[engine][index] for engine in Engine if engine is not use.engine}
+        found.append(_background(use, others, config.banks))
+    return found
+
+
+def _background(use, others, banks):
+    matrix = others.get(Engine.MATRIX)
+    vector = others.get(Engine.VECTOR)
+    load = others.get(Engine.LOAD)
+
+    def share(side, kind):
+        total = sum(side.values())
+        if not total:
+            return 0.0
+        first = 1 + (kind == "writes") * banks
+        return sum(count * sum(rates[first + bank] for rates in others.values())
+                   for bank, count in side.items()) / total
+
+    def all_of(rates, kind):
+        first = 1 + (kind == "writes") * banks
+        return 0.0 if rates is None else rates[first:first + banks].sum()
+
+    params = (vector if use.engine is Engine.MATRIX else matrix)[0]
+    reads = share(use.writes, "reads")
+    first = {Engine.MATRIX: 0.0, Engine.VECTOR: all_of(matrix, "reads"),
+             Engine.LOAD: all_of(matrix, "reads") + all_of(vector, "reads")}[use.engine]
+    writes = {Engine.MATRIX: 0.0, Engine.VECTOR: all_of(matrix, "writes"),
+              Engine.LOAD: all_of(matrix, "writes") + all_of(vector, "writes")}[use.engine]
+    conflicts = share(use.reads, "writes")
+    return Background(*(round(min(value, _MOST) * _STEPS) / _STEPS
+                        for value in (params, reads, writes, conflicts, first)))
