@@ -101,8 +101,13 @@ class ArrayTimes:
     def __init__(self, config, costs, stream, *, steady=True):
         self.config, self.costs, self.stream, self.steady = config, costs, stream, steady
         self.latency, self.group = matmul_latency(config), slice_columns(config)
-        self.loaded = deque(  # of the newest weights
-            maxlen=_SLICE + config.weight_fifo + config.cols + self.group - 1)
+        ahead = _SLICE + config.weight_fifo
+        self.loaded = deque(maxlen=ahead + config.cols)  # of the newest weights
+        # For each column of a tile, how many loads ago there must have been one. While the columns
+        # of a slice are collected, all but its last have room.
+        self.room = [ahead + config.cols - column % self.group
+                     if (column - ahead) % self.group == self.group - 1 else 0
+                     for column in range(config.cols)]
         self.passes = deque(maxlen=_CREDITS)  # the newest ones: begin, words
         self.halves = _EMPTY, _EMPTY  # the next tile's, and the other
         self.entered = 0
@@ -223,14 +228,14 @@ class ArrayTimes:
 
     def _tile(self, source):
         """Push one tile of weights; returns the last push and when the tile may be swapped in."""
-        config, group, loads = self.config, self.group, self.loaded
+        config, group, loads, room = self.config, self.group, self.loaded, self.room
         fifo, fifo_free = self.costs.fifo + 1, self.costs.fifo_free
-        hold, loaded, most = self.swapped + config.rows - 1, 0, loads.maxlen
+        hold, loaded = self.swapped + config.rows - 1, 0
         pushed = source.last
         for column in range(config.cols):
             pushed = max(source.next(), pushed + 1)
-            if len(loads) == most:
-                pushed = max(pushed, loads[0] + fifo_free)
+            if 0 < room[column] <= len(loads):
+                pushed = max(pushed, loads[-room[column]] + fifo_free)
             source.taken(pushed)
             if group == 1 or column % group == group - 1:
                 loaded = max(pushed + fifo, hold + column // group, loaded + 1)
