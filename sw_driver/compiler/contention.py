@@ -19,7 +19,10 @@ _STEPS = 32
 _TURN = 7 / 8
 """Most of a port's cycles that one who goes first can take from one who waits."""
 
-_MOST = 0.9
+_FIRST = 4
+"""Rates of an engine before those of the banks: parameters, writes, and both times their rate."""
+
+_MOST = 0.8
 """Rates above are taken for this one: nothing waits for ever."""
 
 
@@ -27,13 +30,15 @@ _MOST = 0.9
 class Use:
     """Accesses of an operation, between two cycles: parameter words, and by bank.
 
-    `reads` and `writes` are those of port B.
+    `reads` and `writes` are those of port B. `bursts` are the sums of parameter words and of writes
+    in short times, each times its rate; None if they are even.
     """
 
     engine: Engine
     params: int = 0
     reads: dict = field(default_factory=dict)
     writes: dict = field(default_factory=dict)
+    bursts: tuple | None = None
     start: int = 0
     end: int = 0
 
@@ -44,26 +49,24 @@ class Background:
 
     Attributes
     ----------
-    params : float
-        Of MATRIX, for others; of VECTOR, for MATRIX.
-    reads, writes : float
-        Reads of others in the banks where this operation writes; writes that go first.
-    conflicts, first : float
-        Writes of others in the banks where this operation reads; reads that go first.
+    params, params_square : float
+        Parameter words of MATRIX, for others; of VECTOR, for MATRIX. Their mean rate, and the mean
+        of its square.
+    writes, writes_square : float
+        The same of writes that go first.
+    reads, conflicts : float
+        Reads of others in the banks where this operation writes; writes where it reads.
+    first : float
+        Reads that go first.
     """
 
     params: float = 0.0
-    reads: float = 0.0
+    params_square: float = 0.0
     writes: float = 0.0
+    writes_square: float = 0.0
+    reads: float = 0.0
     conflicts: float = 0.0
     first: float = 0.0
-
-
-    @property
-    def of_reads(self):
-        """Longer reads of LOAD, in parts of theirs."""
-        return self.first + self.conflicts
-
 
     def stalls(self, words, planes):
         """Return the cycles that writes hold up a row of VECTOR whose words have so many beats.
@@ -71,19 +74,42 @@ class Background:
         A write waits k cycles with probability ``busy**k``; the beats of the next word, less those
         of its own writes, go by meanwhile.
         """
-        busy = min(self.writes + self.reads, _MOST)
-        if not busy:
-            return 0.0
-        return sum(planes * busy ** (max(beats - planes - 1, 0) + 1) / (1 - busy)
-                   for beats in words)
+        share, rate = _bursts(self.writes, self.writes_square)
+        held = 0.0
+        for part, busy in (share, rate + self.reads), (1 - share, self.reads):
+            busy = min(busy, _MOST)
+            if busy:
+                held += part * sum(planes * busy ** (max(beats - planes - 1, 0) + 1)
+                                   for beats in words) / (1 - busy)
+        return held
 
     def reading(self, count):
         """Return the cycles of `count` reads of VECTOR."""
         return count / (1 - min(self.first + self.conflicts, _MOST))
 
-    def parameters(self, count):
-        """Return the cycles of `count` parameter words of VECTOR."""
-        return count / (1 - _TURN * self.params)
+    def parameters(self, count, every):
+        """Return the cycles of a row of VECTOR with `count` parameter words, else `every`.
+
+        Between the cases that rows wait for parameters to come, and that those of a burst are made
+        up for behind it.
+        """
+        share, rate = _bursts(self.params, self.params_square)
+        bursts = share / max(every, count / (1 - _TURN * rate)) + (1 - share) / every
+        even = 1 / max(every, count / (1 - _TURN * min(self.params, 1)))
+        return 2 / (bursts + even)
+
+    @property
+    def of_reads(self):
+        """Longer reads of LOAD, in parts of theirs."""
+        return self.first + self.conflicts
+
+
+def _bursts(mean, square):
+    """Return the share of time and the rate in it of bursts with this mean and mean square."""
+    if not mean or not square:
+        return 0.0, 0.0
+    rate = min(square / mean, 1.0)
+    return min(mean / rate, 1.0), rate
 
 
 QUIET = Background()
@@ -153,16 +179,19 @@ class _Profile:
     """Accesses by time of one engine: their sum up to a cycle, by kind and bank."""
 
     def __init__(self, uses, config):
-        self.width = 1 + 2 * config.banks
+        self.width = _FIRST + 2 * config.banks
         rates = np.zeros((len(uses), self.width))
         starts, ends = (np.array([getattr(use, name) for use in uses], float)
                         for name in ("start", "end"))
         for row, use in zip(rates, uses, strict=True):
-            row[0] = use.params
+            written = sum(use.writes.values())
+            length = max(use.end - use.start, 1)
+            row[:_FIRST] = use.params, written, *(
+                use.bursts or (use.params ** 2 / length, written ** 2 / length))
             for bank, count in use.reads.items():
-                row[1 + bank] = count
+                row[_FIRST + bank] = count
             for bank, count in use.writes.items():
-                row[1 + config.banks + bank] = count
+                row[_FIRST + config.banks + bank] = count
         rates /= np.maximum(ends - starts, 1)[:, None]
         times = np.concatenate([starts, ends])
         order = np.argsort(times, kind="stable")
@@ -203,28 +232,21 @@ def backgrounds(uses, config):
 
 
 def _background(use, others, banks):
-    matrix = others.get(Engine.MATRIX)
-    vector = others.get(Engine.VECTOR)
-    load = others.get(Engine.LOAD)
+    nothing = np.zeros(_FIRST + 2 * banks)
+    matrix, vector = (others.get(engine, nothing) for engine in (Engine.MATRIX, Engine.VECTOR))
 
-    def share(side, kind):
+    def share(side, first):
+        """Return the mean of the others' rates in the banks of `side`."""
         total = sum(side.values())
-        if not total:
-            return 0.0
-        first = 1 + (kind == "writes") * banks
-        return sum(count * sum(rates[first + bank] for rates in others.values())
-                   for bank, count in side.items()) / total
+        return total and sum(count * sum(rates[first + bank] for rates in others.values())
+                             for bank, count in side.items()) / total
 
-    def all_of(rates, kind):
-        first = 1 + (kind == "writes") * banks
-        return 0.0 if rates is None else rates[first:first + banks].sum()
+    def reads(rates):
+        return rates[_FIRST:_FIRST + banks].sum()
 
-    params = (vector if use.engine is Engine.MATRIX else matrix)[0]
-    reads = share(use.writes, "reads")
-    first = {Engine.MATRIX: 0.0, Engine.VECTOR: all_of(matrix, "reads"),
-             Engine.LOAD: all_of(matrix, "reads") + all_of(vector, "reads")}[use.engine]
-    writes = {Engine.MATRIX: 0.0, Engine.VECTOR: all_of(matrix, "writes"),
-              Engine.LOAD: all_of(matrix, "writes") + all_of(vector, "writes")}[use.engine]
-    conflicts = share(use.reads, "writes")
-    return Background(*(round(min(value, _MOST) * _STEPS) / _STEPS
-                        for value in (params, reads, writes, conflicts, first)))
+    before = {Engine.MATRIX: nothing, Engine.VECTOR: matrix, Engine.LOAD: matrix + vector}
+    first = before[use.engine]
+    params = vector if use.engine is Engine.MATRIX else matrix
+    values = (params[0], params[2], first[1], first[3], share(use.writes, _FIRST),
+              share(use.reads, _FIRST + banks), reads(first))
+    return Background(*(round(min(value, 1) * _STEPS) / _STEPS for value in values))

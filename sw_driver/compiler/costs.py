@@ -99,9 +99,9 @@ def vector_cycles(opcode, fields, config, costs, beside=QUIET):
         latency = costs.shiftmax + product + (lanes - 1).bit_length() + 2 * beats
         return latency + int((rows - 1) * max(beats, every, costs.shiftmax_row)) + last
     if opcode is Opcode.LAYERNORM:
-        every = max(every, beside.parameters(-(-columns // config.lanes)))
-        return _norm_cycles(rows, beats, max(beats, every, costs.layernorm_row), config,
-                            costs) + last
+        every = beside.parameters(-(-columns // config.lanes),
+                                  max(beats, every, costs.layernorm_row))
+        return _norm_cycles(rows, beats, every, config, costs) + last
     if config.gelu == "exact":
         latency = costs.shiftgelu + (out_lanes < lanes) + beats
         return latency + int((rows - 1) * max(beats + 1, every)) + last

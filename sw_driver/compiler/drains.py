@@ -54,6 +54,17 @@ class Drain:
                                  words * self.accesses * (1 + self.stretch)))
         return -(-rows * parts // _PARTS)
 
+    def bursts(self, job, config):
+        """Return the sums of parameter words and of writes, each times its rate in its tile."""
+        params = writes = 0
+        for first in range(job.first, job.columns, config.cols):
+            count = min(config.cols, job.columns - first)
+            words = (first + count - 1) // config.rows - first // config.rows + 1
+            cycles = self.cycles(job.rows, first, job.columns, config)
+            params += (job.rows * -(-count // config.lanes)) ** 2 / cycles
+            writes += (job.rows * words * (1 + self.wide)) ** 2 / cycles
+        return params, writes
+
     def done(self, last, job, first, config, costs):
         """Return when a MATMUL is done whose last tile, at column `first`, ends with `last`."""
         groups = job.rows * -(-(job.columns - first) // config.lanes)

@@ -195,12 +195,13 @@ class _Timeline:
         self.free[Engine.LOAD] = done + 1
         self._complete(op, start, done)
 
-    def _use(self, op, fields, start, end):
+    def _use(self, op, fields, start, end, job=None):
         """Note what an operation does with the shared ports, for the next timeline."""
         if self.beside.found is None:
             use = port_use(op, fields, self.config)
             if use is not None:
                 use.start, use.end = start, end
+                use.bursts = job and job.drain.bursts(job, self.config)
                 self.uses.append((op, use))
 
     def _stream(self, op, start):
@@ -242,7 +243,7 @@ class _Timeline:
         job = _job(matmul.fields, port_use(matmul.op, matmul.fields, self.config),
                    self.beside.next(matmul.op), self.config)
         last, drained, done, asked = self.array.multiply(job, matmul.start, source)
-        self._use(matmul.op, matmul.fields, drained, done)
+        self._use(matmul.op, matmul.fields, drained, done, job)
         entered, twice = self.array.entered, job.drain.twice
         self.taken.append(done + self.costs.wide_next if twice else 0)
         words = job.rows * job.act_words * job.digits * -(
