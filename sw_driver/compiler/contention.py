@@ -68,35 +68,42 @@ class Background:
     conflicts: float = 0.0
     first: float = 0.0
 
-    def stalls(self, words, planes):
-        """Return the cycles that writes hold up a row of VECTOR whose words have so many beats.
+    def row(self, alone, writing, words, planes, reads, params):
+        """Return the cycles of a row of VECTOR that takes `alone` of them if nobody is beside it.
 
-        A write waits k cycles with probability ``busy**k``; the beats of the next word, less those
-        of its own writes, go by meanwhile.
+        Parameters
+        ----------
+        alone, writing : int
+            Cycles of a row, and those that its writes would take.
+        words : list of int
+            Beats of each word that is written.
+        planes, reads, params : int
+            Writes of a word; words read and parameter words in a row.
         """
         share, rate = _bursts(self.writes, self.writes_square)
-        held = 0.0
-        for part, busy in (share, rate + self.reads), (1 - share, self.reads):
-            busy = min(busy, _MOST)
-            if busy:
-                held += part * sum(planes * busy ** (max(beats - planes - 1, 0) + 1)
-                                   for beats in words) / (1 - busy)
-        return held
-
-    def reading(self, count):
-        """Return the cycles of `count` reads of VECTOR."""
-        return count / (1 - min(self.first + self.conflicts, _MOST))
-
-    def parameters(self, count, every):
-        """Return the cycles of a row of VECTOR with `count` parameter words, else `every`.
-
-        Between the cases that rows wait for parameters to come, and that those of a burst are made
-        up for behind it.
-        """
+        slow = max(alone, writing + self._held(share, rate, words, planes))
+        alone = max(1 / ((1 - share) / alone + share / slow),
+                    reads / (1 - min(self.first + self.conflicts, _MOST)))
+        if not params:
+            return alone
+        # Between two cases: rows wait for parameters; those of a burst are made up for behind it.
         share, rate = _bursts(self.params, self.params_square)
-        bursts = share / max(every, count / (1 - _TURN * rate)) + (1 - share) / every
-        even = 1 / max(every, count / (1 - _TURN * min(self.params, 1)))
+        bursts = share / max(alone, params / (1 - _TURN * rate)) + (1 - share) / alone
+        even = 1 / max(alone, params / (1 - _TURN * min(self.params, 1)))
         return 2 / (bursts + even)
+
+    def _held(self, share, rate, words, planes):
+        """Return the cycles that a burst of writes holds up a row.
+
+        A write waits for k others with probability ``busy**k``, each of which may wait for a read
+        in the same bank; the beats of the next word, less those of its own writes, go by meanwhile.
+        """
+        if not share:
+            return 0.0
+        reads = min(self.reads / share, 1.0)
+        busy, each = min(rate + reads, _TURN), 1 + reads
+        return each / (1 - busy) * sum(
+            busy ** (max(beats - planes - 1, 0) / each + 1) for beats in words)
 
     @property
     def of_reads(self):

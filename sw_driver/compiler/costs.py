@@ -87,25 +87,24 @@ def vector_cycles(opcode, fields, config, costs, beside=QUIET):
     out_lanes = config.norm_lanes if scaled else lanes
     written = [slots * count for count in _beats(columns, out_lanes, config)]
     every, last = _writes(written, planes)
-    # What the ports allow beside the others, in a row.
-    every = max(every + beside.stalls(written, planes),
-                beside.reading(fields["words"] * (1 + (opcode is Opcode.LAYERNORM))))
+    norm, division = opcode is Opcode.LAYERNORM, costs.deferred_row + -(-config.mult_bits // 2)
+    least = {Opcode.LAYERNORM: costs.layernorm_row, Opcode.SHIFTGELU: beats + scaled,
+             Opcode.SHIFTMAX: division if config.attention == "deferred" else costs.shiftmax_row}
+    row = beside.row(max(beats, every, least[opcode]), every, written, planes,
+                     fields["words"] * (1 + norm), -(-columns // config.lanes) if norm else 0)
+    if norm:
+        return _norm_cycles(rows, beats, row, config, costs) + last
+    others = int((rows - 1) * row)
     if opcode is Opcode.SHIFTMAX and config.attention == "deferred":  # two passes over a row
-        division = costs.deferred_row + -(-config.mult_bits // 2)
-        latency = costs.deferred + -(-(lanes - 1).bit_length() // 2) + 2 * beats
-        return latency + int((rows - 1) * max(beats, every, division)) + division
+        levels = -(-(lanes - 1).bit_length() // 2)
+        return costs.deferred + levels + 2 * beats + others + division
     if opcode is Opcode.SHIFTMAX:  # a third pass: the product
         product = -(-(config.x0_bits + 1) // 4)
         latency = costs.shiftmax + product + (lanes - 1).bit_length() + 2 * beats
-        return latency + int((rows - 1) * max(beats, every, costs.shiftmax_row)) + last
-    if opcode is Opcode.LAYERNORM:
-        every = beside.parameters(-(-columns // config.lanes),
-                                  max(beats, every, costs.layernorm_row))
-        return _norm_cycles(rows, beats, every, config, costs) + last
+        return latency + others + last
     if config.gelu == "exact":
-        latency = costs.shiftgelu + (out_lanes < lanes) + beats
-        return latency + int((rows - 1) * max(beats + 1, every)) + last
-    return costs.table + int((rows - 1) * max(beats, every)) + last
+        return costs.shiftgelu + (out_lanes < lanes) + beats + others + last
+    return costs.table + others + last
 
 
 def _norm_cycles(rows, beats, every, config, costs):
