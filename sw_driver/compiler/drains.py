@@ -7,7 +7,8 @@ from systola.sw_driver.compiler.costs import requant_times
 
 __all__ = ["Drain", "drain_of"]
 
-_PARTS = 32  # of a cycle, in which a row's time is counted
+_AHEAD = 8  # words of a residual that are read before its tile
+_PARTS = 32  # of a cycle, in which a tile's time is counted
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,8 @@ class Drain:
         The results have 16 bits; they are sums.
     accesses : int
         Of port B for a word of a row, in the bank that has most.
-    stretch : float
-        Longer accesses, in parts of theirs, as others use the port.
     turn : float
-        The same of groups, as others use the parameters.
+        Longer groups, in parts of theirs, as others use the parameters.
     """
 
     slots: int
@@ -33,7 +32,6 @@ class Drain:
     wide: bool
     residual: bool
     accesses: int
-    stretch: float = 0.0
     turn: float = 0.0
 
     @property
@@ -50,9 +48,9 @@ class Drain:
         count = min(config.cols, columns - first)
         words = (first + count - 1) // config.rows - first // config.rows + 1
         groups = -(-count // config.lanes)
-        parts = int(_PARTS * max(groups * self.slots * (1 + self.turn),
-                                 words * self.accesses * (1 + self.stretch)))
-        return -(-rows * parts // _PARTS)
+        ahead = min(_AHEAD, 2 * words * rows) if self.residual else 0
+        return max(-(-int(_PARTS * rows * groups * self.slots * (1 + self.turn)) // _PARTS),
+                   words * self.accesses * rows - ahead)
 
     def bursts(self, job, config):
         """Return the sums of parameter words and of writes, each times its rate in its tile."""
@@ -83,5 +81,4 @@ def drain_of(fields, use, background, config):
              for bank in (*use.writes, *use.reads)}
     accesses = max(1 + (wide or residual), max(banks.values()) // words)
     return Drain(slots, latency, wide, residual, accesses,
-                 stretch=background.reads + background.conflicts * residual,
                  turn=min(background.params, 1 / 8) if slots == 1 else 0.0)
