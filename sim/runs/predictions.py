@@ -5,6 +5,7 @@ from statistics import median
 
 import numpy as np
 
+from systola.model.graph.nodes import Norm
 from systola.sim.runs.random_cases import random_case
 from systola.sim.runs.simulate import simulate
 
@@ -99,6 +100,5 @@ def _shape(config):
 
 
 def _network(graph):
-    tokens, channels = max(graph.tensors[node.name].shape for node in graph.nodes
-                           if len(graph.tensors[node.name].shape) == 2)
-    return f"{len(graph.nodes)} nodes, {tokens} x {channels}"
+    rows, channels = graph.tensors[graph.of(Norm)[0].name].shape
+    return f"{rows} x {channels}, {len(graph.nodes)} nodes"
