@@ -1,8 +1,16 @@
-"""Latencies of the array: what the hardware is built by, and the compiler predicts by."""
+"""Latencies that the hardware is built by, and that the compiler predicts by."""
 
+from systola.hw.contract.config import RESIDUAL_BITS, mult_limb, requant_slots
 from systola.hw.contract.dsp_packing import plan_packing
 
-__all__ = ["array_delays", "array_latency", "matmul_latency", "slice_columns"]
+__all__ = ["CHECK_LATENCY", "LANE_LATENCY", "array_delays", "array_latency", "matmul_latency",
+           "requant_latency", "slice_columns"]
+
+CHECK_LATENCY = 8
+"""Cycles of the dispatcher's checks beyond those of the steps."""
+
+LANE_LATENCY = 8
+"""Cycles of a requantizer's lane from the operands of a slot to its result."""
 
 
 def array_delays(cols, group):
@@ -32,3 +40,15 @@ def slice_columns(config):
     if config.pe_style != "dsp_packed":
         return 1
     return plan_packing(config.weight_bits, config.act_bits, config.rows, cols=config.cols).group
+
+
+def requant_latency(mult_bits, code_mult_bits, *, long, residual):
+    """Return the cycles from the first one in which a requantizer is offered a beat to its result.
+
+    `long` for multipliers of `mult_bits` instead of `code_mult_bits`.
+    """
+    if residual and mult_limb(mult_bits, code_mult_bits) < RESIDUAL_BITS:
+        return LANE_LATENCY + 4
+    if requant_slots(mult_bits, code_mult_bits, long=long) == 2:
+        return LANE_LATENCY + 3
+    return LANE_LATENCY + 1 + bool(residual)

@@ -137,7 +137,7 @@ class ArrayTimes:
 
     def _state(self, base, source):
         """Return what later times depend on, relative to `base`; what is too old is as old."""
-        low = base - self.horizon
+        low = min(base, source.earliest) - self.horizon
         scalars = self.entered, self.begun, self.swapped, self.drained, self.settled
         return (tuple([(time if time > low else low) - base for time in scalars]),
                 tuple([(time if time > low else low) - base for time in self.loaded]),

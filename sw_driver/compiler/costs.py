@@ -5,13 +5,11 @@ from functools import cache
 from itertools import pairwise
 
 from systola.hw.contract.checks import When, check_steps
-from systola.hw.contract.config import RESIDUAL_BITS
 from systola.hw.contract.isa import Flag, Opcode
+from systola.hw.contract.latency import CHECK_LATENCY, requant_latency
 from systola.sw_driver.compiler.contention import QUIET
 
 __all__ = ["COSTS", "Costs", "check_cycles", "requant_times", "vector_cycles"]
-
-LANE_LATENCY = 8
 
 
 @dataclass(frozen=True)
@@ -20,7 +18,7 @@ class Costs:
 
     start: int = 4              # from the start command to the first beat, a host that waits for it
     decode: int = 3             # per instruction, with the stream stopped
-    check: int = 8              # the same, for all but BEGIN and END, beyond `check_cycles`
+    check: int = CHECK_LATENCY  # the same, for all but BEGIN and END, beyond `check_cycles`
     queue: int = 3              # from issue to the engine's gate
     queue_free: int = 1         # from an engine's start to room in its queue
     token: int = 3              # from done to the start of the engine that waits for it
@@ -64,12 +62,8 @@ def requant_times(fields, config):
     """Return the cycles that a MATMUL's group takes in the requantizer, and until it is out."""
     long = fields["out_bits"] > 8 or bool(fields["flags"] & Flag.ROW_SCALE)
     residual = bool(fields["flags"] & Flag.RESIDUAL)
-    slots = config.requant_cycles(long=long, residual=residual)
-    if residual and config.mult_limb < RESIDUAL_BITS:
-        return slots, LANE_LATENCY + 4
-    if config.requant_cycles(long=long) == 2:
-        return slots, LANE_LATENCY + 3
-    return slots, LANE_LATENCY + 1 + residual
+    return config.requant_cycles(long=long, residual=residual), requant_latency(
+        config.mult_bits, config.code_mult_bits, long=long, residual=residual)
 
 
 def vector_cycles(opcode, fields, config, costs, beside=QUIET):

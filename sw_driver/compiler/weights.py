@@ -14,7 +14,12 @@ class Streamed:
 
     def __init__(self, stream, start, costs):
         self.stream, self.costs, self.start = stream, costs, start
-        self.passed, self.last = stream.now - 1, 0
+        self.passed, self.last = stream.now - 1, start
+
+    @property
+    def earliest(self):
+        """No later time is before this one."""
+        return min(self.passed, self.last)
 
     def next(self):
         """Return when the next beat can be pushed."""
@@ -49,7 +54,7 @@ class Fetched:
     regular = False
 
     def __init__(self, fields, start, stretch, config, costs):
-        self.start, self.costs, self.cols, self.left, self.last = start, costs, config.cols, 0, 0
+        self.start, self.costs, self.cols, self.left, self.last = start, costs, config.cols, 0, start
         self.time = self.read = start + costs.read_latency
         self.began = self.read - self.cols
         self.stretch, self.behind = stretch, 0.0
@@ -59,6 +64,11 @@ class Fetched:
         self.real = None if transposed else _real(fields, config)
         self.kind = ("fetched", fields["rows"], fields["words"], fields["lanes_last"],
                      bool(transposed), stretch)
+
+    @property
+    def earliest(self):
+        """No later time is before this one."""
+        return self.last
 
     def next(self):
         """Return when the next word can be pushed."""
