@@ -15,7 +15,7 @@ __all__ = ["ArrayTimes", "Job", "StreamTimes"]
 
 _LONG_AGO = -(1 << 40)
 _SLICE = 2  # words of weights between the LOAD engine and the FIFO
-_CREDITS = 8  # activations on their way to the array
+_CREDITS = 8  # words on their way from the scratchpad
 _PATIENCE = 40  # states of a MATMUL that are kept to find one again
 
 
@@ -111,7 +111,7 @@ class ArrayTimes:
         self.passes = deque(maxlen=_CREDITS)  # the newest ones: begin, words
         self.halves = _EMPTY, _EMPTY  # the next tile's, and the other
         self.entered = 0
-        self.begun = self.swapped = self.drained = self.settled = _LONG_AGO
+        self.begun = self.swapped = self.drained = self.settled = self.port = _LONG_AGO
         self.known = {}
         # No sum of a time and what stands in `Costs` or belongs to the array is further away.
         self.horizon = 4 * (config.rows + config.cols) + 256
@@ -138,7 +138,8 @@ class ArrayTimes:
     def _state(self, base, source):
         """Return what later times depend on, relative to `base`; what is too old is as old."""
         low = min(base, source.earliest) - self.horizon
-        scalars = self.entered, self.begun, self.swapped, self.drained, self.settled
+        scalars = (self.entered, self.begun, self.swapped, self.drained, self.settled,
+                   self.port)
         return (tuple([(time if time > low else low) - base for time in scalars]),
                 tuple([(time if time > low else low) - base for time in self.loaded]),
                 tuple([((begin if begin > low else low) - base, rows)
@@ -149,7 +150,7 @@ class ArrayTimes:
 
     def _restore(self, state, base, source):
         scalars, loaded, passes, halves, rest = state
-        self.entered, self.begun, self.swapped, self.drained, self.settled = (
+        self.entered, self.begun, self.swapped, self.drained, self.settled, self.port = (
             time + base for time in scalars)
         self.loaded.clear()
         self.loaded.extend([time + base for time in loaded])
@@ -175,9 +176,13 @@ class ArrayTimes:
             pushed = self._reduce(job, source)
             full = self.entered + self.latency
             begin = max(full, self.drained + costs.tile_gap + (drain.slots == 1), ready_from)
-            half = _Half(begin, job.rows, begin + drain.cycles(
-                job.rows, first, job.columns, self.config) - 1)
-            self.drained = half.last
+            tile = job.rows, first, job.columns, self.config
+            last = begin + drain.cycles(*tile) - 1
+            if drain.residual:  # some of it is read before its tile
+                self.port = max(self.port, begin - _CREDITS) + drain.accessing(*tile)
+                last = max(last, self.port - 1)
+            half = _Half(begin, job.rows, last)
+            self.drained = last
             drained = begin if drained is None else drained
             self.halves = self.halves[1], half
             first += cols

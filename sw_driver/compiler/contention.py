@@ -22,9 +22,6 @@ _TURN = 7 / 8
 _FIRST = 4
 """Rates of an engine before those of the banks: parameters, writes, and both times their rate."""
 
-_MOST = 0.8
-"""Rates above are taken for this one: nothing waits for ever."""
-
 
 @dataclass
 class Use:
@@ -81,9 +78,9 @@ class Background:
             Writes of a word; words read and parameter words in a row.
         """
         share, rate = _bursts(self.writes, self.writes_square)
-        slow = max(alone, writing + self._held(share, rate, words, planes))
-        alone = max(1 / ((1 - share) / alone + share / slow),
-                    reads / (1 - min(self.first + self.conflicts, _MOST)))
+        slow = max(alone, writing + self._held(share, rate, words, planes),
+                   reads * self._reading(share))
+        alone = 1 / ((1 - share) / alone + share / slow)
         if not params:
             return alone
         # Between two cases: rows wait for parameters; those of a burst are made up for behind it.
@@ -91,6 +88,13 @@ class Background:
         bursts = share / max(alone, params / (1 - _TURN * rate)) + (1 - share) / alone
         even = 1 / max(alone, params / (1 - _TURN * min(self.params, 1)))
         return 2 / (bursts + even)
+
+    def _reading(self, share):
+        """Return the cycles of a read in a burst."""
+        if not share:
+            return 1.0
+        first, conflicts = (min(rate / share, 1.0) for rate in (self.first, self.conflicts))
+        return (1 + conflicts) / (1 - min(first + conflicts, _TURN))
 
     def _held(self, share, rate, words, planes):
         """Return the cycles that a burst of writes holds up a row.

@@ -84,14 +84,16 @@ def vector_cycles(opcode, fields, config, costs, beside=QUIET):
     norm, division = opcode is Opcode.LAYERNORM, costs.deferred_row + -(-config.mult_bits // 2)
     least = {Opcode.LAYERNORM: costs.layernorm_row, Opcode.SHIFTGELU: beats + scaled,
              Opcode.SHIFTMAX: division if config.attention == "deferred" else costs.shiftmax_row}
-    row = beside.row(max(beats, every, least[opcode]), every, written, planes,
-                     fields["words"] * (1 + norm), -(-columns // config.lanes) if norm else 0)
+    alone = max(beats, every, least[opcode])
+    row = beside.row(alone, every, written, planes, fields["words"] * (1 + norm),
+                     -(-columns // config.lanes) if norm else 0)
+    last += int(row - alone)
     if norm:
         return _norm_cycles(rows, beats, row, config, costs) + last
     others = int((rows - 1) * row)
     if opcode is Opcode.SHIFTMAX and config.attention == "deferred":  # two passes over a row
         levels = -(-(lanes - 1).bit_length() // 2)
-        return costs.deferred + levels + 2 * beats + others + division
+        return costs.deferred + levels + 2 * beats + others + division + int(row - alone)
     if opcode is Opcode.SHIFTMAX:  # a third pass: the product
         product = -(-(config.x0_bits + 1) // 4)
         latency = costs.shiftmax + product + (lanes - 1).bit_length() + 2 * beats

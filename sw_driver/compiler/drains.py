@@ -7,7 +7,6 @@ from systola.sw_driver.compiler.costs import requant_times
 
 __all__ = ["Drain", "drain_of"]
 
-_AHEAD = 8  # words of a residual that are read before its tile
 _PARTS = 32  # of a cycle, in which a tile's time is counted
 
 
@@ -44,13 +43,17 @@ class Drain:
         return first % config.rows
 
     def cycles(self, rows, first, columns, config):
-        """Return the cycles of the tile at column `first`."""
+        """Return the cycles of the tile at column `first`, with a residual those of its groups."""
         count = min(config.cols, columns - first)
         words = (first + count - 1) // config.rows - first // config.rows + 1
         groups = -(-count // config.lanes)
-        ahead = min(_AHEAD, 2 * words * rows) if self.residual else 0
-        return max(-(-int(_PARTS * rows * groups * self.slots * (1 + self.turn)) // _PARTS),
-                   words * self.accesses * rows - ahead)
+        slots = -(-int(_PARTS * rows * groups * self.slots * (1 + self.turn)) // _PARTS)
+        return slots if self.residual else max(slots, words * self.accesses * rows)
+
+    def accessing(self, rows, first, columns, config):
+        """Return the cycles of port B that the tile at column `first` takes with its residual."""
+        last = min(first + config.cols, columns) - 1
+        return (last // config.rows - first // config.rows + 1) * self.accesses * rows
 
     def bursts(self, job, config):
         """Return the sums of parameter words and of writes, each times its rate in its tile."""
@@ -59,6 +62,8 @@ class Drain:
             count = min(config.cols, job.columns - first)
             words = (first + count - 1) // config.rows - first // config.rows + 1
             cycles = self.cycles(job.rows, first, job.columns, config)
+            if self.residual:
+                cycles = max(cycles, self.accessing(job.rows, first, job.columns, config))
             params += (job.rows * -(-count // config.lanes)) ** 2 / cycles
             writes += (job.rows * words * (1 + self.wide)) ** 2 / cycles
         return params, writes
