@@ -54,7 +54,8 @@ class Fetched:
     regular = False
 
     def __init__(self, fields, start, stretch, config, costs):
-        self.start, self.costs, self.cols, self.left, self.last = start, costs, config.cols, 0, start
+        self.start, self.last, self.left = start, start, 0
+        self.costs, self.cols = costs, config.cols
         self.time = self.read = start + costs.read_latency
         self.began = self.read - self.cols
         self.stretch, self.behind = stretch, 0.0
