@@ -89,8 +89,9 @@ class ArrayTimes:
         Pipeline figures of the hardware.
     stream : StreamTimes
         Where streamed weights come from.
-    steady : bool
-        Look up what was worked out before; the result is the same.
+    known : dict, optional
+        What was worked out before, for the same accelerator: looked up, and added to. The result is
+        the same without.
 
     Attributes
     ----------
@@ -98,8 +99,9 @@ class ArrayTimes:
         The last activation has entered the array.
     """
 
-    def __init__(self, config, costs, stream, *, steady=True):
-        self.config, self.costs, self.stream, self.steady = config, costs, stream, steady
+    def __init__(self, config, costs, stream, *, known=None):
+        self.config, self.costs, self.stream, self.known = config, costs, stream, known
+        self.steady = known is not None
         self.latency, self.group = matmul_latency(config), slice_columns(config)
         ahead = _SLICE + config.weight_fifo
         self.loaded = deque(maxlen=ahead + config.cols)  # of the newest weights
@@ -112,7 +114,6 @@ class ArrayTimes:
         self.halves = _EMPTY, _EMPTY  # the next tile's, and the other
         self.entered = 0
         self.begun = self.swapped = self.drained = self.settled = self.port = _LONG_AGO
-        self.known = {}
         # No sum of a time and what stands in `Costs` or belongs to the array is further away.
         self.horizon = 4 * (config.rows + config.cols) + 256
 

@@ -70,10 +70,11 @@ def predict_cycles(ops, config, macs, *, costs=COSTS, steady=True):
     steady : bool
         Look up times of work that comes again in the same state; the result is the same.
     """
-    quiet = _run(ops, _Timeline(config, costs, _Beside(), steady))
+    known = {} if steady else None
+    quiet = _run(ops, _Timeline(config, costs, _Beside(), known))
     found = backgrounds([use for _, use in quiet.uses], config)
     beside = _Beside(dict(zip([op for op, _ in quiet.uses], found, strict=True)))
-    line = _run(ops, _Timeline(config, costs, beside, steady))
+    line = _run(ops, _Timeline(config, costs, beside, known))
     cycles = line.end()
     window = 0 if line.first_weights is None else line.last_output - line.first_weights + 1
     return Prediction(cycles=cycles, window=window, busy=dict(line.busy), stream_beats=line.beats,
@@ -130,10 +131,10 @@ class _Beside:
 class _Timeline:
     """Times of everything placed so far; `now` is when the stream can give its next beat."""
 
-    def __init__(self, config, costs, beside, steady):
+    def __init__(self, config, costs, beside, known):
         self.config, self.costs, self.beside = config, costs, beside
         self.stream = StreamTimes(config, costs)
-        self.array = ArrayTimes(config, costs, self.stream, steady=steady)
+        self.array = ArrayTimes(config, costs, self.stream, known=known)
         self.header = -(-INSTRUCTION_BYTES // config.bus_bytes)
         self.beats = 0
         self.free = dict.fromkeys(Engine, 0)         # the engine can take its next instruction
