@@ -24,7 +24,8 @@ class Costs:
     token: int = 3              # from done to the start of the engine that waits for it
     fence: int = 2              # from done to the start of the fenced instruction
     data_latency: int = 2       # from a beat's arrival to the LOAD engine
-    write: int = 6              # from the start of LOAD to its first write
+    write: int = 5              # from the start of LOAD until it takes its first word, which is
+                                # written a cycle later
     load_done: int = 1          # from the last word of a LOAD operation to done
     read_done: int = 2          # the same of FETCH and STORE
     read_latency: int = 11     # from start to the first word of FETCH and STORE
@@ -52,7 +53,7 @@ class Costs:
     layernorm: int = 71         # beyond the root
     layernorm_row: int = 35     # least cycles a row, its mean
     mean: int = 20
-    finish: int = 2             # from the last completion to done
+    finish: int = 3             # from the last completion to done
 
 
 COSTS = Costs()

@@ -191,7 +191,7 @@ class _Timeline:
             done = start + costs.read_latency + words - 1 + costs.read_done
         else:
             last = self._stream(op, start)
-            done = last + costs.load_done
+            done = last + costs.load_done + (op.opcode is Opcode.LOAD)
         self._use(op, fields, start, done)
         self.free[Engine.LOAD] = done + 1
         self._complete(op, start, done)
