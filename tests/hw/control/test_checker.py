@@ -92,7 +92,7 @@ def expected(opcode, fields, config):
     return cause
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["digits", "tiny", "odd", "deferred"])
+@pytest.mark.parametrize("config", CONFIGS, ids=["digits", "tiny", "odd", "deferred", "wide"])
 def test_matches_model_at_every_limit(config):
     rng = random.Random(config.hash)
     cases = []
