@@ -21,6 +21,7 @@ _COMMANDS = {
     "timing": ("systola.cli.timing", "Place and route on an ECP5 for the clock frequency."),
     "report": ("systola.cli.report", "Area, energy and power; everything on one page."),
     "simulate": ("systola.cli.simulate", "Run a model on simulated Verilog, and compare."),
+    "predict": ("systola.cli.predict", "Compare predicted cycles with simulated ones."),
     "conform": ("systola.cli.simulate", "Compare with published golden vectors."),
     "run": ("systola.cli.run", "Run a model on a board, over its serial port."),
     "serve": ("systola.cli.run", "Simulate a board, serial port included."),

@@ -18,8 +18,8 @@ Weights lie in -W..W with W = 2**(weight_bits-1) - 1, activations in -X..X with 
 
 from dataclasses import dataclass
 
-__all__ = ["DSP48E1", "ECP5", "Field", "Packing", "PackingError", "Slice", "array_delays",
-           "array_latency", "field_ranges", "matmul_latency", "plan_packing"]
+__all__ = ["DSP48E1", "ECP5", "Field", "Packing", "PackingError", "Slice", "field_ranges",
+           "plan_packing"]
 
 
 class PackingError(ValueError):
@@ -124,31 +124,6 @@ class Packing:
                                  _largest_product(self.weight_bits, self.act_bits))[index]
         width = self.fields[index].width
         return low >> width, high >> width
-
-
-def array_delays(cols, group):
-    """Return for each array column the cycles that its sums are later than those of column 0."""
-    return [c // group for c in range(cols)]
-
-
-def array_latency(rows, style):
-    """Return the cycles from a vector's entry to its sum at column 0.
-
-    A cycle a row and two to multiply and add; packed sums take one more to be told apart.
-    """
-    return rows + 2 + (style == "dsp_packed")
-
-
-def matmul_latency(config):
-    """Return the cycles from a tile's last word at the array to the first group at the requantizer.
-
-    For the MATRIX engine of an `AcceleratorConfig`, see ``hw/matrix/matrix_engine.py``.
-    """
-    group = 1
-    if config.pe_style == "dsp_packed":
-        group = plan_packing(config.weight_bits, config.act_bits, config.rows,
-                             cols=config.cols).group
-    return array_latency(config.rows, config.pe_style) + array_delays(config.cols, group)[-1] + 4
 
 
 def field_ranges(fields, rows, product):

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.checks import When, check_steps
 from systola.hw.contract.isa import HEADER_BYTES, INSTRUCTION_BYTES, Error, Flag, Opcode
+from systola.hw.contract.latency import CHECK_LATENCY
 from systola.hw.contract.numbers import CODE_BITS
 from systola.hw.parts import shapes
 
@@ -44,7 +45,7 @@ class Checker(wiring.Component):
         `Error` of the instruction, together with ``done``.
     """
 
-    LATENCY = 8
+    LATENCY = CHECK_LATENCY
     """Cycles from start to done beyond those of the steps."""
 
     def __init__(self, config):

@@ -10,7 +10,7 @@ from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.contract.dsp_packing import array_delays, array_latency
+from systola.hw.contract.latency import array_delays, array_latency
 from systola.hw.matrix.pe import STYLES, booth_product, multiply_accumulate
 from systola.hw.matrix.systolic import connect_cells
 from systola.hw.parts.arguments import check_integers, check_least, check_positive

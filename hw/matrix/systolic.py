@@ -4,7 +4,8 @@ from amaranth import Cat, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.contract.dsp_packing import array_delays, array_latency, plan_packing
+from systola.hw.contract.dsp_packing import plan_packing
+from systola.hw.contract.latency import array_delays, array_latency
 from systola.hw.matrix.pe import STYLES, PackedElement, ProcessingElement, check_cell
 from systola.hw.matrix.unwrap import FieldCounter, pack_fields, split_fields
 from systola.hw.parts.arguments import check_positive

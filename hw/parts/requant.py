@@ -5,10 +5,11 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.config import mult_limb, requant_slots
+from systola.hw.contract.latency import LANE_LATENCY, requant_latency
 from systola.hw.contract.numbers import BRANCH_BITS, INT_BITS, RESIDUAL_BITS, SHIFT_BITS
 from systola.hw.parts.arguments import check_integers
 from systola.hw.parts.pipeline import Pipeline
-from systola.hw.parts.rescaler import LANE_LATENCY, LaneRescaler, sign_mask
+from systola.hw.parts.rescaler import LaneRescaler, sign_mask
 from systola.hw.parts.shapes import param_record
 
 __all__ = ["Requantizer"]
@@ -104,11 +105,7 @@ class Requantizer(wiring.Component):
 
     def latency(self, *, long, use_res=False):
         """Return the cycles from the first one in which a beat is offered to its result."""
-        if use_res and self._res_two:
-            return LANE_LATENCY + 4
-        if self.slots(long=long) == 2:
-            return LANE_LATENCY + 3
-        return LANE_LATENCY + 1 + bool(use_res)
+        return requant_latency(self.mult_bits, self.code_mult_bits, long=long, residual=use_res)
 
     def elaborate(self, platform):
         m = Module()

@@ -4,10 +4,7 @@ from amaranth import Cat, Const, Mux, Signal, signed
 
 from systola.hw.parts.pipeline import Pipeline, add_with_carry, booth_row
 
-__all__ = ["LANE_LATENCY", "LaneRescaler", "sign_mask"]
-
-LANE_LATENCY = 8
-"""Cycles from the operands of a slot to its result."""
+__all__ = ["LaneRescaler", "sign_mask"]
 
 
 class LaneRescaler(Pipeline):

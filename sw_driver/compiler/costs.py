@@ -1,68 +1,73 @@
 """Cycles that the hardware's pipelines take: fixed delays in one table, and formulas."""
 
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
-from systola.hw.contract.isa import FORMATS, Engine, Flag, Opcode
+from systola.hw.contract.checks import When, check_steps
+from systola.hw.contract.isa import Flag, Opcode
+from systola.hw.contract.latency import CHECK_LATENCY, requant_latency
+from systola.sw_driver.compiler.contention import QUIET
 
-__all__ = ["COSTS", "Costs", "check_cycles", "vector_cycles"]
+__all__ = ["COSTS", "Costs", "check_cycles", "requant_times", "vector_cycles"]
 
 
 @dataclass(frozen=True)
 class Costs:
     """Fixed delays in cycles; what is counted is said beside each."""
 
-    start: int = 1              # from the start command to the first beat
+    start: int = 4              # from the start command to the first beat, a host that waits for it
     decode: int = 3             # per instruction, with the stream stopped
-    check: int = 8              # the same, for all but BEGIN and END, beyond `check_cycles`
+    check: int = CHECK_LATENCY  # the same, for all but BEGIN and END, beyond `check_cycles`
     queue: int = 3              # from issue to the engine's gate
     queue_free: int = 1         # from an engine's start to room in its queue
     token: int = 3              # from done to the start of the engine that waits for it
     fence: int = 2              # from done to the start of the fenced instruction
     data_latency: int = 2       # from a beat's arrival to the LOAD engine
+    write: int = 5              # from the start of LOAD until it takes its first word, which is
+                                # written a cycle later
     load_done: int = 1          # from the last word of a LOAD operation to done
     read_done: int = 2          # the same of FETCH and STORE
-    read_latency: int = 8       # from start to the first word of FETCH and STORE
-    transpose: int = 2          # from a block's last row to its first column
+    read_latency: int = 11     # from start to the first word of FETCH and STORE
+    transpose: int = 5          # from a block's last row to its first column
+    settle: int = 5             # between the column tiles of a transposed FETCH
     fifo: int = 3               # from a word of weights to the tile loader, through the FIFO
     fifo_free: int = 3          # from a column's load to room for a word
-    first_word: int = 3         # from a MATMUL's start to its first word at the array
+    first_word: int = 7         # from a MATMUL's start to its first word at the array
     matmul_gap: int = 1         # between the activations of two MATMULs
-    run_ahead: int = 4          # requests go out before their words enter the array
+    run_ahead: int = 5          # requests go out before their words enter the array
     half_free: int = 1          # from the end of a drain to the next tile in that half
-    array: int = 5              # a tile's last word to the first group, beyond R + C
-    tile_gap: int = 2           # from the last group of a tile to the first of the next
+    tile_gap: int = 1           # from the last group of a tile to the first of the next, one more
+                                # if a group takes one cycle
     wide_gap: int = 7           # from done of a 16-bit or residual MATMUL to the next group
     residual_gap: int = 10      # the same if the next one has a residual
     wide_next: int = 2          # from its done to the start of the next but one
-    write_latency: int = 12     # from the last group to done, one more if 16 bits wide
-    shiftmax: int = 38          # VECTOR: latencies of a row beyond its beats and writes, and here
+    write_latency: int = 3      # from a group's codes to done, one more if 16 bits wide
+    shiftmax: int = 39          # VECTOR: latencies of a row beyond its beats and writes, and here
                                 # beyond the product, four bits of the mantissa a cycle
     shiftmax_row: int = 17      # least cycles a row, its division
-    deferred: int = 28          # the same of deferred Shiftmax
+    deferred: int = 14          # the same of deferred Shiftmax, up to its last factor
     deferred_row: int = 1       # beyond a cycle for two bits of the row factor
-    shiftgelu: int = 52
+    shiftgelu: int = 51
     table: int = 13
-    layernorm: int = 72         # beyond the root
+    layernorm: int = 71         # beyond the root
     layernorm_row: int = 35     # least cycles a row, its mean
     mean: int = 20
-    finish: int = 2             # from the last completion to done
+    finish: int = 3             # from the last completion to done
 
 
 COSTS = Costs()
 
 
-def drain_cycles(first, columns, fields, config):
-    """Return the cycles in which a row of a MATMUL's tile at column `first` leaves it."""
-    wide, residual = fields["out_bits"] > 8, bool(fields["flags"] & Flag.RESIDUAL)
-    group = config.requant_cycles(long=bool(wide or fields["flags"] & Flag.ROW_SCALE),
-                                  residual=residual)
-    count = min(config.cols, columns - first)
-    words = (first + count - 1) // config.rows - first // config.rows + 1
-    return max(-(-count // config.lanes) * group, words * (1 + (wide or residual)))
+def requant_times(fields, config):
+    """Return the cycles that a MATMUL's group takes in the requantizer, and until it is out."""
+    long = fields["out_bits"] > 8 or bool(fields["flags"] & Flag.ROW_SCALE)
+    residual = bool(fields["flags"] & Flag.RESIDUAL)
+    return config.requant_cycles(long=long, residual=residual), requant_latency(
+        config.mult_bits, config.code_mult_bits, long=long, residual=residual)
 
 
-def vector_cycles(opcode, fields, config, costs):
+def vector_cycles(opcode, fields, config, costs, beside=QUIET):
     """Return the cycles of a VECTOR operation from its start to done."""
     columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]
     if opcode is Opcode.MEAN:
@@ -75,26 +80,40 @@ def vector_cycles(opcode, fields, config, costs):
     planes = config.attention_digits if opcode is Opcode.SHIFTMAX else 1
     slots = config.requant_cycles(long=False) if scaled else 1
     out_lanes = config.norm_lanes if scaled else lanes
-    every, last = _writes([slots * count for count in _beats(columns, out_lanes, config)], planes)
+    written = [slots * count for count in _beats(columns, out_lanes, config)]
+    every, last = _writes(written, planes)
+    norm, division = opcode is Opcode.LAYERNORM, costs.deferred_row + -(-config.mult_bits // 2)
+    least = {Opcode.LAYERNORM: costs.layernorm_row, Opcode.SHIFTGELU: beats + scaled,
+             Opcode.SHIFTMAX: division if config.attention == "deferred" else costs.shiftmax_row}
+    alone = max(beats, every, least[opcode])
+    row = beside.row(alone, every, written, planes, fields["words"] * (1 + norm),
+                     -(-columns // config.lanes) if norm else 0)
+    last += int(row - alone)
+    if norm:
+        return _norm_cycles(rows, beats, row, config, costs) + last
+    others = int((rows - 1) * row)
     if opcode is Opcode.SHIFTMAX and config.attention == "deferred":  # two passes over a row
-        division = costs.deferred_row + -(-config.mult_bits // 2)
-        latency = costs.deferred + (lanes - 1).bit_length() + beats
-        return latency + (rows - 1) * max(beats, every, division) + last
+        levels = -(-(lanes - 1).bit_length() // 2)
+        return costs.deferred + levels + 2 * beats + others + division + int(row - alone)
     if opcode is Opcode.SHIFTMAX:  # a third pass: the product
         product = -(-(config.x0_bits + 1) // 4)
         latency = costs.shiftmax + product + (lanes - 1).bit_length() + 2 * beats
-        return latency + (rows - 1) * max(beats, every, costs.shiftmax_row) + last
-    if opcode is Opcode.LAYERNORM:
-        root, roots = _root_cycles(config), config.norm_roots
-        every, began = max(beats, every, costs.layernorm_row), []
-        for row in range(rows):
-            after = began[-1] + every if row else 0
-            began.append(max(after, began[-roots] + root if row >= roots else 0))
-        levels = -(-(lanes - 1).bit_length() // 2)
-        return costs.layernorm - 1 + levels + root + beats + began[-1] + last
+        return latency + others + last
     if config.gelu == "exact":
-        return costs.shiftgelu + beats + (rows - 1) * max(beats + 1, every) + last
-    return costs.table + (rows - 1) * max(beats, every) + last
+        return costs.shiftgelu + (out_lanes < lanes) + beats + others + last
+    return costs.table + others + last
+
+
+def _norm_cycles(rows, beats, every, config, costs):
+    """Return the cycles of I-LayerNorm up to the last row's first beat."""
+    root, roots, began = _root_cycles(config), config.norm_roots, []
+    for row in range(rows):
+        after = began[-1] + every if row else 0
+        began.append(max(after, began[-roots] + root if row >= roots else 0))
+    lanes = config.norm_lanes
+    levels = -(-(lanes - 1).bit_length() // 2)
+    latency = costs.layernorm - 1 + (lanes < config.vector_lanes) + levels + root + beats
+    return latency + int(began[-1])
 
 
 def _mean_cycles(columns, fields, config, costs):
@@ -138,53 +157,24 @@ def _root_cycles(config):
     return 10 * (-(-quotient // 2) + 1) + 2
 
 
-def _steps(factor):
-    """Return the cycles of a product with `factor`, four bits each."""
-    return max(-(-int(factor).bit_length() // 4), 1)
-
-
 def check_cycles(opcode, fields, config):
-    """Return the cycles of the dispatcher's sequential checks, a few bits of a product each."""
-    names = fields.keys()
-    cycles = len(names & {"lanes_last", "x0", "out_bits", "res_shift", "digits", "table",
-                            "out_group", "wide", "mult", "shift"})
-    cycles += opcode is Opcode.MATMUL  # the flags
-    if config.factor_depth and "factor_base" in names:
-        scaled = opcode is Opcode.SHIFTMAX or fields["flags"] & Flag.ROW_SCALE
-        cycles += 1 + (_steps(fields["rows"] - 1) if scaled else 1)
-    per_channel = not (opcode is Opcode.MATMUL and fields["flags"] & Flag.BROADCAST)
-    for prefix in [name.removesuffix("base") for name in names if name.endswith("base")]:
-        if f"{prefix}stride" in names:
-            cycles += _region_steps(opcode, prefix, fields, config)
-    if opcode is Opcode.LOAD_PARAMS:
-        cycles += 1 + _steps(fields["count"] - 1) + _steps(config.param_beats)
-    elif opcode is Opcode.SHIFTGELU:
-        cycles += 1
-    elif "param_base" in names:
-        cycles += _steps(fields["param_base"])
-        cycles += _steps(fields["words"] - 1) + _steps(1) if per_channel else 2
-    if opcode is Opcode.MATMUL:
-        cycles += 1
-    elif FORMATS[opcode].engine is Engine.VECTOR:
-        cycles += _steps(fields["words"] - 1) + 1
-    elif opcode is Opcode.LOAD:
-        cycles += _steps(fields["words"])
-    elif opcode in (Opcode.LOAD_TABLE, Opcode.LOAD_WEIGHTS):
-        cycles += 1
-    return cycles
+    """Return the cycles of the dispatcher's checks of an instruction with these `fields`.
+
+    A step takes one for every started four bits of its factor, at least one; one whose condition
+    does not hold takes one.
+    """
+    return sum(_step_cycles(step, fields) for step in _checks(config)[opcode])
 
 
-def _region_steps(opcode, prefix, fields, config):
-    if prefix == "res_" and not fields["flags"] & Flag.RESIDUAL:
-        return 4
-    words = fields["act_words" if prefix == "act_" else "words"]
-    if opcode is Opcode.MEAN:  # one row of results; the input's planes are a product
-        return 2 + _steps(words - 1) + (prefix == "src_" and _steps(fields["rows"] - 1))
-    cycles = 1 + _steps(words - 1) + _steps(fields["rows"] - 1)
-    if prefix == "act_":
-        return cycles + _steps(fields["digits"] - 1)
-    if prefix in ("out_", "res_"):
-        return cycles + 1
-    planes = {(Opcode.SHIFTMAX, "dst_"): config.attention_digits,
-              (Opcode.LAYERNORM, "src_"): 2}.get((opcode, prefix), 1)
-    return cycles + (_steps(planes - 1) if planes > 1 else 0)
+_checks = cache(check_steps)
+_HOLDS = {When.RESIDUAL: lambda fields: fields["flags"] & Flag.RESIDUAL,
+          When.ROW_SCALE: lambda fields: fields["flags"] & Flag.ROW_SCALE,
+          When.PER_CHANNEL: lambda fields: not fields["flags"] & Flag.BROADCAST,
+          When.WIDE: lambda fields: fields["out_bits"] > 8}
+
+
+def _step_cycles(step, fields):
+    if step.when is not None and not _HOLDS[step.when](fields):
+        return 1
+    factor = fields[step.b] if isinstance(step.b, str) else step.b
+    return max(-(-(factor - step.less).bit_length() // 4), 1)

@@ -9,13 +9,14 @@ All figures that depend on the hardware's pipelines are in `Costs`; bank conflic
 from collections import deque
 from dataclasses import dataclass
 
-from systola.hw.contract.isa import INSTRUCTION_BYTES, Engine, Flag, Opcode
-from systola.sw_driver.compiler.costs import COSTS, check_cycles, drain_cycles, vector_cycles
+from systola.hw.contract.isa import INSTRUCTION_BYTES, Engine, Opcode
+from systola.sw_driver.compiler.array_times import ArrayTimes, Job, StreamTimes
+from systola.sw_driver.compiler.contention import QUIET, backgrounds, port_use
+from systola.sw_driver.compiler.costs import COSTS, check_cycles, vector_cycles
+from systola.sw_driver.compiler.drains import drain_of
+from systola.sw_driver.compiler.weights import Fetched, Streamed
 
 __all__ = ["Prediction", "predict_cycles"]
-
-_LONG_AGO = 1 << 30
-_SLICE = 2  # words of weights between the LOAD engine and the FIFO
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Prediction:
                 **{f"{engine.name.lower()}_busy": cycles for engine, cycles in self.busy.items()}}
 
 
-def predict_cycles(ops, config, macs, *, costs=COSTS):
+def predict_cycles(ops, config, macs, *, costs=COSTS, steady=True):
     """Return the `Prediction` for operations with their tokens, in stream order.
 
     Parameters
@@ -66,8 +67,23 @@ def predict_cycles(ops, config, macs, *, costs=COSTS):
         The model's multiply-accumulates, for the utilisation.
     costs : Costs
         Pipeline figures of the hardware.
+    steady : bool
+        Look up times of work that comes again in the same state; the result is the same.
     """
-    line = _Timeline(config, costs)
+    known = {} if steady else None
+    quiet = _run(ops, _Timeline(config, costs, _Beside(), known))
+    found = backgrounds([use for _, use in quiet.uses], config)
+    beside = _Beside(dict(zip([op for op, _ in quiet.uses], found, strict=True)))
+    line = _run(ops, _Timeline(config, costs, beside, known))
+    cycles = line.end()
+    window = 0 if line.first_weights is None else line.last_output - line.first_weights + 1
+    return Prediction(cycles=cycles, window=window, busy=dict(line.busy), stream_beats=line.beats,
+                      utilisation=macs / (config.rows * config.cols * cycles),
+                      bandwidth=line.bandwidth())
+
+
+def _run(ops, line):
+    """Place all operations; returns the timeline."""
     matmul = None
     for op in ops:
         if op.opcode is Opcode.MATMUL:
@@ -78,11 +94,7 @@ def predict_cycles(ops, config, macs, *, costs=COSTS):
             line.vector(op)
         else:
             line.load(op)
-    cycles = line.end()
-    window = 0 if line.first_weights is None else line.last_output - line.first_weights + 1
-    return Prediction(cycles=cycles, window=window, busy=dict(line.busy), stream_beats=line.beats,
-                      utilisation=macs / (config.rows * config.cols * cycles),
-                      bandwidth=line.bandwidth())
+    return line
 
 
 @dataclass
@@ -91,46 +103,65 @@ class _Begun:
 
     op: object
     start: int
+    fields: dict
+
+
+def _job(fields, use, background, config):
+    """Return the `Job` of a MATMUL."""
+    return Job(rows=fields["rows"], act_words=fields["act_words"], digits=fields["digits"],
+               first=fields["out_group"] * config.lanes,
+               columns=(fields["words"] - 1) * config.rows + fields["lanes_last"],
+               drain=drain_of(fields, use, background, config))
+
+
+class _Beside:
+    """What other engines do beside each operation that uses the ports, in the order of the stream.
+
+    Those of MATMULs are asked for behind those of what feeds them.
+    """
+
+    def __init__(self, found=None):
+        self.found = found
+
+    def next(self, op):
+        """Return the `Background` of `op`."""
+        return QUIET if self.found is None else self.found.get(op, QUIET)
 
 
 class _Timeline:
     """Times of everything placed so far; `now` is when the stream can give its next beat."""
 
-    def __init__(self, config, costs):
-        self.config, self.costs = config, costs
+    def __init__(self, config, costs, beside, known):
+        self.config, self.costs, self.beside = config, costs, beside
+        self.stream = StreamTimes(config, costs)
+        self.array = ArrayTimes(config, costs, self.stream, known=known)
         self.header = -(-INSTRUCTION_BYTES // config.bus_bytes)
-        self.now, self.beats = costs.start, 0
+        self.beats = 0
         self.free = dict.fromkeys(Engine, 0)         # the engine can take its next instruction
         self.finished = dict.fromkeys(Engine, 0)     # all its instructions so far are complete
         self.busy = dict.fromkeys(Engine, 0)
         self.queued = {engine: deque(maxlen=config.queue_depth) for engine in Engine}
         self.tokens = {(giver, taker): deque() for giver in Engine for taker in Engine}
-        self.loaded = deque(  # of the newest weights
-            maxlen=_SLICE + config.weight_fifo + config.cols)
-        self.entered = 0          # the last activation has entered the array
-        self.swapped = -_LONG_AGO
-        self.begun = -_LONG_AGO   # the newest pass
-        self.halves = deque([_Half(-1, 0, 0, costs)] * 2, maxlen=2)
-        self.drained = self.settled = -_LONG_AGO
         self.taken = deque([0, 0], maxlen=2)  # when the next but one MATMUL may be taken
-        self.spans = {}           # first and last cycle of every operation
+        self.uses = []            # of the shared ports, by operation
         self.first_weights = None  # when their load started
         self.last_output = 0
         self.layers = {}          # with streamed weights, by name: cycles, beats
         self._take_header()       # BEGIN
 
     def _take_header(self):
-        self.now += self.header + self.costs.decode
+        self.stream.now += self.header + self.costs.decode
         self.beats += self.header
 
     def _dispatch(self, op):
         """Return when `op` is at the head of its engine and may start."""
         queue = self.queued[op.engine]
         self._take_header()
-        issue = self.now + check_cycles(op.opcode, op.resolved(), self.config) + self.costs.check
+        fields = op.resolved()
+        issue = self.stream.now + check_cycles(op.opcode, fields, self.config) + self.costs.check
         if len(queue) == queue.maxlen:
             issue = max(issue, queue[0] + self.costs.queue_free)
-        self.now = issue + 1
+        self.stream.now = issue + 1
         start = max(issue + self.costs.queue, self.free[op.engine])
         for other in Engine:
             if other is not op.engine and op.wait >> other & 1:
@@ -138,10 +169,9 @@ class _Timeline:
         if op.engine is Engine.MATRIX and op.wait >> op.engine & 1:
             start = max(start, self.finished[op.engine] + self.costs.fence)
         queue.append(start)
-        return start
+        return start, fields
 
     def _complete(self, op, start, done):
-        self.spans[op] = start, done
         if op.opcode is Opcode.LOAD_WEIGHTS and self.first_weights is None:
             self.first_weights = start
         if op.opcode is Opcode.STORE:
@@ -154,99 +184,85 @@ class _Timeline:
 
     def load(self, op):
         """Place a LOAD operation other than those that feed weights."""
-        costs, start = self.costs, self._dispatch(op)
+        costs, (start, fields) = self.costs, self._dispatch(op)
         if op.opcode is Opcode.STORE:
-            done = (start + costs.read_latency + op.fields["rows"] * op.fields["words"] - 1
-                    + costs.read_done)
+            words = op.fields["rows"] * op.fields["words"]
+            words += int(words * self.beside.next(op).of_reads)
+            done = start + costs.read_latency + words - 1 + costs.read_done
         else:
-            fifo = self.config.stream_fifo
-            first = max(start + 1, self.now + costs.data_latency)
-            last = first + (255 if op.opcode is Opcode.LOAD_TABLE else op.beats - 1)
-            self.now = max(self.now + op.beats, last - fifo + 2)
-            self.beats += op.beats
-            done = last + costs.load_done
+            last = self._stream(op, start)
+            done = last + costs.load_done + (op.opcode is Opcode.LOAD)
+        self._use(op, fields, start, done)
         self.free[Engine.LOAD] = done + 1
         self._complete(op, start, done)
 
+    def _use(self, op, fields, start, end, job=None):
+        """Note what an operation does with the shared ports, for the next timeline."""
+        if self.beside.found is None:
+            use = port_use(op, fields, self.config)
+            if use is not None:
+                use.start, use.end = start, end
+                use.bursts = job and job.drain.bursts(job, self.config)
+                self.uses.append((op, use))
+
+    def _stream(self, op, start):
+        """Take the beats of `op`; returns when the last one has been used."""
+        table = op.opcode is Opcode.LOAD_TABLE
+        free = start + (self.costs.write if op.opcode is Opcode.LOAD else 1)
+        for _ in range(op.beats):
+            if len(self.stream.held) == self.stream.held.maxlen:
+                self.stream.now = max(self.stream.now, self.stream.held[0] + 1)
+            leaves = max(free, self.stream.now + self.costs.data_latency)
+            self.stream.held.append(leaves)
+            self.stream.now += 1
+            free = leaves + (self.config.rows if table else 1)
+        self.beats += op.beats
+        return leaves + (255 % self.config.rows if table else 0)
+
     def vector(self, op):
         """Place a VECTOR operation."""
-        start = self._dispatch(op)
-        done = start + vector_cycles(op.opcode, op.fields, self.config, self.costs)
+        start, fields = self._dispatch(op)
+        done = start + vector_cycles(op.opcode, op.fields, self.config, self.costs,
+                                     self.beside.next(op))
+        self._use(op, fields, start, done)
         self.free[Engine.VECTOR] = done
         self._complete(op, start, done)
 
     def begin(self, op):
         """Start a MATMUL; it is placed when what feeds it is known."""
-        return _Begun(op, self._dispatch(op))
+        return _Begun(op, *self._dispatch(op))
 
     def feed(self, op, matmul):
         """Place a feeding operation and the MATMUL it feeds."""
-        start = self._dispatch(op)
-        if op.opcode is Opcode.LOAD_WEIGHTS:
-            source = _Streamed(self, op, start)
-        else:
-            source = _Fetched(op, start, self.config, self.costs)
-        before = self.entered
-        last = self._multiply(matmul, source)
-        if op.opcode is Opcode.LOAD_WEIGHTS:
-            self.now, self.beats = source.passed + 1, self.beats + op.beats
-            cycles, beats = self.layers.get(op.name, (0, 0))
-            self.layers[op.name] = (cycles + self.entered - max(before, matmul.start),
-                                    beats + op.beats)
+        start, fields = self._dispatch(op)
         streamed = op.opcode is Opcode.LOAD_WEIGHTS
+        if streamed:
+            source = Streamed(self.stream, start, self.costs)
+        else:
+            source = Fetched(fields, start, self.beside.next(op).of_reads, self.config, self.costs)
+        before = self.array.entered
+        job = _job(matmul.fields, port_use(matmul.op, matmul.fields, self.config),
+                   self.beside.next(matmul.op), self.config)
+        last, drained, done, asked = self.array.multiply(job, matmul.start, source)
+        self._use(matmul.op, matmul.fields, drained, done, job)
+        entered, twice = self.array.entered, job.drain.twice
+        self.taken.append(done + self.costs.wide_next if twice else 0)
+        words = job.rows * job.act_words * job.digits * -(
+            -(job.columns - job.first) // self.config.cols)
+        self.free[Engine.MATRIX] = max(
+            min(entered - self.costs.run_ahead, max(matmul.start + words, asked) + 2),
+            self.taken[0])
+        self._complete(matmul.op, matmul.start, done)
+        if streamed:
+            self.stream.now, self.beats = source.passed + 1, self.beats + op.beats
+            cycles, beats = self.layers.get(op.name, (0, 0))
+            self.layers[op.name] = (cycles + entered - max(before, matmul.start),
+                                    beats + op.beats)
         done = last + (self.costs.load_done if streamed else self.costs.read_done)
+        if not streamed:
+            self._use(op, fields, start + self.costs.read_latency - 5, done)
         self.free[Engine.LOAD] = done + 1
         self._complete(op, start, done)
-
-    def _multiply(self, matmul, source):
-        """Run the tiles of a MATMUL; returns when the last weight left the LOAD engine."""
-        config, costs, fields = self.config, self.costs, matmul.op.fields
-        start = fields["out_group"] * config.lanes
-        columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]
-        rows, residual = fields["rows"], bool(fields["flags"] & Flag.RESIDUAL)
-        wide = fields["out_bits"] > 8
-        twice = 1 + (wide or residual)
-        entry = max(self.entered + 1 + costs.matmul_gap, matmul.start + costs.first_word)
-        drain_from = self.settled + (costs.residual_gap if residual else costs.wide_gap)
-        pushed = 0
-        for first in range(start, columns, config.cols):
-            half, follow = self.halves[0], True
-            for _ in range(fields["act_words"]):
-                pushed, ready = self._tile(source, pushed)
-                for digit in range(fields["digits"]):
-                    begin = max(entry, self.begun + 2, ready if digit == 0 else 0)
-                    self.begun, entry = half.enter(begin, rows, follow)
-                    if digit == 0:
-                        self.swapped = self.begun
-                    follow = False
-            full = entry - 1 + config.rows + config.cols + costs.array
-            begin = max(full, self.drained + costs.tile_gap, drain_from)
-            half = _Half(begin, rows, drain_cycles(first, columns, fields, config), costs)
-            self.drained = half.last
-            self.halves.append(half)
-        self.entered = entry - 1
-        done = self.drained + costs.write_latency + wide
-        self.settled = done if twice == 2 else -_LONG_AGO
-        self.taken.append(done + costs.wide_next if twice == 2 else 0)
-        self.free[Engine.MATRIX] = max(self.entered - costs.run_ahead, self.taken[0])
-        self._complete(matmul.op, matmul.start, done)
-        return pushed
-
-    def _tile(self, source, pushed):
-        """Push one tile of weights; returns the last push and when the tile may be swapped in."""
-        config, costs = self.config, self.costs
-        hold = self.swapped + config.rows - 1
-        loaded = 0
-        for column in range(config.cols):
-            pushed = max(source.next(), pushed + 1)
-            if len(self.loaded) == self.loaded.maxlen:
-                pushed = max(pushed, self.loaded[0] + costs.fifo_free)
-            source.taken(pushed)
-            loaded = max(pushed + costs.fifo + 1, hold + column, loaded + 1)
-            self.loaded.append(loaded)
-        # With its first column loaded and the rest at hand, the swap may follow the wave.
-        ready = max(pushed + costs.fifo + 1, self.swapped + max(config.rows, config.cols))
-        return pushed, ready
 
     def bandwidth(self):
         """Return the bytes of weights per cycle of every layer that streams them."""
@@ -257,91 +273,4 @@ class _Timeline:
     def end(self):
         """Return when the program is done."""
         self._take_header()
-        return max(self.now, *self.finished.values()) + self.costs.finish
-
-
-@dataclass
-class _Half:
-    """An accumulator half that is being drained: a row every `row` cycles from `begin` on."""
-
-    begin: int
-    rows: int
-    row: int
-    costs: object
-
-    @property
-    def last(self):
-        """The last group leaves."""
-        return self.begin + self.rows * self.row - 1
-
-    def enter(self, begin, rows, follow):
-        """Return when the first word of a pass enters, and when the pass is over.
-
-        The first pass of a tile may follow the drain, row behind row; others find it finished.
-        """
-        free = self.last + self.costs.half_free
-        first = max(begin, min(free, self.begin) if follow else free)
-        last = rows - 1
-        if follow and last < self.rows:
-            limit = min(free, self.begin + last * self.row)
-        else:
-            limit = free + (last - self.rows if follow else 0)
-        return first, max(first + last, limit) + 1
-
-
-class _Streamed:
-    """Weights from the stream: times at which each beat reaches the LOAD engine."""
-
-    def __init__(self, line, op, start):
-        self.passed, self.costs = line.now - 1, line.costs
-        self.start, self.fifo = start + 1, deque(maxlen=line.config.stream_fifo)
-
-    def next(self):
-        """Return when the next beat can be pushed."""
-        self.passed += 1
-        if len(self.fifo) == self.fifo.maxlen:
-            self.passed = max(self.passed, self.fifo[0] + 1)
-        return max(self.start, self.passed + self.costs.data_latency)
-
-    def taken(self, time):
-        """Note when it was."""
-        self.fifo.append(time)
-
-
-class _Fetched:
-    """Weights from the scratchpad: reads a word a cycle, blocks for a transposed fetch."""
-
-    def __init__(self, op, start, config, costs):
-        self.time = self.read = start + costs.read_latency
-        self.costs, self.left = costs, 0
-        self.emitted = deque([0, 0], maxlen=2)  # of the two blocks before: the last column
-        transposed = op.fields["flags"] & Flag.TRANSPOSE
-        self.blocks = _blocks(op.fields, config) if transposed else None
-
-    def next(self):
-        """Return when the next word can be pushed."""
-        if self.blocks is not None and self.left == 0:
-            reads, self.left = next(self.blocks)
-            # Two blocks are held: reading one needs the one before the last to be emitted.
-            self.read = max(self.read, self.emitted[0] + 1) + reads
-            self.time = max(self.time, self.read - 1 + self.costs.transpose)
-        return self.time
-
-    def taken(self, time):
-        """Note when it was."""
-        self.time, self.left = time + 1, self.left - 1
-        if self.left == 0:
-            self.emitted.append(time)
-
-
-def _blocks(fields, config):
-    """Yield (rows read, columns emitted) of the blocks that a transposed FETCH consists of."""
-    columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]
-    for first in range(0, columns, config.cols):
-        count = min(config.cols, columns - first)
-        here = min(count, config.rows - first % config.rows)
-        padding = config.cols - count
-        parts = [here + padding] if here == count else [here, count - here + padding]
-        for row in range(0, fields["rows"], config.rows):
-            for part in parts:
-                yield min(config.rows, fields["rows"] - row), part
+        return max(self.stream.now, *self.finished.values()) + self.costs.finish

@@ -82,7 +82,7 @@ SHARED_NAMES = {
     "channel mapped uart": "the two ends of a link",
     "layernorm requant row_mean shiftgelu shiftmax": "an operator and its unit",
     "accelerator board gates soak": "a bench has the name of what it runs",
-    "quantize simulate soak synth": "a command has the name of what it runs",
+    "predict quantize simulate soak synth": "a command has the name of what it runs",
     "main": "the command line of the package, and that of the proofs",
 }
 """Names that files in different rooms may share, and why."""

@@ -13,14 +13,12 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract import dsp_packing as planner
-from systola.hw.contract.config import AcceleratorConfig
 from systola.hw.contract.dsp_packing import (
     DSP48E1,
     ECP5,
     Packing,
     PackingError,
     field_ranges,
-    matmul_latency,
     plan_packing,
 )
 from systola.hw.matrix import unwrap
@@ -155,12 +153,6 @@ def test_error_names_the_parameter(name, value):
     good = {"weight_bits": 8, "act_bits": 8, "rows": 16, "cols": 8}
     with pytest.raises(ValueError, match=rf"^{name} must be an integer from .* not {value}$"):
         plan_packing(**{**good, name: value})
-
-
-@pytest.mark.parametrize(("style", "cycles"), [("dsp", 24 + 8 + 5), ("dsp_packed", 24 + 4 + 6)])
-def test_latency_of_a_configuration(style, cycles):
-    config = AcceleratorConfig(rows=24, cols=8, pe_style=style)
-    assert matmul_latency(config) == cycles
 
 
 class Claim(wiring.Component):

@@ -18,7 +18,8 @@ CONFIGS = [PRESETS["digits"], PRESETS["tiny"],
                              pooling="mean", code_mult_bits=9),
            AcceleratorConfig(rows=8, cols=4, lanes=2, banks=3, bank_depth=64, param_depth=32,
                              token_depth=16, attention="deferred", pooling="mean",
-                             code_mult_bits=30)]
+                             code_mult_bits=30),
+           AcceleratorConfig(rows=20, cols=4, lanes=4, banks=2, bank_depth=128, param_depth=32)]
 
 
 def valid_fields(rng, opcode, config, step):
@@ -84,7 +85,7 @@ def expected(opcode, fields, config):
     return cause
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["digits", "tiny", "odd", "deferred"])
+@pytest.mark.parametrize("config", CONFIGS, ids=["digits", "tiny", "odd", "deferred", "wide"])
 def test_matches_model_at_every_limit(config):
     rng = random.Random(config.hash)
     cases = []

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from systola.hw.contract.config import AcceleratorConfig
-from systola.hw.contract.dsp_packing import matmul_latency
 from systola.hw.contract.isa import Flag, Opcode
+from systola.hw.contract.latency import matmul_latency
 from systola.hw.matrix.matrix_engine import MatrixEngine
 from systola.hw.parts import shapes
 from systola.model.operators.matmul import matmul

@@ -1,0 +1,54 @@
+"""Latencies that the hardware is built by, and that the compiler predicts by."""
+
+from systola.hw.contract.config import RESIDUAL_BITS, mult_limb, requant_slots
+from systola.hw.contract.dsp_packing import plan_packing
+
+__all__ = ["CHECK_LATENCY", "LANE_LATENCY", "array_delays", "array_latency", "matmul_latency",
+           "requant_latency", "slice_columns"]
+
+CHECK_LATENCY = 8
+"""Cycles of the dispatcher's checks beyond those of the steps."""
+
+LANE_LATENCY = 8
+"""Cycles of a requantizer's lane from the operands of a slot to its result."""
+
+
+def array_delays(cols, group):
+    """Return for each array column the cycles that its sums are later than those of column 0."""
+    return [c // group for c in range(cols)]
+
+
+def array_latency(rows, style):
+    """Return the cycles from a vector's entry to its sum at column 0.
+
+    A cycle a row and two to multiply and add; packed sums take one more to be told apart.
+    """
+    return rows + 2 + (style == "dsp_packed")
+
+
+def matmul_latency(config):
+    """Return the cycles from a tile's last word at the array to the first group at the requantizer.
+
+    For the MATRIX engine of an `AcceleratorConfig`, see ``hw/matrix/matrix_engine.py``.
+    """
+    delays = array_delays(config.cols, slice_columns(config))
+    return array_latency(config.rows, config.pe_style) + delays[-1] + 4
+
+
+def slice_columns(config):
+    """Return the columns of the array that share a DSP slice, and get their weights at once."""
+    if config.pe_style != "dsp_packed":
+        return 1
+    return plan_packing(config.weight_bits, config.act_bits, config.rows, cols=config.cols).group
+
+
+def requant_latency(mult_bits, code_mult_bits, *, long, residual):
+    """Return the cycles from the first one in which a requantizer is offered a beat to its result.
+
+    `long` for multipliers of `mult_bits` instead of `code_mult_bits`.
+    """
+    if residual and mult_limb(mult_bits, code_mult_bits) < RESIDUAL_BITS:
+        return LANE_LATENCY + 4
+    if requant_slots(mult_bits, code_mult_bits, long=long) == 2:
+        return LANE_LATENCY + 3
+    return LANE_LATENCY + 1 + bool(residual)
