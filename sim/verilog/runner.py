@@ -21,6 +21,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import cocotb_tools.config
 import numpy as np
@@ -154,14 +155,23 @@ def cached_verilog(make, *, name, key, simulator="verilator"):
     between processes that first assign a default value, each of which sees the other's change.
     """
     posix_module("fcntl")  # without it there is no cache
-    component = make()
     parts = [name, key, _versions(), Path(make.__code__.co_filename).read_bytes(),
-             *sources_of(type(component).__module__)]
+             *sources_of(*_modules_of(make))]
     with entry(f"{name}-verilog", parts) as (folder, fill):
         if fill:
-            write_verilog(component, fill / f"{name}.v", name)
+            write_verilog(make(), fill / f"{name}.v", name)
     path = folder / f"{name}.v"
     return path if simulator == "verilator" else _equations(path)
+
+
+def _modules_of(function):
+    """Return the modules of what a function names: it need not be called to know its sources."""
+    code, cells = function.__code__, function.__closure__ or ()
+    named = [function.__globals__.get(name) for name in code.co_names]
+    named += [cell.cell_contents for cell in cells]
+    modules = {value.__name__ if isinstance(value, ModuleType) else
+               getattr(value, "__module__", None) or type(value).__module__ for value in named}
+    return sorted(module for module in modules if isinstance(module, str))
 
 
 def _equations(path):

@@ -3,7 +3,8 @@
 Every operation is placed on the time axis in stream order from what it waits for: the stream (one
 beat a cycle, a full queue or FIFO stops it), its engine, and its tokens. A MATMUL and the operation
 that feeds it are worked out together, word by word of the weights, as the weight FIFO couples them.
-All figures that depend on the hardware's pipelines are in `Costs`; bank conflicts are not modelled.
+All figures that depend on the hardware's pipelines are in `Costs`; what engines take
+from each other at shared ports is in `contention.py`.
 """
 
 from collections import deque

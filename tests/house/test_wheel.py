@@ -66,7 +66,7 @@ def test_the_wheel_works_in_another_folder(wheel, tmp_path):
     where = systola(wheel, tmp_path, "-c", "import systola.hw; print(systola.hw.__file__)")
     assert Path(where.strip()) == wheel / "systola/hw/__init__.py"
     out = systola(wheel, tmp_path, "-m", "systola", "evaluate", "--model", "digits", "--json")
-    assert json.loads(out) == evaluate_source()
+    assert json.loads(out).items() >= evaluate_source().items()
     assert list(tmp_path.iterdir()) == []
     systola(wheel, tmp_path, "-c", "from systola.files.cache import cache_dir; cache_dir()")
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == [

@@ -39,10 +39,10 @@ def test_about_half_of_the_programs_have_several_images():
 @pytest.mark.slow
 def test_cases_are_within_the_limit():
     seen = []
-    rows = list(compare_predictions(2, seed=5, progress=lambda done, total, text: seen.append(
+    rows = list(compare_predictions(1, seed=6, progress=lambda done, total, text: seen.append(
         (done, total))))
-    assert [row.seed for row in rows] == [5, 6]
-    assert seen == [(0, 2), (1, 2)]
+    assert [row.seed for row in rows] == [6]
+    assert seen == [(0, 1)]
     for row in rows:
         assert 0 < row.measured < 100_000
         assert abs(row.error) < WORST_LIMIT
