@@ -56,8 +56,9 @@ def timm_graph(checkpoint, facts):
     ModelError
         If the network cannot be expressed, or what no file says is not given.
     """
-    tensors = {name: value for name, value in checkpoint.tensors.items()
-               if name not in ("mask_token", "head_dist.unused")}
+    tensors = dict(checkpoint.tensors)
+    if tensors.pop("mask_token", None) is not None:
+        facts.note("left_out", ["a token of pre-training"], "tensors")
     config, metadata = checkpoint.config, checkpoint.metadata
     arguments = config.get("model_args") or {}
     if not isinstance(arguments, dict):

@@ -7,25 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from systola.cli.main import main
-
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 VIT, SWIN = (CHECKPOINTS / name for name in ("timm_vit", "timm_swin"))
 IMAGES = VIT / "expected.npz"
-
-
-@pytest.fixture
-def run(capfd, monkeypatch, tmp_path):
-    """Return a function that runs a command in a fresh folder: (code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SYSTOLA_DEBUG", raising=False)
-
-    def call(*args):
-        code = main([str(arg) for arg in args])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
 
 
 def refused(result, *fragments):

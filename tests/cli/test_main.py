@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from systola.cli.main import main
 from systola.files.tensors import ModelError, read_tensors
 from systola.hw.contract.config import PRESETS
 from systola.model.data.digits import checkpoint_path
@@ -15,20 +14,6 @@ from systola.model.evaluation import accuracy
 from systola.model.evaluation.accuracy import open_float
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-@pytest.fixture
-def run(capfd, monkeypatch, tmp_path):
-    """Return a function that runs the command in a fresh folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SYSTOLA_DEBUG", raising=False)
-
-    def call(*args):
-        code = main([str(arg) for arg in args])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
 
 
 def refused(result, *fragments):
