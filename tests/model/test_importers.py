@@ -348,3 +348,18 @@ def test_a_clip_folder_of_hugging_face(tmp_path):
     assert error(answers(graph, wanted["images"]) + bias, wanted["logits"]) < 1e-5
     assert graph.meta["left_out"] == ["an index", "the text tower"]
     assert {node.scale for node in graph.of(Scores)} == {12**-0.5}
+
+
+def test_integer_scores_have_their_bias_at_its_own_scale():
+    wanted, graph = expected("timm_swin"), load_checkpoint(CHECKPOINTS / "timm_swin")
+    images = wanted["images"].astype(np.float32) / 255
+    network = quantize(graph, float_inputs(graph, images))
+    name = "layers.0.blocks.1.scores"
+    node, real = network.by_name[name], graph.by_name[name]
+    scale = network.scales[name] * float(node.bias_mult) / 2.0 ** float(node.bias_shift)
+    np.testing.assert_allclose(node.bias_table * scale, real.bias_table, atol=scale)
+    cut = network.between(["layers.0.blocks.1.qkv"], [name])
+    zeros = {cut.inputs[0].name: np.zeros((256, 36), np.int64)}
+    got = forward(cut, zeros)[name]
+    bias = real.bias_table[real.bias_index[0, 0]] / network.scales[name]
+    np.testing.assert_allclose(got[:, 0, 0], bias, atol=0.51)
