@@ -238,6 +238,7 @@ def test_a_row_of_zeros_with_a_bias(digits):
     node = network.by_name["blocks.2.out"]
     got = node.bias[5] * node.mult[5] / 2.0**node.shift[5] * network.scales["blocks.2.out"]
     assert got == pytest.approx(0.8, rel=1e-3)
+    assert abs(int(node.bias[5])) <= 2**22
 
 
 def test_betas_far_beyond_gamma(digits):
