@@ -63,17 +63,17 @@ def settings_options(command):
     for option in reversed([
             click.option("--weight-bits", type=int, metavar="2..8", help="Bits of weights."),
             click.option("--act-bits", type=int, metavar="2..8", help="Bits of activations."),
-            click.option("--attention", metavar="exact|deferred",
+            click.option("--attention", metavar="published|deferred",
                          help="Softmax normalised before A.V, or 8-bit exponentials after it."),
             click.option("--attention-bits", type=int, metavar="8|16",
-                         help="Bits of the attention probabilities, if exact."),
+                         help="Bits of the attention probabilities, as published."),
             click.option("--mult-bits", type=int, metavar="8..31",
                          help="Bits of the rescaling multipliers."),
             click.option("--code-mult-bits", type=int, metavar="8..31",
                          help="The same, of results of at most 8 bits."),
-            click.option("--gelu", metavar="exact|table", help="Form of ShiftGELU."),
-            click.option("--norm-start", metavar="published|leading_one",
-                         help="Start of the I-LayerNorm square root.")]):
+            click.option("--gelu", metavar="published|table", help="Form of ShiftGELU."),
+            click.option("--norm", metavar="published|leading_one",
+                         help="Form of I-LayerNorm's root.")]):
         command = option(command)
     return command
 
@@ -82,8 +82,8 @@ def chosen_settings(options):
     """Return the settings that were given; refuses what the others would make meaningless."""
     chosen = {name: options[name] for name in MODEL_SETTINGS if options[name] is not None}
     if chosen.get("attention") == "deferred" and "attention_bits" in chosen:
-        raise click.UsageError("--attention-bits is for --attention exact: deferred attention has "
-                               "exponentials of 8 bits")
+        raise click.UsageError("--attention-bits is for --attention published: deferred attention "
+                               "has exponentials of 8 bits")
     if "code_mult_bits" in chosen:
         code, most = chosen["code_mult_bits"], chosen.get("mult_bits", AcceleratorConfig.mult_bits)
         if code > most:

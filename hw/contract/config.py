@@ -14,7 +14,7 @@ __all__ = ["MODEL_SETTINGS", "PRESETS", "SCRATCHPAD_WORDS", "AcceleratorConfig",
            "digit_count", "mult_limb", "requant_slots"]
 
 MODEL_SETTINGS = ("weight_bits", "act_bits", "attention", "attention_bits", "mult_bits",
-                  "code_mult_bits", "gelu", "norm_start")
+                  "code_mult_bits", "gelu", "norm")
 """Fields that a quantized model has as well: its arithmetic."""
 
 SCRATCHPAD_WORDS = 1 << 16
@@ -100,15 +100,15 @@ class AcceleratorConfig:
         Magnitude bits of the dyadic multipliers, for results of more than 8 bits and for others;
         31 reproduces the publications.
     attention : str
-        ``exact`` (Shiftmax as published, normalised before A.V) or ``deferred`` (8-bit
+        ``published`` (Shiftmax as published, normalised before A.V) or ``deferred`` (8-bit
         exponentials, normalised after A.V, see docs/ARITHMETIC.md; needs 8-bit activations).
     attention_bits : int
-        Shiftmax output, 8 or 16 bits, of exact attention.
+        Shiftmax output, 8 or 16 bits, of published attention.
     gelu : str
-        ``exact`` (row maximum, one division per element) or ``table`` (256 entries).
+        ``published`` (row maximum, one division per element) or ``table`` (256 entries).
     norm_roots : int
         Rows of I-LayerNorm whose root is computed at the same time.
-    norm_start : str
+    norm : str
         Start of the I-LayerNorm root iteration: ``published`` (2**16) or ``leading_one``.
     pooling : str
         ``mean`` adds the operation MEAN, the mean over rows; ``none`` leaves it out.
@@ -136,11 +136,11 @@ class AcceleratorConfig:
     param_depth: int = 256
     mult_bits: int = 24
     code_mult_bits: int = 24
-    attention: str = "exact"
+    attention: str = "published"
     attention_bits: int = 16
-    gelu: str = "exact"
+    gelu: str = "published"
     norm_roots: int = 4
-    norm_start: str = "published"
+    norm: str = "published"
     pooling: str = "none"
     max_row: int = 1024
     x0_bits: int = 8
@@ -319,9 +319,9 @@ _RANGES = [
     ("attention_bits", 8, 16), ("max_row", 2, 65536), ("x0_bits", 1, 24),
 ]
 _CHOICES = {
-    "pe_style": ("dsp", "dsp_packed", "lut"), "attention": ("exact", "deferred"),
-    "attention_bits": (8, 16), "gelu": ("exact", "table"),
-    "norm_start": ("published", "leading_one"), "pooling": ("none", "mean"),
+    "pe_style": ("dsp", "dsp_packed", "lut"), "attention": ("published", "deferred"),
+    "attention_bits": (8, 16), "gelu": ("published", "table"),
+    "norm": ("published", "leading_one"), "pooling": ("none", "mean"),
 }
 
 PRESETS = {

@@ -1,4 +1,4 @@
-"""ShiftGELU of I-ViT, exact with the row maximum, and as a table."""
+"""ShiftGELU of I-ViT, with the row maximum as published, and as a table."""
 
 from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import stream, wiring

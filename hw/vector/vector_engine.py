@@ -25,19 +25,19 @@ class VectorEngine(wiring.Component):
     """Run the row-wise operations, one instruction at a time.
 
     Memory words become beats of ``config.vector_lanes`` elements, pass the operation's unit, are
-    requantized (I-LayerNorm; ShiftGELU when exact) or split into balanced digits (exact Shiftmax),
-    and become words again. I-LayerNorm and the requantizer work on ``config.norm_lanes`` elements a
-    cycle, between adapters if these are fewer. Rows follow each other without a gap inside an
-    instruction; instructions do not overlap. Every word of the source is read before a word of the
-    destination that depends on it is written, in the same order: source and destination may be the
-    same rows, for Shiftmax in its first plane; a mean may replace any row.
+    requantized (I-LayerNorm; published ShiftGELU) or split into balanced digits (published
+    Shiftmax), and become words again. I-LayerNorm and the requantizer work on ``config.norm_lanes``
+    elements a cycle, between adapters if these are fewer. Rows follow each other without a gap
+    inside an instruction; instructions do not overlap. Every word of the source is read before a
+    word of the destination that depends on it is written, in the same order: source and destination
+    may be the same rows, for Shiftmax in its first plane; a mean may replace any row.
 
     Model: sim/machine/memories.py
 
     Parameters
     ----------
     config : AcceleratorConfig
-        Sizes; ``attention``, ``gelu``, ``norm_start`` and ``pooling`` choose the units.
+        Sizes; ``attention``, ``gelu``, ``norm`` and ``pooling`` choose the units.
 
     Members
     -------
@@ -102,14 +102,14 @@ class VectorEngine(wiring.Component):
             _join(m, norm.i, (1, narrow.o))
             _join(m, widen.i, (1, codes.o))
             gelu_out, scaled = gelu.o, widen.o
-            if config.gelu == "exact":
+            if config.gelu == "published":
                 m.submodules.narrow_gelu = narrow_gelu = Narrow(shape=signed(16), **adapter)
                 _join(m, narrow_gelu.i, (1, gelu.o))
                 gelu_out = narrow_gelu.o
         results = [(is_softmax, softmax.o)]
         if is_mean:
             results.append((*is_mean, self._mean(m, *is_mean, fields, cut.o).o))
-        if config.gelu == "exact":
+        if config.gelu == "published":
             _join(m, scaler.i, (is_norm, normed.o), (is_gelu, gelu_out))
             results.append((is_norm | is_gelu if is_mean else ~is_softmax, scaled))
         else:
@@ -138,12 +138,12 @@ class VectorEngine(wiring.Component):
         else:
             softmax = Shiftmax(unit_bits=config.x0_bits, out_bits=config.attention_bits,
                                n=SOFTMAX_SHIFT, **size)
-        if config.gelu == "exact":
+        if config.gelu == "published":
             gelu = ShiftGelu(unit_bits=config.x0_bits, n=GELU_SHIFT, **size)
         else:
             gelu = GeluTable(lanes=config.vector_lanes)
         norm = ILayerNorm(lanes=config.norm_lanes, max_row=config.max_row,
-                          start=config.norm_start, roots=config.norm_roots)
+                          start=config.norm, roots=config.norm_roots)
         m.submodules.softmax, m.submodules.gelu, m.submodules.norm = softmax, gelu, norm
         m.d.comb += self.table.ready.eq(1)
         for unit in softmax, gelu:
@@ -201,7 +201,7 @@ class VectorEngine(wiring.Component):
                 how.base.eq(Mux(is_norm, norm.param_base, gelu.param_base)),
                 how.bits.eq(Mux(is_norm, norm.out_bits, gelu.out_bits)),
                 how.broadcast.eq((self.instr.p.opcode == Opcode.SHIFTGELU)
-                                 & (config.gelu == "exact")),
+                                 & (config.gelu == "published")),
             ]
         return take, opcode, held
 
@@ -227,14 +227,14 @@ class VectorEngine(wiring.Component):
     def _write(self, m, sink, results):
         """Lead results to the writer.
 
-        The first are digits if attention is exact, the others bytes; if there are means, they come
-        second, and have a second plane.
+        The first are digits with published attention, the others bytes; if there are means,
+        they come second, and have a second plane.
         """
         config = self.config
         for k in range(config.vector_lanes):
             values = [source.p.x[k] for _, source in results]
             digits = balanced_digits(values[0], config.act_bits, config.attention_digits) \
-                if config.attention == "exact" else [values[0]]
+                if config.attention == "published" else [values[0]]
             low = _select([(when, value[:8]) for (when, _), value in zip(
                 results, [digits[0], *values[1:]], strict=True)])
             planes = [low, *digits[1:]]

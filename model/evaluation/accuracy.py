@@ -32,7 +32,7 @@ OPTIONS = {
     "8-bit attention": {"attention_bits": 8},
     "deferred attention": {"attention": "deferred"},
     "GELU table": {"gelu": "table"},
-    "leading-one root start": {"norm_start": "leading_one"},
+    "leading-one root start": {"norm": "leading_one"},
     "6-bit weights and activations": {"weight_bits": 6, "act_bits": 6},
     "4-bit weights": {"weight_bits": 4},
 }

@@ -117,7 +117,7 @@ class Scores(Node):
 class Softmax(Node):
     """Softmax over the keys of a row's own sequence.
 
-    Variants of integers: ``exact`` (Shiftmax as published, ``bits`` of attention), ``deferred``
+    Variants of integers: ``published`` (Shiftmax as published, ``bits`` of attention), ``deferred``
     (exponentials from 0 to 128; `Context` divides). ``unit`` is the score of 1, at least 1: -x0 of
     the publication.
     """
@@ -137,9 +137,9 @@ class Softmax(Node):
         if scores.stage != "scores":
             self.refuse("input", "scores", scores.stage or "rows of channels")
         if self.bits is not None:
-            self.choice("variant", "exact", "deferred")
+            self.choice("variant", "published", "deferred")
             self.integer("unit", 1, 2**24 - 1)
-            self.choice("bits", *((8, 16) if self.variant == "exact" else (8,)))
+            self.choice("bits", *((8, 16) if self.variant == "published" else (8,)))
         return dataclasses.replace(scores, bits=self.bits, stage=(
             "exponentials" if self.variant == "deferred" else "shares"))
 

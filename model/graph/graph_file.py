@@ -20,7 +20,7 @@ from systola.model.graph.nodes import CODES, KINDS, GraphError
 
 __all__ = ["VERSION", "is_integer_network", "load_network", "save_network"]
 
-VERSION = 3
+VERSION = 4
 """Version of the file format; a reader accepts its own only."""
 
 _OLD_KEY = "systola_integer_vit"

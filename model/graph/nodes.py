@@ -137,9 +137,9 @@ class Linear(Node):
 class Activation(Node):
     """A function of every element, one of `FUNCTIONS`.
 
-    Variants of integers: ``exact`` (ShiftGELU as published, which stands for all three functions,
-    ``unit`` being the code of 1 / 1.702, requantized by ``mult`` and ``shift`` to ``bits``),
-    ``table`` (``table[code + 128]`` of any function).
+    Variants of integers: ``published`` (ShiftGELU, which stands for all three functions, ``unit``
+    being the code of 1 / 1.702, requantized by ``mult`` and ``shift`` to ``bits``), ``table``
+    (``table[code + 128]`` of any function).
     """
 
     input: str
@@ -161,10 +161,10 @@ class Activation(Node):
         self.matrices(input=source)
         self.choice("function", *FUNCTIONS)
         if self.bits is not None:
-            self.choice("variant", "exact", "table")
+            self.choice("variant", "published", "table")
             self.integer("bits", 2, 8)
             self.operands(input=source)
-            if self.variant == "exact":
+            if self.variant == "published":
                 self.integer("unit", 1, 2**24 - 1)
                 self.dyadic()
                 self.absent("table")

@@ -1,4 +1,4 @@
-"""Bit-exact model of ``hw/vector/shiftgelu.py``: ShiftGELU of I-ViT, exact and as a table."""
+"""Bit-exact model of ``hw/vector/shiftgelu.py``: ShiftGELU of I-ViT, and its table."""
 
 from dataclasses import dataclass, replace
 

@@ -38,8 +38,8 @@ _SIGMOID_BITS = 8
 _INT32 = (-2**31, 2**31 - 1)
 
 
-def quantize(graph, images, *, weight_bits=8, act_bits=8, attention="exact", attention_bits=16,
-             mult_bits=24, code_mult_bits=24, gelu="exact", norm_start="published", choices=None,
+def quantize(graph, images, *, weight_bits=8, act_bits=8, attention="published", attention_bits=16,
+             mult_bits=24, code_mult_bits=24, gelu="published", norm="published", choices=None,
              progress=None):
     """Return the integer network of a float one; docs/ARITHMETIC.md has the operators.
 
@@ -56,7 +56,7 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention="exact", att
         The float network.
     images : dict of str to ndarray
         Training images as its inputs, (B, rows, channels).
-    weight_bits, act_bits, attention, attention_bits, mult_bits, code_mult_bits, gelu, norm_start
+    weight_bits, act_bits, attention, attention_bits, mult_bits, code_mult_bits, gelu, norm
         As in `systola.hw.contract.config.AcceleratorConfig`, which also gives their ranges. No
         multiplier has more than `mult_bits`, whatever `code_mult_bits` is.
     choices : dict of str to dict, optional
@@ -77,7 +77,7 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention="exact", att
     """
     settings = {"weight_bits": weight_bits, "act_bits": act_bits, "attention": attention,
                 "attention_bits": attention_bits, "mult_bits": mult_bits,
-                "code_mult_bits": code_mult_bits, "gelu": gelu, "norm_start": norm_start}
+                "code_mult_bits": code_mult_bits, "gelu": gelu, "norm": norm}
     AcceleratorConfig(**settings)  # checks every setting
     choices = choices or {}
     for name, choice in choices.items():
@@ -224,7 +224,7 @@ class _Quantizer:
                               variant="table", bits=bits,
                               table=gelu_table(-unit, mult, shift, bits).astype(np.int8))
         return Activation(name=node.name, input=node.input, function=node.function,
-                          variant="exact", unit=unit, bits=bits, mult=mult, shift=shift)
+                          variant="published", unit=unit, bits=bits, mult=mult, shift=shift)
 
     def _norm(self, node):
         """Quantize a layer norm.
@@ -246,7 +246,7 @@ class _Quantizer:
         bits = self.bits[node.name]
         mult, shift = self.dyadic(_ratio(scale, self.scales[node.name]), self.width(bits))
         return Norm(name=node.name, input=node.input, groups=node.groups, bias=bias, bits=bits,
-                    variant=self.settings["norm_start"], mult=mult, shift=shift)
+                    variant=self.settings["norm"], mult=mult, shift=shift)
 
     def _add(self, node):
         s = self.scales

@@ -74,7 +74,7 @@ def _config(rng):
     rows = max(rows, 2 if lanes == 1 else lanes)
     cols = lanes * int(rng.integers(1, rows // lanes + 1))
     vector_lanes = choose(*(n for n in range(1, lanes + 1) if lanes % n == 0))
-    attention = choose("exact", "deferred")
+    attention = choose("published", "deferred")
     deferred = attention == "deferred"
     mult_bits = int(rng.integers(12, 25 if deferred else 32))
     # Three banks have three quarters of the words that the others have together.
@@ -89,6 +89,6 @@ def _config(rng):
         weight_fifo=int(rng.integers(2, 20)), stream_fifo=int(rng.integers(4, 20)),
         queue_depth=int(rng.integers(2, 9)), param_depth=256,
         mult_bits=mult_bits, code_mult_bits=int(rng.integers(10, mult_bits + 1)),
-        attention=attention, attention_bits=choose(8, 16), gelu=choose("exact", "table"),
-        norm_roots=choose(1, 2, 4), norm_start=choose("published", "leading_one"),
+        attention=attention, attention_bits=choose(8, 16), gelu=choose("published", "table"),
+        norm_roots=choose(1, 2, 4), norm=choose("published", "leading_one"),
         max_row=64, x0_bits=12)

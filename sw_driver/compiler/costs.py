@@ -73,7 +73,7 @@ def vector_cycles(opcode, fields, config, costs, beside=QUIET):
     if opcode is Opcode.MEAN:
         return _mean_cycles(columns, fields, config, costs)
     scaled = opcode is Opcode.LAYERNORM or (opcode is Opcode.SHIFTGELU
-                                            and config.gelu == "exact")
+                                            and config.gelu == "published")
     lanes = config.norm_lanes if opcode is Opcode.LAYERNORM else config.vector_lanes
     words = _beats(columns, lanes, config)
     beats, rows = sum(words), fields["rows"]
@@ -99,7 +99,7 @@ def vector_cycles(opcode, fields, config, costs, beside=QUIET):
         product = -(-(config.x0_bits + 1) // 4)
         latency = costs.shiftmax + product + (lanes - 1).bit_length() + 2 * beats
         return latency + others + last
-    if config.gelu == "exact":
+    if config.gelu == "published":
         return costs.shiftgelu + (out_lanes < lanes) + beats + others + last
     return costs.table + others + last
 
@@ -152,7 +152,7 @@ def _writes(words, planes):
 def _root_cycles(config):
     """Return the cycles between two roots of I-LayerNorm from the same unit."""
     bits = (config.max_row << 30).bit_length()
-    published = config.norm_start == "published"
+    published = config.norm == "published"
     quotient = max(25 if published else 31, (bits + 1) // 2 + 1)
     return 10 * (-(-quotient // 2) + 1) + 2
 

@@ -112,7 +112,7 @@ def _(node: Scores, graph, config):
 @_check.register
 def _(node: Softmax, graph, config):
     _check_option(node, "attention", node.variant, config)
-    if node.variant == "exact":
+    if node.variant == "published":
         _check_option(node, "attention_bits", node.bits, config)
     _check_unit(node, config)
 
@@ -124,7 +124,7 @@ def _(node: Context, graph, config):
     if node.bits > config.act_bits:
         raise CompileError(f"act_bits must be at least {node.bits} as in node {node.name!r}, not "
                            f"{config.act_bits}", act_bits=node.bits)
-    if (node.factor_bits is None) != (softmax.variant == "exact"):
+    if (node.factor_bits is None) != (softmax.variant == "published"):
         raise _refused(node, "factor_bits", "given with deferred attention only", node.factor_bits)
     if node.factor_bits is None:
         _check_dyadic(node, node.mult, node.shift, node.bits, config)
@@ -145,7 +145,7 @@ def _(node: Activation, graph, config):
     if node.bits > config.act_bits:
         raise CompileError(f"act_bits must be at least {node.bits} as in node {node.name!r}, not "
                            f"{config.act_bits}", act_bits=node.bits)
-    if node.variant == "exact":
+    if node.variant == "published":
         _check_row(node, "channels", graph.tensors[node.name].channels, config)
         _check_dyadic(node, node.mult, node.shift, node.bits, config)
         _check_unit(node, config)
@@ -162,7 +162,7 @@ def _(node: Norm, graph, config):
     if source.bits <= 8:
         raise _refused(node, "input", "of 9 to 16 bits", source.bits)
     _check_row(node, "channels", source.channels, config)
-    _check_option(node, "norm_start", node.variant, config)
+    _check_option(node, "norm", node.variant, config)
     if node.bits > config.act_bits:
         raise CompileError(f"act_bits must be at least {node.bits} as in node {node.name!r}, not "
                            f"{config.act_bits}", act_bits=node.bits)

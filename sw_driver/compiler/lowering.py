@@ -187,7 +187,7 @@ class Lowering:
         return self.params(name, 0, np.full(lanes, mult), np.full(lanes, shift), after=after)
 
     def factors(self, name, rows):
-        """Return row factors for `rows` rows, None if attention is exact."""
+        """Return row factors for `rows` rows, None if attention is as published."""
         return FactorBlock(name, rows) if self.config.factor_depth else None
 
     def matmul(self, name, act, out, feed, params, *, channels, bits, flags=0, residual=None,

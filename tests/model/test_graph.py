@@ -126,7 +126,7 @@ def test_sequences_keep_rows_apart():
     ("blocks.0.scores", {"sequences": ((0, 4), (5, 4))}, "sequences must be whole, in order"),
     ("blocks.0.scores", {"sequences": ((0, 4),)}, "sequences must be all 9 rows, not 4"),
     ("blocks.0.scores", {"key_channel": 25}, "key_channel must be an integer from 0 to 24"),
-    ("blocks.0.attention", {"variant": "other"}, "variant must be 'exact' or 'deferred'"),
+    ("blocks.0.attention", {"variant": "other"}, "variant must be 'published' or 'deferred'"),
     ("blocks.0.attention", {"unit": 0}, "unit must be an integer from 1 to"),
     ("embed", {"index": np.array([[0, 0], [1, 8]])}, "index must be rows of the sources"),
     ("embed", {"sources": ("prefix", "patches")}, "sources must be tensors of the same channels"),
@@ -212,7 +212,7 @@ def test_a_tensor_has_one_precision():
         if other.name == "blocks.0.out" else other for other in graph.nodes))
     from systola.model.quantization.precision import tensor_bits
 
-    settings = {"act_bits": 8, "weight_bits": 8, "attention": "exact", "attention_bits": 16}
+    settings = {"act_bits": 8, "weight_bits": 8, "attention": "published", "attention_bits": 16}
     with pytest.raises(GraphError, match=f"node {node.name!r}: its readers need it as operand and "
                                          f"as wide"):
         tensor_bits(wide, settings)
@@ -230,7 +230,7 @@ def test_floats_and_integers_are_not_mixed():
 def test_kinds_check_their_inputs():
     x = Input(name="x", rows=3, channels=4, bits=16)
     with pytest.raises(GraphError, match="node 's': input must be scores"):
-        Graph(nodes=(x, Softmax(name="s", input="x", variant="exact", unit=3, bits=16)),
+        Graph(nodes=(x, Softmax(name="s", input="x", variant="published", unit=3, bits=16)),
               outputs=("s",))
     with pytest.raises(GraphError, match="node 'm': groups must be a divisor of 3 rows, not 2"):
         Graph(nodes=(x, Mean(name="m", input="x", groups=2, bits=8, mult=np.int64(1),

@@ -205,13 +205,14 @@ def _without(name, attribute):
     (_node("embed", sources=["prefix"] * 3000 + ["patches"]),
      "node 'embed': sources must be tensors of the same channels and bits, not [(8, 16), (8, 16),"),
     (_node("blocks.0.norm1", eps=1e-6), "node 'blocks.0.norm1': eps must be left out here, not"),
-    (_node("blocks.0.gelu", variant="tanh"), "node 'blocks.0.gelu': variant must be 'exact' or"),
+    (_node("blocks.0.gelu", variant="tanh"),
+     "node 'blocks.0.gelu': variant must be 'published' or"),
     (_node("blocks.0.gelu", variant="table"), "node 'blocks.0.gelu': unit must be left out here"),
     (_node("blocks.0.gelu", function="relu"),
      "node 'blocks.0.gelu': function must be 'gelu' or 'gelu_tanh' or 'quick_gelu', not"),
     (_node("blocks.0.gelu", input="embed"),
      "node 'blocks.0.gelu': input must be of at most 8 bits, not 16"),
-    (_without("blocks.0.gelu", "variant"), "node 'blocks.0.gelu': variant must be 'exact' or"),
+    (_without("blocks.0.gelu", "variant"), "node 'blocks.0.gelu': variant must be 'published' or"),
     (_without("blocks.0.norm1", "bits"), "node 'blocks.0.norm1': weight must be an array of shape"),
     (_without("blocks.0.scores", "heads"), "node 'blocks.0.scores': heads is missing"),
     (_without("patches", "rows"), "node 'patches': rows is missing"),
@@ -384,7 +385,7 @@ def test_other_files_are_refused(tmp_path):
         load_network(path)
     for text, message in (("{", "must be JSON"), ('{"version": NaN}', "must be JSON"), (
             "3", "version of the integer network must be"), (
-            '{"version": 3, "version": 3}', "must be JSON"), (
+            '{"version": 4, "version": 4}', "must be JSON"), (
             "[" * 10**5 + "]" * 10**5, "must be JSON"), (
             " " * (2**22 + 1), "must have at most 4,194,304 bytes, not 4,194,305")):
         write_tensors(path, {"a": np.zeros(1)}, {KEY: text})

@@ -16,7 +16,7 @@ from systola.model.operators.shiftmax import shiftmax
 
 SIZES = {"channels": 12, "heads": 3, "blocks": 2, "hidden": 21, "classes": 5, "tokens": 7,
          "patch_dim": 3}
-VARIANTS = [{}, {"attention_bits": 8}, {"gelu": "table"}, {"norm_start": "leading_one"},
+VARIANTS = [{}, {"attention_bits": 8}, {"gelu": "table"}, {"norm": "leading_one"},
             {"act_bits": 5, "weight_bits": 3, "mult_bits": 12}, {"heads": 1, "tokens": 2},
             {"attention": "deferred"}, {"attention": "deferred", "weight_bits": 4, "mult_bits": 9},
             {"code_mult_bits": 16, "gelu": "table"}]
@@ -46,13 +46,13 @@ def dense(layer, x, residual=None):
 
 def reference(graph, codes, variant):
     """Run one image, head by head, with plain int64 products, by the settings of the variant."""
-    settings = {"act_bits": 8, "attention": "exact", "attention_bits": 16, "mult_bits": 24,
-                "gelu": "exact", "norm_start": "published", **SIZES, **variant}
+    settings = {"act_bits": 8, "attention": "published", "attention_bits": 16, "mult_bits": 24,
+                "gelu": "published", "norm": "published", **SIZES, **variant}
     n, channels, act_bits = graph.by_name, settings["channels"], settings["act_bits"]
     head_dim = channels // settings["heads"]
 
     def normed(name, x):
-        return scaled(layernorm(x, settings["norm_start"]) + n[name].bias, n[name], act_bits)
+        return scaled(layernorm(x, settings["norm"]) + n[name].bias, n[name], act_bits)
 
     tensors = {"patch_embed": dense(n["patch_embed"], codes,
                                     n["position"].values.astype(np.int64))}
@@ -111,7 +111,7 @@ def test_equals_a_plain_evaluation(variant):
 @pytest.mark.parametrize("settings", [{}, {"act_bits": 5}, {"code_mult_bits": 16}])
 def test_tables_are_those_of_the_operator(settings):
     """A network with tables computes the GELU whose unit and multiplier its exact twin has."""
-    exact, table = (make({**settings, "gelu": gelu})[0] for gelu in ("exact", "table"))
+    exact, table = (make({**settings, "gelu": gelu})[0] for gelu in ("published", "table"))
     for i in range(2):
         node = exact.by_name[f"blocks.{i}.gelu"]
         np.testing.assert_array_equal(

@@ -59,7 +59,7 @@ def linears(floats, graph):
 
 
 @pytest.mark.parametrize("settings", [{}, {"mult_bits": 31, "gelu": "table"},
-                                      {"norm_start": "leading_one"}, {"code_mult_bits": 16},
+                                      {"norm": "leading_one"}, {"code_mult_bits": 16},
                                       {"attention": "deferred"}])
 def test_every_tensor_follows_the_float_network(settings):
     """Every tensor times its scale is near the float one: no site has a wrong scale."""
@@ -77,18 +77,18 @@ def test_every_tensor_follows_the_float_network(settings):
 
 
 @pytest.mark.parametrize("settings", [
-    {"mult_bits": 20, "norm_start": "leading_one", "attention_bits": 8},
+    {"mult_bits": 20, "norm": "leading_one", "attention_bits": 8},
     {"attention": "deferred", "gelu": "table", "code_mult_bits": 16, "weight_bits": 5}])
 def test_every_node_has_the_settings(settings):
     _, _, graph = make(**settings)
     for index in BLOCKS:
         softmax, context, gelu = (graph.by_name[f"blocks.{index}.{name}"]
                                   for name in ("attention", "context", "gelu"))
-        assert softmax.variant == settings.get("attention", "exact")
+        assert softmax.variant == settings.get("attention", "published")
         assert softmax.bits == (8 if softmax.variant == "deferred" else settings["attention_bits"])
         assert context.factor_bits == (24 if softmax.variant == "deferred" else None)
-        assert gelu.variant == settings.get("gelu", "exact")
-    assert {norm.variant for norm in graph.of(Norm)} == {settings.get("norm_start", "published")}
+        assert gelu.variant == settings.get("gelu", "published")
+    assert {norm.variant for norm in graph.of(Norm)} == {settings.get("norm", "published")}
     assert {node.weight_bits for node in graph.of(Linear)} == {settings.get("weight_bits", 8)}
 
 
@@ -393,11 +393,11 @@ def test_sums_and_means_of_unequal_scales(mult_bits):
     ({"attention_bits": 12}, "attention_bits must be 8 or 16, not 12"),
     ({"mult_bits": 32}, "mult_bits must be an integer from 8 to 31, not 32"),
     ({"code_mult_bits": 7}, "code_mult_bits must be an integer from 8 to 31, not 7"),
-    ({"attention": "late"}, "attention must be 'exact' or 'deferred', not 'late'"),
+    ({"attention": "late"}, "attention must be 'published' or 'deferred', not 'late'"),
     ({"attention": "deferred", "act_bits": 6},
      "attention 'deferred' needs act_bits 8 and mult_bits up to 24, not 6 and 24"),
-    ({"gelu": "relu"}, "gelu must be 'exact' or 'table', not 'relu'"),
-    ({"norm_start": 0}, "norm_start must be 'published' or 'leading_one', not 0")])
+    ({"gelu": "relu"}, "gelu must be 'published' or 'table', not 'relu'"),
+    ({"norm": 0}, "norm must be 'published' or 'leading_one', not 0")])
 def test_settings_out_of_range(settings, message):
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         make(**settings)
@@ -434,7 +434,7 @@ def test_random_networks_are_lively(seed):
     graph = random_vit(rng, channels=heads * int(rng.integers(4, 9)), heads=heads, blocks=1,
                        hidden=int(rng.integers(4, 30)), classes=int(rng.integers(2, 8)),
                        tokens=int(rng.integers(3, 12)), patch_dim=int(rng.integers(1, 9)),
-                       gelu=("exact", "table")[seed % 2])
+                       gelu=("published", "table")[seed % 2])
     got = forward(graph, random_codes(rng, graph, 4))
     for name, value in got.items():
         assert len(np.unique(value)) > min(12, value.size // 4), name

@@ -21,7 +21,7 @@ SIZES = {"channels": 12, "heads": 3, "blocks": 2, "hidden": 9, "classes": 2, "to
          "patch_dim": 4}
 
 
-@pytest.mark.parametrize("attention", ["exact", "deferred"])
+@pytest.mark.parametrize("attention", ["published", "deferred"])
 def test_published_size(attention):
     graph = random_named("deit_tiny", blocks=1, attention=attention, code_mult_bits=16)
     (scores,) = graph.of(Scores)

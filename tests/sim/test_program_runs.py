@@ -15,7 +15,7 @@ from systola.sim.soak.order import is_determined, leftovers, scan, vague_words
 from systola.sim.soak.program_player import build_soak
 from systola.sim.soak.program_runs import CONFIGS, single_bits, soak_programs
 
-CONFIG = CONFIGS["exact"]
+CONFIG = CONFIGS["published"]
 BEGIN, END = encode(Opcode.BEGIN, config_hash=CONFIG.hash), encode(Opcode.END)
 REGION = {"base": 0, "stride": 1, "rows": 2, "words": 1}
 VECTOR = {"src_base": 0, "src_stride": 1, "src_plane": 4, "rows": 2, "words": 1, "lanes_last": 3,
@@ -30,7 +30,7 @@ def clean(result):
 
 @pytest.mark.slow
 def test_hostile_programs():
-    result = soak_programs(304, 3, configs={"exact": CONFIG})
+    result = soak_programs(304, 3, configs={"published": CONFIG})
     assert result["examples"] == []
     assert clean(result)
     assert result["programs"] == sum(result["kinds"].values()) == sum(result["ended"].values()) \
@@ -74,7 +74,7 @@ def test_planted_faults_are_noticed(monkeypatch):
     built = build_soak(CONFIG, optimize="-O0", key="faults",
                        make=lambda: Accelerator(CONFIG, trace=True))
     monkeypatch.setattr("systola.sim.soak.judge.build_soak", lambda config: built)
-    result = soak_programs(76, 1, configs={"exact": CONFIG})
+    result = soak_programs(76, 1, configs={"published": CONFIG})
     assert min(result["hangs"], result["out_of_bounds"], result["wrong_results"]) > 0
     assert any("beyond a memory" in line for line in result["examples"])
     assert any(line.startswith("hangs: ") for line in result["examples"])

@@ -11,7 +11,7 @@ from systola.sw_driver.program.image import decode_outputs
 
 VARIED = ("rows", "cols", "lanes", "vector_lanes", "norm_lanes", "weight_bits", "act_bits",
           "pe_style", "token_depth", "banks", "mult_bits", "code_mult_bits", "attention",
-          "attention_bits", "gelu", "norm_roots", "norm_start")
+          "attention_bits", "gelu", "norm_roots", "norm")
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +35,14 @@ def test_packed_arrays_can_be_planned(cases):
     for config in packed:
         plan = plan_packing(config.weight_bits, config.act_bits, config.rows, cols=config.cols)
         assert plan.group >= 2
-    assert {config.attention for config in packed} == {"exact", "deferred"}
+    assert {config.attention for config in packed} == {"published", "deferred"}
 
 
 def test_models_have_the_settings_of_their_accelerator(cases):
     for graph, config, codes in cases:
         assert {node.variant for node in graph.of(Softmax)} == {config.attention}
         assert {node.variant for node in graph.of(Activation)} == {config.gelu}
-        assert {node.variant for node in graph.of(Norm)} == {config.norm_start}
+        assert {node.variant for node in graph.of(Norm)} == {config.norm}
         assert {node.bits for node in graph.of(Norm)} == {config.act_bits}
         assert max(node.weight_bits for node in graph.of(Linear)) == config.weight_bits
         for node in graph.inputs:

@@ -62,7 +62,7 @@ CASES = {
     "8-bit attention, two digits": ({"attention_bits": 8, "act_bits": 7},
                                     {"attention_bits": 8, "act_bits": 7}),
     "table": ({"gelu": "table", "blocks": 2}, {"gelu": "table", "rows": 5, "cols": 5, "lanes": 5}),
-    "leading one": ({"norm_start": "leading_one"}, {"norm_start": "leading_one"}),
+    "leading one": ({"norm": "leading_one"}, {"norm": "leading_one"}),
     "full multiplier": ({"mult_bits": 31, "classes": 1}, {"mult_bits": 31}),
     "two tokens": ({"tokens": 2}, {"token_depth": 2, "queue_depth": 2}),
     "one bank": ({}, {"banks": 1, "bank_depth": 1024}),
@@ -155,7 +155,8 @@ def test_random_sizes(seed):
     heads, lanes = int(rng.integers(1, 5)), int(rng.integers(1, 4))
     act_bits = int(rng.integers(2, 9))
     bits = {"act_bits": act_bits, "weight_bits": int(rng.integers(2, 9)),
-            "attention_bits": int(rng.choice([8, 16])), "gelu": str(rng.choice(["exact", "table"]))}
+            "attention_bits": int(rng.choice([8, 16])),
+            "gelu": str(rng.choice(["published", "table"]))}
     rows = lanes * int(rng.integers(2, 5))
     config = {**bits, "weight_bits": 8, "rows": rows, "lanes": lanes,
               "cols": lanes * int(rng.integers(1, rows // lanes + 1)),

@@ -92,7 +92,7 @@ class Builder:
             table = self.rng.integers(-2**(bits - 1), 2**(bits - 1), 256).astype(np.int8)
             return self.add(Activation(name=name, input=source, variant="table", bits=bits,
                                        table=table))
-        return self.add(Activation(name=name, input=source, variant="exact", bits=bits,
+        return self.add(Activation(name=name, input=source, variant="published", bits=bits,
                                    unit=int(self.rng.integers(5, 60)), mult=np.array(2**18 + 1),
                                    shift=np.array(18 + 7 + 8 - bits)))
 
@@ -107,7 +107,7 @@ class Builder:
                         sequences=tuple(sequences or [(0, rows)]), bits=8,
                         mult=np.array(2**18 + 7), shift=np.array(18 + 8)))
         self.add(Softmax(name=f"{name}.attention", input=f"{name}.scores",
-                         variant="deferred" if self.deferred else "exact", unit=20,
+                         variant="deferred" if self.deferred else "published", unit=20,
                          bits=8 if self.deferred else 16))
         extra = {"mult": np.array(2**26), "shift": np.array(24), "factor_bits": 24} \
             if self.deferred else {"mult": np.array(2**18), "shift": np.array(18 + 15)}
@@ -137,10 +137,10 @@ def settings(graph):
     softmax, activation = graph.of(Softmax), graph.of(Activation)
     norm = graph.of(Norm)
     return dataclasses.replace(
-        TINY, attention=softmax[0].variant if softmax else "exact",
-        attention_bits=softmax[0].bits if softmax and softmax[0].variant == "exact" else 16,
-        gelu=activation[0].variant if activation else "exact",
-        norm_start=norm[0].variant if norm else "published")
+        TINY, attention=softmax[0].variant if softmax else "published",
+        attention_bits=softmax[0].bits if softmax and softmax[0].variant == "published" else 16,
+        gelu=activation[0].variant if activation else "published",
+        norm=norm[0].variant if norm else "published")
 
 
 def check(graph, config=None, *, images=(1, 2, 3), schedules=2, seed=0):
@@ -209,7 +209,7 @@ FORMS = {
     "no blocks": {"blocks": 0}, "two heads, no blocks": {"blocks": 0, "prefixes": 2,
                                                          "distilled": True},
 }
-OPTIONS = {"exact": {}, "deferred": {"attention": "deferred"},
+OPTIONS = {"published": {}, "deferred": {"attention": "deferred"},
            "few bits": {"weight_bits": 4, "act_bits": 5, "gelu": "table"}}
 
 

@@ -55,5 +55,5 @@ def test_latency_and_throughput():
 
 
 def test_error_names_the_parameter():
-    with pytest.raises(ValueError, match=r"^attention must be 'deferred', not 'exact'$"):
+    with pytest.raises(ValueError, match=r"^attention must be 'deferred', not 'published'$"):
         RowFactors(AcceleratorConfig())

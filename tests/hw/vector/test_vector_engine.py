@@ -130,7 +130,7 @@ class Fake:
         records = [record for word in self.params[fields["param_base"]:] for record in word][:n]
         bias, mult, shift = (np.array([record[name] for record in records])
                              for name in ("bias", "mult", "shift"))
-        return [layernorm_requant(x, bias, mult, shift, fields["out_bits"], config.norm_start)]
+        return [layernorm_requant(x, bias, mult, shift, fields["out_bits"], config.norm)]
 
 
 def digits_of(values, bits, count):
@@ -232,7 +232,7 @@ CONFIGS = [
     {}, {"rows": 4, "lanes": 1, "vector_lanes": 1, "norm_lanes": 1, "cols": 3},
     {"rows": 6, "cols": 3, "lanes": 3, "vector_lanes": 3, "norm_lanes": 3, "act_bits": 4},
     {"rows": 4, "cols": 4, "lanes": 4, "vector_lanes": 4, "norm_lanes": 4, "gelu": "table",
-     "norm_start": "leading_one"},
+     "norm": "leading_one"},
     {"attention": "deferred", "gelu": "table"},
     {"attention_bits": 8, "mult_bits": 31}, {"act_bits": 2, "weight_bits": 2, "gelu": "table"},
     {"rows": 8, "lanes": 4, "vector_lanes": 4, "norm_lanes": 2, "code_mult_bits": 16},
