@@ -1,14 +1,13 @@
-"""Bit-exact model of ``hw/vector/shiftgelu.py``: ShiftGELU of I-ViT, and its table."""
+"""Bit-exact model of ``hw/vector/shiftgelu.py``: ShiftGELU of I-ViT."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from systola.hw.contract.numbers import MAX31
-from systola.model.operators.requant import requantize
 from systola.model.operators.shiftmax import shift_exp
 
-__all__ = ["ShiftGeluTrace", "gelu_table", "shiftgelu", "shiftgelu_trace"]
+__all__ = ["ShiftGeluTrace", "shiftgelu", "shiftgelu_trace"]
 
 
 @dataclass(frozen=True)
@@ -24,9 +23,16 @@ class ShiftGeluTrace:
 
 def shiftgelu_trace(x, x0, n=23, bits=8):
     """Return `shiftgelu` of `x` with every intermediate, as a `ShiftGeluTrace`."""
+    if not 2 <= bits <= 16:
+        raise ValueError(f"bits must be from 2 to 16, not {bits!r}")
     x = np.asarray(x, np.int64)
-    trace = _evaluate(x, x.max(axis=-1, keepdims=True), x0, n, bits)
-    return replace(trace, expmax=trace.expmax[..., 0])
+    peak = x.max(axis=-1, keepdims=True)
+    exp = shift_exp(x - peak, x0, n)
+    expmax = np.minimum(shift_exp(-peak, x0, n), MAX31)
+    factor = MAX31 // np.minimum(exp + expmax, MAX31)
+    # Only a clamped denominator can exceed full scale; the publication forgets to saturate then.
+    sigmoid = np.minimum(exp * factor >> 32 - bits, (1 << bits - 1) - 1)
+    return ShiftGeluTrace(exp, expmax[..., 0], factor, sigmoid, x * sigmoid)
 
 
 def shiftgelu(x, x0, n=23, bits=8):
@@ -51,28 +57,3 @@ def shiftgelu(x, x0, n=23, bits=8):
     int64 array (..., N), within 16 bits for 8-bit codes and sigmoid
     """
     return shiftgelu_trace(x, x0, n, bits).out
-
-
-def gelu_table(x0, mult, shift, bits, n=23):
-    """Return the requantized GELU of the codes -128 to 127, int8 (256,), index code + 128.
-
-    The same formula with ``max(x, 0)`` for the row maximum, so it has no failure range; then
-    ``sat(rne(y * mult, shift), bits)`` with `bits` from 2 to 8.
-    """
-    if not 2 <= bits <= 8:
-        raise ValueError(f"bits must be from 2 to 8, not {bits!r}")
-    x = np.arange(-128, 128, dtype=np.int64)
-    y = _evaluate(x, np.maximum(x, 0), x0, n, 8).out
-    return requantize(y, mult, shift, bits).astype(np.int8)
-
-
-def _evaluate(x, peak, x0, n, bits):
-    """Apply the formula to int64 `x` with the row maximum `peak`, which broadcasts."""
-    if not 2 <= bits <= 16:
-        raise ValueError(f"bits must be from 2 to 16, not {bits!r}")
-    exp = shift_exp(x - peak, x0, n)
-    expmax = np.minimum(shift_exp(-peak, x0, n), MAX31)
-    factor = MAX31 // np.minimum(exp + expmax, MAX31)
-    # Only a clamped denominator can exceed full scale; the publication forgets to saturate then.
-    sigmoid = np.minimum(exp * factor >> 32 - bits, (1 << bits - 1) - 1)
-    return ShiftGeluTrace(exp, expmax, factor, sigmoid, x * sigmoid)

@@ -9,7 +9,6 @@ from systola.files.tensors import ModelError
 from systola.hw.contract.config import AcceleratorConfig
 from systola.hw.contract.numbers import CODE_BITS, INT_BITS, MAX_SHIFT, PEAK, RESIDUAL_BITS
 from systola.model.graph.nodes import (
-    Activation,
     Constant,
     Context,
     GraphError,
@@ -22,7 +21,7 @@ from systola.model.graph.nodes import (
     Softmax,
 )
 from systola.model.operators.requant import dyadic
-from systola.model.operators.shiftgelu import gelu_table
+from systola.model.quantization.activation_table import activation_table
 from systola.model.quantization.calibrate import calibrate
 from systola.model.quantization.precision import MAX_UNIT, tensor_bits
 from systola.model.quantization.scales import UNIT_FACTOR, activation_scales, weight_scales
@@ -216,15 +215,15 @@ class _Quantizer:
                                    factor_bits=factor_bits)
 
     def _activation(self, node):
-        scale = self.scales[node.input] * np.float32(2.0 ** (1 - _SIGMOID_BITS))
-        mult, shift = self.dyadic(_ratio(scale, self.scales[node.name]), self.code_mult_bits)
-        unit, bits = self.unit(node), self.bits[node.name]
+        source, target, bits = (self.scales[node.input], self.scales[node.name],
+                                self.bits[node.name])
         if self.settings["gelu"] == "table":
-            return Activation(name=node.name, input=node.input, function=node.function,
-                              variant="table", bits=bits,
-                              table=gelu_table(-unit, mult, shift, bits).astype(np.int8))
-        return Activation(name=node.name, input=node.input, function=node.function,
-                          variant="published", unit=unit, bits=bits, mult=mult, shift=shift)
+            return dataclasses.replace(node, variant="table", bits=bits, table=activation_table(
+                node.function, source, target, bits))
+        mult, shift = self.dyadic(
+            _ratio(source * np.float32(2.0 ** (1 - _SIGMOID_BITS)), target), self.code_mult_bits)
+        return dataclasses.replace(node, variant="published", unit=self.unit(node), bits=bits,
+                                   mult=mult, shift=shift)
 
     def _norm(self, node):
         """Quantize a layer norm.

@@ -9,7 +9,7 @@ from systola.model.quantization.uniform import scale_for
 __all__ = ["BIAS_BITS", "UNIT_FACTOR", "activation_scales", "exact_exponential", "weight_scales"]
 
 UNIT_FACTOR = {Softmax: 1.0, Activation: 1.702}
-"""Readers whose exponentials need an exact unit, and the factor of the scale in it."""
+"""Readers with exponentials, whose unit must be exact, and the factor of the scale in it."""
 
 
 BIAS_BITS = 22
@@ -41,7 +41,7 @@ def activation_scales(graph, ranges, bits, weight_bits, settings):
     bits, weight_bits : dict of str to int
         Of every tensor, and of the weights of every linear node.
     settings : dict
-        ``mult_bits``, ``attention``.
+        ``mult_bits``, ``attention``, ``gelu``.
     """
     ranges = dict(ranges)
     for node in graph.of(Constant):
@@ -57,8 +57,9 @@ def activation_scales(graph, ranges, bits, weight_bits, settings):
             low, high = (function(ranges[other][end] for other in tied[name])
                          for end, function in enumerate((min, max)))
             scale = scale_for(low, high, bits[name])
-            factor = max((UNIT_FACTOR.get(type(reader), 0)
-                          for reader in graph.consumers[name]), default=0)
+            factor = max((UNIT_FACTOR.get(type(reader), 0) for reader in graph.consumers[name]
+                          if not (isinstance(reader, Activation) and settings["gelu"] == "table")),
+                         default=0)
             scale = exact_exponential(scale, factor) if factor else scale
         scales[name] = scale
     # Operands of few bits and a short multiplier can ask for a ratio of 2**mult_bits or more, which

@@ -28,7 +28,7 @@ from systola.files.tensors import ModelError, read_tensors, write_tensors
 from systola.hw.contract.config import AcceleratorConfig, ConfigError
 from systola.model.data.images import encode, load_data
 from systola.model.data.synthetic import random_codes, random_vit
-from systola.model.graph.graph_file import load_network, save_network
+from systola.model.graph.graph_file import VERSION, load_network, save_network
 from systola.model.graph.integer_forward import forward
 from systola.model.importers.registry import load_checkpoint
 from systola.model.importers.vision_transformer import block_shapes
@@ -465,7 +465,7 @@ def test_a_few_bytes_make_no_terabytes(outcome):
                  {"kind": "scores", "name": "s", "query": "x", "key": "x", "heads": 1,
                   "head_dim": 2, "sequences": [[0, rows]], "bits": 8},
                  {"kind": "mean", "name": "m", "input": "x", "bits": 8}]
-        about = {"version": 3, "nodes": nodes, "outputs": ["m"], "scales": {}, "meta": {}}
+        about = {"version": VERSION, "nodes": nodes, "outputs": ["m"], "scales": {}, "meta": {}}
         head = {"__metadata__": {KEY: json.dumps(about)}}
         for index, name in enumerate("sm"):
             head |= {f"{name}.mult": shifted(one, 5 * index),
