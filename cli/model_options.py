@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from systola.hw.contract.config import MODEL_SETTINGS, AcceleratorConfig
+from systola.model.quantization.methods import BEST, METHODS
 
 __all__ = ["check_output", "check_source", "chosen_settings", "data_option", "facts_options",
            "given_facts", "model_option", "say_assumed", "settings_options"]
@@ -72,6 +73,8 @@ def settings_options(command):
             click.option("--code-mult-bits", type=int, metavar="8..31",
                          help="The same, of results of at most 8 bits."),
             click.option("--gelu", metavar="published|table", help="Form of ShiftGELU."),
+            click.option("--method", type=click.Choice(list(METHODS)),
+                         help=f"Recipe of quantization, {BEST} unless given: docs/MODELS.md."),
             click.option("--norm", metavar="published|leading_one",
                          help="Form of I-LayerNorm's root.")]):
         command = option(command)
@@ -80,7 +83,8 @@ def settings_options(command):
 
 def chosen_settings(options):
     """Return the settings that were given; refuses what the others would make meaningless."""
-    chosen = {name: options[name] for name in MODEL_SETTINGS if options[name] is not None}
+    chosen = {name: options[name] for name in (*MODEL_SETTINGS, "method")
+              if options[name] is not None}
     if chosen.get("attention") == "deferred" and "attention_bits" in chosen:
         raise click.UsageError("--attention-bits is for --attention published: deferred attention "
                                "has exponentials of 8 bits")

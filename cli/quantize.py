@@ -52,9 +52,10 @@ def quantize(source, output, data, config, as_json, **options):
     from systola.model.data.images import image_facts
     from systola.model.evaluation import accuracy
     from systola.model.graph.graph_file import save_network
+    from systola.model.quantization.methods import BEST
 
     facts = given_facts(options)
-    settings = {**config.model_settings, **chosen_settings(options)}
+    settings = {**config.model_settings, "method": BEST, **chosen_settings(options)}
     check_source(source, "quantize makes one of a float checkpoint")
     check_output(output, model=source, data=data)
     with progress("calibrating and quantizing") as update:

@@ -92,6 +92,9 @@ def normalised_patches(images, *, patch_size, mean, std):
 def float_inputs(graph, images):
     """Return images in 0..1 as the input of a float or an integer network, by name: float32.
 
+    They are normalised by the network's ``mean`` and ``std``, or by what its codes are of instead,
+    ``code_mean`` and ``code_std``.
+
     Raises
     ------
     ModelError
@@ -105,7 +108,8 @@ def float_inputs(graph, images):
     if size and list(shape) != list(size):
         raise ModelError(f"images must be of {size[0]} x {size[1]} pixels, not {shape[0]} x "
                          f"{shape[1]} (--image-size makes a network for another size)")
-    cut = normalised_patches(images, **{name: graph.meta[name] for name in names})
+    cut = normalised_patches(images, patch_size=graph.meta["patch_size"], **{
+        name: graph.meta.get(f"code_{name}", graph.meta[name]) for name in ("mean", "std")})
     if cut.shape[1:] != (inputs[0].rows, inputs[0].channels):
         raise ModelError(f"images must give {inputs[0].rows} patches of {inputs[0].channels} "
                          f"values, not {cut.shape[1]} of {cut.shape[2]}")

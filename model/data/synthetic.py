@@ -85,7 +85,7 @@ def random_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_d
     images : int
         Random images for the calibration.
     **settings
-        Of `systola.model.quantization.quantize.quantize`.
+        Of `systola.model.quantization.quantize.quantize`, of which `method` is ``minmax`` here.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def random_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_d
                              prefixes=prefixes, pooling=pooling, distilled=distilled)
     node = graph.by_name["patches"]
     patches = rng.standard_normal((images, node.rows, node.channels), dtype=np.float32)
-    return quantize(graph, {"patches": patches}, **settings)
+    return quantize(graph, {"patches": patches}, **{"method": "minmax", **settings})
 
 
 def random_named(name, *, blocks=None, seed=0, **settings):

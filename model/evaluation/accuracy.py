@@ -266,7 +266,8 @@ def measure_options(source="digits", *, data=None, calibration=None, options=Non
                     progress=None):
     """Quantize with every setting in `options` and compare the logits with those at full width.
 
-    Full width is the default with 31-bit multipliers. Options that change scales (all bit widths
+    Full width is the default with 31-bit multipliers. All are quantized by the method ``minmax``,
+    which does not make up for what an option costs. Options that change scales (all bit widths
     but those of multipliers) differ in nearly every logit; their ``int_top1`` and errors are what
     counts.
 
@@ -282,11 +283,11 @@ def measure_options(source="digits", *, data=None, calibration=None, options=Non
     calibration = calibration_images(source, calibration)
     images, labels = load_data(_data_source(source, data, "data"), "test")
     exact = float_logits(vit, images).astype(np.float64)
-    full = _quantized(vit, calibration, **OPTIONS["full width"])
+    full = _quantized(vit, calibration, method="minmax", **OPTIONS["full width"])
     reference = integer_logits(full, images)
     report = {}
     for done, (name, settings) in enumerate(options.items()):
-        model = _quantized(vit, calibration, **settings)
+        model = _quantized(vit, calibration, **{"method": "minmax", **settings})
         logits = integer_logits(model, images)
         real = logits * model.scales["logits"]
         report[name] = {"settings": settings,

@@ -41,7 +41,7 @@ from systola.model.operators.row_mean import row_mean
 from systola.model.operators.shiftgelu import shiftgelu
 from systola.model.operators.shiftmax import shiftmax
 
-__all__ = ["check_inputs", "forward"]
+__all__ = ["check_inputs", "compute", "forward"]
 
 _CHUNK = 32  # images at a time, so that a layer's tensors stay in the cache
 
@@ -119,7 +119,7 @@ def _run(graph, inputs, keep):
             values[node.name] = np.broadcast_to(node.values.astype(np.int64),
                                                 (batch, *node.values.shape))
             continue
-        values[node.name] = _compute(node, graph, *(values[name] for name in node.inputs))
+        values[node.name] = compute(node, graph, *(values[name] for name in node.inputs))
         if node.name in keep:
             kept[node.name] = values[node.name]
         for name in dict.fromkeys(node.inputs):
@@ -130,11 +130,15 @@ def _run(graph, inputs, keep):
 
 
 @singledispatch
-def _compute(node, graph, *inputs):
+def compute(node, graph, *inputs):
+    """Return the tensor that one node makes of its inputs, (B, ...) arrays in integer arithmetic.
+
+    Of `graph` only the tensors' sequences matter.
+    """
     raise TypeError(f"node {node.name!r}: kind {node.kind} has no integer arithmetic")
 
 
-@_compute.register
+@compute.register
 def _(node: Linear, graph, x, residual=None):
     extra = {} if residual is None else {"residual": residual, "res_mult": node.res_mult,
                                          "res_shift": node.res_shift}
@@ -142,7 +146,7 @@ def _(node: Linear, graph, x, residual=None):
                       symmetric=node.symmetric, **extra)
 
 
-@_compute.register
+@compute.register
 def _(node: Scores, graph, query, key):
     q = heads_of(query, node.query_channel, node.heads, node.head_dim)
     k = heads_of(key, node.key_channel, node.heads, node.head_dim)
@@ -155,7 +159,7 @@ def _(node: Scores, graph, query, key):
     return between_rows(node.sequences, one, q, k, score_bias(node))
 
 
-@_compute.register
+@compute.register
 def _(node: Softmax, graph, scores):
     sequences = graph.tensors[node.input].sequences
     if node.variant == "deferred":
@@ -165,7 +169,7 @@ def _(node: Softmax, graph, scores):
                      scores)
 
 
-@_compute.register
+@compute.register
 def _(node: Context, graph, attention, value):
     v = heads_of(value, node.value_channel, attention.shape[-3], node.head_dim)
 
@@ -179,14 +183,14 @@ def _(node: Context, graph, attention, value):
     return side_by_side(graph.tensors[node.attention].sequences, one, attention, v)
 
 
-@_compute.register
+@compute.register
 def _(node: Activation, graph, x):
     if node.variant == "table":
         return node.table.astype(np.int64)[x + 128]
     return requantize(shiftgelu(x, -node.unit, GELU_SHIFT), node.mult, node.shift, node.bits)
 
 
-@_compute.register
+@compute.register
 def _(node: Norm, graph, x):
     parts = x.reshape(*x.shape[:-1], node.groups, x.shape[-1] // node.groups)
     shape = node.groups, parts.shape[-1]
@@ -194,18 +198,18 @@ def _(node: Norm, graph, x):
                              node.shift.reshape(shape), node.bits, node.variant).reshape(x.shape)
 
 
-@_compute.register
+@compute.register
 def _(node: Add, graph, x, other):
     return residual_add(x, node.mult, node.shift, other, node.other_mult, node.other_shift,
                         node.bits)
 
 
-@_compute.register
+@compute.register
 def _(node: Rows, graph, *sources):
     return gathered(node.index, node.beside, *sources)
 
 
-@_compute.register
+@compute.register
 def _(node: Mean, graph, x):
     groups = x.reshape(*x.shape[:-2], node.groups, -1, x.shape[-1])
     return row_mean(groups, node.mult, node.shift, node.bits)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 
@@ -135,7 +136,7 @@ class Linear(Node):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Activation(Node):
-    """A function of every element, one of `FUNCTIONS`.
+    """A function of every element, one of `FUNCTIONS`, plus a constant `offset` if there is one.
 
     Variants of integers: ``published`` (ShiftGELU, which stands for all three functions, ``unit``
     being the code of 1 / 1.702, requantized by ``mult`` and ``shift`` to ``bits``), ``table``
@@ -144,6 +145,7 @@ class Activation(Node):
 
     input: str
     function: str = "gelu"
+    offset: float | None = None
     variant: str | None = None
     unit: int | None = None
     bits: int | None = None
@@ -160,7 +162,12 @@ class Activation(Node):
         """Return the tensor."""
         self.matrices(input=source)
         self.choice("function", *FUNCTIONS)
-        if self.bits is not None:
+        if self.bits is None:
+            if self.offset is not None and not (isinstance(self.offset, float)
+                                                and isfinite(self.offset)):
+                self.refuse("offset", "a finite number", repr(self.offset))
+        else:
+            self.absent("offset")
             self.choice("variant", "published", "table")
             self.integer("bits", 2, 8)
             self.operands(input=source)

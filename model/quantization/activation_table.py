@@ -7,8 +7,8 @@ import numpy as np
 __all__ = ["activation_table"]
 
 
-def activation_table(function, source, target, bits):
-    """Return ``sat(rint(f(code * source) / target), bits)`` of codes -128..127, int8 (256,).
+def activation_table(function, source, target, bits, offset=0.0):
+    """Return ``sat(rint((f(code * source) + offset) / target), bits)`` of codes -128..127, int8.
 
     The function is evaluated in float64, so an entry differs from the real value by at most half a
     code of the result, or by what saturates.
@@ -21,6 +21,8 @@ def activation_table(function, source, target, bits):
         Scales of the codes that are looked up and of the results, positive.
     bits : int
         Bits of the results, 2 to 8.
+    offset : float
+        Constant that is added to the function.
 
     Raises
     ------
@@ -33,7 +35,7 @@ def activation_table(function, source, target, bits):
         if not 0 < scale < float("inf"):
             raise ValueError(f"{name} must be finite and above 0, not {scale!r}")
     half = 1 << bits - 1
-    real = [_FUNCTIONS[function](code * float(source)) for code in range(-128, 128)]
+    real = [_FUNCTIONS[function](code * float(source)) + offset for code in range(-128, 128)]
     return np.clip(np.rint(np.array(real) / float(target)), -half, half - 1).astype(np.int8)
 
 

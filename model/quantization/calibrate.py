@@ -3,13 +3,19 @@
 import numpy as np
 
 from systola.files.tensors import ModelError
+from systola.hw.contract.numbers import CODE_BITS
 from systola.model.graph.float_forward import float_forward
+from systola.model.graph.nodes import Scores, Softmax
+from systola.model.quantization.histogram import Histogram
 from systola.model.quantization.uniform import Calibration
 
-__all__ = ["calibrate"]
+__all__ = ["BATCH", "calibrate"]
+
+BATCH = 64
+"""Images in one update of the running ranges."""
 
 
-def calibrate(graph, inputs, *, batch=64, progress=None, watch=None):
+def calibrate(graph, inputs, *, how="running", bits=None, batch=BATCH, progress=None, watch=None):
     """Run the float network over `inputs` and return ``{tensor name: (low, high)}``.
 
     Parameters
@@ -18,6 +24,11 @@ def calibrate(graph, inputs, *, batch=64, progress=None, watch=None):
         The float network.
     inputs : dict of str to ndarray
         Training images as its inputs, (B, rows, channels).
+    how : str
+        ``running`` (the publications' moving average), or of tensors of codes ``percentile`` or
+        ``error`` (least squared error), and of wider ones the largest magnitude.
+    bits : dict of str to int
+        Of every tensor, unless `how` is ``running``.
     batch : int
         Images in one update of the running ranges.
     progress : callable, optional
@@ -40,7 +51,10 @@ def calibrate(graph, inputs, *, batch=64, progress=None, watch=None):
         if not np.isfinite(x).all():
             raise ModelError(f"weights must keep every tensor finite, which {name!r} is not for "
                              f"the calibration images")
-        ranges.setdefault(name, Calibration()).update(x)
+        if name not in ranges:
+            counted = how != "running" and not isinstance(graph.by_name[name], Softmax)
+            ranges[name] = Histogram() if counted else Calibration()
+        ranges[name].update(x)
         if watch:
             watch(name, x)
 
@@ -50,4 +64,19 @@ def calibrate(graph, inputs, *, batch=64, progress=None, watch=None):
                                   for name, value in inputs.items()}, hook)
         if progress:
             progress(min(start + batch, count), count)
-    return {name: calibration.range for name, calibration in ranges.items()}
+    return {name: _range(graph.by_name[name], found, how, bits and bits[name])
+            for name, found in ranges.items()}
+
+
+def _range(node, found, how, bits):
+    """Return the low and high end that the tensor of `node` gets, of `bits` bits.
+
+    Of scores the largest decide, which must not be cut.
+    """
+    if isinstance(found, Calibration):
+        return found.range
+    if bits > CODE_BITS or isinstance(node, Scores):
+        reach = found.peak
+    else:
+        reach = found.percentile() if how == "percentile" else found.least_error(bits)
+    return np.float32(-reach), np.float32(reach)

@@ -22,9 +22,18 @@ from systola.model.graph.nodes import (
 )
 from systola.model.operators.requant import dyadic
 from systola.model.quantization.activation_table import activation_table
-from systola.model.quantization.calibrate import calibrate
+from systola.model.quantization.calibrate import BATCH, calibrate
+from systola.model.quantization.equalize import ChannelSamples, equalize, sampled_tensors
+from systola.model.quantization.lockstep import Lockstep
+from systola.model.quantization.methods import BEST, method_named
 from systola.model.quantization.precision import MAX_UNIT, tensor_bits
-from systola.model.quantization.scales import UNIT_FACTOR, activation_scales, weight_scales
+from systola.model.quantization.rounding import fit, round_columns, row_scales
+from systola.model.quantization.scales import (
+    UNIT_FACTOR,
+    activation_scales,
+    least_scales,
+    weight_scales,
+)
 from systola.model.quantization.uniform import bias_codes, exp_constant, scale_for
 from systola.model.quantization.uniform import quantize as to_codes
 
@@ -38,16 +47,16 @@ _INT32 = (-2**31, 2**31 - 1)
 
 
 def quantize(graph, images, *, weight_bits=8, act_bits=8, attention="published", attention_bits=16,
-             mult_bits=24, code_mult_bits=24, gelu="published", norm="published", choices=None,
-             progress=None):
+             mult_bits=24, code_mult_bits=24, gelu="published", norm="published", method=BEST,
+             choices=None, progress=None):
     """Return the integer network of a float one; docs/ARITHMETIC.md has the operators.
 
-    Weights have a scale per output channel, activations one per tensor, from running ranges over
-    the calibration images; those of Shiftmax and ShiftGELU inputs are widened until their ShiftExp
-    unit is exact (on the digits that takes a third off the error). Both branches of a residual are
-    rescaled straight to the scale of the sum. What attention reads consists of streamed (Q) and
-    stationary (K, V) operands of the array, so it has the smaller of `weight_bits` and `act_bits`,
-    and saturates symmetrically.
+    Weights have a scale per output channel, activations one per tensor, from ranges over the
+    calibration images; those of exponentials' inputs are widened until the unit is exact (on the
+    digits that takes a third off the error). Both branches of a residual are rescaled straight to
+    the scale of the sum. What attention reads consists of streamed (Q) and stationary (K, V)
+    operands of the array, so it has the smaller of `weight_bits` and `act_bits`, and saturates
+    symmetrically.
 
     Parameters
     ----------
@@ -58,11 +67,14 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention="published",
     weight_bits, act_bits, attention, attention_bits, mult_bits, code_mult_bits, gelu, norm
         As in `systola.hw.contract.config.AcceleratorConfig`, which also gives their ranges. No
         multiplier has more than `mult_bits`, whatever `code_mult_bits` is.
+    method : str
+        Recipe, see `systola.model.quantization.methods.METHODS`.
     choices : dict of str to dict, optional
         By node, ``bits`` of its result and ``weight_bits`` of a linear node instead. Rows have the
         bits of their sources, softmax those of `attention`.
     progress : callable, optional
-        Called as ``progress(images done, images in total)`` during calibration.
+        Called as ``progress(images done, images in total)`` during calibration, of which some
+        methods need two rounds.
 
     Returns
     -------
@@ -81,9 +93,27 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention="published",
     choices = choices or {}
     for name, choice in choices.items():
         _check_choice(graph, name, choice)
+    recipe, bits = method_named(method), tensor_bits(graph, settings, choices)
+    weights = {node.name: choices.get(node.name, {}).get("weight_bits", weight_bits)
+               for node in graph.of(Linear)}
     watch = _Epsilon(graph)
-    ranges = calibrate(graph, images, progress=progress, watch=watch)
-    return _Quantizer(graph, settings, choices, ranges, watch.effects()).graph()
+    if recipe.equalize:
+        graph, images = _equalized(graph, images, bits, weights, gelu == "table", progress)
+    ranges = calibrate(graph, images, how=recipe.ranges, bits=bits, progress=progress, watch=watch)
+    scales = activation_scales(graph, ranges, bits, weights, settings)
+    lockstep = Lockstep(graph, images, scales) if recipe.reconstruct else None
+    made = _Quantizer(graph, settings, bits, weights, scales, lockstep).graph()
+    effects = watch.effects()
+    meta = {**made.meta, "method": method} | ({"left_out_epsilon": effects} if effects else {})
+    return dataclasses.replace(made, meta=meta)
+
+
+def _equalized(graph, images, bits, weight_bits, tables, progress):
+    """Return `equalize` of a float network, and the images as its inputs."""
+    count = len(next(iter(images.values())))
+    samples = ChannelSamples(sampled_tensors(graph), -(-count // BATCH))
+    calibrate(graph, images, progress=progress, watch=samples)
+    return equalize(graph, images, samples, bits, weight_bits, tables=tables)
 
 
 class _Epsilon:
@@ -121,24 +151,25 @@ def _check_choice(graph, name, choice):
 
 
 class _Quantizer:
-    """One quantization: the float network, the settings and the scale of every tensor."""
+    """One quantization: the float network, the settings, bits and scale of every tensor."""
 
-    def __init__(self, graph, settings, choices, ranges, epsilon):
-        self.float, self.settings, self.epsilon = graph, settings, epsilon
+    def __init__(self, graph, settings, bits, weight_bits, scales, lockstep):
+        self.float, self.settings = graph, settings
         self.mult_bits = settings["mult_bits"]
         self.code_mult_bits = min(settings["code_mult_bits"], self.mult_bits)
-        self.bits = tensor_bits(graph, settings, choices)
-        self.weight_bits = {node.name: choices.get(node.name, {}).get(
-            "weight_bits", settings["weight_bits"]) for node in graph.of(Linear)}
-        self.scales = activation_scales(graph, ranges, self.bits, self.weight_bits, settings)
+        self.bits, self.weight_bits, self.scales = bits, weight_bits, scales
+        self.lockstep = lockstep
         self.constant = {}  # real values of channels that a norm does not deliver
 
     def graph(self):
         """Return the whole integer network."""
-        nodes = tuple(getattr(self, f"_{node.kind}")(node) for node in self.float.nodes)
-        meta = self.float.meta | ({"left_out_epsilon": self.epsilon} if self.epsilon else {})
+        nodes = []
+        for node in self.float.nodes:
+            nodes.append(getattr(self, f"_{node.kind}")(node))
+            if self.lockstep:
+                self.lockstep.step(node, nodes[-1])
         return dataclasses.replace(
-            self.float, nodes=nodes, meta=meta,
+            self.float, nodes=tuple(nodes),
             scales={name: float(scale) for name, scale in self.scales.items()})
 
     def _input(self, node):
@@ -155,13 +186,7 @@ class _Quantizer:
         Products of channels that a norm before does not deliver (gamma zero) go into the bias.
         """
         width, s = self.weight_bits[node.name], self.scales
-        scale = weight_scales(node.weight, node.bias, width, s[node.input])
-        top = 2 ** (width - 1) - 1
-        codes = np.clip(to_codes(node.weight, scale[:, None], width), -top, top)
-        bias = bias_codes(node.bias, scale, s[node.input])
-        if node.input in self.constant:
-            delivered = to_codes(self.constant[node.input], s[node.input], self.bits[node.input])
-            bias = bias + codes @ delivered
+        codes, scale, bias = (self._reconstructed if self.lockstep else self._nearest)(node, width)
         if bias.min() < _INT32[0] or bias.max() > _INT32[1]:
             raise ModelError(f"node {node.name!r}: bias must fit in 32 bits at the scale of the "
                              f"products, not {max(-int(bias.min()), int(bias.max()))}")
@@ -176,6 +201,29 @@ class _Quantizer:
         return Linear(name=node.name, input=node.input, residual=node.residual,
                       weight=codes.astype(np.int8), bias=bias, bits=bits, weight_bits=width,
                       mult=mult, shift=shift, symmetric=attended, **residual)
+
+    def _nearest(self, node, width):
+        """Return codes of weights, their scales and codes of the bias, each to the nearest."""
+        source = self.scales[node.input]
+        scale = weight_scales(node.weight, node.bias, width, source)
+        top = 2 ** (width - 1) - 1
+        codes = np.clip(to_codes(node.weight, scale[:, None], width), -top, top)
+        bias = bias_codes(node.bias, scale, source)
+        if node.input in self.constant:
+            bias = bias + codes @ to_codes(self.constant[node.input], source,
+                                           self.bits[node.input])
+        return codes, scale, bias
+
+    def _reconstructed(self, node, width):
+        """Return the same for outputs nearest to the float ones, whatever the layer reads."""
+        inputs, targets = self.lockstep.problem(node)
+        weight, moments = fit(inputs, targets, node.weight.astype(np.float64))
+        source = self.scales[node.input]
+        bias = moments.y_mean - weight @ moments.x_mean
+        scale = row_scales(weight, least_scales(bias, source), width, moments)
+        codes = round_columns(weight, scale, width, moments)
+        bias = moments.y_mean - (codes * scale[:, None].astype(np.float64)) @ moments.x_mean
+        return codes, scale, bias_codes(bias, scale, source)
 
     def _scores(self, node):
         s = self.scales
@@ -218,8 +266,8 @@ class _Quantizer:
         source, target, bits = (self.scales[node.input], self.scales[node.name],
                                 self.bits[node.name])
         if self.settings["gelu"] == "table":
-            return dataclasses.replace(node, variant="table", bits=bits, table=activation_table(
-                node.function, source, target, bits))
+            table = activation_table(node.function, source, target, bits, node.offset or 0.0)
+            return dataclasses.replace(node, offset=None, variant="table", bits=bits, table=table)
         mult, shift = self.dyadic(
             _ratio(source * np.float32(2.0 ** (1 - _SIGMOID_BITS)), target), self.code_mult_bits)
         return dataclasses.replace(node, variant="published", unit=self.unit(node), bits=bits,

@@ -4,9 +4,10 @@ import numpy as np
 
 from systola.model.graph.nodes import Activation, Add, Constant, Linear, Mean, Rows, Softmax
 from systola.model.quantization.precision import MAX_UNIT
-from systola.model.quantization.uniform import scale_for
+from systola.model.quantization.uniform import MIN_SCALE, scale_for
 
-__all__ = ["BIAS_BITS", "UNIT_FACTOR", "activation_scales", "exact_exponential", "weight_scales"]
+__all__ = ["BIAS_BITS", "UNIT_FACTOR", "activation_scales", "exact_exponential", "least_scales",
+           "weight_scales"]
 
 UNIT_FACTOR = {Softmax: 1.0, Activation: 1.702}
 """Readers with exponentials, whose unit must be exact, and the factor of the scale in it."""
@@ -24,9 +25,14 @@ def weight_scales(weight, bias, bits, source):
     2**22 codes the result's 16 bits are 2**7 codes each, so that nothing of them is lost. A row of
     zeros has the scale of its bias alone.
     """
-    least = np.abs(bias.astype(np.float64)) / (float(source) * 2.0**BIAS_BITS)
     return np.maximum(scale_for(weight.min(axis=1), weight.max(axis=1), bits),
-                      least.astype(np.float32))
+                      least_scales(bias, source).astype(np.float32))
+
+
+def least_scales(bias, source):
+    """Return the finest scales of output channels whose bias fits, float64 (N,)."""
+    least = np.abs(bias.astype(np.float64)) / (float(source) * 2.0**BIAS_BITS)
+    return np.maximum(least, MIN_SCALE)
 
 
 def activation_scales(graph, ranges, bits, weight_bits, settings):

@@ -52,6 +52,7 @@ ROOMS = {
     "report": "matplotlib numpy files hw/contract model/data model/evaluation model/graph "
               "model/quantization sw_driver/compiler sim/runs boards/power boards/synthesis",
     "cli": "click rich hw hw/contract model/data model/evaluation model/graph "
+           "model/quantization/methods "
            "sw_driver/compiler sw_driver/driver sim/conform sim/runs sim/soak boards "
            "boards/flows boards/power boards/synthesis report",
     "systola": "hw/contract model/data model/evaluation model/graph model/quantization "

@@ -33,7 +33,7 @@ def make(seed=0, **settings):
     for norm in floats.of(Norm):
         norm.weight[norm.weight == 0] = 1
     patches = {"patches": rng.standard_normal((64, 9, 7), dtype=np.float32)}
-    return floats, patches, quantize(floats, patches, **settings)
+    return floats, patches, quantize(floats, patches, **{"method": "minmax", **settings})
 
 
 def codes_of(graph, patches, images=None):
@@ -170,7 +170,7 @@ def test_constants_of_the_exponentials_are_exact(seed):
 def test_coarse_exponential_scales_stay():
     floats, patches, _ = make()
     floats.by_name["blocks.0.qkv"].weight[:] *= 30
-    graph = quantize(floats, patches)
+    graph = quantize(floats, patches, method="minmax")
     assert graph.scales["blocks.0.scores"] > 1
     assert graph.by_name["blocks.0.attention"].unit == 1
 
@@ -181,7 +181,7 @@ def test_fine_scales_are_widened_to_the_largest_unit():
     floats.by_name["blocks.0.qkv"].bias[:24] *= 1e-6
     for part in "weight", "bias":
         getattr(floats.by_name["blocks.1.fc1"], part)[:] *= 1e-6
-    graph = quantize(floats, patches)
+    graph = quantize(floats, patches, method="minmax")
     assert MAX_UNIT >= graph.by_name["blocks.0.attention"].unit > MAX_UNIT - 2
     assert MAX_UNIT >= graph.by_name["blocks.1.gelu"].unit > MAX_UNIT - 2
     assert MAX_UNIT - 2 > graph.by_name["blocks.1.attention"].unit
@@ -191,7 +191,7 @@ def test_norm_bias_and_saturation():
     floats, patches, _ = make()
     gamma, beta = (getattr(floats.by_name["blocks.0.norm1"], part) for part in ("weight", "bias"))
     gamma[:3], beta[:3] = (0.001, -0.001, -0.5), (1, 1, 0.3)
-    graph = quantize(floats, patches)
+    graph = quantize(floats, patches, method="minmax")
     norm = graph.by_name["blocks.0.norm1"]
     assert norm.bias[:2].tolist() == [2**31 - 1, -2**31 + 1]
     expected = np.floor(beta.astype(float) / gamma * 2**30 / sqrt(24))
@@ -270,7 +270,7 @@ def test_gamma_of_zero_outputs_beta():
     floats, patches, _ = make()
     floats.by_name["blocks.0.norm1"].weight[5] = 0
     floats.by_name["blocks.0.norm1"].bias[5] = 0.7
-    graph = quantize(floats, patches)
+    graph = quantize(floats, patches, method="minmax")
     got = forward(graph, codes_of(graph, patches, 4), keep=["blocks.0.norm1", "blocks.0.qkv"])
     assert (got["blocks.0.norm1"][..., 5] == 0).all()
     constant = int(to_codes(0.7, graph.scales["blocks.0.norm1"], 8))
@@ -290,7 +290,7 @@ def test_gamma_of_zero_outputs_beta():
 def test_tiny_gamma_shortens_the_multiplier():
     floats, patches, _ = make()
     floats.by_name["norm"].weight[:2] = 1e-8, -1e-30
-    norm = quantize(floats, patches, mult_bits=31).by_name["norm"]
+    norm = quantize(floats, patches, method="minmax", mult_bits=31).by_name["norm"]
     assert norm.shift[:2].tolist() == [MAX_SHIFT, MAX_SHIFT]
     assert 0 < norm.mult[0] < 2**30
     assert norm.mult[1] == 0
@@ -319,7 +319,7 @@ def test_output_widths(weight_bits, act_bits, qkv_bits):
 def test_coarse_operands_and_short_multipliers_are_expressible(seed):
     """The residual scales give way where a ratio would need a left shift."""
     floats, patches, graph = make(seed, weight_bits=2, act_bits=2, mult_bits=8)
-    full = quantize(floats, patches, weight_bits=2, act_bits=2, mult_bits=31)
+    full = quantize(floats, patches, method="minmax", weight_bits=2, act_bits=2, mult_bits=31)
     widened = {name for name in full.scales if graph.scales[name] > full.scales[name]}
     # Rows of others have the scale of these.
     streams = {name for name in widened - {"prefix", "pooled"}
@@ -343,7 +343,7 @@ def test_rows_of_others_have_their_scale():
 def test_rows_have_the_bits_of_their_sources():
     """Of the last block's output in 12 bits, the head reads 12-bit rows at their scale."""
     floats, patches, full = make()
-    graph = quantize(floats, patches, choices={"blocks.1.out": {"bits": 12}})
+    graph = quantize(floats, patches, method="minmax", choices={"blocks.1.out": {"bits": 12}})
     assert graph.tensors["pooled"].bits == graph.tensors["blocks.1.out"].bits == 12
     assert graph.scales["pooled"] == graph.scales["blocks.1.out"] > 15 * full.scales["pooled"]
     expected = float_forward(floats, patches)["logits"]
@@ -374,7 +374,7 @@ def test_sums_and_means_of_unequal_scales(mult_bits):
         Rows(name="top", sources=("x",), index=np.array([[0, 0]])),
         Constant(name="small", values=rng.standard_normal((1, 6), dtype=np.float32) / 500),
         Add(name="sum", input="top", other="small")), outputs=("mean", "sum"))
-    graph = quantize(floats, {"x": x}, mult_bits=mult_bits)
+    graph = quantize(floats, {"x": x}, method="minmax", mult_bits=mult_bits)
     for _, _, mult, _ in dyadics(graph):
         assert (np.abs(mult) < 2**mult_bits).all()
     codes = to_codes(x, graph.scales["x"], graph.by_name["x"].bits)
