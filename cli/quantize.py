@@ -40,8 +40,9 @@ def _writable(value):
 @facts_options
 @config_option
 @settings_options
+@click.option("--nodes", is_flag=True, help="Report noise, saturation and cost of every node.")
 @json_option
-def quantize(source, output, data, config, as_json, **options):
+def quantize(source, output, data, config, nodes, as_json, **options):
     """Turn a float checkpoint into an integer model for the accelerator of --config.
 
     Single options change what that accelerator would have: then it needs one of its own.
@@ -61,14 +62,20 @@ def quantize(source, output, data, config, as_json, **options):
     with progress("calibrating and quantizing") as update:
         hints = image_facts(data) if data else None
         vit = accuracy.open_float(source, hints=hints, **facts)
-        network = accuracy.quantized(source, vit, data, progress=update, **settings)
+        found = {"nodes": {}} if nodes else {}
+        network = accuracy.quantized(source, vit, data, progress=update, **found, **settings)
         save_network(network, output)
     result = {"file": output, **network.summary(), **settings,
               "assumed": network.meta.get("assumed", []),
-              "left_out_epsilon": network.meta.get("left_out_epsilon", {})}
+              "left_out_epsilon": network.meta.get("left_out_epsilon", {}),
+              **({"node_report": found["nodes"]} if nodes else {})}
     if as_json:
         return emit(result)
     say_assumed(network)
-    nodes = ", ".join(f"{count} {kind}" for kind, count in result["nodes"].items())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in result["nodes"].items())
     click.echo(f"{output}: {settings['weight_bits']}-bit weights, {settings['act_bits']}-bit "
-               f"activations; nodes: {nodes}")
+               f"activations; nodes: {kinds}")
+    for name, node in found.get("nodes", {}).items():
+        click.echo(f"{name:<28} {node['kind']:<10} {node['bits']:>2} bits  {node['snr_db']:6.1f} "
+                   f"dB  {node['saturated']:8.4%} saturated  {node['agreement']:.4f} agree if "
+                   f"alone")

@@ -26,6 +26,7 @@ from systola.model.quantization.calibrate import BATCH, calibrate
 from systola.model.quantization.equalize import ChannelSamples, equalize, sampled_tensors
 from systola.model.quantization.lockstep import Lockstep
 from systola.model.quantization.methods import BEST, method_named
+from systola.model.quantization.node_report import node_report
 from systola.model.quantization.precision import MAX_UNIT, tensor_bits
 from systola.model.quantization.rounding import fit, round_columns, row_scales
 from systola.model.quantization.scales import (
@@ -48,7 +49,7 @@ _INT32 = (-2**31, 2**31 - 1)
 
 def quantize(graph, images, *, weight_bits=8, act_bits=8, attention="published", attention_bits=16,
              mult_bits=24, code_mult_bits=24, gelu="published", norm="published", method=BEST,
-             choices=None, progress=None):
+             choices=None, nodes=None, progress=None):
     """Return the integer network of a float one; docs/ARITHMETIC.md has the operators.
 
     Weights have a scale per output channel, activations one per tensor, from ranges over the
@@ -72,6 +73,8 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention="published",
     choices : dict of str to dict, optional
         By node, ``bits`` of its result and ``weight_bits`` of a linear node instead. Rows have the
         bits of their sources, softmax those of `attention`.
+    nodes : dict, optional
+        Gets a report of every node, see `systola.model.quantization.node_report.node_report`.
     progress : callable, optional
         Called as ``progress(images done, images in total)`` during calibration, of which some
         methods need two rounds.
@@ -103,6 +106,8 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention="published",
     scales = activation_scales(graph, ranges, bits, weights, settings)
     lockstep = Lockstep(graph, images, scales) if recipe.reconstruct else None
     made = _Quantizer(graph, settings, bits, weights, scales, lockstep).graph()
+    if nodes is not None:
+        nodes.update(node_report(graph, made, images))
     effects = watch.effects()
     meta = {**made.meta, "method": method} | ({"left_out_epsilon": effects} if effects else {})
     return dataclasses.replace(made, meta=meta)
