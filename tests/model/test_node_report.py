@@ -28,7 +28,7 @@ def test_every_node_is_reported(settings):
         assert found["bits"] == made.tensors[name].bits
         assert found["snr_db"] > (12 if found["kind"] == "softmax" else 20), name
         assert 0 <= found["saturated"] < 0.02
-        assert found["agreement"] >= 0.95
+        assert found["agreement"] >= 0.9
 
 
 def test_few_bits_of_one_node_show_there():
