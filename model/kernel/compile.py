@@ -15,13 +15,17 @@ import numpy as np
 from systola.files.cache import entry
 from systola.files.compiler import compiler_command
 
-__all__ = ["SOURCE", "KernelError", "Library", "load"]
+__all__ = ["FORMS", "SOURCE", "KernelError", "Library", "load"]
+
+FORMS = {"c": (), "c-avx2": ("-mno-avx512f", "-mno-avxvnni"), "c-plain": ("-mno-avx",)}
+"""Flags of the compiler: for this machine, and for what it has in common with older ones."""
 
 SOURCE = Path(__file__).with_name("kernel.c")
 
-_FLAGS = ["-x", "c", "-std=gnu11", "-O3"]
+_FLAGS = ["-x", "c", "-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math"]
 _SHARED = ["-fPIC", "-shared"]
 _OWN = "-march=native"
+_FILE = "kernel.so"
 _NAMES = {"__AVX512VNNI__": "AVX-512 VNNI", "__AVX512BW__": "AVX-512", "__AVXVNNI__": "AVX VNNI",
           "__AVX2__": "AVX2", "__ARM_NEON": "NEON"}
 
@@ -60,38 +64,37 @@ class Library:
             for argument in arguments))
 
 
-def load(flags=()):
-    """Return the `Library` for this machine, compiled if need be.
-
-    Parameters
-    ----------
-    flags : sequence of str
-        Further flags of the compiler, for tests of what other machines run.
+def load(form="c"):
+    """Return the `Library` for this machine in one of `FORMS`, compiled if need be.
 
     Raises
     ------
     KernelError
         If there is no compiler, it fails, or there is no place for what it makes.
     """
-    return _load(tuple(compiler_command()), tuple(flags), SOURCE)
+    library, reason = _found(tuple(compiler_command()), FORMS[form])
+    if reason:
+        raise KernelError(reason)
+    return library
 
 
 @functools.cache
-def _load(command, flags, source):
+def _found(command, flags):
+    """Return a library, or None and why there is none: what failed once is not tried again."""
     try:
         own, macros = _machine(command, flags)
-        text = source.read_bytes()
-        with entry("kernel", [text, [*command, *_FLAGS, *_SHARED, *own, *flags], macros]) as (
-                folder, fill):
+        text, line = SOURCE.read_bytes(), [*command, *_FLAGS, *_SHARED, *own, *flags]
+        with entry("kernel", [text, line, macros]) as (folder, fill):
             if fill:
-                (fill / source.name).write_bytes(text)
-                _run([*command, *_FLAGS, *_SHARED, *own, *flags, source.name, "-o", "kernel.so"],
-                     cwd=fill)
-        return Library(folder / "kernel.so", _about(command, macros.decode()))
-    except ImportError as error:  # fcntl, which only POSIX systems have
-        raise KernelError(f"the cache of compiled code needs a POSIX system: {error}") from None
+                (fill / SOURCE.name).write_bytes(text)
+                _run([*line, SOURCE.name, "-o", _FILE], cwd=fill)
+        return Library(folder / _FILE, _about(command, macros.decode())), None
+    except KernelError as error:
+        return None, str(error)
+    except ImportError as error:  # of fcntl
+        return None, f"the cache of compiled code needs a POSIX system: {error}"
     except OSError as error:
-        raise KernelError(f"{error.filename or command[0]!r}: {error.strerror or error}") from None
+        return None, f"{error.filename or command[0]!r}: {error.strerror or error}"
 
 
 def _machine(command, flags):

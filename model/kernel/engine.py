@@ -11,13 +11,13 @@ import numpy as np
 
 from systola.model.graph import integer_forward
 from systola.model.graph.integer_forward import check_inputs, check_kept
-from systola.model.kernel.compile import KernelError, load
+from systola.model.kernel.compile import FORMS, KernelError, load
 from systola.model.kernel.program import Program
 
 __all__ = ["ENGINES", "engine_report", "forward"]
 
-ENGINES = "auto", "c", "numpy"
-"""What computes: the kernel where there is one, the kernel, or the models."""
+ENGINES = "auto", *FORMS, "numpy"
+"""What computes: the kernel where there is one, a form of the kernel, or the models."""
 
 _programs = weakref.WeakKeyDictionary()
 
@@ -37,7 +37,7 @@ def forward(graph, inputs, *, keep=None, engine="auto", threads=None):
     Raises
     ------
     ValueError
-        As there; or if `engine` is ``c`` and there is no kernel (`KernelError`).
+        As there; or if `engine` is a form of the kernel and there is none (`KernelError`).
     """
     library = _library(engine)[0]
     if library is None:
@@ -84,10 +84,10 @@ def _library(engine):
     if engine == "numpy":
         return None, None
     try:
-        return load(), None
+        return load("c" if engine == "auto" else engine), None
     except KernelError as error:
-        if engine == "c":
-            raise KernelError(f"engine 'c' must have a compiled kernel, and has none: "
+        if engine != "auto":
+            raise KernelError(f"engine {engine!r} must have a compiled kernel, and there is none: "
                               f"{error}") from None
         return None, str(error)
 

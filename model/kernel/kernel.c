@@ -54,7 +54,8 @@ INLINE i32 rounded(f64 value, f64 factor)
 
 INLINE i32 clamped(i32 value, i32 low, i32 high)
 {
-    return value < low ? low : value > high ? high : value;
+    value = value < low ? low : value;
+    return value > high ? high : value;
 }
 
 INLINE i32 element(const void *row, i64 wide, i64 index)
@@ -75,8 +76,17 @@ INLINE i64 row_bytes(i64 wide, i64 count) { return count << wide; }
 #define BYTES 1
 typedef __m512i vec;
 #define spread(unit) _mm512_set1_epi32(unit)
-#define dot_bytes(acc, x, w) _mm512_dpbusd_epi32(acc, x, w)
-#define dot_words(acc, x, w) _mm512_dpwssd_epi32(acc, x, w)
+/* Not the intrinsics: with them, gcc 12 keeps accumulators in memory. */
+INLINE vec dot_bytes(vec acc, vec x, vec w)
+{
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w));
+    return acc;
+}
+INLINE vec dot_words(vec acc, vec x, vec w)
+{
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w));
+    return acc;
+}
 #elif defined(__AVX512BW__)
 #define LANES 16
 #define TILE 6
@@ -245,31 +255,50 @@ INLINE void finish_row(const struct finish *f, const i32 *acc, i64 row, i64 firs
         finish_added(acc, mult, y, 0, count, f->low, f->high, r, 0, f->residual_mult);
 }
 
+/* Accumulators have names of their own: compilers keep an array of so many in memory. */
+#define EACH_ROW(do) do(0) do(1) do(2) do(3) do(4) do(5)
+#define BEGIN(i) vec a##i##0 = s0, a##i##1 = s1, a##i##2 = s2, a##i##3 = s3;
+#define ADD(i, j) if (width > j) a##i##j = words ? dot_words(a##i##j, same, w##j) \
+                                                : dot_bytes(a##i##j, same, w##j);
+#define ADD_UNIT(i) \
+    if (height > i) { \
+        vec same = spread(unit_at(x + (i * units + u) * 4)); \
+        ADD(i, 0) ADD(i, 1) ADD(i, 2) ADD(i, 3) \
+    }
+#define END(i, j) \
+    if (height > i && width > j) memcpy(out + (i * width + j) * LANES, &a##i##j, sizeof(vec));
+#define END_ROW(i) END(i, 0) END(i, 1) END(i, 2) END(i, 3)
+
+INLINE i32 unit_at(const char *x)
+{
+    i32 unit;
+    memcpy(&unit, x, 4);
+    return unit;
+}
+
+INLINE vec vec_at(const void *from)
+{
+    vec value;
+    memcpy(&value, from, sizeof value);
+    return value;
+}
+
+/* Sums of up to 6 rows and 4 vectors of channels, in registers. */
 INLINE void tile(const i64 height, const i64 width, const i64 words, const char *x, i64 units,
                  const char *w, const i32 *start, i32 *out)
 {
-    vec acc[TILE][GROUP];
-    for (i64 j = 0; j < width; j++) {
-        vec first;
-        memcpy(&first, start + j * LANES, sizeof first);
-        for (i64 i = 0; i < height; i++) acc[i][j] = first;
-    }
+    vec s0 = vec_at(start), s1 = width > 1 ? vec_at(start + LANES) : s0,
+        s2 = width > 2 ? vec_at(start + 2 * LANES) : s0,
+        s3 = width > 3 ? vec_at(start + 3 * LANES) : s0;
+    EACH_ROW(BEGIN)
     EACH(u, units) {
-        vec weights[GROUP];
-        for (i64 j = 0; j < width; j++)
-            memcpy(&weights[j], w + (u * width + j) * sizeof(vec), sizeof(vec));
-        for (i64 i = 0; i < height; i++) {
-            i32 unit;
-            memcpy(&unit, x + (i * units + u) * 4, 4);
-            vec same = spread(unit);
-            for (i64 j = 0; j < width; j++)
-                acc[i][j] = words ? dot_words(acc[i][j], same, weights[j])
-                                  : dot_bytes(acc[i][j], same, weights[j]);
-        }
+        const char *at = w + u * width * sizeof(vec);
+        vec w0 = vec_at(at), w1 = width > 1 ? vec_at(at + sizeof(vec)) : w0,
+            w2 = width > 2 ? vec_at(at + 2 * sizeof(vec)) : w0,
+            w3 = width > 3 ? vec_at(at + 3 * sizeof(vec)) : w0;
+        EACH_ROW(ADD_UNIT)
     }
-    for (i64 i = 0; i < height; i++)
-        for (i64 j = 0; j < width; j++)
-            memcpy(out + (i * width + j) * LANES, &acc[i][j], sizeof(vec));
+    EACH_ROW(END_ROW)
 }
 
 /* Run down the rows for one block of channels; the last tile overlaps the one before it. */
