@@ -106,7 +106,7 @@ typedef __m256i vec;
 #define dot_words(acc, x, w) _mm256_dpwssd_avx_epi32(acc, x, w)
 #elif defined(__AVX2__)
 #define LANES 8
-#define TILE 6
+#define TILE 5 /* with 6 rows, one of 16 registers would be missing */
 #define GROUP 2
 #define BYTES 0
 typedef __m256i vec;
