@@ -230,7 +230,7 @@ INLINE void finish_added(const i32 *acc, const f64 *mult, char *y, i64 wide, i64
     }
 }
 
-INLINE void finish_row(const struct finish *f, const i32 *acc, i64 row, i64 first, i64 count)
+static __attribute__((noinline)) void finish_row(const struct finish *f, const i32 *acc, i64 row, i64 first, i64 count)
 {
     char *y = f->y + row_bytes(f->wide, row * f->stride + first);
     f64 same[SPAN];
