@@ -4,7 +4,14 @@ import os
 
 import click
 
-from systola.cli.console import emit, json_option, progress, table
+from systola.cli.console import (
+    emit,
+    engine_option,
+    engine_text,
+    json_option,
+    progress,
+    table,
+)
 
 __all__ = ["benchmark"]
 
@@ -33,8 +40,7 @@ def _numbers(ctx, param, value):
               help="Threads that compute them.")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, metavar="N",
               help="Measurements of each, of which the best counts.")
-@click.option("--engine", metavar="auto|c|c-avx2|c-plain|numpy", default="auto", show_default=True,
-              help="What computes the integer model.")
+@engine_option
 @json_option
 def model(name, blocks, batches, threads, rounds, engine, as_json):
     """Images per processor second of the integer model, beside others on the same weights.
@@ -59,10 +65,7 @@ def model(name, blocks, batches, threads, rounds, engine, as_json):
           [(RUNNERS[runner], *(f"{rate[case]:.1f}" if case in rate else "" for case in cases),
             " ".join(f"{ratio:.2f}" for ratio in ratios.get(runner, {}).values()))
            for runner, rate in rates.items()])
-    said = report["engine"]
-    click.echo(f"computed by {said['engine']}" + (
-        f": {said['compiler']}, {said['instructions']}" if "compiler" in said else
-        f": {said['reason']}" if "reason" in said else ""))
+    click.echo(f"integers computed by {engine_text(report['engine'])}")
     for runner, reason in report["left_out"].items():
         click.echo(f"without {RUNNERS[runner]}: {reason}")
     memory = ", ".join(f"{value:.1f} at batch {batch}"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from systola.files.cache import entry
-from systola.files.compiler import compiler_command
+from systola.files.toolchain import compiler_command
 
 __all__ = ["FORMS", "SOURCE", "KernelError", "Library", "load"]
 

@@ -14,7 +14,7 @@ from systola.model.graph.integer_forward import check_inputs, check_kept
 from systola.model.kernel.compile import FORMS, KernelError, load
 from systola.model.kernel.program import Program
 
-__all__ = ["ENGINES", "engine_report", "forward"]
+__all__ = ["ENGINES", "check_engine", "engine_report", "forward"]
 
 ENGINES = "auto", *FORMS, "numpy"
 """What computes: the kernel where there is one, a form of the kernel, or the models."""
@@ -61,6 +61,12 @@ def forward(graph, inputs, *, keep=None, engine="auto", threads=None):
     return results if batch else {name: value[0] for name, value in results.items()}
 
 
+def check_engine(engine):
+    """Raise ``ValueError`` unless `engine` is one of `ENGINES`."""
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be {' or '.join(map(repr, ENGINES))}, not {engine!r}")
+
+
 def engine_report(graph, engine="auto"):
     """Return what `forward` computes a network with, as plain data.
 
@@ -79,8 +85,7 @@ def engine_report(graph, engine="auto"):
 
 def _library(engine):
     """Return the kernel, or None and why."""
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be {' or '.join(map(repr, ENGINES))}, not {engine!r}")
+    check_engine(engine)
     if engine == "numpy":
         return None, None
     try:

@@ -7,7 +7,7 @@ import numpy as np
 
 from systola.model.graph.integer_forward import compute
 from systola.model.graph.nodes import Constant, Input
-from systola.model.kernel.steps import Step, Unfit, fields_of, is_wide, step_of
+from systola.model.kernel.steps import Unfit, fields_of, is_wide, step_of
 
 __all__ = ["Plan", "Program"]
 

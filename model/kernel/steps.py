@@ -10,7 +10,7 @@ the operator.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, singledispatch
 
 import numpy as np
@@ -70,7 +70,6 @@ class Step:
     numbers: dict
     scratch: int = 0
     places: Callable | None = None
-    keep: list = field(default_factory=list)
 
 
 @cache
@@ -145,7 +144,7 @@ def _(node: Softmax, graph, library):
     if node.variant == "deferred":
         return Step(function="exponentials", tensors=tensors, scratch=y.channels,
                     numbers={**numbers, "table": exp_table(-node.unit)})
-    if node.variant != "exact":
+    if node.variant != "published":
         raise Unfit(f"variant {node.variant} has no C code")
     reciprocal = (1 << _RECIPROCAL_SHIFT) // node.unit + 1
     if not _shift_exp_fits(node.unit, reciprocal):
@@ -171,28 +170,26 @@ def _shift_exp_fits(unit, reciprocal):
 
 @step_of.register
 def _(node: Context, graph, library):
-    attention, value, y = (graph.tensors[name] for name in (
-        node.attention, node.value, node.name))
+    attention, value = graph.tensors[node.attention], graph.tensors[node.value]
     if attention.stage not in {"shares", "exponentials"}:
         raise Unfit(f"attention of {attention.stage} has no C code")
-    deferred = node.factor_bits is not None
     most = _row_sum(graph, node) << value.bits - 1
     if most > MAX31:
         raise Unfit(f"sums reach {most}")
-    top = (1 << (node.factor_bits or 1)) - 1
-    if deferred:
+    wide, keys = is_wide(attention), attention.channels
+    numbers = {"wide_attention": wide, "value_stride": value.channels,
+               "value_channel": node.value_channel, "head_dim": node.head_dim,
+               **_sequences(attention), **_limits(node)}
+    if node.factor_bits is None:
+        numbers |= {"is_deferred": 0, "mult": _factor(most, node.mult, node.shift, library)}
+    else:
         # A row's sum times its factor is at most the numerator, and so is a code's part.
         _factor(int(node.mult) << value.bits - 1, 1, node.shift, library)
-        mult = float(np.ldexp(1.0, -int(node.shift)))
-    else:
-        mult = _factor(most, node.mult, node.shift, library)
-    return Step(function="context", tensors={
-        "attention": node.attention, "value": node.value, "y": node.name}, numbers={
-        "wide_attention": is_wide(attention), "value_stride": value.channels,
-        "value_channel": node.value_channel, "head_dim": node.head_dim, **_sequences(attention), "mult": mult, **_limits(node), "is_deferred": int(deferred),
-        "numerator": int(node.mult) if deferred else 0, "top": top},
-        scratch=library.call("room_bytes", attention.channels, attention.channels, node.head_dim,
-                              is_wide(attention)))
+        numbers |= {"is_deferred": 1, "mult": float(np.ldexp(1.0, -int(node.shift))),
+                    "numerator": int(node.mult), "top": (1 << node.factor_bits) - 1}
+    return Step(function="context", numbers=numbers, tensors={
+        "attention": node.attention, "value": node.value, "y": node.name},
+        scratch=library.call("room_bytes", keys, keys, node.head_dim, wide))
 
 
 def _row_sum(graph, context):
@@ -212,12 +209,12 @@ def _(node: Activation, graph, library):
     x = graph.tensors[node.input]
     if node.variant == "table":
         table = node.table
-    elif node.variant == "exact":
+    elif node.variant == "published":
         table = _gelu_tables(node)
     else:
         raise Unfit(f"variant {node.variant} has no C code")
     return Step(function="table", tensors={"x": node.input, "y": node.name}, numbers={
-        "rows": x.rows, "channels": x.channels, "by_maximum": int(node.variant == "exact"),
+        "rows": x.rows, "channels": x.channels, "by_maximum": int(node.variant == "published"),
         "table": np.ascontiguousarray(table, np.int8)})
 
 

@@ -22,7 +22,6 @@ from systola.model.graph.nodes import (
 from systola.model.kernel.compile import FORMS, load
 from systola.model.kernel.engine import engine_report, forward
 from systola.model.kernel.steps import fields_of
-from systola.model.operators.shiftgelu import gelu_table
 
 SEEDS = range(8)
 
@@ -181,7 +180,7 @@ SEQUENCES = ((0, 1),), ((0, 65),), ((0, 7), (7, 7), (14, 7)), ((0, 3), (3, 20), 
 def test_exact_attention(sequences, bits, unit, form):
     rng = np.random.default_rng(unit)
     nodes = attention(rng, sequences, 3, int(rng.integers(1, 40)), bias=bool(unit % 2),
-                      act_bits=(3, 8)[unit % 2], variant="exact", unit=unit, bits=bits)
+                      act_bits=(3, 8)[unit % 2], variant="published", unit=unit, bits=bits)
     width = nodes[1].head_dim
     mult, shift = dyadic(rng, 60 << bits - 1, 8)
     check([*nodes, Context(name="c", attention="a", value="x", head_dim=width,
@@ -193,7 +192,7 @@ def test_exact_attention(sequences, bits, unit, form):
 def test_exponentials_beyond_31_bits_are_left(bits, form):
     rng = np.random.default_rng(1)
     for unit, left in (2**16 - 1, ()), (2**16, ("a",)), (2**24 - 1, ("a",)):
-        check(attention(rng, ((0, 9),), 2, 4, variant="exact", unit=unit, bits=bits), rng, form,
+        check(attention(rng, ((0, 9),), 2, 4, variant="published", unit=unit, bits=bits), rng, form,
               left=left)
 
 
@@ -221,10 +220,10 @@ def test_activations(seed, form):
     x = Input(name="x", rows=rows, channels=channels, bits=int(rng.integers(2, 9)))
     found = values(rng, x, 2)
     found[:, rows // 2] = -1 << x.bits - 1  # a row whose maximum is negative
-    check([x, Activation(name="y", input="x", variant="exact", unit=unit, bits=bits, mult=mult,
+    check([x, Activation(name="y", input="x", variant="published", unit=unit, bits=bits, mult=mult,
                          shift=shift),
-           Activation(name="z", input="x", variant="table", bits=bits,
-                      table=gelu_table(-unit, mult, shift, bits))], rng, form,
+           Activation(name="z", input="x", variant="table", bits=bits, table=rng.integers(
+               -1 << bits - 1, 1 << bits - 1, 256).astype(np.int8))], rng, form,
           inputs={"x": found})
 
 
@@ -247,6 +246,19 @@ def test_norms(seed, variant, form):
     check([x, Norm(name="y", input="x", groups=groups, variant=variant, bits=bits, mult=mult,
                    shift=shift, bias=rng.integers(-1 << 20, 1 << 20, channels).astype(np.int32))],
           rng, form, inputs={"x": found}, left=left)
+
+
+@pytest.mark.parametrize("variant", ["published", "leading_one"])
+def test_norms_of_many_extremes(variant, form):
+    """Sums and squares where they are largest."""
+    rng = np.random.default_rng(8)
+    channels = 4096
+    found = np.where(rng.random((1, 12, channels)) < 0.5, -2**15, 2**15 - 1)
+    found[:, 0], found[:, 1], found[:, 2, 1:] = -2**15, 2**15 - 1, -2**15
+    mult, shift = dyadic(rng, 2**24, 8, channels, mult_bits=16)
+    check([Input(name="x", rows=12, channels=channels, bits=16),
+           Norm(name="y", input="x", variant=variant, bits=16, mult=mult, shift=shift,
+                bias=np.zeros(channels, np.int32))], rng, form, inputs={"x": found})
 
 
 @pytest.mark.parametrize("bias", [MAX31, -MAX31 - 1])
