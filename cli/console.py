@@ -20,7 +20,7 @@ config_option = click.option(
          "array_16x16_large, ulx3s_85f) or a .toml or .json file of fields.")
 
 engine_option = click.option(
-    "--engine", default="auto", show_default=True, metavar="auto|c|c-avx2|c-plain|numpy",
+    "--engine", default="auto", show_default=True, metavar="auto|c|numpy",
     callback=lambda ctx, param, value: _engine(value),
     help="What computes the integer model: a kernel in C, compiled for this machine at its first "
          "use, or numpy; changes no result.")

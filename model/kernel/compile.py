@@ -17,8 +17,13 @@ from systola.files.toolchain import compiler_command
 
 __all__ = ["FORMS", "SOURCE", "KernelError", "Library", "load"]
 
-FORMS = {"c": (), "c-avx2": ("-mno-avx512f", "-mno-avxvnni"), "c-plain": ("-mno-avx",)}
-"""Flags of the compiler: for this machine, and for what it has in common with older ones."""
+FORMS = {"c": (), "c-256": ("-DNARROW",), "c-avx2": ("-mno-avx512f", "-DWORDS"),
+         "c-plain": ("-mno-avx",)}
+"""Flags of the compiler: for this machine, and for what it has in common with older ones.
+
+``c-256`` has vectors of 256 bits, ``c-avx2`` no products of bytes, ``c-plain`` what every x86-64
+has; the last two are for x86-64 only.
+"""
 
 SOURCE = Path(__file__).with_name("kernel.c")
 
@@ -49,7 +54,7 @@ class Library:
 
     def __init__(self, path, about):
         self.functions, self.about = ctypes.CDLL(str(path)), about
-        for name in "has_fma", "packed_bytes", "room_bytes":
+        for name in "has_fma", "keys_step", "packed_bytes", "room_bytes":
             getattr(self.functions, name).restype = ctypes.c_int64
         self.has_fma = bool(self.functions.has_fma())
 

@@ -69,7 +69,7 @@ INLINE i64 row_bytes(i64 wide, i64 count) { return count << wide; }
  * unsigned, where the machine multiplies bytes; elsewhere two 16-bit numbers. Stationary rows are
  * packed so that one load has the same unit of LANES rows. */
 
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && !defined(NARROW)
 #define LANES 16
 #define TILE 6
 #define GROUP 4
@@ -87,7 +87,7 @@ INLINE vec dot_words(vec acc, vec x, vec w)
     __asm__("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w));
     return acc;
 }
-#elif defined(__AVX512BW__)
+#elif defined(__AVX512BW__) && !defined(NARROW)
 #define LANES 16
 #define TILE 6
 #define GROUP 4
@@ -95,15 +95,28 @@ INLINE vec dot_words(vec acc, vec x, vec w)
 typedef __m512i vec;
 #define spread(unit) _mm512_set1_epi32(unit)
 #define dot_words(acc, x, w) _mm512_add_epi32(acc, _mm512_madd_epi16(x, w))
-#elif defined(__AVXVNNI__)
+#elif (defined(__AVXVNNI__) || defined(__AVX512VNNI__)) && !defined(WORDS)
 #define LANES 8
 #define TILE 6
 #define GROUP 2
 #define BYTES 1
 typedef __m256i vec;
 #define spread(unit) _mm256_set1_epi32(unit)
-#define dot_bytes(acc, x, w) _mm256_dpbusd_avx_epi32(acc, x, w)
-#define dot_words(acc, x, w) _mm256_dpwssd_avx_epi32(acc, x, w)
+#ifdef __AVXVNNI__
+#define SHORT "%{vex%} "
+#else
+#define SHORT
+#endif
+INLINE vec dot_bytes(vec acc, vec x, vec w)
+{
+    __asm__(SHORT "vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(x), "x"(w));
+    return acc;
+}
+INLINE vec dot_words(vec acc, vec x, vec w)
+{
+    __asm__(SHORT "vpdpwssd %2, %1, %0" : "+x"(acc) : "x"(x), "x"(w));
+    return acc;
+}
 #elif defined(__AVX2__)
 #define LANES 8
 #define TILE 5 /* with 6 rows, one of 16 registers would be missing */
@@ -143,30 +156,52 @@ i64 packed_bytes(i64 channels, i64 inputs, i64 wide)
     return up(channels, LANES) * units_of(inputs, words_of(wide)) * 4;
 }
 
-/* Pack element (n, k) = source[n * across + k * along], and start each row's sum with its bias.
- * A streamed 8-bit number is one of its code and 128, which `start` takes back, unless it is a
- * number from 0 on already. */
-INLINE void pack(char *packed, i32 *start, const i8 *source, i64 channels, i64 inputs, i64 across,
-                 i64 along, i64 words, i64 offset)
+/* One unit of a row whose numbers are `along` apart. */
+INLINE u32 unit_of(const i8 *row, i64 along, i64 count, i64 words)
 {
-    i64 units = units_of(inputs, words);
-    for (i64 first = 0; first < up(channels, LANES); first += SPAN) {
-        i64 left = up(channels, LANES) - first, width = left < SPAN ? left : SPAN;
-        char *block = packed + first * units * 4;
-        EACH(u, units) EACH(lane, width) {
-            i64 n = first + lane;
-            char *unit = block + (u * width + lane) * 4;
-            EACH(place, PLACE(words)) {
-                i64 k = u * PLACE(words) + place;
-                i8 value = n < channels && k < inputs ? source[n * across + k * along] : 0;
-                if (words) ((i16 *)unit)[place] = value;
-                else ((i8 *)unit)[place] = value;
-            }
+    u32 unit = 0;
+    if (words) {
+        if (count > 0) unit = (u16)row[0];
+        if (count > 1) unit |= (u32)(u16)row[along] << 16;
+    } else EACH(place, count < 4 ? count : 4) unit |= (u32)(u8)row[place * along] << 8 * place;
+    return unit;
+}
+
+/* Pack element (n, k) = source[n * across + k * along], one of both steps being 1. */
+INLINE void pack_units(u32 *packed, const i8 *source, i64 channels, i64 inputs, i64 across,
+                       i64 along, i64 words)
+{
+    i64 units = units_of(inputs, words), place = PLACE(words);
+    for (i64 first = 0; first < channels; first += SPAN) {
+        i64 left = channels - first, here = left < SPAN ? left : SPAN, width = up(here, LANES);
+        u32 *block = packed + first * units;
+        EACH(u, units) {
+            i64 count = inputs - u * place;
+            const i8 *from = source + first * across + u * place * along;
+            u32 *to = block + u * width;
+            if (count < place)
+                EACH(lane, here) to[lane] = unit_of(from + lane * across, along, count, words);
+            else
+                EACH(lane, here) to[lane] = unit_of(from + lane * across, along, place, words);
+            for (i64 lane = here; lane < width; lane++) to[lane] = 0;
         }
     }
+}
+
+/* Pack rows, and start the sums of each. A streamed 8-bit code is one of itself and 128, which
+ * `start` takes back, unless numbers are from 0 on already (`natural`) or are words. */
+static void pack(char *packed, i32 *start, const i8 *source, i64 channels, i64 inputs, i64 across,
+                 i64 along, i64 words, i64 natural)
+{
+    u32 *to = (u32 *)packed;
+    if (along == 1 && words) pack_units(to, source, channels, inputs, across, 1, 1);
+    else if (along == 1) pack_units(to, source, channels, inputs, across, 1, 0);
+    else if (words) pack_units(to, source, channels, inputs, 1, along, 1);
+    else pack_units(to, source, channels, inputs, 1, along, 0);
     EACH(n, up(channels, LANES)) {
         i32 sum = 0;
-        if (offset && n < channels) EACH(k, inputs) sum += source[n * across + k * along];
+        if (!natural && !words && n < channels)
+            EACH(k, inputs) sum += source[n * across + k * along];
         start[n] = -128 * sum;
     }
 }
@@ -176,7 +211,7 @@ void pack_weights(char *packed, i32 *start, const i8 *weights, const i32 *bias, 
                   i64 inputs, i64 wide)
 {
     i64 words = words_of(wide);
-    pack(packed, start, weights, channels, inputs, inputs, 1, words, !words);
+    pack(packed, start, weights, channels, inputs, inputs, 1, words, 0);
     EACH(n, channels) start[n] = (i32)((u32)start[n] + (u32)bias[n]);
 }
 
@@ -196,6 +231,11 @@ static void stream_rows(char *to, const char *from, i64 rows, i64 count, i64 str
     }
 }
 
+/* Rows of attention are this many numbers apart, so that vectors need not stop at their end. */
+#define KEYS_STEP 16
+
+i64 keys_step(void) { return KEYS_STEP; }
+
 /* What becomes of the sums: rescaled, with another branch added, saturated and stored. */
 struct finish {
     char *y;
@@ -206,6 +246,7 @@ struct finish {
     const char *residual;
     i64 residual_stride, wide_residual;
     f64 residual_mult;
+    i64 has_room; /* behind a row, for whole vectors */
 };
 
 INLINE void store(char *y, i64 wide, i64 index, i32 value)
@@ -235,6 +276,7 @@ static __attribute__((noinline)) void finish_row(const struct finish *f, const i
     char *y = f->y + row_bytes(f->wide, row * f->stride + first);
     f64 same[SPAN];
     const f64 *mult = f->mult + first;
+    if (f->has_room) count = up(count, LANES);
     if (f->row_mult) {
         EACH(j, SPAN) same[j] = f->row_mult[row];
         mult = same;
@@ -357,7 +399,7 @@ void linear(const void *fields, char *work)
     const struct linear *p = fields;
     struct finish f = {work + p->y, p->channels, p->wide_y, p->low, p->high, p->mult, 0,
                        p->has_residual ? work + p->residual : 0, p->channels, p->wide_residual,
-                       p->residual_mult};
+                       p->residual_mult, 0};
     char *x = work + p->scratch;
     stream_rows(x, work + p->x, p->rows, p->inputs, p->inputs, p->wide_x, 0);
     product(x, p->rows, p->inputs, (const char *)p->weights, p->start, p->channels, p->wide_x, &f);
@@ -395,6 +437,7 @@ struct scores {
 void scores(const void *fields, char *work)
 {
     const struct scores *p = fields;
+    const i64 stride = up(p->keys, KEYS_STEP);
     EACH(head, p->heads) EACH(s, p->count) {
         i64 first = p->sequences[2 * s], rows = p->sequences[2 * s + 1];
         struct room r = room(work + p->scratch, rows, p->head_dim, rows, 0);
@@ -402,16 +445,16 @@ void scores(const void *fields, char *work)
             + head * p->head_dim;
         const i8 *key = (const i8 *)work + p->key + first * p->key_stride + p->key_channel
             + head * p->head_dim;
-        i64 at = (head * p->rows + first) * p->keys;
+        i64 row = head * p->rows + first;
+        char *y = work + p->y + row * stride;
         stream_rows(r.x, query, rows, p->head_dim, p->query_stride, 0, 0);
-        pack(r.packed, r.start, key, rows, p->head_dim, p->key_stride, 1, words_of(0),
-             !words_of(0));
+        pack(r.packed, r.start, key, rows, p->head_dim, p->key_stride, 1, words_of(0), 0);
         EACH(i, up(rows, SPAN)) r.mult[i] = p->mult;
-        struct finish f = {work + p->y + at, p->keys, 0, p->low, p->high, r.mult, 0,
-                           p->has_bias ? (const char *)(p->bias + at) : 0, p->keys, 1,
-                           p->bias_mult};
+        struct finish f = {y, stride, 0, p->low, p->high, r.mult, 0,
+                           p->has_bias ? (const char *)(p->bias + row * p->keys) : 0, p->keys, 1,
+                           p->bias_mult, !p->has_bias};
         product(r.x, rows, p->head_dim, r.packed, r.start, rows, 0, &f);
-        EACH(row, rows) memset(work + p->y + at + row * p->keys + rows, 0, p->keys - rows);
+        EACH(i, rows) memset(y + i * stride + rows, 0, p->keys - rows);
     }
 }
 
@@ -424,11 +467,11 @@ struct context {
 };
 
 /* Rescaling of rows of exponentials: by one division each. */
-static void row_factors(const struct context *p, f64 *mult, const u8 *codes, i64 rows)
+static void row_factors(const struct context *p, f64 *mult, const u8 *codes, i64 rows, i64 stride)
 {
     EACH(row, rows) {
         i64 sum = 0;
-        EACH(j, rows) sum += codes[row * p->keys + j];
+        EACH(j, rows) sum += codes[row * stride + j];
         i64 factor = sum ? p->numerator / sum : p->top;
         mult[row] = (f64)(factor < p->top ? factor : p->top) * p->mult;
     }
@@ -438,28 +481,30 @@ void context(const void *fields, char *work)
 {
     const struct context *p = fields;
     i64 channels = p->heads * p->head_dim, wide = p->wide_attention;
+    const i64 stride = up(p->keys, KEYS_STEP);
     EACH(head, p->heads) EACH(s, p->count) {
         i64 first = p->sequences[2 * s], rows = p->sequences[2 * s + 1];
         struct room r = room(work + p->scratch, rows, rows, p->head_dim, wide);
-        const char *a = work + p->attention + row_bytes(wide, (head * p->rows + first) * p->keys);
+        const char *a = work + p->attention + row_bytes(wide, (head * p->rows + first) * stride);
         const i8 *value = (const i8 *)work + p->value + first * p->value_stride + p->value_channel
             + head * p->head_dim;
-        stream_rows(r.x, a, rows, rows, p->keys, wide, 1);
-        pack(r.packed, r.start, value, p->head_dim, rows, 1, p->value_stride, words_of(wide), 0);
-        if (p->is_deferred) row_factors(p, r.mult, (const u8 *)a, rows);
+        stream_rows(r.x, a, rows, rows, stride, wide, 1);
+        pack(r.packed, r.start, value, p->head_dim, rows, 1, p->value_stride, words_of(wide), 1);
+        if (p->is_deferred) row_factors(p, r.mult, (const u8 *)a, rows, stride);
         else EACH(i, up(p->head_dim, SPAN)) r.mult[i] = p->mult;
         struct finish f = {work + p->y + first * channels + head * p->head_dim, channels, 0,
-                           p->low, p->high, r.mult, p->is_deferred ? r.mult : 0, 0, 0, 0, 0};
+                           p->low, p->high, r.mult, p->is_deferred ? r.mult : 0, 0, 0, 0, 0, 0};
         product(r.x, rows, rows, r.packed, r.start, p->head_dim, wide, &f);
     }
 }
 
 /* For every row of attention: its place, and the keys of its sequence. */
 #define EACH_ATTENTION_ROW(at, keys_here) \
+    const i64 stride = up(p->keys, KEYS_STEP); \
     EACH(head, p->heads) EACH(s, p->count) \
         for (i64 keys_here = p->sequences[2 * s + 1], \
-                 at = (head * p->rows + p->sequences[2 * s]) * p->keys, \
-                 end = at + keys_here * p->keys; at < end; at += p->keys)
+                 at = (head * p->rows + p->sequences[2 * s]) * stride, \
+                 end = at + keys_here * stride; at < end; at += stride)
 
 /* Zeros for the keys that a row's sequence does not have. */
 #define CLEAR_BEHIND(y, wide) \
@@ -480,33 +525,37 @@ struct shiftmax {
 
 #define MAX31 0x7fffffff
 
+/* ShiftExp of the distances to a row's maximum, in place. */
+INLINE void shift_exp(i32 *distance, i64 count, i32 unit, i32 octaves, i32 reciprocal, i32 by)
+{
+    const i32 lowest = -unit * octaves;
+    EACH(j, count) {
+        i32 d = distance[j], s = d + (d >> 1) - (d >> 4);
+        s = s > lowest ? s : lowest;
+        i32 q = -s * reciprocal >> by;
+        distance[j] = (i32)((u32)(s + unit * q + 2 * unit) << (octaves - q) >> 1);
+    }
+}
+
 void shiftmax(const void *fields, char *work)
 {
     const struct shiftmax *p = fields;
-    u32 *exp = (u32 *)(work + p->scratch);
-    const i32 unit = p->unit, octaves = p->octaves, lowest = -unit * octaves;
-    const u32 reciprocal = p->reciprocal, by = p->reciprocal_shift;
+    i32 *exp = (i32 *)(work + p->scratch);
     EACH_ATTENTION_ROW(at, keys) {
         const i8 *x = (const i8 *)work + p->x + at;
         char *y = work + p->y + row_bytes(p->wide_y, at);
-        i32 highest = maximum(x, keys);
-        u64 sum = 0;
-        EACH(j, keys) {
-            i32 d = x[j] - highest, s = d + (d >> 1) - (d >> 4);
-            s = s > lowest ? s : lowest;
-            u32 q = (u32)-s * reciprocal >> by;
-            exp[j] = (u32)(s + unit * (i32)q + 2 * unit) << (octaves - q) >> 1;
-        }
-        EACH(j, keys) sum += exp[j];
-        const u32 factor = MAX31 / (u32)(sum < MAX31 ? sum : MAX31), shift = p->output_shift,
+        const i64 whole = up(keys, KEYS_STEP);
+        const i32 highest = maximum(x, keys);
+        EACH(j, whole) exp[j] = x[j] < highest ? x[j] - highest : 0; /* 0 behind the keys, too */
+        shift_exp(exp, whole, p->unit, p->octaves, p->reciprocal, p->reciprocal_shift);
+        for (i64 j = keys; j < whole; j++) exp[j] = 0;
+        i64 sum = 0;
+        EACH(j, whole) sum += exp[j];
+        const i32 factor = MAX31 / (i32)(sum < MAX31 ? sum : MAX31), shift = p->output_shift,
             top = p->top;
-        if (p->wide_y) EACH(j, keys) {
-            u32 share = exp[j] * factor >> shift;
-            ((u16 *)y)[j] = (u16)(share < top ? share : top);
-        } else EACH(j, keys) {
-            u32 share = exp[j] * factor >> shift;
-            ((u8 *)y)[j] = (u8)(share < top ? share : top);
-        }
+        EACH(j, whole) exp[j] = clamped(exp[j] * factor >> shift, 0, top);
+        if (p->wide_y) EACH(j, whole) ((i16 *)y)[j] = (i16)exp[j];
+        else EACH(j, whole) ((i8 *)y)[j] = (i8)exp[j];
         CLEAR_BEHIND(y, p->wide_y);
     }
 }

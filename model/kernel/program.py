@@ -7,7 +7,7 @@ import numpy as np
 
 from systola.model.graph.integer_forward import compute
 from systola.model.graph.nodes import Constant, Input
-from systola.model.kernel.steps import Unfit, fields_of, is_wide, step_of
+from systola.model.kernel.steps import Unfit, fields_of, is_wide, row_stride, step_of
 
 __all__ = ["Plan", "Program"]
 
@@ -72,6 +72,8 @@ class Plan:
         self._constants = graph.of(Constant)
         self._types = {name: _dtype(tensor) for name, tensor in graph.tensors.items()}
         self._shapes = {name: tensor.shape for name, tensor in graph.tensors.items()}
+        self._strides = {name: row_stride(tensor, program.library) * self._types[name]().itemsize
+                         for name, tensor in graph.tensors.items()}
         scratch = max((step.scratch for step in program.steps.values()), default=0)
         self._places, self.bytes = self._arranged(graph, scratch)
         self._calls = self._listed(program, graph)
@@ -111,11 +113,21 @@ class Plan:
         except IndexError:
             memory = np.zeros(self.bytes + _ALIGNED, np.uint8)
             memory = memory[-memory.ctypes.data % _ALIGNED:]
-            views = {name: np.ndarray(self._shapes[name], self._types[name], memory, place)
-                     for name, place in self._places.items()}
+            views = {name: self._view(name, memory) for name in self._places}
             for node in self._constants:
                 views[node.name][...] = node.values
             return views, ctypes.c_void_p(memory.ctypes.data)
+
+    def _view(self, name, memory):
+        """Return a tensor in a workspace."""
+        *heads, rows, _ = self._shapes[name]
+        stride, dtype = self._strides[name], self._types[name]
+        return np.ndarray(self._shapes[name], dtype, memory, self._places[name],
+                          (*(rows * stride for _ in heads), stride, dtype().itemsize))
+
+    def _size(self, name):
+        """Return the bytes of a tensor's place."""
+        return _rounded(int(np.prod(self._shapes[name][:-1])) * self._strides[name] + _READ_BEHIND)
 
     def _arranged(self, graph, scratch):
         """Return the place of every tensor, and how many bytes that takes.
@@ -126,8 +138,7 @@ class Plan:
         left = {name: len(readers) for name, readers in graph.consumers.items()}
         places, free, end = {}, [], _rounded(scratch + _READ_BEHIND)
         for node in graph.nodes:
-            size = _rounded(int(np.prod(self._shapes[node.name]))
-                            * self._types[node.name]().itemsize + _READ_BEHIND)
+            size = self._size(node.name)
             fits = [gap for gap in free if gap[1] >= size]
             if fits and not isinstance(node, Constant):
                 start, length = min(fits, key=lambda gap: gap[1])
@@ -141,9 +152,7 @@ class Plan:
             done += [node.name] if not graph.consumers[node.name] else []
             for name in done:
                 if name not in self._keep and not isinstance(graph.by_name[name], Constant):
-                    length = _rounded(int(np.prod(self._shapes[name]))
-                                      * self._types[name]().itemsize + _READ_BEHIND)
-                    free = _joined([*free, (places[name], length)])
+                    free = _joined([*free, (places[name], self._size(name))])
         return places, end
 
     def _listed(self, program, graph):

@@ -42,7 +42,7 @@ from systola.model.operators.requant import requantize
 from systola.model.operators.shiftgelu import shiftgelu
 from systola.model.operators.shiftmax import shift_exp
 
-__all__ = ["Step", "Unfit", "fields_of", "step_of"]
+__all__ = ["Step", "Unfit", "fields_of", "is_wide", "row_stride", "step_of"]
 
 _SUM = 1 << 30
 """What each rounded branch stays below, so that two of them fit 32 bits."""
@@ -83,6 +83,12 @@ def fields_of(function):
 def is_wide(tensor):
     """Return whether a tensor has 16-bit numbers in the workspace."""
     return int(tensor.bits > 8)
+
+
+def row_stride(tensor, library):
+    """Return how many numbers lie between the starts of a tensor's rows in the workspace."""
+    step = library.call("keys_step") if tensor.heads else 1
+    return -(-tensor.channels // step) * step
 
 
 @singledispatch
@@ -142,14 +148,14 @@ def _(node: Softmax, graph, library):
     y = graph.tensors[node.name]
     tensors, numbers = {"x": node.input, "y": node.name}, _sequences(y)
     if node.variant == "deferred":
-        return Step(function="exponentials", tensors=tensors, scratch=y.channels,
+        return Step(function="exponentials", tensors=tensors, scratch=row_stride(y, library),
                     numbers={**numbers, "table": exp_table(-node.unit)})
     if node.variant != "published":
         raise Unfit(f"variant {node.variant} has no C code")
     reciprocal = (1 << _RECIPROCAL_SHIFT) // node.unit + 1
     if not _shift_exp_fits(node.unit, reciprocal):
         raise Unfit(f"exponentials of unit {node.unit} do not fit 31 bits")
-    return Step(function="shiftmax", tensors=tensors, scratch=4 * y.channels, numbers={
+    return Step(function="shiftmax", tensors=tensors, scratch=4 * row_stride(y, library), numbers={
         **numbers, "wide_y": is_wide(y), "unit": node.unit, "octaves": SOFTMAX_SHIFT,
         "reciprocal": reciprocal, "reciprocal_shift": _RECIPROCAL_SHIFT,
         "output_shift": INT_BITS + 1 - node.bits, "top": (1 << node.bits - 1) - 1})

@@ -48,20 +48,19 @@ def same(got, wanted):
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-@pytest.mark.parametrize("form", kernel.FORMS)
-def test_networks(variant, form):
+def test_networks(variant):
     graph = network(**variant)
     codes = random_codes(np.random.default_rng(1), graph, 3)
     codes["patches"][0], codes["patches"][1] = codes["patches"].min(), codes["patches"].max()
-    same(forward(graph, codes, engine=form), definition(graph, codes))
+    same(forward(graph, codes, engine="c"), definition(graph, codes))
     whole = graph.repeated(3)
     rows = {name: value.reshape(-1, value.shape[-1]) for name, value in codes.items()}
-    same(forward(whole, rows, engine=form), definition(whole, rows))
+    same(forward(whole, rows, engine="c"), definition(whole, rows))
     blocks = encoder_blocks(graph, 1)
     (stream,) = blocks.inputs
     edge = np.where(np.random.default_rng(2).random((2, stream.rows, stream.channels)) < 0.5,
                     -2**15, 2**15 - 1)
-    same(forward(blocks, {stream.name: edge}, engine=form),
+    same(forward(blocks, {stream.name: edge}, engine="c"),
          definition(blocks, {stream.name: edge}))
 
 
@@ -152,8 +151,8 @@ def test_errors_are_those_of_the_definition():
                 call(run)
             said.append(str(error.value))
         assert said[0] == said[1]
-    with pytest.raises(ValueError, match=r"^engine must be 'auto' or 'c' or 'c-avx2' or 'c-plain' "
-                                         r"or 'numpy', not 'gpu'$"):
+    with pytest.raises(ValueError, match=r"^engine must be 'auto' or 'c' or .* or 'numpy', not "
+                                         r"'gpu'$"):
         forward(graph, codes, engine="gpu")
     assert ENGINES[0] == "auto"
 
