@@ -60,7 +60,7 @@ def cli():
       systola generate -o build/digits     that Verilog
       systola synth                        and its size on an FPGA
 
-    Every command explains itself with --help. Compiled simulations are kept in build/sim of the
+    Every command explains itself with --help. What is compiled is kept in build/sim of the
     current folder, or where SYSTOLA_CACHE says. Exit codes: 0 success, 1 a comparison or a
     simulation failed, 2 wrong input.
     """
