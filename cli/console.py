@@ -7,7 +7,8 @@ import threading
 import click
 from click.core import ParameterSource
 
-__all__ = ["config_option", "emit", "given_options", "json_option", "progress", "table"]
+__all__ = ["config_option", "emit", "engine_option", "engine_text", "given_options", "json_option",
+           "progress", "table"]
 
 json_option = click.option("--json", "as_json", is_flag=True,
                            help="Print one JSON object on stdout and nothing else.")
@@ -17,6 +18,28 @@ config_option = click.option(
     callback=lambda ctx, param, value: _config(value),
     help="Accelerator: a preset (digits, small, tiny, arty_s7_50, array_16x16, "
          "array_16x16_large, ulx3s_85f) or a .toml or .json file of fields.")
+
+engine_option = click.option(
+    "--engine", default="auto", show_default=True, metavar="auto|c|numpy",
+    callback=lambda ctx, param, value: _engine(value),
+    help="What computes the integer model: a kernel in C, compiled for this machine at its first "
+         "use, or numpy; changes no result.")
+
+
+def engine_text(report):
+    """Return in words what `systola.model.kernel.engine.engine_report` says."""
+    if report["engine"] == "numpy":
+        return f"numpy{': ' if 'reason' in report else ''}{report.get('reason', '')}"
+    left = len(report["numpy_nodes"])
+    return (f"a kernel in C ({report['instructions']}, {report['compiler']})"
+            + (f", {left} nodes by numpy" if left else ""))
+
+
+def _engine(value):
+    from systola.model.kernel.engine import check_engine
+
+    check_engine(value)
+    return value
 
 
 def _config(value):

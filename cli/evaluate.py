@@ -4,7 +4,14 @@ from pathlib import Path
 
 import click
 
-from systola.cli.console import emit, json_option, progress, table
+from systola.cli.console import (
+    emit,
+    engine_option,
+    engine_text,
+    json_option,
+    progress,
+    table,
+)
 from systola.cli.model_options import (
     check_output,
     check_source,
@@ -31,6 +38,7 @@ __all__ = ["evaluate"]
 @settings_options
 @click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, metavar="B",
               help="Images computed at a time; changes no result.")
+@engine_option
 @click.option("--logits", metavar="FILE", callback=lambda ctx, param, value: value and _logits(
               value), help="Write `float` and `integer` logits, `scale` and `labels` (.npz).")
 @click.option("--options", "measure", is_flag=True,
@@ -38,8 +46,8 @@ __all__ = ["evaluate"]
 @click.option("--attention-error", is_flag=True,
               help="Also measure the attention operators on random scores of 197 tokens.")
 @json_option
-def evaluate(source, quantized, data, calibration, batch, logits, measure, attention_error, as_json,
-             **options):
+def evaluate(source, quantized, data, calibration, batch, engine, logits, measure, attention_error,
+             as_json, **options):
     """Compare float and integer accuracy on the test images."""
     from systola.model.data.images import load_data
     from systola.model.evaluation import accuracy
@@ -63,7 +71,7 @@ def evaluate(source, quantized, data, calibration, batch, logits, measure, atten
         update(0, len(labels), "evaluating")
         kept = {}
         result = accuracy.evaluate(vit, model, images, labels, batch=batch, progress=update,
-                                   keep=kept)
+                                   keep=kept, engine=engine)
         result |= {"assumed": vit.meta.get("assumed", []), "family": vit.meta.get("family"),
                    "left_out_epsilon": model.meta.get("left_out_epsilon", {})}
         if ranges is not None:
@@ -141,6 +149,7 @@ def _show_accuracy(result):
     click.echo(f"{result['images']} test images: float top-1 {result['float_top1']:.4f}, "
                f"integer top-1 {result['int_top1']:.4f}, equal predictions "
                f"{result['agreement']:.4f}")
+    click.echo(f"integers computed by {engine_text(result['engine'])}")
     if "options" in result:
         table("Against full width; RMS errors of the logits in % of their RMS:",
               ["option", "integer top-1", "logits different", "largest", "equal predictions",

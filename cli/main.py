@@ -15,6 +15,7 @@ _COMMANDS = {
     "demo": ("systola.cli.demo", "Run the whole chain on real digits and draw the result."),
     "quantize": ("systola.cli.quantize", "Turn a float checkpoint into an integer model."),
     "evaluate": ("systola.cli.evaluate", "Compare float and integer accuracy on the test images."),
+    "benchmark": ("systola.cli.benchmark", "Measure the speed of the integer model."),
     "inspect": ("systola.cli.inspect", "Show a network's graph: a table, data, or a picture."),
     "generate": ("systola.cli.synth", "Write Verilog, C header, FuseSoC file and manifest."),
     "synth": ("systola.cli.synth", "Synthesize and list LUT, FF, CARRY, DSP, BRAM by module."),
@@ -59,7 +60,7 @@ def cli():
       systola generate -o build/digits     that Verilog
       systola synth                        and its size on an FPGA
 
-    Every command explains itself with --help. Compiled simulations are kept in build/sim of the
+    Every command explains itself with --help. What is compiled is kept in build/sim of the
     current folder, or where SYSTOLA_CACHE says. Exit codes: 0 success, 1 a comparison or a
     simulation failed, 2 wrong input.
     """

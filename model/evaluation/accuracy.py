@@ -10,8 +10,8 @@ from systola.model.data import digits
 from systola.model.data.images import encode, float_inputs, load_data
 from systola.model.graph.float_forward import float_forward
 from systola.model.graph.graph_file import is_integer_network, load_network
-from systola.model.graph.integer_forward import forward
 from systola.model.importers.registry import load_checkpoint
+from systola.model.kernel.engine import engine_report, forward
 from systola.model.quantization.quantize import quantize
 
 __all__ = ["CALIBRATION_IMAGES", "OPTIONS", "calibration_images", "deviation", "evaluate",
@@ -138,10 +138,13 @@ def float_logits(graph, images, *, batch=_BATCH, progress=None):
     return logits
 
 
-def integer_logits(graph, images, *, batch=_BATCH, progress=None):
-    """Return the integer logits of images in 0..1, int64 (B, classes), `batch` images at a time."""
+def integer_logits(graph, images, *, batch=_BATCH, progress=None, engine="auto"):
+    """Return the integer logits of images in 0..1, int64 (B, classes), `batch` images at a time.
+
+    They do not depend on `engine`, which is as `systola.model.kernel.engine.forward` takes it.
+    """
     name = graph.outputs[0]
-    return _batched(lambda part: forward(graph, part, keep=[name])[name][:, 0],
+    return _batched(lambda part: forward(graph, part, keep=[name], engine=engine)[name][:, 0],
                     encode(graph, images), batch, progress)
 
 
@@ -155,7 +158,8 @@ def _batched(function, inputs, batch, progress):
     return np.concatenate(parts)
 
 
-def evaluate(vit, model, images, labels, *, batch=_BATCH, progress=None, keep=None):
+def evaluate(vit, model, images, labels, *, batch=_BATCH, progress=None, keep=None,
+             engine="auto"):
     """Compare the integer model with its float one on labelled images in 0..1.
 
     Parameters
@@ -172,12 +176,14 @@ def evaluate(vit, model, images, labels, *, batch=_BATCH, progress=None, keep=No
         Called as ``progress(images done, images in total)``.
     keep : dict, optional
         Gets ``labels``, and the logits as ``integer`` codes and ``float`` numbers, (B, classes).
+    engine : str
+        What computes the integer model, see `systola.model.kernel.engine.forward`.
 
     Returns
     -------
     dict
         ``images``, their number; ``int_top1``, and with a float model ``float_top1`` and
-        ``agreement`` (equal predictions): shares from 0 to 1.
+        ``agreement`` (equal predictions): shares from 0 to 1; ``engine`` of `engine_report`.
 
     Raises
     ------
@@ -185,9 +191,10 @@ def evaluate(vit, model, images, labels, *, batch=_BATCH, progress=None, keep=No
         If the images do not fit the model, or a label is not one of its classes.
     """
     _check_labels(model, labels)
-    logits = integer_logits(model, images, batch=batch, progress=progress)
+    logits = integer_logits(model, images, batch=batch, progress=progress, engine=engine)
     got = logits.argmax(axis=1)
-    report = {"images": len(labels), "int_top1": float(np.mean(got == labels))}
+    report = {"images": len(labels), "int_top1": float(np.mean(got == labels)),
+              "engine": engine_report(model, engine)}
     if keep is not None:
         keep.update(labels=labels, integer=logits)
     if vit is not None:

@@ -41,7 +41,7 @@ from systola.model.operators.row_mean import row_mean
 from systola.model.operators.shiftgelu import shiftgelu
 from systola.model.operators.shiftmax import shiftmax
 
-__all__ = ["check_inputs", "compute", "forward"]
+__all__ = ["check_inputs", "check_kept", "compute", "forward"]
 
 _CHUNK = 32  # images at a time, so that a layer's tensors stay in the cache
 
@@ -71,18 +71,25 @@ def forward(graph, inputs, *, keep=None):
         range, or `keep` has an unknown name.
     """
     inputs, batch = check_inputs(graph, inputs)
-    names = [node.name for node in graph.nodes if node.inputs]
-    keep = set(names) if keep is None else set(keep)
-    if not keep <= set(names):
-        raise ValueError(f"keep must name tensors of the network, not {sorted(keep - set(names))}")
-    parts = [_run(graph, {name: value[start:start + _CHUNK] for name, value in inputs.items()},
-                  keep) for start in range(0, max(len(next(iter(inputs.values()))), 1), _CHUNK)]
+    keep = check_kept(graph, keep)
+    parts = [_run(graph, {name: value[start:start + _CHUNK].astype(np.int64)
+                          for name, value in inputs.items()}, keep)
+             for start in range(0, max(len(next(iter(inputs.values()))), 1), _CHUNK)]
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return whole if batch else {name: value[0] for name, value in whole.items()}
 
 
+def check_kept(graph, keep):
+    """Return the names in `keep` in the order of the nodes, by default those of all results."""
+    names = [node.name for node in graph.nodes if node.inputs]
+    unknown = set() if keep is None else set(keep) - set(names)
+    if unknown:
+        raise ValueError(f"keep must name tensors of the network, not {sorted(unknown)}")
+    return names if keep is None else [name for name in names if name in set(keep)]
+
+
 def check_inputs(graph, inputs):
-    """Return int64 inputs with a leading batch axis, and whether they came with one."""
+    """Return integer inputs with a leading batch axis, and whether they came with one."""
     if not graph.is_integer:
         raise ValueError("the network must be an integer one; quantize it first")
     wanted = {node.name: node for node in graph.inputs}
@@ -100,7 +107,7 @@ def check_inputs(graph, inputs):
                 -half <= value.min() <= value.max() < half)):
             raise ValueError(f"input {name!r} must hold integers from {-half} to {half - 1}")
         sizes.add(len(value) if value.ndim == 3 else None)
-        values[name] = value.astype(np.int64).reshape(-1, *shape)
+        values[name] = value.reshape(-1, *shape)
     if len(sizes) > 1:
         shown = sorted("one without an axis" if size is None else str(size) for size in sizes)
         raise ValueError(f"inputs must all have the same number of images, not "

@@ -1,16 +1,17 @@
 """Say in one line which system tool is missing, before anything is compiled."""
 
 import importlib
-import os
 import shutil
 import sys
 
 import find_libpython
 
+from systola.files.toolchain import compiler_command
+
 __all__ = ["MissingToolError", "check_tools", "posix_module"]
 
 _NEEDED = [
-    (lambda: os.environ.get("CXX", "g++").split()[0], "a C++ compiler", "g++"),
+    (lambda: compiler_command()[0], "a C++ compiler", "g++"),
     (lambda: "make", "make", "make"),
 ]
 

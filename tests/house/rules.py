@@ -11,11 +11,13 @@ ROOMS = {
     "hw/contract": "files",
     "model/operators": "numpy hw/contract",
     "model/graph": "numpy files hw/contract model/operators",
+    "model/kernel": "numpy files hw/contract model/operators model/graph",
     "model/importers": "numpy files model/graph",
     "model/quantization": "numpy files hw/contract model/operators model/graph",
     "model/data": "numpy files model/graph model/importers model/quantization",
-    "model/evaluation": "numpy files model/operators model/importers model/graph "
+    "model/evaluation": "numpy files model/operators model/importers model/graph model/kernel "
                         "model/quantization model/data",
+    "model/benchmark": "numpy model/data model/graph model/kernel model/quantization",
     "model": "",
     "sw_driver/program": "numpy files hw/contract",
     "sw_driver/compiler": "numpy hw/contract model/graph/nodes "
@@ -51,10 +53,9 @@ ROOMS = {
                     "sw_driver/program boards/synthesis",
     "report": "matplotlib numpy files hw/contract model/data model/evaluation model/graph "
               "model/quantization sw_driver/compiler sim/runs boards/power boards/synthesis",
-    "cli": "click rich hw hw/contract model/data model/evaluation model/graph "
-           "model/quantization/methods "
-           "sw_driver/compiler sw_driver/driver sim/conform sim/runs sim/soak boards "
-           "boards/flows boards/power boards/synthesis report",
+    "cli": "click rich hw hw/contract model/benchmark model/data model/evaluation model/graph "
+           "model/kernel model/quantization/methods sw_driver/compiler sw_driver/driver "
+           "sim/conform sim/runs sim/soak boards boards/flows boards/power boards/synthesis report",
     "systola": "hw/contract model/data model/evaluation model/graph model/quantization "
                "sim/runs sw_driver/compiler cli",
 }
@@ -68,6 +69,8 @@ EXTRA = {
     "boards/synthesis/synth.py": "amaranth",
     "boards/ulx3s_85f.py": "amaranth_boards",
     "cli/cases.py": "numpy",
+    "model/benchmark/onnx_network.py": "onnx onnxruntime",
+    "model/benchmark/torch_network.py": "torch",
     "model/data/digits.py": "sklearn",
     "sim/benches/accelerator.py": "cocotbext",
     "sim/benches/soc.py": "cocotbext",

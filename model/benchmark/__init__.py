@@ -1,0 +1,1 @@
+"""Speed of the integer model beside other means to compute a network."""
