@@ -143,7 +143,8 @@ def test_what_no_package_repairs(metadata, error):
 
 
 def test_the_default_is_all_extras():
-    parts = {line for extra in EXTRAS.keys() - {"train", "dev"} for line in EXTRAS[extra]}
+    parts = {line for extra in EXTRAS.keys() - {"parquet", "train", "dev"}
+             for line in EXTRAS[extra]}
     assert parts - {"systola[generate]"} == set(PROJECT["dependencies"]) - {"pytest>=8"}
     table = (ROOT / "docs/INSTALL.md").read_text()
     for extra, lines in EXTRAS.items():
