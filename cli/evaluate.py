@@ -54,13 +54,13 @@ def evaluate(source, quantized, data, calibration, batch, logits, measure, atten
     with progress("quantizing") as update:
         vit = open_reference(source, data=data, **facts)
         _check_data(source, data, calibration, needed=measure or not quantized)
+        images = accuracy.scored_images(source, vit, data)
         if quantized:
             model, ranges = accuracy.open_network(quantized), None
             check_pair(vit, model, quantized)
         else:
             ranges = accuracy.calibration_images(source, vit, calibration, scored=data)
             model = accuracy.quantized(source, vit, ranges, progress=update, **settings)
-        images = accuracy.scored_images(source, vit, data)
         update(0, len(images), "evaluating")
         kept = {} if logits else None
         result = accuracy.evaluate(vit, model, images, images.labels, batch=batch, progress=update,

@@ -131,7 +131,7 @@ class Images:
     def __init__(self, source, graph=None, indices=None):
         self.source, self.graph = source, graph
         self.indices = range(len(source)) if indices is None else indices
-        self.digests, self._converted = {}, defaultdict(set)
+        self.digests, self._converted, self._assumed = {}, defaultdict(set), ()
         self.said, self.labels, self._preparation = list(source.said), None, None
         if isinstance(source, PictureSource):
             self._prepare()
@@ -151,6 +151,10 @@ class Images:
             raise ModelError(f"patch_size must divide the {channels} values of a patch, not "
                              f"{shown(size)}")
         self._preparation = preparation(meta, channels // size**2)
+        (height, width), rows = self._preparation.size, self.graph.inputs[0].rows
+        if height % size or width % size or height * width // size**2 != rows:
+            raise ModelError(f"image_size must give {rows} patches of {size} x {size} pixels, not "
+                             f"{height} x {width}")
 
     @property
     def name(self):
@@ -172,10 +176,9 @@ class Images:
         if self._preparation is None:
             images = self.source.read(chosen)
         else:
-            images = np.empty((len(chosen), self._preparation.planes, *self._preparation.size),
-                              np.float32)
-            for place, index in enumerate(chosen):
-                images[place] = self._prepared(index)
+            images = np.zeros((0, self._preparation.planes, *self._preparation.size), np.float32)
+            if chosen:
+                images = np.stack([self._prepared(index) for index in chosen])
         for index, image in zip(chosen, images, strict=True):
             if index not in self.digests:
                 self.digests[index] = blake2b(image.tobytes(), digest_size=16).digest()
@@ -193,7 +196,10 @@ class Images:
             self._converted[f"are {picture.height} x {picture.width} and resized to "
                             f"{steps.size[0]} x {steps.size[1]}"].add(index)
         try:
-            pixels = steps.pixels(steps.coloured(picture)) if ready else steps.apply(picture)
+            if ready:
+                pixels = steps.pixels(steps.coloured(picture))
+            else:
+                pixels, self._assumed = steps.apply(picture), steps.assumed
         except ModelError as error:
             raise ModelError(f"image {self.source.where(index)!r}: {error}") from None
         return pixels.astype(np.float32) / 255
@@ -210,8 +216,7 @@ class Images:
 
     def remarks(self):
         """Return sentences: what was assumed and converted, of the images read so far."""
-        assumed = self._preparation.assumed if self._preparation else ()
-        return [*self.said, *(f"assumed {sentence}" for sentence in assumed),
+        return [*self.said, *(f"assumed {sentence}" for sentence in self._assumed),
                 *(f"{len(found)} of {len(self)} images {what}"
                   for what, found in self._converted.items())]
 

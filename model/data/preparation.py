@@ -12,17 +12,14 @@ import numpy as np
 from systola.files.bounded import shown
 from systola.files.tensors import ModelError
 
-__all__ = ["FILTERS", "Preparation", "preparation"]
-
-FILTERS = "nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"
-"""Ways to resample, as Pillow names them."""
+__all__ = ["Preparation", "preparation"]
 
 _USUAL = {"crop_pct": (0.875, "timm's default"), "interpolation": ("bicubic", "timm's default")}
 _PROCESSORS = "ViT", "DeiT", "Bit", "CLIP"
 _MODES = "center", "squash", "border"
 _COLOURS = {1: "L", 3: "RGB"}
-_LARGEST = 2**15
-"""Longest side of a resized picture: one that is much longer than high gets longer than wanted."""
+_LARGEST, _PIXELS = 2**15, 2**26
+"""Longest side of an image, and most pixels of a resized picture: a narrow one gets very long."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Preparation:
     resize : (str, tuple of int) or None
         ``shortest`` or ``longest`` edge, or ``sides``, and the height and width for it.
     interpolation : str
-        One of `FILTERS`.
+        One of Pillow's resampling filters, in lower case.
     fill : tuple of int, optional
         Colour of the border of a picture smaller than `size`; without it that is an error.
     crop : bool
@@ -95,9 +92,9 @@ class Preparation:
         kind, (height, width) = self.resize
         if kind != "sides":
             height, width = _edges(kind, picture.height, picture.width, height, width)
-        if max(height, width) > _LARGEST:
-            raise ModelError(f"a picture must have sides of at most {_LARGEST} pixels when "
-                             f"resized, not {height} x {width}")
+        if height * width > _PIXELS:
+            raise ModelError(f"a picture must have at most {_PIXELS:,} pixels when resized, not "
+                             f"{height} x {width}")
         if (width, height) == picture.size:
             return picture
         return picture.resize((width, height), Image.Resampling[self.interpolation.upper()])
@@ -158,8 +155,11 @@ def preparation(meta, planes):
         if facts.get(name) is None:
             facts[name], why = _USUAL[name]
             assumed.append(f"{name} {facts[name]}: {why}; no file says how pictures are prepared")
-    if facts["interpolation"] not in FILTERS:
-        raise ModelError(f"interpolation must be one of {', '.join(FILTERS)}, not "
+    from PIL import Image  # missing, it is said before any work
+
+    filters = [filter.name.lower() for filter in Image.Resampling]
+    if facts["interpolation"] not in filters:
+        raise ModelError(f"interpolation must be one of {', '.join(filters)}, not "
                          f"{shown(facts['interpolation'])}")
     steps = _transformers(facts, size) if "processor" in meta else _timm(facts, size, planes)
     return Preparation(size=size, planes=planes, interpolation=facts["interpolation"],

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from systola.files.tensors import ModelError
-from systola.model.data.preparation import FILTERS, preparation
+from systola.model.data.preparation import preparation
 from systola.model.importers.cropping import find_processing
 from systola.model.importers.facts import Facts
 
+FILTERS = "nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"
 SIDES = st.integers(20, 90)
 
 
@@ -178,7 +179,7 @@ def test_what_is_not_known_is_refused(meta, message):
 @pytest.mark.parametrize(("meta", "size", "message"), [
     ({**OTHER, "crop": [16, 16]}, (15, 40), "at least 16 x 16 pixels to be cropped, not 15 x 40"),
     ({**OTHER, "resize": {"shortest_edge": 16}}, (16, 17), "for it is not cropped, not 16 x 17"),
-    (GOOD, (1, 3000), "sides of at most 32768 pixels when resized, not 17 x 51000")])
+    (GOOD, (1, 300_000), "at most 67,108,864 pixels when resized, not 17 x 5100000")])
 def test_a_picture_that_does_not_fit_is_refused(meta, size, message):
     with pytest.raises(ModelError, match=message):
         preparation(meta, 3).apply(picture(*size))
