@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from systola.files.bounded import shorten
+from systola.files.bounded import check_file, shorten
+from systola.files.npz import LAZY_BYTES
 from systola.files.rows import Rows
 from systola.files.tensors import ModelError
 from systola.model.data.image_source import SPLITS, PictureSource
@@ -98,6 +99,7 @@ def _rows(path, what):
 
     count = _DIMENSIONS[what]
     try:
+        check_file(path, LAZY_BYTES)
         with opened() as file:
             zeros, kind, dimensions = struct.unpack(">HBB", file.read(4))
             if (zeros, kind, dimensions) != (0, _UNSIGNED_BYTES, count):

@@ -5,7 +5,8 @@ import re
 
 import numpy as np
 
-from systola.files.bounded import parse_json, shorten, shown
+from systola.files.bounded import check_file, parse_json, shorten, shown
+from systola.files.npz import LAZY_BYTES
 from systola.files.tensors import ModelError
 from systola.model.data.image_source import SPLITS, PictureSource
 from systola.model.data.pictures import decoded
@@ -65,6 +66,8 @@ def open_split(name, files, labelled):
 
     groups, labels, classes = [], [], None
     for path in files:
+        with _reading(path):
+            check_file(path, LAZY_BYTES)
         with _reading(path), parquet.ParquetFile(path) as file:
             image = _column(path, file.schema_arrow.names, _IMAGES)
             for index in range(file.num_row_groups):

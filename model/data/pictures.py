@@ -5,7 +5,7 @@ import struct
 import warnings
 from pathlib import Path
 
-from systola.files.bounded import shorten
+from systola.files.bounded import check_file, shorten
 from systola.files.tensors import ModelError
 
 __all__ = ["SUFFIXES", "decoded"]
@@ -20,8 +20,8 @@ _MODES = "1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "La"
 """Pixels of at most 8 bits a colour, which convert to grey and RGB without being cut off."""
 
 _ORIENTATION = 0x112
-_PIXELS = 2**26
-"""Most pixels of a picture: 200 MB of RGB."""
+_PIXELS, _FILE_BYTES = 2**26, 2**30
+"""Most pixels of a picture, 200 MB of RGB, and most bytes of its file."""
 
 
 def decoded(source, name):
@@ -45,6 +45,8 @@ def decoded(source, name):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged notes beside the pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if isinstance(source, Path):
+                check_file(source, _FILE_BYTES)
             file = source if isinstance(source, Path) else io.BytesIO(source)
             with Image.open(file, formats=_FORMATS) as picture:
                 if picture.width * picture.height > _PIXELS:
