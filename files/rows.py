@@ -1,11 +1,11 @@
-"""Arrays in files that are larger than memory: rows are read when they are asked for."""
+"""Arrays larger than memory: rows are read, or computed, when they are asked for."""
 
 import math
 import weakref
 
 import numpy as np
 
-__all__ = ["ROW_BYTES", "Rows"]
+__all__ = ["ROW_BYTES", "MappedRows", "Rows"]
 
 ROW_BYTES = 2**28
 """Most bytes of a row: of one image."""
@@ -54,9 +54,9 @@ class Rows:
         return self.shape[0]
 
     def __getitem__(self, part):
-        """Return the rows of a slice as an array in memory."""
-        wanted = range(*part.indices(len(self)))
-        if wanted.step == 1:
+        """Return the rows of a slice, or of a sequence of indices, as an array in memory."""
+        wanted = range(*part.indices(len(self))) if isinstance(part, slice) else part
+        if isinstance(wanted, range) and wanted.step == 1:
             return self._read(wanted.start, len(wanted))
         parts = [self._read(index, 1) for index in wanted]
         return np.concatenate(parts) if parts else self._read(0, 0)
@@ -73,3 +73,24 @@ class Rows:
         if self._last and start + count == len(self) and self._file.read(1):
             raise ValueError(f"it must end after {len(self):,} rows")
         return np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
+
+
+class MappedRows:
+    """What a function makes of rows: it is computed when they are asked for.
+
+    Parameters
+    ----------
+    rows : sequence
+        Slices, and sequences of indices, give arrays: another one of these, or an array.
+    function : callable
+        Takes such an array, and returns one of as many rows.
+    """
+
+    def __init__(self, rows, function):
+        self.rows, self.function = rows, function
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, part):
+        return self.function(self.rows[part])

@@ -68,7 +68,7 @@ class ArraySource:
         return len(self.images)
 
     def read(self, indices):
-        """Return images as an array, float32 in 0..1.
+        """Return the images of a range, or of a list of indices, as an array: float32 in 0..1.
 
         Raises
         ------
@@ -76,7 +76,7 @@ class ArraySource:
             If they cannot be read, or are out of range.
         """
         try:
-            part = self.images[indices.start:indices.stop:indices.step]
+            part = self.images[indices]
         except (ValueError, OSError, EOFError, RuntimeError) as error:
             raise ModelError(f"images of {self.name!r} must be complete: {error}") from None
         return checked_images(part)
@@ -165,19 +165,22 @@ class Images:
         return len(self.indices)
 
     def __getitem__(self, part):
-        """Return the images of a slice: float32, in 0..1, (B, planes, H, W) or (B, H, W).
+        """Return the images of a slice, or of a sequence of indices.
+
+        They are float32, in 0..1, (B, planes, H, W) or (B, H, W).
 
         Raises
         ------
         ModelError
             If one is damaged, or does not fit.
         """
-        chosen = self.indices[part]
+        chosen = self.indices[part] if isinstance(part, slice) else [
+            self.indices[index] for index in part]
         if self._preparation is None:
             images = self.source.read(chosen)
         else:
             images = np.zeros((0, self._preparation.planes, *self._preparation.size), np.float32)
-            if chosen:
+            if len(chosen):
                 images = np.stack([self._prepared(index) for index in chosen])
         for index, image in zip(chosen, images, strict=True):
             if index not in self.digests:

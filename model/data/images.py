@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from systola.files.bounded import shown
+from systola.files.rows import MappedRows
 from systola.files.tensors import ModelError
 from systola.model.data import array_file, digits, idx, image_folder, parquet
 from systola.model.data.image_source import (
@@ -115,19 +116,6 @@ def image_facts(source):
     return array_file.image_facts(source)
 
 
-class _Mapped:
-    """What a function makes of images: slices are computed when they are asked for."""
-
-    def __init__(self, images, function):
-        self.images, self.function = images, function
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, part):
-        return self.function(self.images[part])
-
-
 def normalised_patches(images, *, patch_size, mean, std):
     """Return images in 0..1 as normalised patches, float32 (B, patches, patch_dim)."""
     images = np.asarray(images, dtype=np.float32)
@@ -144,7 +132,7 @@ def float_inputs(graph, images):
     """Return images in 0..1 as the input of a float or an integer network, by name: float32.
 
     They are normalised by the network's ``mean`` and ``std``, or by what its codes are of instead,
-    ``code_mean`` and ``code_std``. Of `Images`, slices of the input are computed when they are asked for.
+    ``code_mean`` and ``code_std``. Of `Images`, inputs are `MappedRows`.
 
     Raises
     ------
@@ -156,7 +144,7 @@ def float_inputs(graph, images):
         raise ModelError("the network must know its patch size, mean and std to take images; this "
                          "one takes its input only")
     if isinstance(images, Images):
-        return {inputs[0].name: _Mapped(
+        return {inputs[0].name: MappedRows(
             images, lambda part: float_inputs(graph, part)[inputs[0].name])}
     size, shape = graph.meta.get("image_size"), np.shape(images)[-2:]
     if size and list(shape) != list(size):
@@ -179,8 +167,9 @@ def encode(graph, images):
         If the images do not fit the network, or it does not know its input's scale.
     """
     if isinstance(images, Images):
-        return {node.name: _Mapped(images, lambda part, name=node.name: encode(graph, part)[name])
-                for node in graph.inputs}
+        return {node.name: MappedRows(
+            images, lambda part, name=node.name: encode(graph, part)[name])
+            for node in graph.inputs}
     codes = {}
     for name, values in float_inputs(graph, images).items():
         if name not in graph.scales:
