@@ -27,6 +27,8 @@ SMALLEST, LARGEST = 1e-30, 1e30
 _ITEMS = 4096
 """Most items in a text entry of an ``.npz`` file."""
 
+_HEADER_BYTES = 100_000_000  # as the library has it
+
 
 class ModelError(ValueError):
     """A model or a setting cannot be used; one line naming the value and what was expected."""
@@ -91,7 +93,9 @@ def write_tensors(path, tensors, metadata):
 
 
 def _read_safetensors(path, lazy):
-    check_file(path, LAZY_BYTES if lazy else FILE_BYTES)
+    size = check_file(path, LAZY_BYTES if lazy else FILE_BYTES)
+    if size > FILE_BYTES:
+        _check_end(path, size)
     with safe_open(path, framework="numpy") as file:
         names = {name: file.get_slice(name).get_dtype() for name in file.keys()}
         strange = sorted(set(names.values()) - _SAFETENSORS.keys())
@@ -114,15 +118,32 @@ _SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": 
 """How the numbers of a type lie in a file."""
 
 
+def _check_end(path, size):
+    """Raise ``ValueError`` unless a file ends where it says, before the library maps all of it."""
+    start, header = _header(path)
+    end = start + max((entry["data_offsets"][1] for name, entry in header.items()
+                       if name != "__metadata__"), default=0)
+    if end != size:
+        raise ValueError(f"it must have {end:,} bytes as announced, not {size:,}")
+
+
+def _header(path):
+    """Return the number of bytes before the tensors of a file, and its table of them."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > _HEADER_BYTES:
+            raise ValueError(f"its header must have at most {_HEADER_BYTES:,} bytes, not "
+                             f"{length:,}")
+        return 8 + length, json.loads(file.read(length))
+
+
 def _layout(path, names):
     """Return offset, bytes and shape of tensors in a file that the library has checked."""
     if not names:
         return {}
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+    before, header = _header(path)
     places = {name: header[name]["data_offsets"] for name in names}
-    return {name: (8 + length + start, end - start, header[name]["shape"])
+    return {name: (before + start, end - start, header[name]["shape"])
             for name, (start, end) in places.items()}
 
 

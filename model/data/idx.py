@@ -1,6 +1,7 @@
 """IDX files, as MNIST and Fashion-MNIST are published, plain or compressed with gzip."""
 
 import gzip
+import math
 import re
 import struct
 import zlib
@@ -21,6 +22,8 @@ _DIMENSIONS = {"images": 3, "labels": 1}
 _UNSIGNED_BYTES = 8
 _MOST = 2**26
 """Most images of a file."""
+
+_LEEWAY = 2**16
 
 _DAMAGE = (OSError, EOFError, zlib.error, struct.error, ValueError)
 
@@ -99,7 +102,7 @@ def _rows(path, what):
 
     count = _DIMENSIONS[what]
     try:
-        check_file(path, LAZY_BYTES)
+        size = check_file(path, LAZY_BYTES)
         with opened() as file:
             zeros, kind, dimensions = struct.unpack(">HBB", file.read(4))
             if (zeros, kind, dimensions) != (0, _UNSIGNED_BYTES, count):
@@ -108,6 +111,9 @@ def _rows(path, what):
             shape = struct.unpack(f">{count}I", file.read(4 * count))
         if not 0 < shape[0] <= _MOST or 0 in shape:
             raise ValueError(f"it must have 1 to {_MOST:,} {what}, not shape {shape}")
+        content = 4 + 4 * count + math.prod(shape)
+        if size > content + content // 1000 + _LEEWAY:  # gzip goes on looking behind the content
+            raise ValueError(f"it must have no more bytes than its {content:,} need, not {size:,}")
         return Rows(opened, 4 + 4 * count, shape, np.uint8, last=True)
     except FileNotFoundError:
         raise ModelError(f"{what} {str(path)!r} do not exist") from None
