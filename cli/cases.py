@@ -83,7 +83,7 @@ def _named_case(name, config, blocks, seed, images):
 
 def _model_case(source, config, blocks, count, data, update):
     """Take a model from a file; a float checkpoint is quantized as `config` wants it."""
-    from systola.model.data.images import encode, load_data
+    from systola.model.data.images import encode, has_training, open_images
     from systola.model.evaluation.accuracy import open_network
     from systola.model.graph.encoder import encoder_blocks, encoder_depth
     from systola.model.graph.graph_file import is_integer_network
@@ -91,14 +91,16 @@ def _model_case(source, config, blocks, count, data, update):
 
     settings = {} if source != "digits" and is_integer_network(source) else config.model_settings
     model = open_network(source, data=data, progress=update, **settings)
-    images, labels = load_data(data or "digits", "test")
+    images = open_images(data or "digits", "test", graph=model)
     if count > len(images):
         raise click.UsageError(f"--images must be at most {len(images)}, the test images there "
                                f"are, not {count}")
-    codes, about = encode(model, images[:count]), {"model": source}
+    labels, codes = images.labels, encode(model, images[:count])
+    about = {"model": source, "data": images.about()}
     if settings and source != "digits":
-        # The file's first images are simulated, and all of them gave the ranges.
-        about["calibration"] = f"{data}, the simulated images included"
+        # Of a set without parts the first images are simulated, and all of them gave the ranges.
+        about["calibration"] = (f"{data}, training images" if has_training(data) else
+                                f"{data}, the simulated images included")
         about["assumed"] = model.meta.get("assumed", [])
     if blocks is None:
         return Case(model=model, config=config, inputs=codes, labels=labels[:count], about=about)

@@ -21,6 +21,7 @@ from systola.cli.model_options import (
     given_facts,
     model_option,
     say_assumed,
+    say_images,
     settings_options,
 )
 
@@ -32,8 +33,9 @@ __all__ = ["evaluate"]
 @click.option("--quantized", metavar="FILE", help="Integer model to use, from `systola quantize`; "
               "without it the checkpoint is quantized now.")
 @data_option
-@click.option("--calibration", metavar="FILE", help="Training images to take ranges from, when the "
-              "checkpoint is quantized now: not those of --data, which would flatter it.")
+@click.option("--calibration", metavar="PATH", help="Training images to take ranges from, when the "
+              "checkpoint is quantized now: not those of --data, which would flatter it [default: "
+              "the training images of --data, where it has such].")
 @facts_options
 @settings_options
 @click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, metavar="B",
@@ -49,7 +51,6 @@ __all__ = ["evaluate"]
 def evaluate(source, quantized, data, calibration, batch, engine, logits, measure, attention_error,
              as_json, **options):
     """Compare float and integer accuracy on the test images."""
-    from systola.model.data.images import load_data
     from systola.model.evaluation import accuracy
     from systola.model.evaluation import attention_error as attention
     from systola.model.evaluation.comparison import check_pair, open_reference, write_logits
@@ -61,21 +62,22 @@ def evaluate(source, quantized, data, calibration, batch, engine, logits, measur
     with progress("quantizing") as update:
         vit = open_reference(source, data=data, **facts)
         _check_data(source, data, calibration, needed=measure or not quantized)
+        images = accuracy.scored_images(source, vit, data)
         if quantized:
             model, ranges = accuracy.open_network(quantized), None
             check_pair(vit, model, quantized)
         else:
-            ranges = accuracy.calibration_images(source, calibration)
-            model = accuracy.quantized(source, vit, calibration, progress=update, **settings)
-        images, labels = load_data(data or "digits", "test")
-        update(0, len(labels), "evaluating")
-        kept = {}
-        result = accuracy.evaluate(vit, model, images, labels, batch=batch, progress=update,
+            ranges = accuracy.calibration_images(source, vit, calibration, scored=data)
+            model = accuracy.quantized(source, vit, ranges, progress=update, **settings)
+        update(0, len(images), "evaluating")
+        kept = {} if logits else None
+        result = accuracy.evaluate(vit, model, images, images.labels, batch=batch, progress=update,
                                    keep=kept, engine=engine)
         result |= {"assumed": vit.meta.get("assumed", []), "family": vit.meta.get("family"),
-                   "left_out_epsilon": model.meta.get("left_out_epsilon", {})}
+                   "left_out_epsilon": model.meta.get("left_out_epsilon", {}),
+                   "data": images.about()}
         if ranges is not None:
-            result["calibration"] = _about_calibration(source, calibration, ranges, images)
+            result["calibration"] = _about_calibration(ranges, images)
         if logits:
             write_logits(logits, model, kept)
             result["logits"] = logits
@@ -89,6 +91,7 @@ def evaluate(source, quantized, data, calibration, batch, engine, logits, measur
     if as_json:
         return emit(result)
     say_assumed(model)
+    say_images(result["data"], result.get("calibration"))
     _show_accuracy(result)
 
 
@@ -112,25 +115,26 @@ def _check_evaluation(source, quantized, calibration, settings, measure):
 
 def _check_data(source, data, calibration, needed):
     """Refuse a checkpoint without images to score, or to take ranges from if they are `needed`."""
+    from systola.model.data.images import has_training
+
     if source == "digits":
         return
     if data is None:
-        raise click.UsageError(f"--data must name a file of labelled test images for --model "
-                               f"{source!r}")
-    if calibration is None and needed:
-        raise click.UsageError("--calibration must name a file of training images, from which "
-                               "ranges are taken; those of --data would flatter the result")
+        raise click.UsageError(f"--data must name a file or folder of labelled test images for "
+                               f"--model {source!r}")
+    if calibration is None and needed and not has_training(data):
+        raise click.UsageError("--calibration must name a file or folder of training images, "
+                               "from which ranges are taken; those of --data would flatter the "
+                               "result")
 
 
-def _about_calibration(source, calibration, ranges, images):
+def _about_calibration(ranges, images):
     """Return what ranges were taken from, and how many of its images are scored, too."""
-    scored = {image.tobytes() for image in images}
-    shared = sum(image.tobytes() in scored for image in ranges)
+    shared = ranges.shared_with(images)
     if shared:
         click.echo(f"{shared} of {len(ranges)} calibration images are scored, too: the result is "
                    f"flattered", err=True)
-    return {"source": calibration or f"{source}, training images", "images": len(ranges),
-            "also_scored": shared}
+    return {**ranges.about(), "also_scored": shared}
 
 
 def _logits(value):
@@ -146,6 +150,10 @@ def _show_accuracy(result):
     """Print accuracies, and what else was measured."""
     from systola.model.evaluation import attention_error as attention
 
+    click.echo(f"scored: {result['data']['source']}")
+    if "calibration" in result:
+        about = result["calibration"]
+        click.echo(f"ranges: {about['source']}, {about['images']} of {about['of']}")
     click.echo(f"{result['images']} test images: float top-1 {result['float_top1']:.4f}, "
                f"integer top-1 {result['int_top1']:.4f}, equal predictions "
                f"{result['agreement']:.4f}")

@@ -9,6 +9,9 @@ from systola.cli.model_options import facts_options, given_facts
 
 __all__ = ["inspect"]
 
+_ITEMS = 8
+"""Most items of a list that a table shows whole."""
+
 
 def _picture(value):
     """Refuse now what would only be refused after the work."""
@@ -97,7 +100,9 @@ def _show(report):
 
 def _text(value):
     if isinstance(value, list):
-        return ", ".join(_text(item) for item in value)
+        long = len(value) > _ITEMS
+        items = [_text(item) for item in value[:3 if long else _ITEMS]]
+        return ", ".join([*items, f"... ({len(value)})"] if long else items)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -5,8 +5,8 @@ from importlib.metadata import PackageNotFoundError, requires
 
 __all__ = ["MODULES", "missing"]
 
-MODULES = {"cocotb_tools": "cocotb", "cocotbext": "cocotbext-axi", "find_libpython": "cocotb",
-           "serial": "pyserial", "sklearn": "scikit-learn"}
+MODULES = {"PIL": "pillow", "cocotb_tools": "cocotb", "cocotbext": "cocotbext-axi",
+           "find_libpython": "cocotb", "serial": "pyserial", "sklearn": "scikit-learn"}
 """Packages of modules that have another name."""
 
 _EXTRA = re.compile(r"""(?P<requirement>[^;]+);.*extra == ["'](?P<extra>[^"']+)""")

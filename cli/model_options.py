@@ -8,13 +8,14 @@ from systola.hw.contract.config import MODEL_SETTINGS, AcceleratorConfig
 from systola.model.quantization.methods import BEST, METHODS
 
 __all__ = ["check_output", "check_source", "chosen_settings", "data_option", "facts_options",
-           "given_facts", "model_option", "say_assumed", "settings_options"]
+           "given_facts", "model_option", "say_assumed", "say_images", "settings_options"]
 
 model_option = click.option("--model", "source", required=True, metavar="MODEL",
                       help="`digits`, or a checkpoint: a folder or file of timm or Hugging Face.")
-data_option = click.option("--data", metavar="FILE",
-                     help="Images and labels (.npz or .safetensors with `images` in 0..1 or uint8, "
-                          "and `labels`); the digits bring their own.")
+data_option = click.option("--data", metavar="PATH",
+                     help="Images and labels: a folder of pictures, IDX or Parquet files, or .npz "
+                          "or .safetensors with `images` in 0..1 or uint8, and `labels` "
+                          "(docs/MODELS.md); the digits bring their own.")
 
 _FACTS = (
     click.option("--heads", type=int, metavar="N",
@@ -49,6 +50,13 @@ def say_assumed(graph):
     for name, effect in graph.meta.get("left_out_epsilon", {}).items():
         click.echo(f"node {name}: the epsilon of its layer norm is left out, which makes rows up "
                    f"to {100 * effect:.1f} % larger", err=True)
+
+
+def say_images(*sets):
+    """Print on stderr what was assumed and converted of sets of images, and None of no set."""
+    for about in sets:
+        for sentence in about["remarks"] if about else ():
+            click.echo(f"{about['source']}: {sentence}", err=True)
 
 
 def _size(value):

@@ -14,6 +14,7 @@ from systola.cli.model_options import (
     given_facts,
     model_option,
     say_assumed,
+    say_images,
     settings_options,
 )
 
@@ -62,19 +63,22 @@ def quantize(source, output, data, config, nodes, as_json, **options):
     with progress("calibrating and quantizing") as update:
         hints = image_facts(data) if data else None
         vit = accuracy.open_float(source, hints=hints, **facts)
+        images = accuracy.calibration_images(source, vit, data)
         found = {"nodes": {}} if nodes else {}
-        network = accuracy.quantized(source, vit, data, progress=update, **found, **settings)
+        network = accuracy.quantized(source, vit, images, progress=update, **found, **settings)
         save_network(network, output)
-    result = {"file": output, **network.summary(), **settings,
+    result = {"file": output, **network.summary(), **settings, "calibration": images.about(),
               "assumed": network.meta.get("assumed", []),
               "left_out_epsilon": network.meta.get("left_out_epsilon", {}),
               **({"node_report": found["nodes"]} if nodes else {})}
     if as_json:
         return emit(result)
     say_assumed(network)
+    say_images(result["calibration"])
     kinds = ", ".join(f"{count} {kind}" for kind, count in result["nodes"].items())
     click.echo(f"{output}: {settings['weight_bits']}-bit weights, {settings['act_bits']}-bit "
                f"activations; nodes: {kinds}")
+    click.echo(f"ranges: {images.name}, {len(images)} of {len(images.source)}")
     for name, node in found.get("nodes", {}).items():
         click.echo(f"{name:<28} {node['kind']:<10} {node['bits']:>2} bits  {node['snr_db']:6.1f} "
                    f"dB  {node['saturated']:8.4%} saturated  {node['agreement']:.4f} agree if "

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from systola.cli.console import config_option, emit, given_options, json_option, progress
+from systola.cli.model_options import say_images
 
 __all__ = ["run", "serve"]
 
@@ -24,8 +25,8 @@ __all__ = ["run", "serve"]
               help="Test images to run.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="B",
               help="Images that one run computes: the program is sent once for all of them.")
-@click.option("--data", metavar="FILE", help="Images and labels (.npz or .safetensors); default: "
-              "the digits.")
+@click.option("--data", metavar="PATH", help="Images and labels, as `systola evaluate` takes them; "
+              "default: the digits.")
 @click.option("--config", "config", metavar="CONFIG", help="What the board was built from, if it "
               "is no preset: a .toml or .json file of fields.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0,
@@ -88,6 +89,7 @@ def run(ctx, port, baud, registers, source, images, batch, data, config, timeout
     if as_json:
         emit(report)
     else:
+        say_images(report["data"])
         click.echo(f"{images} images on {built} at {report['port']}: {report['correct']} "
                    f"classified correctly, {report['mismatches']} values differ from the integer "
                    f"model")

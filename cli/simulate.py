@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from systola.cli.console import emit, given_options, json_option, progress, table
+from systola.cli.model_options import say_images
 
 __all__ = ["conform", "simulate"]
 
@@ -97,8 +98,8 @@ def _html(value):
               help="Test images to run.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="B",
               help="Images that one run of the program computes: it is sent once for all of them.")
-@click.option("--data", metavar="FILE", help="Images and labels (.npz or .safetensors); default: "
-              "the digits.")
+@click.option("--data", metavar="PATH", help="Images and labels, as `systola evaluate` takes them; "
+              "default: the digits.")
 @click.option("--config", metavar="CONFIG", help="Accelerator: a preset (digits, small, tiny, "
               "arty_s7_50, array_16x16, array_16x16_large, ulx3s_85f) or a .toml or .json file of "
               "fields [default: digits; with --random-weights one that holds MODEL].")
@@ -144,6 +145,7 @@ def simulate(batch, stalls, trace, timeline, simulator, as_json, **choice):
     if as_json:
         emit(report)
     else:
+        say_images(report.get("data"))
         _show_simulation(report)
     return 1 if result.mismatches else 0
 

@@ -9,7 +9,8 @@ from safetensors.numpy import save
 
 from systola.files.at_once import write_at_once
 from systola.files.bounded import check_file, shorten
-from systola.files.npz import FILE_BYTES, read_npz
+from systola.files.npz import FILE_BYTES, LAZY_BYTES, read_npz
+from systola.files.rows import Rows
 from systola.files.torch_file import widened
 
 __all__ = ["INTEGER_KEY", "LARGEST", "MAX_BLOCKS", "SMALLEST", "ModelError", "other_kind",
@@ -25,6 +26,8 @@ SMALLEST, LARGEST = 1e-30, 1e30
 
 _ITEMS = 4096
 """Most items in a text entry of an ``.npz`` file."""
+
+_HEADER_BYTES = 100_000_000  # as the library has it
 
 
 class ModelError(ValueError):
@@ -42,10 +45,11 @@ def other_kind(tensors, metadata, wanted):
     return next((kind for kind, there in kinds.items() if there and kind != wanted), None)
 
 
-def read_tensors(path):
+def read_tensors(path, lazy=()):
     """Return ``(tensors, metadata)`` of a ``.safetensors`` or ``.npz`` file.
 
     The metadata of an ``.npz`` file are its 0-d and text entries. All metadata values are strings.
+    Tensors named in `lazy` are `Rows`, read when they are asked for, where their layout allows it.
 
     Raises
     ------
@@ -57,7 +61,8 @@ def read_tensors(path):
     if path.suffix not in (".safetensors", ".npz"):
         raise ModelError(f"model file must end in .safetensors or .npz, not {str(path)!r}")
     try:
-        return _read_safetensors(path) if path.suffix == ".safetensors" else _read_npz(path)
+        read = _read_safetensors if path.suffix == ".safetensors" else _read_npz
+        return read(path, lazy)
     except FileNotFoundError:
         raise ModelError(f"model file {str(path)!r} does not exist") from None
     except (SafetensorError, OSError, KeyError, TypeError, AttributeError, OverflowError,
@@ -87,40 +92,74 @@ def write_tensors(path, tensors, metadata):
                          f"{error.strerror or error}") from None
 
 
-def _read_safetensors(path):
-    check_file(path, FILE_BYTES)
+def _read_safetensors(path, lazy):
+    size = check_file(path, LAZY_BYTES if lazy else FILE_BYTES)
+    if size > FILE_BYTES:
+        _check_end(path, size)
     with safe_open(path, framework="numpy") as file:
         names = {name: file.get_slice(name).get_dtype() for name in file.keys()}
-        strange = sorted(set(names.values()) - _SAFETENSORS)
+        strange = sorted(set(names.values()) - _SAFETENSORS.keys())
         if strange:
             raise ValueError(f"numbers of type {strange[0]} are not known")
-        tensors = {name: file.get_tensor(name) for name, dtype in names.items() if dtype != "BF16"}
+        by_rows = [name for name, dtype in names.items()
+                   if name in lazy and dtype != "BF16" and file.get_slice(name).get_shape()]
+        tensors = {name: file.get_tensor(name) for name, dtype in names.items()
+                   if dtype != "BF16" and name not in by_rows}
         metadata = file.metadata() or {}
     short = [name for name, dtype in names.items() if dtype == "BF16"]
-    return tensors | (_read_bfloat16(path, short) if short else {}), metadata
+    return tensors | _read_bfloat16(path, short) | {
+        name: Rows(lambda: open(path, "rb"), offset, shape, _SAFETENSORS[names[name]])
+        for name, (offset, _, shape) in _layout(path, by_rows).items()}, metadata
 
 
-_SAFETENSORS = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "U16", "U32", "U64",
-                "BOOL"}
+_SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4",
+                "I16": "<i2", "I8": "i1", "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8",
+                "BOOL": "?"}
+"""How the numbers of a type lie in a file."""
+
+
+def _check_end(path, size):
+    """Raise ``ValueError`` unless a file ends where it says, before the library maps all of it."""
+    start, header = _header(path)
+    end = start + max((entry["data_offsets"][1] for name, entry in header.items()
+                       if name != "__metadata__"), default=0)
+    if end != size:
+        raise ValueError(f"it must have {end:,} bytes as announced, not {size:,}")
+
+
+def _header(path):
+    """Return the number of bytes before the tensors of a file, and its table of them."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > _HEADER_BYTES:
+            raise ValueError(f"its header must have at most {_HEADER_BYTES:,} bytes, not "
+                             f"{length:,}")
+        return 8 + length, json.loads(file.read(length))
+
+
+def _layout(path, names):
+    """Return offset, bytes and shape of tensors in a file that the library has checked."""
+    if not names:
+        return {}
+    before, header = _header(path)
+    places = {name: header[name]["data_offsets"] for name in names}
+    return {name: (before + start, end - start, header[name]["shape"])
+            for name, (start, end) in places.items()}
 
 
 def _read_bfloat16(path, names):
     """Return tensors as float32 from a file that the library, which has no such type, checked."""
+    tensors = {}
     with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        tensors = {}
-        for name in names:
-            start, end = header[name]["data_offsets"]
-            file.seek(8 + length + start)
-            codes = np.frombuffer(file.read(end - start), "<u2")
-            tensors[name] = widened(codes, True).reshape(header[name]["shape"])
+        for name, (offset, size, shape) in _layout(path, names).items():
+            file.seek(offset)
+            tensors[name] = widened(np.frombuffer(file.read(size), "<u2"), True).reshape(shape)
     return tensors
 
 
-def _read_npz(path):
+def _read_npz(path, lazy):
     tensors, metadata = {}, {}
-    for name, value in read_npz(path).items():
+    for name, value in read_npz(path, lazy).items():
         if value.ndim and value.dtype.kind not in "US":
             tensors[name] = value
         elif value.size <= _ITEMS:

@@ -54,28 +54,32 @@ def load_checkpoint(source, **facts):
     return open_float(source, **facts)
 
 
-def load_data(source, split="test", *, labelled=True):
+def load_data(source, split="test", *, labelled=True, network=None):
     """Read images and labels.
 
     Parameters
     ----------
     source : str or Path
-        ``digits``, or a ``.safetensors`` or ``.npz`` file with ``images``, (B, H, W) or (B,
-        channels, H, W), floating point in 0..1 or uint8, and ``labels`` (B,).
+        ``digits``; a ``.safetensors`` or ``.npz`` file with ``images``, (B, H, W) or (B, channels,
+        H, W), floating point in 0..1 or uint8, and ``labels`` (B,); a folder of pictures, IDX or
+        Parquet files, see docs/MODELS.md.
     split : str
-        ``train`` or ``test`` of the digits; a file is one split.
+        ``train`` or ``test``, where the source has such parts.
     labelled : bool
         Without it, labels are neither needed nor returned, but None.
+    network : Graph, optional
+        The network that they are for, float or integer: pictures get its size and colours.
 
     Returns
     -------
-    images : float32 array
-        In 0..1.
+    images : float32 array, or sequence of such
+        In 0..1. With a network a sequence, of which slices are read when they are asked for;
+        `evaluate` and `quantize` take it like an array.
     labels : int64 array (B,), or None
     """
     from systola.model.data.images import load_data
 
-    return load_data(source, split, labelled=labelled)
+    return load_data(source, split, labelled=labelled, graph=network)
 
 
 def quantize(network, images, *, config=None, choices=None, progress=None):
@@ -136,7 +140,10 @@ def evaluate(network, images, labels, *, reference=None, batch=32, progress=None
 
 
 def encode(network, images):
-    """Return images in 0..1 as the inputs of an integer network: a dict of integer arrays."""
+    """Return images in 0..1 as the inputs of an integer network: a dict of integer arrays.
+
+    Of a sequence that `load_data` returned with a network, take a slice: ``images[:10]``.
+    """
     from systola.model.data.images import encode
 
     return encode(network, images)

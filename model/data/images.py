@@ -1,80 +1,119 @@
-"""Images and labels as data: the bundled digits or a file, and their way into the models."""
+"""Images and labels as data: the bundled digits, a file or a folder, and their way into models."""
+
+from pathlib import Path
 
 import numpy as np
 
-from systola.files.tensors import ModelError, other_kind, read_tensors
-from systola.model.data import digits
+from systola.files.bounded import shown
+from systola.files.rows import MappedRows
+from systola.files.tensors import ModelError
+from systola.model.data import array_file, digits, idx, image_folder, parquet
+from systola.model.data.image_source import (
+    SPLITS,
+    ArraySource,
+    Images,
+    choose_split,
+    set_name,
+)
 from systola.model.quantization.uniform import quantize
 
-__all__ = ["encode", "float_inputs", "image_facts", "load_data", "normalised_patches"]
+__all__ = ["FORMATS", "encode", "float_inputs", "has_training", "image_facts", "load_data",
+           "normalised_patches", "open_images"]
+
+FORMATS = {"arrays (.npz, .safetensors)": array_file, "IDX": idx, "Parquet": parquet,
+           "folder of pictures": image_folder}
+"""Readers by what they read, the first that recognizes a path is taken."""
 
 
-def load_data(source, split="test", *, labelled=True):
-    """Return images, float32 in 0..1, and their labels, int64 (B,).
+def open_images(source, split="test", *, graph=None, labelled=True):
+    """Return `Images`, which are read and prepared when they are asked for.
 
     Parameters
     ----------
     source : str or Path
-        ``digits``, or a ``.safetensors`` or ``.npz`` file with ``images``, (B, H, W) or (B,
-        channels, H, W), floating point in 0..1 or uint8, and ``labels`` (B,).
+        ``digits``, or a file or folder of one of `FORMATS`. The name of a part behind it, as in
+        ``FOLDER/validation``, chooses that part.
     split : str
-        ``train`` or ``test`` of the digits; a file is one split, and all of it is returned.
+        ``train`` or ``test``, where the set has such parts; one without is taken whole.
+    graph : Graph, optional
+        The network that takes them: pictures get its size and colours, labels its classes.
     labelled : bool
-        Without it, labels are neither needed nor returned, but None.
+        Without it, labels are neither needed nor there.
 
     Raises
     ------
     ModelError
-        If the file or its contents are unusable.
+        If the source or its contents are unusable.
     """
     if str(source) == "digits":
-        return digits.load_images(split)
-    tensors, metadata = read_tensors(source)
-    for name in ("images", "labels") if labelled else ("images",):
-        if name not in tensors:
-            kind = other_kind(tensors, metadata, "images")
-            raise ModelError(f"data file {str(source)!r} must hold {name!r}"
-                             + (f"; it is {kind}" if kind else ""))
-    images = _check_images(tensors["images"])
-    return images, _check_labels(tensors["labels"], len(images)) if labelled else None
+        images, labels = digits.load_images(split)
+        return Images(ArraySource(set_name(source, split), images, labels if labelled else None),
+                      graph)
+    try:
+        path, kind, split = _found(Path(source), split)
+        split, place = choose_split(kind.splits(path), split, path)
+        return Images(kind.open_split(set_name(path, split), place, labelled), graph)
+    except OSError as error:
+        raise ModelError(f"data {str(source)!r} cannot be read: {error.strerror}") from None
 
 
-def _check_images(images):
-    if images.ndim not in (3, 4) or not images.size:
-        raise ModelError(f"'images' must have shape (B, H, W) or (B, channels, H, W), "
-                         f"not {images.shape}")
-    if images.dtype == np.uint8:
-        images = images.astype(np.float32) / 255
-    if images.dtype.kind != "f" or not (images.min() >= 0 and images.max() <= 1):
-        raise ModelError(f"'images' must be uint8 or floating point from 0 to 1, "
-                         f"not {images.dtype} from {images.min()} to {images.max()}")
-    return images.astype(np.float32)
+def has_training(source):
+    """Tell whether a set of images has a part for training beside one to be scored.
+
+    Raises
+    ------
+    ModelError
+        If the source is unusable.
+    """
+    if str(source) == "digits":
+        return True
+    path, kind, split = _found(Path(source), None)
+    parts = kind.splits(path)
+    return split is None and "train" in parts and len(parts) > 1
 
 
-def _check_labels(labels, count):
-    if labels.shape != (count,):
-        raise ModelError(f"'labels' must have shape {(count,)}, one for each image, "
-                         f"not {labels.shape}")
-    if labels.dtype.kind not in "iu":
-        raise ModelError(f"'labels' must hold integers, not {labels.dtype}")
-    if labels.max() >= 2**31:
-        raise ModelError(f"'labels' must be numbers of classes, not {labels.max()}")
-    return labels.astype(np.int64)
+def _found(path, split):
+    """Return a path, its reader, and the part that is wanted."""
+    if not path.exists() and path.name in SPLITS and path.parent.is_dir():
+        path, split = path.parent, SPLITS[path.name]
+    kind = next((kind for kind in FORMATS.values() if kind.recognize(path)), None)
+    if kind is None:
+        what = "be one of" if path.exists() else "exist, and be one of"
+        raise ModelError(f"data {shown(str(path))} must {what}: {', '.join(FORMATS)}")
+    return path, kind, split
+
+
+def load_data(source, split="test", *, labelled=True, graph=None):
+    """Return images and their labels, int64 (B,).
+
+    Parameters
+    ----------
+    source, split, labelled
+        As of `open_images`.
+    graph : Graph, optional
+        The network that they are for. With it the images are a sequence whose slices are read when
+        they are asked for, and may come from pictures; without it, one array, float32 in 0..1.
+
+    Raises
+    ------
+    ModelError
+        If the source or its contents are unusable.
+    """
+    images = open_images(source, split, graph=graph, labelled=labelled)
+    return images if graph is not None else images[:], images.labels
 
 
 def image_facts(source):
-    """Return ``mean`` and ``std`` that a file of images says, as lists; a file may say neither.
+    """Return ``mean`` and ``std`` that a file of images says, as lists; most say neither.
 
     Raises
     ------
     ModelError
         If the file is unusable.
     """
-    if str(source) == "digits":
+    if str(source) == "digits" or not array_file.recognize(Path(source)):
         return {}
-    tensors, metadata = read_tensors(source)
-    return {name: tensors[name].tolist() if name in tensors else metadata[name]
-            for name in ("mean", "std") if name in tensors or name in metadata}
+    return array_file.image_facts(source)
 
 
 def normalised_patches(images, *, patch_size, mean, std):
@@ -93,7 +132,7 @@ def float_inputs(graph, images):
     """Return images in 0..1 as the input of a float or an integer network, by name: float32.
 
     They are normalised by the network's ``mean`` and ``std``, or by what its codes are of instead,
-    ``code_mean`` and ``code_std``.
+    ``code_mean`` and ``code_std``. Of `Images`, inputs are `MappedRows`.
 
     Raises
     ------
@@ -104,6 +143,9 @@ def float_inputs(graph, images):
     if not all(graph.meta.get(name) for name in names) or len(inputs) != 1:
         raise ModelError("the network must know its patch size, mean and std to take images; this "
                          "one takes its input only")
+    if isinstance(images, Images):
+        return {inputs[0].name: MappedRows(
+            images, lambda part: float_inputs(graph, part)[inputs[0].name])}
     size, shape = graph.meta.get("image_size"), np.shape(images)[-2:]
     if size and list(shape) != list(size):
         raise ModelError(f"images must be of {size[0]} x {size[1]} pixels, not {shape[0]} x "
@@ -124,6 +166,10 @@ def encode(graph, images):
     ModelError
         If the images do not fit the network, or it does not know its input's scale.
     """
+    if isinstance(images, Images):
+        return {node.name: MappedRows(
+            images, lambda part, name=node.name: encode(graph, part)[name])
+            for node in graph.inputs}
     codes = {}
     for name, values in float_inputs(graph, images).items():
         if name not in graph.scales:

@@ -7,7 +7,8 @@ import numpy as np
 
 from systola.files.tensors import ModelError
 from systola.model.data import digits
-from systola.model.data.images import encode, float_inputs, load_data
+from systola.model.data.class_labels import check_labels
+from systola.model.data.images import encode, float_inputs, has_training, open_images
 from systola.model.graph.float_forward import float_forward
 from systola.model.graph.graph_file import is_integer_network, load_network
 from systola.model.importers.registry import load_checkpoint
@@ -16,7 +17,7 @@ from systola.model.quantization.quantize import quantize
 
 __all__ = ["CALIBRATION_IMAGES", "OPTIONS", "calibration_images", "deviation", "evaluate",
            "evaluate_source", "float_logits", "integer_logits", "measure_options", "open_as_is",
-           "open_float", "open_network", "quantized"]
+           "open_float", "open_network", "quantized", "scored_images"]
 
 CALIBRATION_IMAGES = 2048
 """Images that ranges are taken from, at most: evenly spaced ones of a larger set."""
@@ -62,7 +63,7 @@ def open_as_is(source, **facts):
     return load_network(source) if _is_integer(source) else open_float(source, **facts)
 
 
-def open_network(source, *, data=None, facts=None, progress=None, **settings):
+def open_network(source, *, data=None, scored=None, facts=None, progress=None, **settings):
     """Return the integer model of `source`, quantizing a float checkpoint on training images.
 
     Parameters
@@ -70,8 +71,10 @@ def open_network(source, *, data=None, facts=None, progress=None, **settings):
     source : str or Path
         ``digits``, a float checkpoint, or an integer model file, which excludes `settings`.
     data : str or Path, optional
-        Training images to take ranges from (see `systola.model.data.images.load_data`); needed for
-        a float checkpoint. Test images here would flatter the result.
+        Training images to take ranges from (see `systola.model.data.images.open_images`); needed
+        for a float checkpoint. Test images here would flatter the result.
+    scored : str or Path, optional
+        As of `calibration_images`.
     facts : dict, optional
         What the user says of a checkpoint, as `load_checkpoint` takes it.
     progress, **settings
@@ -87,8 +90,9 @@ def open_network(source, *, data=None, facts=None, progress=None, **settings):
             raise ModelError(f"model file {str(source)!r} is quantized already; "
                              f"{', '.join(sorted(settings))} cannot be set")
         return load_network(source)
-    return quantized(source, open_float(source, **(facts or {})), data, progress=progress,
-                     **settings)
+    graph = open_float(source, **(facts or {}))
+    return quantized(source, graph, calibration_images(source, graph, data, scored=scored),
+                     progress=progress, **settings)
 
 
 def _is_integer(source):
@@ -105,21 +109,53 @@ def _data_source(source, data, what):
     return "digits"
 
 
-def calibration_images(source, data=None):
-    """Return the training images, in 0..1, that ranges of the model `source` are taken from.
+def calibration_images(source, graph, data=None, *, scored=None):
+    """Return the training images that ranges of a network are taken from, as `Images`.
+
+    Parameters
+    ----------
+    source : str or Path
+        Where the network is from: ``digits`` has images of its own.
+    graph : Graph
+        The float network.
+    data : str or Path, optional
+        The images; of a set with parts, those for training.
+    scored : str or Path, optional
+        Images that are scored; if they are a part of a set, its training images do for `data`.
 
     Raises
     ------
     ModelError
-        If `source` is not ``digits`` and no `data` are named, or they are unusable.
+        If `source` is not ``digits`` and no images are named, or they are unusable.
     """
-    images = load_data(_data_source(source, data, "calibration"), "train", labelled=False)[0]
-    return images[::-(-len(images) // CALIBRATION_IMAGES)]
+    if data is None and scored is not None and has_training(scored):
+        data = scored
+    images = open_images(_data_source(source, data, "calibration"), "train", graph=graph,
+                         labelled=False)
+    return images.thinned(CALIBRATION_IMAGES)
 
 
-def quantized(source, graph, data=None, *, progress=None, **settings):
+def scored_images(source, graph, data=None):
+    """Return the labelled images that a network is scored on, as `Images`.
+
+    Parameters
+    ----------
+    source, graph
+        As of `calibration_images`; the network may be an integer one.
+    data : str or Path, optional
+        The images; of a set with parts, those for test, or else for validation.
+
+    Raises
+    ------
+    ModelError
+        If `source` is not ``digits`` and no images are named, or they are unusable.
+    """
+    return open_images(_data_source(source, data, "data"), "test", graph=graph)
+
+
+def quantized(source, graph, images, *, progress=None, **settings):
     """Return the integer model of `graph`, the float model of `source`; see `open_network`."""
-    model = _quantized(graph, calibration_images(source, data), progress=progress, **settings)
+    model = _quantized(graph, images, progress=progress, **settings)
     return replace(model, meta={**model.meta, "source": Path(source).stem})
 
 
@@ -129,12 +165,16 @@ def _quantized(graph, images, *, progress=None, **settings):
 
 def float_logits(graph, images, *, batch=_BATCH, progress=None):
     """Return the float logits of images in 0..1, float32 (B, classes)."""
+    return _batched(lambda part, first: _float_logits(graph, part, first), images, batch, progress)
+
+
+def _float_logits(graph, images, first):
     with np.errstate(over="ignore", invalid="ignore"):  # said below
-        logits = _batched(lambda part: float_forward(graph, part)[graph.outputs[0]][:, 0],
-                          float_inputs(graph, images), batch, progress)
+        logits = float_forward(graph, float_inputs(graph, images))[graph.outputs[0]][:, 0]
     if not np.isfinite(logits).all():
+        wrong = int((~np.isfinite(logits)).any(axis=1).argmax())
         raise ModelError(f"weights must keep the logits finite, which those of image "
-                         f"{int((~np.isfinite(logits)).any(axis=1).argmax())} are not")
+                         f"{first + wrong} are not")
     return logits
 
 
@@ -143,16 +183,20 @@ def integer_logits(graph, images, *, batch=_BATCH, progress=None, engine="auto")
 
     They do not depend on `engine`, which is as `systola.model.kernel.engine.forward` takes it.
     """
+    return _batched(lambda part, first: _integer_logits(graph, part, engine), images, batch,
+                    progress)
+
+
+def _integer_logits(graph, images, engine):
     name = graph.outputs[0]
-    return _batched(lambda part: forward(graph, part, keep=[name], engine=engine)[name][:, 0],
-                    encode(graph, images), batch, progress)
+    return forward(graph, encode(graph, images), keep=[name], engine=engine)[name][:, 0]
 
 
-def _batched(function, inputs, batch, progress):
-    parts, count = [], len(next(iter(inputs.values())))
+def _batched(function, images, batch, progress):
+    """Return what `function` makes of the images, some at a time, one array behind the other."""
+    parts, count = [], len(images)
     for start in range(0, count, batch):
-        parts.append(function({name: value[start:start + batch]
-                               for name, value in inputs.items()}))
+        parts.append(function(images[start:start + batch], start))
         if progress:
             progress(min(start + batch, count), count)
     return np.concatenate(parts)
@@ -162,14 +206,17 @@ def evaluate(vit, model, images, labels, *, batch=_BATCH, progress=None, keep=No
              engine="auto"):
     """Compare the integer model with its float one on labelled images in 0..1.
 
+    Images are read a batch at a time and given to both; only predictions are collected.
+
     Parameters
     ----------
     vit : Graph or None
         The float model; without it only the integer one is judged.
     model : Graph
         The integer model.
-    images, labels : ndarray
-        See `systola.model.data.images.load_data`.
+    images : array or Images
+        See `systola.model.data.images.open_images`.
+    labels : ndarray
     batch : int
         Images that are computed at a time; it changes no result.
     progress : callable, optional
@@ -190,30 +237,29 @@ def evaluate(vit, model, images, labels, *, batch=_BATCH, progress=None, keep=No
     ModelError
         If the images do not fit the model, or a label is not one of its classes.
     """
-    _check_labels(model, labels)
-    logits = integer_logits(model, images, batch=batch, progress=progress, engine=engine)
-    got = logits.argmax(axis=1)
+    check_labels(model, labels)
+    kept = {"integer": [], "float": []} if keep is not None else None
+
+    def predictions(part, first):
+        logits = {"integer": _integer_logits(model, part, engine)}
+        if vit is not None:
+            logits["float"] = _float_logits(vit, part, first)
+        if kept is not None:
+            kept["integer"].append(logits["integer"].astype(np.int32))  # codes of 16 bits
+            kept["float"].append(logits.get("float"))
+        return np.stack([values.argmax(axis=1) for values in logits.values()], axis=1)
+
+    got, *expected = _batched(predictions, images, batch, progress).T
     report = {"images": len(labels), "int_top1": float(np.mean(got == labels)),
               "engine": engine_report(model, engine)}
+    if expected:
+        report["float_top1"] = float(np.mean(expected[0] == labels))
+        report["agreement"] = float(np.mean(got == expected[0]))
     if keep is not None:
-        keep.update(labels=labels, integer=logits)
-    if vit is not None:
-        real = float_logits(vit, images, batch=batch)
-        expected = real.argmax(axis=1)
-        report["float_top1"] = float(np.mean(expected == labels))
-        report["agreement"] = float(np.mean(got == expected))
-        if keep is not None:
-            keep["float"] = real
+        keep["labels"] = labels
+        keep.update({name: np.concatenate(parts) for name, parts in kept.items()
+                     if parts[0] is not None})
     return report
-
-
-def _check_labels(model, labels):
-    """Raise `ModelError` unless all labels are classes of the model."""
-    classes = model.tensors[model.outputs[0]].channels
-    wrong = (labels < 0) | (labels >= classes)
-    if wrong.any():
-        raise ModelError(f"labels must be from 0 to {classes - 1}, the classes there are, not "
-                         f"{labels[wrong][0]}")
 
 
 def evaluate_source(source="digits", *, data=None, calibration=None, reference=None, facts=None,
@@ -244,13 +290,13 @@ def evaluate_source(source="digits", *, data=None, calibration=None, reference=N
     ValueError
         If a file or a setting is unusable; one line.
     """
-    model = open_network(source, data=calibration, facts=facts, **settings)
+    model = open_network(source, data=calibration, scored=data, facts=facts, **settings)
     origin = model.meta.get("source") if _is_integer(source) else source
     if reference is None and (not _is_integer(source) or origin == "digits"):
         reference = origin
-    images, labels = load_data(_data_source(origin, data, "data"), "test")
+    images = scored_images(origin, model, data)
     vit = None if reference is None else open_float(reference, **(facts or {}))
-    return evaluate(vit, model, images, labels, progress=progress)
+    return evaluate(vit, model, images, images.labels, progress=progress)
 
 
 def deviation(reference, logits):
@@ -287,8 +333,9 @@ def measure_options(source="digits", *, data=None, calibration=None, options=Non
     """
     options = OPTIONS if options is None else options
     vit = open_float(source, **(facts or {}))
-    calibration = calibration_images(source, calibration)
-    images, labels = load_data(_data_source(source, data, "data"), "test")
+    calibration = calibration_images(source, vit, calibration, scored=data)
+    images = scored_images(source, vit, data)
+    labels = images.labels
     exact = float_logits(vit, images).astype(np.float64)
     full = _quantized(vit, calibration, method="minmax", **OPTIONS["full width"])
     reference = integer_logits(full, images)

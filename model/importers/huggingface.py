@@ -6,6 +6,7 @@ import numpy as np
 
 from systola.files.bounded import shown
 from systola.files.tensors import SMALLEST, ModelError
+from systola.model.importers.cropping import find_processing
 from systola.model.importers.encoder_graph import (
     block_count,
     encoder_graph,
@@ -21,9 +22,6 @@ _ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh",
                "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
                "quick_gelu": "quick_gelu"}
 """Functions of the graph by the names in ``hidden_act``."""
-
-_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-"""Pillow's filters by number."""
 
 _FAMILIES = {"vit": "vit", "deit": "deit", "dinov2": "dinov2",
              "dinov2_with_registers": "dinov2", "clip": "clip", "clip_vision_model": "clip"}
@@ -193,17 +191,7 @@ def find_preprocessing(checkpoint, facts, family, planes):
     metadata = checkpoint.metadata
     find_normalisation(facts, planes, family, *(
         [(scaled[name], origin), (metadata.get(name), "metadata")] for name in ("mean", "std")))
-    if said.get("resample") in _RESAMPLE:
-        facts.note("interpolation", _RESAMPLE[said["resample"]], origin)
-    size = said.get("size")
-    if said.get("do_resize", True) and isinstance(size, dict):
-        facts.note("resize", {name: size[name] for name in ("height", "width", "shortest_edge")
-                              if type(size.get(name)) is int}, origin)
-    crop = said.get("crop_size")
-    if said.get("do_center_crop") and crop is not None:
-        sides = [crop, crop] if type(crop) is int else [crop.get("height"), crop.get("width")] if (
-            isinstance(crop, dict)) else crop
-        facts.note("crop", sides, origin)
+    find_processing(facts, family, checkpoint.preprocessor, origin)
 
 
 def _divided(value, factor):

@@ -7,6 +7,7 @@ from systola.files.tensors import ModelError
 from systola.model.graph.nodes import GraphError
 from systola.model.importers import huggingface, swin, timm
 from systola.model.importers.checkpoint import read_checkpoint
+from systola.model.importers.class_names import class_names
 from systola.model.importers.encoder_graph import refuse_unknown
 from systola.model.importers.facts import Facts
 
@@ -53,6 +54,9 @@ def load_checkpoint(path, *, hints=None, **given):
     facts = Facts(given, hints)
     if checkpoint.notes:
         facts.note("notes", list(checkpoint.notes), "weights")
+    names = class_names(checkpoint.config)
+    if names:
+        facts.note("class_names", names, "config.json")
     for recognize, graph in IMPORTERS.values():
         if recognize(checkpoint):
             try:

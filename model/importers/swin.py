@@ -13,6 +13,7 @@ from systola.files.bounded import shown
 from systola.files.tensors import SMALLEST, ModelError
 from systola.model.graph.graph import Graph
 from systola.model.graph.nodes import Activation, Context, Input, Mean, Rows, Scores, Softmax
+from systola.model.importers.cropping import find_transform
 from systola.model.importers.encoder_graph import (
     block_count,
     checked,
@@ -100,9 +101,7 @@ def _find_images(checkpoint, facts, planes):
     find_normalisation(facts, planes, "swin", *(
         [(pretrained.get(name), "config.json"), (checkpoint.metadata.get(name), "metadata")]
         for name in ("mean", "std")))
-    for name in "interpolation", "crop_mode", "crop_pct":
-        if pretrained.get(name) is not None:
-            facts.note(name, pretrained[name], "config.json")
+    find_transform(facts, pretrained)
 
 
 def _own_names(tensors):

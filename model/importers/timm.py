@@ -5,6 +5,7 @@ import re
 from systola.files.bounded import shown
 from systola.files.tensors import SMALLEST, ModelError
 from systola.model.graph.nodes import FUNCTIONS
+from systola.model.importers.cropping import find_transform
 from systola.model.importers.encoder_graph import encoder_graph, patch_shape
 from systola.model.importers.facts import number, whole
 from systola.model.importers.normalisation import find_normalisation
@@ -95,11 +96,7 @@ def _find_images(checkpoint, facts, name, family, planes):
     find_normalisation(facts, planes, family, *(
         [(pretrained.get(what), "config.json"), (metadata.get(what), "metadata")]
         for what in ("mean", "std")))
-    for what in "interpolation", "crop_mode":
-        if isinstance(pretrained.get(what), str):
-            facts.note(what, pretrained[what], "config.json")
-    if pretrained.get("crop_pct") is not None:
-        facts.find("crop_pct", (pretrained["crop_pct"], "config.json"), check=number(0.01, 1))
+    find_transform(facts, pretrained)
     size = pretrained.get("input_size")
     return size[1:] if isinstance(size, list) and len(size) == 3 else None
 

@@ -22,7 +22,7 @@ def calibrate(graph, inputs, *, how="running", bits=None, batch=BATCH, progress=
     ----------
     graph : Graph
         The float network.
-    inputs : dict of str to ndarray
+    inputs : dict of str to ndarray or MappedRows
         Training images as its inputs, (B, rows, channels).
     how : str
         ``running`` (the publications' moving average), or of tensors of codes ``percentile`` or

@@ -18,6 +18,7 @@ import dataclasses
 
 import numpy as np
 
+from systola.files.rows import MappedRows
 from systola.model.graph.nodes import Activation, Context, Input, Linear, Mean, Norm, Rows, Scores
 
 __all__ = ["ChannelSamples", "equalize", "sampled_tensors"]
@@ -81,7 +82,7 @@ def equalize(graph, inputs, samples, bits, weight_bits, *, tables):
     ----------
     graph : Graph
         The float network.
-    inputs : dict of str to ndarray
+    inputs : dict of str to ndarray or MappedRows
         Images as its inputs, (B, rows, channels).
     samples : ChannelSamples
         Of `sampled_tensors`.
@@ -92,13 +93,20 @@ def equalize(graph, inputs, samples, bits, weight_bits, *, tables):
 
     Returns
     -------
-    Graph, dict of str to ndarray
+    Graph, dict of str to ndarray or MappedRows
         The network, and the images as its inputs.
     """
     equalizer = _Equalizer(graph, samples, bits, weight_bits, tables)
     made = equalizer.graph()
-    return made, {name: (value - equalizer.moved[name][0]) / equalizer.moved[name][1]
-                  if name in equalizer.moved else value for name, value in inputs.items()}
+    return made, {name: _moved(value, *equalizer.moved[name]) if name in equalizer.moved else value
+                  for name, value in inputs.items()}
+
+
+def _moved(inputs, offset, scale):
+    """Return ``(inputs - offset) / scale``; of images that are read on demand, on demand, too."""
+    if isinstance(inputs, np.ndarray):
+        return (inputs - offset) / scale
+    return MappedRows(inputs, lambda part: (part - offset) / scale)
 
 
 class _Equalizer:

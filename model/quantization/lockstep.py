@@ -22,7 +22,7 @@ class Lockstep:
     ----------
     graph : Graph
         The float network; nodes are given to `step` in its order.
-    inputs : dict of str to ndarray
+    inputs : dict of str to ndarray or MappedRows
         Images as its inputs, (B, rows, channels); evenly spaced ones of many.
     scales : dict of str to float
         Real value of a code of every tensor.

@@ -23,7 +23,7 @@ def node_report(graph, network, inputs, progress=None):
         The float network whose nodes were quantized.
     network : Graph
         The integer network.
-    inputs : dict of str to ndarray
+    inputs : dict of str to ndarray or MappedRows
         Images as inputs of `graph`; at most 64 evenly spaced ones, fewer of large networks.
     progress : callable, optional
         Called as ``progress(nodes done, nodes in total)``.

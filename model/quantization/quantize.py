@@ -63,7 +63,7 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention="published",
     ----------
     graph : Graph
         The float network.
-    images : dict of str to ndarray
+    images : dict of str to ndarray or MappedRows
         Training images as its inputs, (B, rows, channels).
     weight_bits, act_bits, attention, attention_bits, mult_bits, code_mult_bits, gelu, norm
         As in `systola.hw.contract.config.AcceleratorConfig`, which also gives their ranges. No

@@ -39,7 +39,9 @@ def test_logits_of_both_models(run, folder):
     assert code == 0
     assert "8 of 8 calibration images are scored, too: the result is flattered" in err
     assert (result["float_top1"], result["images"], result["assumed"]) == (1.0, 8, [])
-    assert result["calibration"] == {"source": str(data), "images": 8, "also_scored": 8}
+    assert result["calibration"] == {"source": str(data), "images": 8, "of": 8,
+                                     "also_scored": 8, "remarks": []}
+    assert result["data"] == {"source": str(data), "images": 8, "of": 8, "remarks": []}
     with np.load("out.npz") as got, np.load(data) as wanted:
         assert np.abs(got["float"] - wanted["logits"]).max() < 1e-4
         assert (got["labels"] == wanted["labels"]).all()

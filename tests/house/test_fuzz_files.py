@@ -5,6 +5,8 @@
 
 import contextlib
 import copy
+import functools
+import gzip
 import io
 import json
 import os
@@ -21,12 +23,16 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from systola.cli.main import main
 from systola.files.bounded import parse_json, parse_toml, shorten, shown
 from systola.files.tensors import ModelError, read_tensors, write_tensors
 from systola.hw.contract.config import AcceleratorConfig, ConfigError
-from systola.model.data.images import encode, load_data
+from systola.model.data.class_labels import network_labels
+from systola.model.data.image_source import PictureSource
+from systola.model.data.images import encode, load_data, open_images
+from systola.model.data.preparation import preparation
 from systola.model.data.synthetic import random_codes, random_vit
 from systola.model.graph.graph_file import VERSION, load_network, save_network
 from systola.model.graph.integer_forward import forward
@@ -56,12 +62,28 @@ def golden(path):
     return {name: arrays.ints(name) for name in arrays}
 
 
+def idx_images(path):
+    """Read a file of images whole, as the smallest network takes them."""
+    return open_images(path, graph=network(), labelled=False)[:]
+
+
+@functools.cache
+def network():
+    """Return a network that takes images of 4 x 4 pixels."""
+    graph = random_vit(np.random.default_rng(1), **SIZES, **CONFIG.model_settings)
+    graph.meta.update(patch_size=2, mean=[0.5], std=[0.25], image_size=[4, 4], crop_pct=0.9,
+                      interpolation="bicubic", class_names=["a", "b", "c"])
+    return graph
+
+
 READERS = {
     "checkpoint.safetensors": (load_checkpoint, ModelError),
     "checkpoint.npz": (load_checkpoint, ModelError),
     "model.safetensors": (load_network, ModelError),
     "images.safetensors": (load_data, ModelError),
     "images.npz": (load_data, ModelError),
+    "train-images-idx3-ubyte": (idx_images, ModelError),
+    "train-images-idx3-ubyte.gz": (idx_images, ModelError),
     "golden.npz": (golden, GoldenError),
     "program.bin": (Program.read, ProgramError),
     "config.toml": (AcceleratorConfig.load, ConfigError),
@@ -80,9 +102,11 @@ def good(tmp_path_factory):
     parameters = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
     write_tensors(folder / "checkpoint.safetensors", parameters, {"heads": "2", "std": "0.5"})
     np.savez(folder / "checkpoint.npz", heads=2, std="0.5", **parameters)
-    model = random_vit(rng, **SIZES, **CONFIG.model_settings)
-    model.meta.update(patch_size=2, mean=[0.5], std=[0.25])
+    model = network()
     save_network(model, folder / "model.safetensors")
+    images = struct.pack(">HBB3I", 0, 8, 3, 2, 4, 4) + rng.bytes(32)
+    (folder / "train-images-idx3-ubyte").write_bytes(images)
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
     data = {"images": rng.random((2, 4, 4), np.float32), "labels": np.arange(2)}
     write_tensors(folder / "images.safetensors", data, {})
     np.savez_compressed(folder / "images.npz", **data)
@@ -300,6 +324,12 @@ def use(graph):
     tracemalloc.start(1)
     with contextlib.suppress(ValueError):
         encode(graph, np.zeros((1, 4, 4), np.float32))
+    source = PictureSource("lies", np.arange(3))
+    source.classes = "a", "c", "b"
+    for check in (lambda: preparation(graph.meta, 1).apply(Image.new("RGB", (5, 6))),
+                  lambda: network_labels(source, graph)):
+        with contextlib.suppress(ModelError):
+            check()
     if sum(node.rows * node.channels for node in graph.inputs) < 10_000:
         forward(graph, random_codes(np.random.default_rng(0), graph))
     with contextlib.suppress(CompileError):

@@ -127,6 +127,19 @@ def test_a_missing_package_is_one_line_that_names_the_extra(metadata, monkeypatc
         "pip install 'scikit-learn>=1.4'")
 
 
+@pytest.mark.parametrize(("module", "name", "line"), [
+    ("PIL", "a-images-idx3-ubyte", "pillow, of the extra 'images': pip install 'pillow>=10'"),
+    ("pyarrow", "a.parquet", "pyarrow, of the extra 'parquet': pip install 'pyarrow>=16'")])
+def test_images_may_need_a_package(metadata, monkeypatch, capsys, tmp_path, module, name, line):
+    header = bytes([0, 0, 8, 3]) + np.array([1, 8, 8], ">u4").tobytes()
+    (tmp_path / name).write_bytes(header + bytes(64))
+    (tmp_path / name.replace("images-idx3", "labels-idx1")).write_bytes(
+        bytes([0, 0, 8, 1, 0, 0, 0, 1, 0]) if "idx" in name else b"")
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main(["evaluate", "--model", "digits", "--data", str(tmp_path / name)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"systola: this needs the package {line}"
+
+
 @pytest.mark.parametrize("module", IMPORTED)
 def test_every_module_belongs_to_an_extra(metadata, module):
     text = missing.missing(ModuleNotFoundError("no module", name=f"{module}.inner"))
@@ -143,7 +156,7 @@ def test_what_no_package_repairs(metadata, error):
 
 
 def test_the_default_is_all_extras():
-    named = EXTRAS.keys() - {"compare", "train", "dev"}
+    named = EXTRAS.keys() - {"compare", "parquet", "train", "dev"}
     parts = {line for extra in named for line in EXTRAS[extra]}
     assert parts - {"systola[generate]"} == set(PROJECT["dependencies"]) - {"pytest>=8"}
     table = (ROOT / "docs/INSTALL.md").read_text()
