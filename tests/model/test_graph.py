@@ -34,6 +34,7 @@ FORMS = {
     "mean beside tokens": {"prefixes": 2, "pooling": "mean"},
 }
 OPTIONS = {"published": {}, "deferred": {"attention": "deferred"},
+           "normalised": {"attention": "normalised"},
            "few bits": {"weight_bits": 4, "act_bits": 5, "gelu": "table"}}
 
 
