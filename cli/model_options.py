@@ -72,8 +72,9 @@ def settings_options(command):
     for option in reversed([
             click.option("--weight-bits", type=int, metavar="2..8", help="Bits of weights."),
             click.option("--act-bits", type=int, metavar="2..8", help="Bits of activations."),
-            click.option("--attention", metavar="published|deferred",
-                         help="Softmax normalised before A.V, or 8-bit exponentials after it."),
+            click.option("--attention", metavar="published|normalised|deferred",
+                         help="Softmax as published, or exponentials of 16 or 8 bits that are "
+                              "divided by their sum after A.V."),
             click.option("--attention-bits", type=int, metavar="8|16",
                          help="Bits of the attention probabilities, as published."),
             click.option("--mult-bits", type=int, metavar="8..31",

@@ -103,7 +103,7 @@ def _html(value):
 @click.option("--config", metavar="CONFIG", help="Accelerator: a preset (digits, small, tiny, "
               "arty_s7_50, array_16x16, array_16x16_large, ulx3s_85f) or a .toml or .json file of "
               "fields [default: digits; with --random-weights one that holds MODEL].")
-@click.option("--attention", type=click.Choice(["published", "deferred"]),
+@click.option("--attention", type=click.Choice(["published", "normalised", "deferred"]),
               help="Replaces the configuration's form of attention.")
 @click.option("--stalls", type=int, metavar="SEED",
               help="Stall both streams at random; cycle figures then mean nothing.")

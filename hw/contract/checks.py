@@ -100,7 +100,7 @@ def _region(region, names, config):
 
 def _span(span, config):
     """Sum up base + count - 1, the last entry; for `CHANNELS`, the last record."""
-    if span.only and getattr(config, span.only[0]) != span.only[1]:
+    if span.only and getattr(config, span.only[0]) not in span.only[1:]:
         return []
     depth, cause = {Memory.PARAMS: (config.param_depth, Error.PARAM_RANGE),
                     Memory.FACTORS: (config.factor_depth, Error.FACTOR_RANGE)}[span.memory]

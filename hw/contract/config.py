@@ -8,7 +8,13 @@ from math import gcd
 from pathlib import Path
 
 from systola.files.bounded import parse_json, parse_toml, read_file, shorten, shown
-from systola.hw.contract.numbers import INT_BITS, RECORD_BYTES, RESIDUAL_BITS, TABLE_BYTES
+from systola.hw.contract.numbers import (
+    FACTOR_BITS,
+    INT_BITS,
+    RECORD_BYTES,
+    RESIDUAL_BITS,
+    TABLE_BYTES,
+)
 
 __all__ = ["MODEL_SETTINGS", "PRESETS", "SCRATCHPAD_WORDS", "AcceleratorConfig", "ConfigError",
            "digit_count", "mult_limb", "requant_slots"]
@@ -23,7 +29,7 @@ SCRATCHPAD_WORDS = 1 << 16
 _FILE_BYTES = 16384
 """Largest configuration file; a reader of TOML takes seconds for what a larger one could hold."""
 
-INSTRUCTION_SET_VERSION = 3
+INSTRUCTION_SET_VERSION = 4
 """Part of the configuration hash: a program for another instruction set is refused."""
 
 
@@ -100,10 +106,12 @@ class AcceleratorConfig:
         Magnitude bits of the dyadic multipliers, for results of more than 8 bits and for others;
         31 reproduces the publications.
     attention : str
-        ``published`` (Shiftmax as published, normalised before A.V) or ``deferred`` (8-bit
-        exponentials, normalised after A.V, see docs/ARITHMETIC.md; needs 8-bit activations).
+        ``published`` (Shiftmax as published, normalised before A.V), ``normalised`` (16-bit
+        exponentials scaled to the row's sum, divided by it after A.V) or ``deferred`` (8-bit
+        exponentials, divided by their sum after A.V; needs 8-bit activations). See
+        docs/ARITHMETIC.md.
     attention_bits : int
-        Shiftmax output, 8 or 16 bits, of published attention.
+        Output bits of published attention, 8 or 16. Normalised attention has 16.
     gelu : str
         ``published`` (row maximum, one division per element) or ``table`` (256 entries).
     norm_roots : int
@@ -170,6 +178,9 @@ class AcceleratorConfig:
         if self.attention == "deferred" and (self.act_bits != 8 or self.mult_bits > 24):
             raise ConfigError(f"attention 'deferred' needs act_bits 8 and mult_bits up to 24, "
                               f"not {self.act_bits!r} and {self.mult_bits!r}")
+        if self.attention == "normalised" and self.attention_bits != 16:
+            raise ConfigError(f"attention_bits must be 16 with attention 'normalised' ('deferred' "
+                              f"has 8), not {self.attention_bits!r}")
         if self.cols > self.rows:
             raise ConfigError(f"cols must be at most rows ({self.rows}), not {self.cols!r}")
         if self.scratchpad_words > SCRATCHPAD_WORDS:
@@ -235,8 +246,24 @@ class AcceleratorConfig:
 
     @property
     def factor_depth(self):
-        """Entries of the row factor memory: one per row of deferred attention in flight."""
-        return 2 * self.token_depth if self.attention == "deferred" else 0
+        """Entries of the row factor memory: one per row in flight that is divided after A.V."""
+        return 0 if self.attention == "published" else 2 * self.token_depth
+
+    @property
+    def factor_bits(self):
+        """Bits of a row factor."""
+        return min(self.mult_bits, FACTOR_BITS) if self.attention == "normalised" else (
+            self.mult_bits)
+
+    @property
+    def exponential_tables(self):
+        """Tables of `TABLE_BYTES` that hold the exponentials: a byte of each entry each."""
+        return {"published": 0, "deferred": 1, "normalised": 2}[self.attention]
+
+    @property
+    def last_table(self):
+        """Number of the last table that LOAD_TABLE loads; without exponentials it is dropped."""
+        return max(self.exponential_tables, 1)
 
     def requant_cycles(self, *, long, residual=False):
         """Return the cycles that a requantizer takes for a group of lanes.
@@ -319,7 +346,7 @@ _RANGES = [
     ("attention_bits", 8, 16), ("max_row", 2, 65536), ("x0_bits", 1, 24),
 ]
 _CHOICES = {
-    "pe_style": ("dsp", "dsp_packed", "lut"), "attention": ("published", "deferred"),
+    "pe_style": ("dsp", "dsp_packed", "lut"), "attention": ("published", "normalised", "deferred"),
     "attention_bits": (8, 16), "gelu": ("published", "table"),
     "norm": ("published", "leading_one"), "pooling": ("none", "mean"),
 }

@@ -8,7 +8,14 @@ gaps. Instructions travel in the input stream, each followed by the beats it loa
 from dataclasses import dataclass
 from enum import Enum, IntEnum, IntFlag
 
-from systola.hw.contract.numbers import CODE_BITS, MAX_SHIFT, PEAK, RECORD_BYTES, TABLE_BYTES
+from systola.hw.contract.numbers import (
+    CODE_BITS,
+    MAX_SHIFT,
+    NORMALISED_PEAK,
+    PEAK,
+    RECORD_BYTES,
+    TABLE_BYTES,
+)
 
 __all__ = ["CHANNELS", "COUNT_FIELDS", "FORMATS", "HEADER_BYTES", "INSTRUCTION_BYTES",
            "INSTRUCTION_HEADER", "Engine", "Error", "Field", "Flag", "Format", "Memory", "Opcode",
@@ -56,7 +63,7 @@ class Flag(IntFlag):
     BROADCAST = 2  # MATMUL: one parameter record for all columns
     SYMMETRIC = 4  # MATMUL: saturate below at -(2**(out_bits-1) - 1), for stationary operands
     UNSIGNED = 8   # MATMUL: the top digit plane of the activations is unsigned, at most 128
-    ROW_SCALE = 16  # MATMUL: row t's multiplier is row factor factor_base + t (deferred attention)
+    ROW_SCALE = 16  # MATMUL: row t's multiplier is row factor factor_base + t, of exponentials
     TRANSPOSE = 1  # FETCH: columns of the tile are channels, rows are tokens
 
 
@@ -149,8 +156,8 @@ class Span:
     """Consecutive entries of another memory that an operation touches.
 
     `base` is a field or a number, `count` a number, a field, or `CHANNELS`; it is one unless
-    `several` holds. The span is there if `when` holds, and if the configuration has the value that
-    `only` names (``field, value``).
+    `several` holds. The span is there if `when` holds, and if the configuration has one of the
+    values that `only` names (``field, value, ...``).
     """
 
     memory: Memory
@@ -159,7 +166,7 @@ class Span:
     writes: bool = False
     when: When | None = None
     several: When | None = None
-    only: tuple[str, str] | None = None
+    only: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -201,7 +208,8 @@ _UNIT = Field("unit", 32, "unit of ShiftExp: the code of 1", low=1, high="larges
 _CODE = Field("out_bits", 16, "bits to saturate to", low=2, high=CODE_BITS)
 _RESULT = Field("out_bits", 16, "bits to saturate to; more than 8 writes two planes", low=2,
                 high=16)
-_DEFERRED = "attention", "deferred"
+_DIVIDED = "attention", "normalised", "deferred"
+_NORMALISED = "attention", "normalised"
 _VECTOR = (*_region("src_", "the input", plane=True), _ROWS, _WORDS, _LAST,
            *_region("dst_", "the output", plane=True))
 
@@ -222,8 +230,10 @@ FORMATS = {
         (Span(Memory.PARAMS, "base", "count", writes=True),), factors=("count", "param_beats")),
     Opcode.LOAD_TABLE: Format(
         Engine.LOAD, f"Stream to a table of {TABLE_BYTES} bytes, R to a beat. GELU: int8 results "
-        f"for codes -128 to 127. Exponentials: unsigned results, at most {PEAK}, for 0 to 255 "
-        "below the row's maximum.", (_BEATS, Field("table", 16, "0 GELU, 1 exponentials", high=1)),
+        f"for codes -128 to 127. Exponentials: unsigned results, at most {PEAK} (deferred) or "
+        f"{NORMALISED_PEAK} (normalised, of two bytes), for 0 to 255 below the row's maximum.",
+        (_BEATS, Field("table", 16, "0 GELU, 1 exponentials, 2 their high bytes (normalised)",
+                       high="last_table")),
         (Span(Memory.TABLES, "table", writes=True),), factors=("table_beats",)),
     Opcode.LOAD_WEIGHTS: Format(
         Engine.LOAD, "Stream to weight FIFO: one beat is one column (R lanes) of a stationary "
@@ -261,15 +271,16 @@ FORMATS = {
          Region("out_", writes=True, more=When.WIDE),
          Region("res_", planes=2, when=When.RESIDUAL),
          Span(Memory.PARAMS, "param_base", CHANNELS, several=When.PER_CHANNEL),
-         Span(Memory.FACTORS, "factor_base", "rows", when=When.ROW_SCALE, only=_DEFERRED))),
+         Span(Memory.FACTORS, "factor_base", "rows", when=When.ROW_SCALE, only=_DIVIDED))),
     Opcode.SHIFTMAX: Format(
         Engine.VECTOR, "Rows of 8-bit codes to attention digits, config.attention_digits planes. "
-        "Deferred: to exponentials (from the table) and a row factor numerator // sum each.",
-        (*_VECTOR, _UNIT, Field("numerator", 32, "of the row factors (deferred)"),
-         Field("factor_base", 16, "first row factor (deferred)")),
+        "Normalised, deferred: to exponentials (from the table) and a row factor numerator // sum "
+        "each.",
+        (*_VECTOR, _UNIT, Field("numerator", 32, "of the row factors"),
+         Field("factor_base", 16, "first row factor")),
         (Region("src_"), Region("dst_", writes=True, planes="attention_digits"),
-         Span(Memory.TABLES, 1, only=_DEFERRED),
-         Span(Memory.FACTORS, "factor_base", "rows", writes=True, only=_DEFERRED))),
+         Span(Memory.TABLES, 1, only=_DIVIDED), Span(Memory.TABLES, 2, only=_NORMALISED),
+         Span(Memory.FACTORS, "factor_base", "rows", writes=True, only=_DIVIDED))),
     Opcode.SHIFTGELU: Format(
         Engine.VECTOR, "Rows of 8-bit codes to out_bits codes; requantized by parameter record 0 "
         "at param_base (exact), or looked up (table).",

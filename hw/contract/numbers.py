@@ -1,7 +1,8 @@
 """Constants of the number formats that models, compiler and hardware share."""
 
-__all__ = ["BRANCH_BITS", "CODE_BITS", "GELU_SHIFT", "INT_BITS", "MAX31", "MAX_SHIFT", "PEAK",
-           "RECORD_BYTES", "RESIDUAL_BITS", "SHIFT_BITS", "SOFTMAX_SHIFT", "TABLE_BYTES"]
+__all__ = ["BRANCH_BITS", "CODE_BITS", "FACTOR_BITS", "GELU_SHIFT", "INT_BITS", "MAX31",
+           "MAX_SHIFT", "NORMALISED_PEAK", "PEAK", "RECORD_BYTES", "RESIDUAL_BITS", "SHIFT_BITS",
+           "SOFTMAX_SHIFT", "TABLE_BYTES"]
 
 CODE_BITS = 8
 """Bits of a code, and of a lane; a result of more has two planes and long multipliers."""
@@ -32,6 +33,12 @@ GELU_SHIFT = 23
 
 PEAK = 128
 """Code of the largest exponential of every row of deferred attention, and so least sum of one."""
+
+NORMALISED_PEAK = 1 << 15
+"""Largest exponential of every row of normalised attention; its codes add up to one or two."""
+
+FACTOR_BITS = 17
+"""Most bits of a row factor of normalised attention: a numerator of 31 bits by a sum from 2**14."""
 
 RECORD_BYTES = 9
 """Bytes of a parameter record: bias (4), multiplier (4) and shift."""

@@ -117,7 +117,7 @@ def _span(span):
     if span.several:
         count += f" if {span.several.value}, else 1"
     when = [span.when.value] if span.when else []
-    when += [f"{span.only[0]} {span.only[1]}"] if span.only else []
+    when += [f"{span.only[0]} {' or '.join(span.only[1:])}"] if span.only else []
     return f"| {_access(span)} | {_code(span.base)} | {count} | {', '.join(when)} |"
 
 

@@ -73,7 +73,7 @@ class TableUnpacker(wiring.Component):
     -------
     i : In(stream.Signature(shapes.bus_beat(config)))
         Beats of R entries.
-    table : In(1)
+    table : In(2)
         Which table; constant while beats enter.
     o : Out(stream.Signature(shapes.table_write()))
         Entries, addresses 0 to 255.
@@ -83,7 +83,7 @@ class TableUnpacker(wiring.Component):
 
     def __init__(self, config):
         self.config = config
-        super().__init__({"i": In(stream.Signature(shapes.bus_beat(config))), "table": In(1),
+        super().__init__({"i": In(stream.Signature(shapes.bus_beat(config))), "table": In(2),
                           "o": Out(stream.Signature(shapes.table_write())), "finished": Out(1)})
 
     def elaborate(self, platform):

@@ -1,4 +1,4 @@
-"""Row factor memory: what deferred attention multiplies the rows of A.V with."""
+"""Row factor memory: what the rows of A.V are multiplied with to divide them by their sums."""
 
 from amaranth import Module, Signal
 from amaranth.lib import stream, wiring
@@ -23,7 +23,7 @@ class RowFactors(wiring.Component):
     Parameters
     ----------
     config : AcceleratorConfig
-        Size; ``attention`` must be ``deferred``.
+        Size; ``attention`` must not be ``published``.
 
     Members
     -------
@@ -40,7 +40,8 @@ class RowFactors(wiring.Component):
 
     def __init__(self, config):
         if not config.factor_depth:
-            raise ValueError(f"attention must be 'deferred', not {config.attention!r}")
+            raise ValueError(f"attention must be 'normalised' or 'deferred', not "
+                             f"{config.attention!r}")
         self.config = config
         super().__init__({"w": In(stream.Signature(shapes.factor_write(config),
                                                     always_ready=True)),

@@ -79,18 +79,18 @@ def param_write(config):
 
 def table_write():
     """Return the payload of a table write: which (see LOAD_TABLE), entry, and its byte."""
-    return data.StructLayout({"addr": unsigned(8), "data": signed(8), "table": unsigned(1)})
+    return data.StructLayout({"addr": unsigned(8), "data": signed(8), "table": unsigned(2)})
 
 
 def factor_write(config):
     """Return the payload of a row factor write."""
-    return data.StructLayout({"addr": unsigned(16), "factor": unsigned(config.mult_bits)})
+    return data.StructLayout({"addr": unsigned(16), "factor": unsigned(config.factor_bits)})
 
 
 def FactorPort(config):
     """Return the client's signature of a row factor read port: entries out, factors in order in."""
     return Signature({"req": Out(stream.Signature(unsigned(16))),
-                      "rsp": In(stream.Signature(unsigned(config.mult_bits)))})
+                      "rsp": In(stream.Signature(unsigned(config.factor_bits)))})
 
 
 def ParamPort(config):

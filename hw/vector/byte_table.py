@@ -1,6 +1,6 @@
-"""Table of 256 bytes that several lanes read at once."""
+"""Table of 256 entries of one or two bytes that several lanes read at once."""
 
-from amaranth import Module, Mux, unsigned
+from amaranth import Cat, Module, Mux, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -12,7 +12,7 @@ __all__ = ["ByteTable"]
 
 
 class ByteTable(wiring.Component):
-    """Read a byte per lane and cycle; two lanes share the ports of one block RAM.
+    """Read an entry per lane and cycle; two lanes share the ports of one block RAM.
 
     Latency 1 cycle from `addr` to `data`, which holds while `en` is low. A write takes effect from
     the next cycle on, and makes `data` undefined. The content is undefined until written.
@@ -22,38 +22,44 @@ class ByteTable(wiring.Component):
     Parameters
     ----------
     lanes : int
-        Bytes per cycle.
+        Entries per cycle.
     table : int
-        Which writes are for this table, see LOAD_TABLE.
+        Which writes are for this table, see LOAD_TABLE: those to the first byte of its entries.
+    entry_bytes : int
+        Bytes of an entry; the table after `table` is the second of each, and so on.
 
     Members
     -------
     w : In(stream.Signature(table_write()))
         Always ready; writes of other tables are dropped.
-    en : In(1), addr : In(ArrayLayout(8, lanes)), data : Out(ArrayLayout(8, lanes))
+    en : In(1), addr : In(ArrayLayout(8, lanes)), data : Out(ArrayLayout(8 * entry_bytes, lanes))
         Reads.
 
     Raises
     ------
     ValueError
-        If `lanes` is not a positive integer.
+        If `lanes` or `entry_bytes` is not a positive integer.
     """
 
-    def __init__(self, *, lanes, table):
-        check_positive(lanes=lanes)
-        self.lanes, self.table = lanes, table
-        entries = data.ArrayLayout(unsigned(8), lanes)
-        super().__init__({"w": In(stream.Signature(table_write())),
-                          "en": In(1), "addr": In(entries), "data": Out(entries)})
+    def __init__(self, *, lanes, table, entry_bytes=1):
+        check_positive(lanes=lanes, entry_bytes=entry_bytes)
+        self.lanes, self.table, self.entry_bytes = lanes, table, entry_bytes
+        super().__init__({"w": In(stream.Signature(table_write())), "en": In(1),
+                          "addr": In(data.ArrayLayout(unsigned(8), lanes)),
+                          "data": Out(data.ArrayLayout(unsigned(8 * entry_bytes), lanes))})
 
     def elaborate(self, platform):
         m = Module()
         m.d.comb += self.w.ready.eq(1)
-        writes = self.w.valid & (self.w.p.table == self.table)
+        enables = Cat(self.w.valid & (self.w.p.table == self.table + k)
+                      for k in range(self.entry_bytes))
+        writes = enables.any()
         for first in range(0, self.lanes, 2):
-            m.submodules[f"memory_{first}"] = memory = Memory(shape=8, depth=256, init=[])
-            write = memory.write_port()
-            m.d.comb += [write.en.eq(writes), write.data.eq(self.w.p.data)]
+            m.submodules[f"memory_{first}"] = memory = Memory(
+                shape=8 * self.entry_bytes, depth=256, init=[])
+            write = memory.write_port(granularity=8)
+            m.d.comb += [write.en.eq(enables),
+                         write.data.eq(self.w.p.data.as_unsigned().replicate(self.entry_bytes))]
             for lane in range(first, min(first + 2, self.lanes)):
                 read = memory.read_port()
                 m.d.comb += [read.en.eq(self.en | writes), self.data[lane].eq(read.data)]

@@ -1,15 +1,15 @@
 """Deferred Shiftmax: exponentials of a row from a table, and the factor that normalises them."""
 
-from amaranth import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.numbers import INT_BITS
 from systola.hw.parts.arguments import check_integers
-from systola.hw.parts.divider import Divider
 from systola.hw.parts.pipeline import Pipeline
 from systola.hw.parts.shapes import row_beat, table_write
 from systola.hw.vector.byte_table import ByteTable
+from systola.hw.vector.factor_divider import FactorDivider
 from systola.hw.vector.row_maximum import RowMaximum
 
 __all__ = ["ExpMax"]
@@ -110,21 +110,13 @@ class ExpMax(wiring.Component):
             m.d.sync += total.eq(new_total)
         with m.If(clear | (valid & last)):  # not a reset value: this way it takes no look-up table
             m.d.sync += total.eq(0)
-        self._divide(m, valid & last, new_total, divided)
-        return m
-
-    def _divide(self, m, strobe, total, divided):
-        """Divide the numerator by each row's sum; `divided` tells that one has been taken."""
-        bits = self.mult_bits
-        m.submodules.divider = divider = Divider(
-            width=INT_BITS, den_width=self._sum_bits, steps=_STEPS, quot_bits=bits)
-        ask, over = divider.i, Signal()
-        m.d.comb += [
-            divided.eq(ask.valid & ask.ready), ask.p.num.eq(self.numerator),
-            self.factor.valid.eq(divider.o.valid), divider.o.ready.eq(self.factor.ready),
-            self.factor.p.eq(Cat(bit | over for bit in divider.o.p.quot)),
-        ]
+        m.submodules.divider = divider = FactorDivider(
+            sum_bits=self._sum_bits, factor_bits=self.mult_bits, steps=_STEPS)
+        wiring.connect(m, divider.o, wiring.flipped(self.factor))
+        m.d.comb += [divider.numerator.eq(self.numerator),
+                     divided.eq(divider.i.valid & divider.i.ready)]
         with m.If(divided):
-            m.d.sync += [ask.valid.eq(0), over.eq((self.numerator >> bits) >= ask.p.den)]
-        with m.If(strobe):
-            m.d.sync += [ask.valid.eq(1), ask.p.den.eq(total)]
+            m.d.sync += divider.i.valid.eq(0)
+        with m.If(valid & last):
+            m.d.sync += [divider.i.valid.eq(1), divider.i.p.eq(new_total)]
+        return m

@@ -11,6 +11,7 @@ from systola.hw.parts.register_slice import RegisterSlice
 from systola.hw.vector.expmax import ExpMax
 from systola.hw.vector.lanes import Narrow, Widen
 from systola.hw.vector.layernorm import ILayerNorm
+from systola.hw.vector.normalised_softmax import NormalisedSoftmax
 from systola.hw.vector.row_mean import RowMean
 from systola.hw.vector.row_reader import RowReader
 from systola.hw.vector.row_scaler import RowScaler
@@ -25,12 +26,13 @@ class VectorEngine(wiring.Component):
     """Run the row-wise operations, one instruction at a time.
 
     Memory words become beats of ``config.vector_lanes`` elements, pass the operation's unit, are
-    requantized (I-LayerNorm; published ShiftGELU) or split into balanced digits (published
-    Shiftmax), and become words again. I-LayerNorm and the requantizer work on ``config.norm_lanes``
-    elements a cycle, between adapters if these are fewer. Rows follow each other without a gap
-    inside an instruction; instructions do not overlap. Every word of the source is read before a
-    word of the destination that depends on it is written, in the same order: source and destination
-    may be the same rows, for Shiftmax in its first plane; a mean may replace any row.
+    requantized (I-LayerNorm; published ShiftGELU) or split into balanced digits (published and
+    normalised Shiftmax), and become words again. I-LayerNorm and the requantizer work on
+    ``config.norm_lanes`` elements a cycle, between adapters if these are fewer. Rows follow each
+    other without a gap inside an instruction; instructions do not overlap. Every word of the source
+    is read before a word of the destination that depends on it is written, in the same order:
+    source and destination may be the same rows, for Shiftmax in its first plane; a mean may replace
+    any row.
 
     Model: sim/machine/memories.py
 
@@ -50,7 +52,7 @@ class VectorEngine(wiring.Component):
     table : In(stream.Signature(shapes.table_write()))
         Entries of the tables; always taken, and dropped if there is no such table.
     factor : Out(stream.Signature(shapes.factor_write(config)))
-        Row factors, with deferred attention only; the sink must always be ready.
+        Row factors, with ``config.factor_depth`` only; the sink must always be ready.
     """
 
     def __init__(self, config):
@@ -135,6 +137,8 @@ class VectorEngine(wiring.Component):
         size = {"lanes": config.vector_lanes, "max_row": config.max_row}
         if config.attention == "deferred":
             softmax = ExpMax(mult_bits=config.mult_bits, **size)
+        elif config.attention == "normalised":
+            softmax = NormalisedSoftmax(factor_bits=config.factor_bits, **size)
         else:
             softmax = Shiftmax(unit_bits=config.x0_bits, out_bits=config.attention_bits,
                                n=SOFTMAX_SHIFT, **size)
@@ -227,14 +231,14 @@ class VectorEngine(wiring.Component):
     def _write(self, m, sink, results):
         """Lead results to the writer.
 
-        The first are digits with published attention, the others bytes; if there are means,
+        The first are digits but for deferred attention, the others bytes; if there are means,
         they come second, and have a second plane.
         """
         config = self.config
         for k in range(config.vector_lanes):
             values = [source.p.x[k] for _, source in results]
             digits = balanced_digits(values[0], config.act_bits, config.attention_digits) \
-                if config.attention == "published" else [values[0]]
+                if config.attention != "deferred" else [values[0]]
             low = _select([(when, value[:8]) for (when, _), value in zip(
                 results, [digits[0], *values[1:]], strict=True)])
             planes = [low, *digits[1:]]

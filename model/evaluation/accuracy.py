@@ -32,6 +32,7 @@ OPTIONS = {
     "16-bit multipliers of 8-bit results": {"code_mult_bits": 16},
     "8-bit attention": {"attention_bits": 8},
     "deferred attention": {"attention": "deferred"},
+    "normalised attention": {"attention": "normalised"},
     "GELU table": {"gelu": "table"},
     "leading-one root start": {"norm": "leading_one"},
     "6-bit weights and activations": {"weight_bits": 6, "act_bits": 6},

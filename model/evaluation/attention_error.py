@@ -4,6 +4,7 @@ import numpy as np
 
 from systola.model.graph.float_forward import softmax
 from systola.model.operators.deferred import deferred_softmax, exp_table, row_factors
+from systola.model.operators.normalised import normalised_softmax
 from systola.model.operators.shiftmax import shiftmax
 from systola.model.quantization.scales import exact_exponential
 from systola.model.quantization.uniform import exp_constant, scale_for
@@ -21,15 +22,20 @@ def _shiftmax(scores, x0, bits):
     return shiftmax(scores, x0, bits=bits) * 2.0 ** (1 - bits)
 
 
-def _deferred(scores, x0, bits):
-    codes, sums = deferred_softmax(scores, exp_table(x0))
-    return codes * (row_factors(sums, _NUMERATOR, _MULT_BITS) * 2.0**-_SHIFT)[..., None]
+def _divided(operator):
+    """Return the attention of exponentials, divided by their sum."""
+    def attention(scores, x0, bits):
+        codes, sums = operator(scores, exp_table(x0, bits))
+        return codes * (row_factors(sums, _NUMERATOR, _MULT_BITS) * 2.0**-_SHIFT)[..., None]
+
+    return attention
 
 
 OPERATORS = {
     "Shiftmax, 8 bits": (_shiftmax, 8),
     "Shiftmax, 16 bits": (_shiftmax, 16),
-    "deferred, 8 bits": (_deferred, 8),
+    "deferred, 8 bits": (_divided(deferred_softmax), 8),
+    "normalised, 16 bits": (_divided(normalised_softmax), 16),
 }
 """Function of (scores, x0, bits) to real attention, and its bits, by name."""
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from systola.hw.contract.numbers import MAX31
+from systola.hw.contract.numbers import FACTOR_BITS, INT_BITS
 from systola.model.graph.node import MOST, Node, Tensor, with_inputs
+from systola.model.operators.deferred import numerator_bits
 
 __all__ = ["Context", "Scores", "Softmax"]
 
@@ -113,13 +114,18 @@ class Scores(Node):
         return _pairs(tensor) * self.heads * self.head_dim
 
 
+_BITS = {"published": (8, 16), "normalised": (16,), "deferred": (8,)}
+"""Bits that each variant of softmax makes."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Softmax(Node):
     """Softmax over the keys of a row's own sequence.
 
-    Variants of integers: ``published`` (Shiftmax as published, ``bits`` of attention), ``deferred``
-    (exponentials from 0 to 128; `Context` divides). ``unit`` is the score of 1, at least 1: -x0 of
-    the publication.
+    Variants of integers: ``published`` (Shiftmax as published, ``bits`` of attention),
+    ``normalised`` (exponentials of 16 bits, from 0 to 32768; `Context` divides) and ``deferred``
+    (the same of 8 bits, from 0 to 128). ``unit`` is the score of 1, at least 1: -x0 of the
+    publication.
     """
 
     input: str
@@ -137,11 +143,11 @@ class Softmax(Node):
         if scores.stage != "scores":
             self.refuse("input", "scores", scores.stage or "rows of channels")
         if self.bits is not None:
-            self.choice("variant", "published", "deferred")
+            self.choice("variant", *_BITS)
             self.integer("unit", 1, 2**24 - 1)
-            self.choice("bits", *((8, 16) if self.variant == "published" else (8,)))
+            self.choice("bits", *_BITS[self.variant])
         return dataclasses.replace(scores, bits=self.bits, stage=(
-            "exponentials" if self.variant == "deferred" else "shares"))
+            "shares" if self.variant in {None, "published"} else "exponentials"))
 
     def renamed(self, inputs):
         """Return the node reading other tensors."""
@@ -152,7 +158,7 @@ class Softmax(Node):
 class Context(Node):
     """``attention @ v`` of every head, the heads side by side.
 
-    Requantized by ``mult`` and ``shift``. Of deferred attention ``mult`` is the numerator: row t is
+    Requantized by ``mult`` and ``shift``. Of exponentials ``mult`` is the numerator: row t is
     rescaled by ``min(mult // sum of its exponentials, 2**factor_bits - 1) / 2**shift``.
     """
 
@@ -186,9 +192,10 @@ class Context(Node):
             self.integer("bits", 2, 8)
             self.dyadic()
             if self.factor_bits is not None:
-                self.integer("factor_bits", 8, 31)
-                # A row's sum is at least 128, so a larger numerator could give no larger factor.
-                self.array("mult", (), 0, min(MAX31, (1 << self.factor_bits + 7) - 1))
+                self.integer("factor_bits", 8, FACTOR_BITS if attention.bits == 16 else INT_BITS)
+                # A row has a least sum, so a larger numerator could give no larger factor.
+                most = numerator_bits(attention.bits, self.factor_bits)
+                self.array("mult", (), 0, (1 << most) - 1)
         return Tensor(rows=attention.rows, channels=attention.heads * self.head_dim,
                       bits=self.bits)
 

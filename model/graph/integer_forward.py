@@ -36,6 +36,7 @@ from systola.model.operators.deferred import (
 )
 from systola.model.operators.layernorm import layernorm_requant
 from systola.model.operators.matmul import linear, matmul
+from systola.model.operators.normalised import normalised_softmax
 from systola.model.operators.requant import requantize, residual_add
 from systola.model.operators.row_mean import row_mean
 from systola.model.operators.shiftgelu import shiftgelu
@@ -62,7 +63,7 @@ def forward(graph, inputs, *, keep=None):
     -------
     dict of str to int64 array
         By name in the order of the nodes, of shape ``graph.tensors[name].shape``; a batch adds a
-        leading axis to all. ``deferred`` attention are the exponentials, 0 to 128.
+        leading axis to all. ``normalised`` and ``deferred`` attention are the exponentials.
 
     Raises
     ------
@@ -169,9 +170,10 @@ def _(node: Scores, graph, query, key):
 @compute.register
 def _(node: Softmax, graph, scores):
     sequences = graph.tensors[node.input].sequences
-    if node.variant == "deferred":
-        table = exp_table(-node.unit)
-        return over_keys(sequences, lambda x: deferred_softmax(x, table)[0], scores)
+    if node.variant != "published":
+        softmax = deferred_softmax if node.variant == "deferred" else normalised_softmax
+        table = exp_table(-node.unit, node.bits)
+        return over_keys(sequences, lambda x: softmax(x, table)[0], scores)
     return over_keys(sequences, lambda x: shiftmax(x, -node.unit, SOFTMAX_SHIFT, node.bits),
                      scores)
 

@@ -7,27 +7,55 @@ gives the factor that the requantizer multiplies the row's outputs by.
 
 import numpy as np
 
-from systola.hw.contract.numbers import PEAK, TABLE_BYTES
+from systola.hw.contract.numbers import (
+    CODE_BITS,
+    FACTOR_BITS,
+    INT_BITS,
+    NORMALISED_PEAK,
+    PEAK,
+    TABLE_BYTES,
+)
 from systola.model.operators.matmul import matmul
 from systola.model.operators.requant import requantize
 
-__all__ = ["deferred_context", "deferred_softmax", "exp_table", "row_factors"]
+__all__ = ["deferred_context", "deferred_softmax", "exp_table", "numerator_bits", "row_factors"]
+
+_LEAST_SUM = {CODE_BITS: PEAK, 2 * CODE_BITS: 1 << INT_BITS - FACTOR_BITS}
+"""By bits of the codes: what every row of them adds up to at least."""
 
 
-def exp_table(x0):
-    """Return ``T[d] = rne(128 * exp(-d / a))`` with ``a = -x0``, uint8 (256,).
+def exp_table(x0, bits=CODE_BITS):
+    """Return ``T[d] = rne(peak * exp(-d / a))`` with ``a = -x0``, (256,).
+
+    The peak is 128 (`PEAK`) and the entries are uint8, or for 16 bits 32768 and uint16.
 
     float64 gives the correctly rounded entries: for every a up to 4095 the real value is further
-    from a tie than 1e-7, a thousand million times the error of the evaluation.
+    from a tie than 1e-7, thousands of times the error of the evaluation.
 
     Parameters
     ----------
     x0 : int
         Code of -1 at the scale of the scores, negative.
+    bits : int
+        Bits of an entry: 8, or 16 for normalised attention.
     """
     if not -(1 << 24) <= x0 <= -1:
         raise ValueError(f"x0 must be from {-(1 << 24)} to -1, not {x0!r}")
-    return np.rint(PEAK * np.exp(np.arange(TABLE_BYTES) / int(x0))).astype(np.uint8)
+    peak, dtype = {CODE_BITS: (PEAK, np.uint8), 2 * CODE_BITS: (NORMALISED_PEAK, np.uint16)}[bits]
+    return np.rint(peak * np.exp(np.arange(TABLE_BYTES) / int(x0))).astype(dtype)
+
+
+def numerator_bits(bits, factor_bits):
+    """Return the most bits of a numerator with which a row factor has `factor_bits`.
+
+    Parameters
+    ----------
+    bits : int
+        Bits of the codes, 8 or 16: they say what every row adds up to at least.
+    factor_bits : int
+        Bits of a row factor.
+    """
+    return min(INT_BITS, factor_bits + _LEAST_SUM[bits].bit_length() - 1)
 
 
 def deferred_softmax(scores, table):

@@ -66,7 +66,7 @@ def tensor_bits(graph, settings, choices=None):
         roles[node.name] = role
         if isinstance(node, Softmax):
             bits[node.name] = 8 if settings["attention"] == "deferred" else (
-                settings["attention_bits"])
+                settings["attention_bits"])  # normalised: 16
         else:
             bits[node.name] = choices.get(node.name, {}).get("bits", fixed[role])
     for node in graph.of(Rows):  # in order: of rows of rows, too

@@ -7,7 +7,7 @@ import numpy as np
 
 from systola.files.tensors import ModelError
 from systola.hw.contract.config import AcceleratorConfig
-from systola.hw.contract.numbers import CODE_BITS, INT_BITS, MAX_SHIFT, PEAK, RESIDUAL_BITS
+from systola.hw.contract.numbers import CODE_BITS, MAX_SHIFT, RESIDUAL_BITS
 from systola.model.graph.nodes import (
     Constant,
     Context,
@@ -20,6 +20,7 @@ from systola.model.graph.nodes import (
     Scores,
     Softmax,
 )
+from systola.model.operators.deferred import numerator_bits
 from systola.model.operators.requant import dyadic
 from systola.model.quantization.activation_table import activation_table
 from systola.model.quantization.calibrate import BATCH, calibrate
@@ -253,13 +254,13 @@ class _Quantizer:
     def _context(self, node):
         """Rescale A.V, or give the numerator of its row factors.
 
-        A deferred row still has to be divided by the sum of its exponentials; their scale cancels.
+        A row of exponentials still has to be divided by their sum; their scale cancels.
         """
         s = self.scales
-        if self.settings["attention"] == "deferred":
-            mult, shift = self.dyadic(_ratio(s[node.value], s[node.name]),
-                                      min(INT_BITS, self.mult_bits + PEAK.bit_length() - 1))
-            factor_bits = self.mult_bits
+        if self.settings["attention"] != "published":
+            factor_bits = AcceleratorConfig(**self.settings).factor_bits
+            mult, shift = self.dyadic(_ratio(s[node.value], s[node.name]), numerator_bits(
+                self.bits[node.attention], factor_bits))
         else:
             mult, shift = self.dyadic(_ratio(s[node.attention] * s[node.value], s[node.name]),
                                       self.code_mult_bits)

@@ -56,7 +56,7 @@ def activation_scales(graph, ranges, bits, weight_bits, settings):
     scales = {}
     for node in graph.nodes:
         name = node.name
-        if isinstance(node, Softmax):  # deferred: before the division by the row's sum
+        if isinstance(node, Softmax):  # deferred and normalised: before the division
             scale = np.float32(2.0 ** (-7 if settings["attention"] == "deferred"
                                        else 1 - bits[name]))
         else:

@@ -14,6 +14,7 @@ from systola.hw.contract.numbers import (
 from systola.model.operators.deferred import deferred_softmax, row_factors
 from systola.model.operators.layernorm import layernorm_requant
 from systola.model.operators.matmul import matmul, split_digits
+from systola.model.operators.normalised import normalised_softmax
 from systola.model.operators.requant import requantize
 from systola.model.operators.row_mean import row_mean
 from systola.model.operators.shiftgelu import shiftgelu
@@ -38,8 +39,8 @@ class Memories:
     """Scratchpad, parameters, tables and row factors of one accelerator.
 
     ``words`` (scratchpad words, R) uint8; ``bias``, ``mult``, ``shift`` (parameter words, lanes)
-    int64; ``tables`` (2, 256) uint8: GELU, int8 by code + 128, and exponentials; ``factors``
-    (factor_depth,) int64. `rng` fills them with noise, as after power-up.
+    int64; ``tables`` (tables, 256) uint8: GELU, int8 by code + 128, and bytes of exponentials;
+    ``factors`` (factor_depth,) int64. `rng` fills them with noise, as after power-up.
     """
 
     def __init__(self, config, rng=None):
@@ -47,7 +48,7 @@ class Memories:
         self.words = np.zeros((config.scratchpad_words, config.rows), np.uint8)
         shape = config.param_depth, config.lanes
         self.bias, self.mult, self.shift = (np.zeros(shape, np.int64) for _ in range(3))
-        self.tables = np.zeros((2, TABLE_BYTES), np.uint8)
+        self.tables = np.zeros((config.last_table + 1, TABLE_BYTES), np.uint8)
         self.factors = np.zeros(config.factor_depth, np.int64)
         if rng is not None:
             for memory in self.words, self.mult, self.tables, self.factors:
@@ -197,12 +198,8 @@ class Memories:
             y = row_mean(x, fields["mult"], fields["shift"], fields["out_bits"])
             y = _bytes(y, fields["out_bits"])[:, None]
             fields = fields | {"rows": 1}
-        elif opcode is Opcode.SHIFTMAX and config.attention == "deferred":
-            codes, sums = deferred_softmax(x, self.tables[1])
-            first = fields["factor_base"]
-            self.factors[first:first + len(sums)] = row_factors(sums, fields["numerator"],
-                                                                config.mult_bits)
-            y = codes[None]
+        elif opcode is Opcode.SHIFTMAX and config.factor_depth:
+            y = self._exponentials(fields, x)
         elif opcode is Opcode.SHIFTMAX:
             a = shiftmax(x, -fields["unit"], SOFTMAX_SHIFT, config.attention_bits)
             y = split_digits(a, config.act_bits, config.attention_digits)
@@ -218,3 +215,18 @@ class Memories:
             y = requantize(shiftgelu(x, -fields["unit"], GELU_SHIFT) + bias, mult, shift,
                            fields["out_bits"])[None]
         self.write(fields, "dst_", y, len(y))
+
+    def _exponentials(self, fields, x):
+        """Return the planes of the exponentials of rows `x`, and write the rows' factors."""
+        config = self.config
+        if config.attention == "deferred":
+            codes, sums = deferred_softmax(x, self.tables[1])
+            y = codes[None]
+        else:
+            low, high = self.tables[1:].astype(np.int64)
+            codes, sums = normalised_softmax(x, low + (high << CODE_BITS))
+            y = split_digits(codes, config.act_bits, config.attention_digits)
+        first = fields["factor_base"]
+        self.factors[first:first + len(sums)] = row_factors(sums, fields["numerator"],
+                                                            config.factor_bits)
+        return y

@@ -51,7 +51,7 @@ def operands(opcode, fields, config, kind):
     return [operand for operand in FORMATS[opcode].operands
             if isinstance(operand, kind) and _holds(operand.when, fields)
             and (kind is Region or operand.only is None
-                 or getattr(config, operand.only[0]) == operand.only[1])]
+                 or getattr(config, operand.only[0]) in operand.only[1:])]
 
 
 def _holds(when, fields):

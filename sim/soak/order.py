@@ -99,7 +99,7 @@ def _places(step, config):
     opcode, fields = step.opcode, step.fields
     starts = {Memory.PARAMS: config.scratchpad_words}
     starts[Memory.TABLES] = starts[Memory.PARAMS] + config.param_depth
-    starts[Memory.FACTORS] = starts[Memory.TABLES] + 2
+    starts[Memory.FACTORS] = starts[Memory.TABLES] + config.last_table + 1
     written = 0
     for region in operands(opcode, fields, config, Region):
         bits, accesses = _region_words(region, fields, config)

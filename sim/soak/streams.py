@@ -183,7 +183,7 @@ def check_program(rng, config):
     program = [maker.make(Opcode.STORE, **whole), maker.make(Opcode.LOAD, **whole),
                maker.make(Opcode.LOAD_PARAMS, base=0, count=config.param_depth)]
     if config.factor_depth or config.gelu == "table":
-        program += [maker.make(Opcode.LOAD_TABLE, table=k) for k in range(2)]
+        program += [maker.make(Opcode.LOAD_TABLE, table=k) for k in range(config.last_table + 1)]
     last = program[-1]
     work = [maker.make(opcode) for opcode in (Opcode.SHIFTGELU, Opcode.LAYERNORM, Opcode.MEAN)
             if opcode in formats(config)]

@@ -17,7 +17,7 @@ from systola.sw_driver.compiler.lowering import Place, finish, split
 __all__ = ["Attention"]
 
 EXPONENTIALS = 1
-"""The table of deferred attention."""
+"""The first table of exponentials, of their low bytes."""
 
 
 class Attention:
@@ -218,7 +218,7 @@ class Attention:
         factors = build.factors(attention.name, unit.rows)
         build.vector(Opcode.SHIFTMAX, attention.name, codes, attention.view(), unit.keys,
                      unit=int(softmax.unit), factors=factors,
-                     table=EXPONENTIALS if factors else None,
+                     tables=self._tables(),
                      numerator=int(self.pattern.context.mult) if factors else 0)
         build.store_traced(softmax.name, attention.view(), shape, place, self.config.act_bits)
         self.attention[head, low], self.factors[head, low] = attention, factors
@@ -267,10 +267,15 @@ class Attention:
         return dataclasses.replace(node, weight=padded.reshape(len(node.weight), -1))
 
     def load_table(self):
-        """Load the exponentials of deferred attention, if it is."""
+        """Load the exponentials, if the accelerator looks them up: a table for each byte."""
         if self.config.factor_depth:
             softmax = self.pattern.softmax
-            self.build.load_table(softmax.name, EXPONENTIALS, exp_table(-softmax.unit))
+            entries = exp_table(-softmax.unit, softmax.bits)
+            for byte, table in enumerate(self._tables()):
+                self.build.load_table(softmax.name, table, entries >> 8 * byte & 255)
+
+    def _tables(self):
+        return range(EXPONENTIALS, EXPONENTIALS + self.config.exponential_tables)
 
 
 def _rows(node, source, name):

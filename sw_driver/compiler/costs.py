@@ -48,6 +48,9 @@ class Costs:
     shiftmax_row: int = 17      # least cycles a row, its division
     deferred: int = 14          # the same of deferred Shiftmax, up to its last factor
     deferred_row: int = 1       # beyond a cycle for two bits of the row factor
+    normalised: int = 20        # of normalised Shiftmax, up to the last write
+    normalised_factor: int = 0  # the same, from its last beat to its factor, beyond the division
+    normalised_row: int = 1     # beyond a cycle for three bits of the row factor
     shiftgelu: int = 51
     table: int = 13
     layernorm: int = 71         # beyond the root
@@ -81,10 +84,13 @@ def vector_cycles(opcode, fields, config, costs, beside=QUIET):
     slots = config.requant_cycles(long=False) if scaled else 1
     out_lanes = config.norm_lanes if scaled else lanes
     written = [slots * count for count in _beats(columns, out_lanes, config)]
-    every, last = _writes(written, planes)
-    norm, division = opcode is Opcode.LAYERNORM, costs.deferred_row + -(-config.mult_bits // 2)
+    every, last, waited = _writes(written, planes)
+    norm = opcode is Opcode.LAYERNORM
+    division = {"published": costs.shiftmax_row,
+                "normalised": costs.normalised_row + -(-config.factor_bits // 3),
+                "deferred": costs.deferred_row + -(-config.factor_bits // 2)}[config.attention]
     least = {Opcode.LAYERNORM: costs.layernorm_row, Opcode.SHIFTGELU: beats + scaled,
-             Opcode.SHIFTMAX: division if config.attention == "deferred" else costs.shiftmax_row}
+             Opcode.SHIFTMAX: division}
     alone = max(beats, every, least[opcode])
     row = beside.row(alone, every, written, planes, fields["words"] * (1 + norm),
                      -(-columns // config.lanes) if norm else 0)
@@ -92,9 +98,13 @@ def vector_cycles(opcode, fields, config, costs, beside=QUIET):
     if norm:
         return _norm_cycles(rows, beats, row, config, costs) + last
     others = int((rows - 1) * row)
+    levels = -(-(lanes - 1).bit_length() // 2)
     if opcode is Opcode.SHIFTMAX and config.attention == "deferred":  # two passes over a row
-        levels = -(-(lanes - 1).bit_length() // 2)
         return costs.deferred + levels + 2 * beats + others + division + int(row - alone)
+    if opcode is Opcode.SHIFTMAX and config.attention == "normalised":  # a third pass: the shift
+        left = last - planes - waited  # the last beat: its word waits until another is written
+        ends = max(last, left + costs.normalised_factor + levels + division)
+        return costs.normalised + levels + 2 * beats + others + ends
     if opcode is Opcode.SHIFTMAX:  # a third pass: the product
         product = -(-(config.x0_bits + 1) // 4)
         latency = costs.shiftmax + product + (lanes - 1).bit_length() + 2 * beats
@@ -124,7 +134,7 @@ def _mean_cycles(columns, fields, config, costs):
     ends = [end if slots == 1 else 2 * end - 1 - (end - 1) % 2 for end in (
         min(first + config.rows, columns) for first in range(0, columns, config.rows))]
     words = [end - start for start, end in pairwise([0, *ends])]
-    _, last = _writes(words, 1 + (fields["out_bits"] > 8))
+    _, last, _ = _writes(words, 1 + (fields["out_bits"] > 8))
     return costs.mean + fields["wide"] + 2 * slots + (fields["rows"] - 1) * row + last
 
 
@@ -137,16 +147,19 @@ def _beats(columns, lanes, config):
 def _writes(words, planes):
     """Return the cycles per row of its writes, and those from a row's first beat to its last write.
 
-    `words` are the beats of each word of a row; a word is assembled while another is written, and
-    its own writes begin a cycle after the other's.
+    The third result is for how many of these the last word waits. `words` are the beats of each
+    word of a row; a word is assembled while another is written, and its own writes begin a cycle
+    after the other's.
     """
-    time, free, rows = 0, 0, []
+    time, free, rows, waits = 0, 0, [], []
     for _ in range(3):  # the third row has the rhythm of all that follow
         for beats in words:
-            time = max(time + beats, free)
+            wait = max(free - time - beats, 0)
+            time += beats + wait
             free = time + planes + 1
         rows.append(time)
-    return rows[2] - rows[1], rows[0] + planes
+        waits.append(wait)
+    return rows[2] - rows[1], rows[0] + planes, waits[0]
 
 
 def _root_cycles(config):

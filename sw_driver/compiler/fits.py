@@ -7,7 +7,6 @@ import numpy as np
 from systola.hw.contract.numbers import (
     BRANCH_BITS,
     CODE_BITS,
-    INT_BITS,
     PEAK,
     RESIDUAL_BITS,
     SOFTMAX_SHIFT,
@@ -24,6 +23,8 @@ from systola.model.graph.nodes import (
     Scores,
     Softmax,
 )
+from systola.model.operators.deferred import numerator_bits
+from systola.model.operators.normalised import row_bound
 from systola.sw_driver.compiler.layout import CompileError
 
 __all__ = ["check_network"]
@@ -125,18 +126,21 @@ def _(node: Context, graph, config):
         raise CompileError(f"act_bits must be at least {node.bits} as in node {node.name!r}, not "
                            f"{config.act_bits}", act_bits=node.bits)
     if (node.factor_bits is None) != (softmax.variant == "published"):
-        raise _refused(node, "factor_bits", "given with deferred attention only", node.factor_bits)
+        raise _refused(node, "factor_bits", "given with normalised and deferred attention only",
+                       node.factor_bits)
     if node.factor_bits is None:
         _check_dyadic(node, node.mult, node.shift, node.bits, config)
     else:
-        if node.factor_bits != config.mult_bits:
+        if node.factor_bits != config.factor_bits:
             # Row factors are clamped to the width that the hardware has.
             raise CompileError(f"mult_bits must be {node.factor_bits} as in node {node.name!r}, "
                                f"not {config.mult_bits}", mult_bits=node.factor_bits)
-        limit = min(INT_BITS, config.mult_bits + PEAK.bit_length() - 1)
+        limit = numerator_bits(attention.bits, node.factor_bits)
         if not 0 <= int(node.mult) < 1 << limit:
             raise _refused(node, "numerator", f"from 0 to {(1 << limit) - 1}", int(node.mult))
-    _check_bound(node, _row_sum(softmax, attention) << values.bits - 1, config)
+    # The most negative code would be beyond what 24 bits hold of normalised attention.
+    largest = (1 << values.bits - 1) - getattr(graph.by_name[node.value], "symmetric", False)
+    _check_bound(node, _row_sum(softmax, attention) * largest, config)
 
 
 @_check.register
@@ -214,6 +218,8 @@ def _row_sum(softmax, attention):
     """
     if softmax.variant == "deferred":
         return attention.channels * PEAK
+    if softmax.variant == "normalised":
+        return row_bound(attention.channels)
     full_scale = (1 << softmax.bits - 1) - 1
     exponentials = attention.channels * int(softmax.unit) << SOFTMAX_SHIFT
     return min(attention.channels * full_scale,

@@ -130,7 +130,7 @@ class Lowering:
             stream=Beats(len(words), lambda: to_beats(words, self.config))))
 
     def load_table(self, name, table, entries):
-        """Load one of the two tables."""
+        """Load one of the tables."""
         data = table_beats(entries, self.config)
         self.append(Operation(Opcode.LOAD_TABLE, name, table_write=table,
                               fields={"table": table}, stream=Beats(len(data), lambda: data)))
@@ -299,14 +299,14 @@ class Lowering:
             self._tiles[key] = Beats(count, lambda: tile_beats(rows, self.config))
         return self._tiles[key]
 
-    def vector(self, opcode, name, source, out, channels, *, params=None, table=None,
+    def vector(self, opcode, name, source, out, channels, *, params=None, tables=(),
                factors=None, **fields):
         """Append a VECTOR operation from view `source` to view `out`, and return it."""
         if opcode is Opcode.SHIFTMAX and factors is None:
             fields["factor_base"] = 0
         return self.append(Operation(
             opcode, name, reads={"src_": source}, writes={"dst_": out}, params=params,
-            gives=factors, table_read=table,
+            gives=factors, tables_read=tuple(tables),
             fields={"rows": source.rows, **self.region(source, channels), **fields}))
 
     def mean(self, name, source, out, channels, *, mult, shift, bits):

@@ -24,7 +24,7 @@ def activate(build, graph, node, view, channels, row, first, out=None):
     params = {"param_base": 0} if table else {"params": build.broadcast_params(
         node.name, node.mult, node.shift)}
     build.vector(Opcode.SHIFTGELU, node.name, view, out, channels, out_bits=node.bits,
-                 unit=1 if table else int(node.unit), table=GELU if table else None, **params)
+                 unit=1 if table else int(node.unit), tables=[GELU] if table else [], **params)
     build.store_traced(node.name, out, graph.tensors[node.name].shape,
                        Place(columns=channels, row=row, column=first))
 

@@ -49,8 +49,10 @@ class Operation:
         Row factors it writes.
     stream : Beats or None
         Stream beats that follow it.
-    table_read, table_write : int or None
-        Which table it uses or replaces (LOAD_TABLE).
+    tables_read : sequence of int
+        Which tables it uses.
+    table_write : int or None
+        Which one it replaces (LOAD_TABLE).
     after : list of Operation
         Earlier operations that shall be complete before it starts, beyond those it depends on.
     """
@@ -65,7 +67,7 @@ class Operation:
     takes: FactorPart | None = None
     gives: FactorBlock | None = None
     stream: Beats | None = None
-    table_read: int | None = None
+    tables_read: tuple[int, ...] = ()
     table_write: int | None = None
     after: list = field(default_factory=list)
     wait: int = 0

@@ -14,7 +14,6 @@ from systola.sw_driver.compiler.operation import addresses_of
 __all__ = ["assign_tokens", "prefetch_params"]
 
 _NEVER = -1
-_TABLES = range(2)
 
 
 def prefetch_params(ops, distance):
@@ -73,8 +72,8 @@ def _footprints(op):
         return tuple(addresses_of([item for item in items if item is not None])
                      for items in (reads, writes))
 
-    tables = tuple(np.array([] if table is None else [table], np.int64)
-                   for table in (op.table_read, op.table_write))
+    tables = np.array(op.tables_read, np.int64), np.array(
+        [] if op.table_write is None else [op.table_write], np.int64)
     return (used(op.reads.values(), op.writes.values()), used([op.params], [op.loads]),
             used([op.takes], [op.gives]), tables)
 
@@ -88,7 +87,7 @@ def assign_tokens(ops, config):
     MATMUL.
     """
     memories = [_Accesses(words) for words in (
-        config.scratchpad_words, config.param_depth, config.factor_depth, len(_TABLES))]
+        config.scratchpad_words, config.param_depth, config.factor_depth, config.last_table + 1)]
     started = [np.full(len(Engine), _NEVER) for _ in Engine]
     complete, index_of = [], {}
     matmul = None

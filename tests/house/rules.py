@@ -21,7 +21,7 @@ ROOMS = {
     "model": "",
     "sw_driver/program": "numpy files hw/contract",
     "sw_driver/compiler": "numpy hw/contract model/graph/nodes "
-                          "model/operators/deferred sw_driver/program",
+                          "model/operators/deferred model/operators/normalised sw_driver/program",
     "sw_driver/driver": "hw/contract sw_driver/program",
     "sw_driver": "",
     "hw/parts": "amaranth hw/contract",

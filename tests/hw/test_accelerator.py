@@ -165,7 +165,8 @@ def test_random_cases_differ():
     for name, values in (
             ("lanes", {1, 2, 3}), ("vector_lanes", {1, 2, 3}), ("norm_lanes", {1, 2}),
             ("token_depth", {4, 8, 16}), ("banks", {1, 2, 3, 4}), ("norm_roots", {1, 2, 4}),
-            ("pe_style", {"dsp", "lut", "dsp_packed"}), ("attention", {"published", "deferred"}),
+            ("pe_style", {"dsp", "lut", "dsp_packed"}),
+            ("attention", {"published", "normalised", "deferred"}),
             ("attention_bits", {8, 16}), ("gelu", {"published", "table"}),
             ("norm", {"published", "leading_one"})):
         assert {getattr(config, name) for config in configs} == values, name

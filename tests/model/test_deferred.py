@@ -3,36 +3,37 @@ from decimal import Decimal, localcontext
 import numpy as np
 import pytest
 
+from systola.hw.contract.numbers import NORMALISED_PEAK, PEAK
 from systola.model.operators.deferred import (
-    PEAK,
     deferred_context,
     deferred_softmax,
     exp_table,
     row_factors,
 )
-from systola.model.quantization.precision import MAX_UNIT
 
 
 def test_float64_cannot_be_off():
     """No entry of any table is near a tie, so every evaluation of exp rounds to the same code."""
     d = np.arange(256)
-    margin = 1.0
-    for a in range(1, MAX_UNIT + 1):
-        real = PEAK * np.exp(d / -a)
-        margin = min(margin, np.abs(real - np.floor(real) - 0.5).min())
-    error = PEAK * 2.0**-52  # of float64: the quotient's and exp's own few ulp
-    assert margin > 1e-7 > 1000 * error
+    for peak in PEAK, NORMALISED_PEAK:
+        margin = 1.0
+        for a in range(1, 4096):
+            real = peak * np.exp(d / -a)
+            margin = min(margin, np.abs(real - np.floor(real) - 0.5).min())
+        error = peak * 2.0**-52  # of float64: the quotient's and exp's own few ulp
+        assert margin > 1e-7 > 1000 * error
 
 
 @pytest.mark.parametrize("a", [1, 2, 13, 20, 30, 127, 4095])
-def test_entries_are_correctly_rounded(a):
+@pytest.mark.parametrize(("bits", "peak"), [(8, PEAK), (16, NORMALISED_PEAK)])
+def test_entries_are_correctly_rounded(a, bits, peak):
     with localcontext() as context:
         context.prec = 40
-        exact = [int((PEAK * (Decimal(-d) / a).exp()).to_integral_value()) for d in range(256)]
-    table = exp_table(-a)
-    assert table.dtype == np.uint8
+        exact = [int((peak * (Decimal(-d) / a).exp()).to_integral_value()) for d in range(256)]
+    table = exp_table(-a, bits)
+    assert table.itemsize == bits // 8
     assert table.tolist() == exact
-    assert table[0] == PEAK
+    assert table[0] == peak
     assert (np.diff(table.astype(int)) <= 0).all()
 
 

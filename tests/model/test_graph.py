@@ -34,6 +34,7 @@ FORMS = {
     "mean beside tokens": {"prefixes": 2, "pooling": "mean"},
 }
 OPTIONS = {"published": {}, "deferred": {"attention": "deferred"},
+           "normalised": {"attention": "normalised"},
            "few bits": {"weight_bits": 4, "act_bits": 5, "gelu": "table"}}
 
 
@@ -126,7 +127,7 @@ def test_sequences_keep_rows_apart():
     ("blocks.0.scores", {"sequences": ((0, 4), (5, 4))}, "sequences must be whole, in order"),
     ("blocks.0.scores", {"sequences": ((0, 4),)}, "sequences must be all 9 rows, not 4"),
     ("blocks.0.scores", {"key_channel": 25}, "key_channel must be an integer from 0 to 24"),
-    ("blocks.0.attention", {"variant": "other"}, "variant must be 'published' or 'deferred'"),
+    ("blocks.0.attention", {"variant": "other"}, "variant must be 'published' or 'normalised'"),
     ("blocks.0.attention", {"unit": 0}, "unit must be an integer from 1 to"),
     ("embed", {"index": np.array([[0, 0], [1, 8]])}, "index must be rows of the sources"),
     ("embed", {"sources": ("prefix", "patches")}, "sources must be tensors of the same channels"),

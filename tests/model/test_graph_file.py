@@ -37,7 +37,8 @@ def kinds():
     """Return small networks that together have every kind of node in every variant."""
     sizes = {**SIZES, "blocks": 1, "channels": 4, "hidden": 3, "prefixes": 0, "pooling": "mean"}
     networks = [random_vit(np.random.default_rng(3), **{**sizes, **variant}) for variant in (
-        {"gelu": "table", "prefixes": 1}, {"attention": "deferred"})]
+        {"gelu": "table", "prefixes": 1}, {"attention": "deferred"},
+        {"attention": "normalised"})]
     one = np.array(2**23), np.array(23)
     x = networks[0].tensors["blocks.0.out"]
     networks[0] = dataclasses.replace(networks[0], nodes=(
@@ -78,7 +79,8 @@ def node_of(header, name):
 
 @pytest.mark.parametrize("settings", [
     {"mult_bits": 16, "weight_bits": 6, "act_bits": 7}, {"attention": "deferred"},
-    {"attention": "deferred", "mult_bits": 12}, {"code_mult_bits": 10, "gelu": "table"}])
+    {"attention": "deferred", "mult_bits": 12}, {"attention": "normalised"},
+    {"code_mult_bits": 10, "gelu": "table"}])
 def test_round_trip_keeps_every_field(tmp_path, settings):
     graph, path = make(**settings), tmp_path / "model.safetensors"
     save_network(graph, path)
@@ -361,11 +363,12 @@ def test_every_array_wrong_in_every_way(tmp_path, kinds):
                     forward(network, codes)
 
 
-def test_numerators_leave_room_for_the_row_factors(tmp_path):
-    graph = make(attention="deferred", mult_bits=12)
-    path = damage(tmp_path, graph, _set("blocks.1.context.mult", (), 2**19))
-    with pytest.raises(ModelError, match=r"^node 'blocks.1.context': mult must be from 0 to 524287,"
-                                         r" not 524288$"):
+@pytest.mark.parametrize(("attention", "most"), [("deferred", 2**19), ("normalised", 2**26)])
+def test_numerators_leave_room_for_the_row_factors(tmp_path, attention, most):
+    graph = make(attention=attention, mult_bits=12)
+    path = damage(tmp_path, graph, _set("blocks.1.context.mult", (), most))
+    with pytest.raises(ModelError, match=rf"^node 'blocks.1.context': mult must be from 0 to "
+                                         rf"{most - 1}, not {most}$"):
         load_network(path)
 
 

@@ -10,6 +10,7 @@ from systola.model.graph.integer_forward import forward
 from systola.model.graph.nodes import CODES, Input, Rows
 from systola.model.operators.deferred import deferred_softmax, exp_table, row_factors
 from systola.model.operators.layernorm import layernorm
+from systola.model.operators.normalised import normalised_softmax
 from systola.model.operators.requant import requantize
 from systola.model.operators.shiftgelu import shiftgelu
 from systola.model.operators.shiftmax import shiftmax
@@ -19,6 +20,7 @@ SIZES = {"channels": 12, "heads": 3, "blocks": 2, "hidden": 21, "classes": 5, "t
 VARIANTS = [{}, {"attention_bits": 8}, {"gelu": "table"}, {"norm": "leading_one"},
             {"act_bits": 5, "weight_bits": 3, "mult_bits": 12}, {"heads": 1, "tokens": 2},
             {"attention": "deferred"}, {"attention": "deferred", "weight_bits": 4, "mult_bits": 9},
+            {"attention": "normalised"}, {"attention": "normalised", "act_bits": 5, "mult_bits": 9},
             {"code_mult_bits": 16, "gelu": "table"}]
 
 
@@ -67,13 +69,18 @@ def reference(graph, codes, variant):
             q, k, v = (part["qkv"][:, g * channels + h * head_dim:][:, :head_dim]
                        for g in range(3))
             scores = scaled(q @ k.T, node["scores"], 8)
-            if settings["attention"] == "deferred":
-                attention, sums = deferred_softmax(scores, exp_table(-node["attention"].unit))
-                factors = row_factors(sums, int(node["context"].mult), settings["mult_bits"])
-                context = requantize(attention @ v, factors[:, None], node["context"].shift, 8)
+            unit = node["attention"].unit
+            if settings["attention"] != "published":
+                attention, sums, bits = (
+                    *deferred_softmax(scores, exp_table(-unit)), settings["mult_bits"]
+                ) if settings["attention"] == "deferred" else (
+                    *normalised_softmax(scores, exp_table(-unit, 16)), min(
+                        settings["mult_bits"], 17))
+                factors = row_factors(sums, int(node["context"].mult), bits)
+                context = requantize(attention @ v, factors[:, None], node["context"].shift,
+                                     act_bits)
             else:
-                attention = shiftmax(scores, -node["attention"].unit, 15,
-                                     settings["attention_bits"])
+                attention = shiftmax(scores, -unit, 15, settings["attention_bits"])
                 context = scaled(attention @ v, node["context"], act_bits)
             heads.append((scores, attention, context))
         part["scores"], part["attention"], context = map(np.stack, zip(*heads, strict=True))
@@ -136,7 +143,7 @@ def test_every_tensor_keeps_its_width(variant):
     patches[0], patches[1] = -2 ** (act_bits - 1), 2 ** (act_bits - 1) - 1
     bits = {"patch_embed": 16, "embed": 16, "attn_out": 16, "out": 16, "pooled": 16, "logits": 16,
             "scores": 8, "fc1": 8}
-    deferred = variant.get("attention") == "deferred"
+    deferred, peaks = variant.get("attention") == "deferred", "attention" in variant
     bits |= {"attention": 8 if deferred else variant.get("attention_bits", 16),
              "qkv": min(act_bits, variant.get("weight_bits", 8))}
     for name, value in forward(graph, codes).items():
@@ -145,7 +152,7 @@ def test_every_tensor_keeps_its_width(variant):
         assert graph.tensors[name].bits == width
         if part == "attention":
             assert value.min() >= 0
-            assert value.max() <= (128 if deferred else 2 ** (width - 1) - 1)
+            assert value.max() <= 2 ** (width - 1) - (not peaks)
         elif part == "qkv":
             assert np.abs(value).max() < 2 ** (width - 1)
         else:
@@ -185,7 +192,8 @@ def test_unsymmetric_layers_reach_the_lowest_code():
         assert forward(changed, codes)["blocks.0.qkv"].min() == lowest
 
 
-@pytest.mark.parametrize("variant", [{}, {"attention": "deferred"}], ids=str)
+@pytest.mark.parametrize("variant", [{}, {"attention": "deferred"},
+                                     {"attention": "normalised"}], ids=str)
 def test_blocks_alone(variant):
     graph, codes = make(variant, images=2)
     whole, blocks = forward(graph, codes), encoder_blocks(graph, 2)

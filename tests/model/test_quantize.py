@@ -60,7 +60,7 @@ def linears(floats, graph):
 
 @pytest.mark.parametrize("settings", [{}, {"mult_bits": 31, "gelu": "table"},
                                       {"norm": "leading_one"}, {"code_mult_bits": 16},
-                                      {"attention": "deferred"}])
+                                      {"attention": "deferred"}, {"attention": "normalised"}])
 def test_every_tensor_follows_the_float_network(settings):
     """Every tensor times its scale is near the float one: no site has a wrong scale."""
     floats, patches, graph = make(**settings)
@@ -70,7 +70,7 @@ def test_every_tensor_follows_the_float_network(settings):
     assert got.keys() == expected.keys() - {"patches"}
     for name, value in got.items():
         real = value * graph.scales[name]
-        if settings.get("attention") == "deferred" and name.endswith("attention"):
+        if "attention" in settings and name.endswith("attention"):
             real = value / value.sum(axis=-1, keepdims=True)
         error = np.sqrt(np.mean((real - expected[name]) ** 2) / np.mean(expected[name] ** 2))
         assert error < 0.12, name
@@ -132,17 +132,20 @@ def test_widths_of_multipliers(mult_bits, code_mult_bits, narrow):
         assert (shift <= MAX_SHIFT).all()
 
 
-@pytest.mark.parametrize(("mult_bits", "bits"), [(24, 31), (20, 27), (8, 15)])
-def test_numerators_of_deferred_attention(mult_bits, bits):
-    """The largest ones a row factor of ``mult_bits`` bits leaves room for."""
-    _, _, graph = make(attention="deferred", mult_bits=mult_bits)
+@pytest.mark.parametrize(("attention", "mult_bits", "bits", "factor_bits", "least"), [
+    ("deferred", 24, 31, 24, 2**7), ("deferred", 20, 27, 20, 2**7), ("deferred", 8, 15, 8, 2**7),
+    ("normalised", 31, 31, 17, 2**14), ("normalised", 16, 30, 16, 2**14),
+    ("normalised", 8, 22, 8, 2**14)])
+def test_numerators_of_exponentials(attention, mult_bits, bits, factor_bits, least):
+    """The largest ones that a row factor leaves room for, of the least sum of a row."""
+    _, _, graph = make(attention=attention, mult_bits=mult_bits)
     for index in BLOCKS:
         context = graph.by_name[f"blocks.{index}.context"]
         ratio = graph.scales[f"blocks.{index}.qkv"] / graph.scales[context.name]
         assert 2 ** (bits - 1) <= context.mult < 2**bits
         assert context.mult / 2.0**context.shift == pytest.approx(ratio, rel=2.0**-14)
-        assert context.factor_bits == mult_bits
-        assert context.mult // 128 < 2**mult_bits
+        assert context.factor_bits == factor_bits
+        assert context.mult // least < 2**factor_bits
 
 
 def test_stationary_results_saturate_symmetrically():
@@ -393,7 +396,10 @@ def test_sums_and_means_of_unequal_scales(mult_bits):
     ({"attention_bits": 12}, "attention_bits must be 8 or 16, not 12"),
     ({"mult_bits": 32}, "mult_bits must be an integer from 8 to 31, not 32"),
     ({"code_mult_bits": 7}, "code_mult_bits must be an integer from 8 to 31, not 7"),
-    ({"attention": "late"}, "attention must be 'published' or 'deferred', not 'late'"),
+    ({"attention": "late"},
+     "attention must be 'published' or 'normalised' or 'deferred', not 'late'"),
+    ({"attention": "normalised", "attention_bits": 8},
+     "attention_bits must be 16 with attention 'normalised' ('deferred' has 8), not 8"),
     ({"attention": "deferred", "act_bits": 6},
      "attention 'deferred' needs act_bits 8 and mult_bits up to 24, not 6 and 24"),
     ({"gelu": "relu"}, "gelu must be 'published' or 'table', not 'relu'"),

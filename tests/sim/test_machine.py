@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -5,6 +7,7 @@ from systola.hw.contract.config import AcceleratorConfig
 from systola.hw.contract.isa import FORMATS, Engine, Error, Flag, Opcode, encode
 from systola.model.operators.deferred import deferred_softmax, exp_table, row_factors
 from systola.model.operators.layernorm import layernorm_requant
+from systola.model.operators.normalised import normalised_softmax
 from systola.model.operators.requant import requantize
 from systola.model.operators.row_mean import row_mean
 from systola.model.operators.shiftgelu import shiftgelu
@@ -336,33 +339,50 @@ def test_codes_take_the_low_bits_of_a_multiplier():
 
 DEFERRED = AcceleratorConfig(**{**CONFIG.to_dict(), "act_bits": 8, "weight_bits": 8,
                                 "attention": "deferred", "code_mult_bits": 16})
+NORMALISED = replace(DEFERRED, attention="normalised", attention_bits=16, act_bits=5)
 
 
-def deferred_program(*, tokens=False):
+def divided_program(config=DEFERRED, shift=24, *, tokens=False):
     """Return scores, values and a program of one head's attention; broken without `tokens`."""
     scores, v = RNG.integers(-128, 128, (2, 5)), RNG.integers(-127, 128, (5, 4))
-    data = words(np.concatenate([exp_table(-30), [9, 9]]).reshape(-1, 3))
+    entries = exp_table(-30, 8 * config.exponential_tables).astype(int)
+    tables = [(Opcode.LOAD_TABLE, {"table": 1 + byte}, words(np.concatenate(
+        [entries >> 8 * byte & 255, [9, 9]]).reshape(-1, 3)))
+        for byte in range(config.exponential_tables)]
     instructions = [
-        (Opcode.LOAD_PARAMS, {"base": 0, "count": 1}, params([0], [5], [24])[64:]),
+        (Opcode.LOAD_PARAMS, {"base": 0, "count": 1}, params([0], [5], [shift])[64:]),
         (Opcode.LOAD, {**REGION, "rows": 5, "base": 16}, words(lanes(v))),
         (Opcode.LOAD, REGION, words(lanes(scores))),
-        (Opcode.LOAD_TABLE, {"table": 1}, data),
+        *tables,
         (Opcode.SHIFTMAX, {**VECTOR, "unit": 30, "numerator": 2**31 - 7, "factor_base": 3}, b""),
-        (Opcode.MATMUL, {**MATMUL, "act_base": 40, "lanes_last": 1, "out_base": 60,
-                         "factor_base": 3, "param_base": 0,
+        (Opcode.MATMUL, {**MATMUL, "act_base": 40, "act_plane": 8, "lanes_last": 1,
+                         "digits": config.attention_digits, "out_base": 60, "factor_base": 3,
+                         "param_base": 0,
                          "flags": Flag.BROADCAST | Flag.UNSIGNED | Flag.ROW_SCALE}, b""),
         (Opcode.FETCH, {**FETCH, "lanes_last": 1, "flags": Flag.TRANSPOSE}, b""),
         (Opcode.STORE, {**REGION, "base": 60}, b"")]
-    waits = {4: 1, 5: 1 << Engine.VECTOR if tokens else 0, 7: 1 << Engine.MATRIX}
-    signals = {3: 1 << Engine.VECTOR, 4: 1 << Engine.MATRIX if tokens else 0, 5: 1}
+    softmax = 3 + len(tables)
+    waits = {softmax: 1, softmax + 1: 1 << Engine.VECTOR if tokens else 0,
+             softmax + 3: 1 << Engine.MATRIX}
+    signals = {softmax - 1: 1 << Engine.VECTOR, softmax: 1 << Engine.MATRIX if tokens else 0,
+               softmax + 1: 1}
     stream = program(*(op(opcode, fields, data=beats, wait=waits.get(index, 0),
                           signal=signals.get(index, 0))
                        for index, (opcode, fields, beats) in enumerate(instructions)))
-    return scores, v, encode(Opcode.BEGIN, config_hash=DEFERRED.hash) + stream[64:]
+    return scores, v, encode(Opcode.BEGIN, config_hash=config.hash) + stream[64:]
+
+
+def test_normalised_attention():
+    scores, v, stream = divided_program(NORMALISED, shift=31, tokens=True)
+    frame = result(stream, NORMALISED, seeds=(None, *range(10))).reshape(2, 6)[:, :4]
+    codes, sums = normalised_softmax(scores, exp_table(-30, 16))
+    expected = requantize(codes @ v, row_factors(sums, 2**31 - 7, 17)[:, None], 31, 8)
+    assert frame.tolist() == expected.tolist()
+    assert np.abs(frame).max() > 20
 
 
 def test_deferred_attention():
-    scores, v, stream = deferred_program(tokens=True)
+    scores, v, stream = divided_program(tokens=True)
     frame = result(stream, DEFERRED, seeds=(None, *range(10))).reshape(2, 6)[:, :4]
     codes, sums = deferred_softmax(scores, exp_table(-30))
     factors = row_factors(sums, 2**31 - 7, 24)
@@ -372,7 +392,7 @@ def test_deferred_attention():
 
 
 def test_missing_token_before_the_row_factors_shows():
-    _, _, stream = deferred_program()
+    _, _, stream = divided_program()
     frames = [Machine(DEFERRED, seed).run(stream)[-1].tobytes() for seed in range(20)]
     assert len(set(frames)) > 1
 

@@ -35,7 +35,7 @@ def test_packed_arrays_can_be_planned(cases):
     for config in packed:
         plan = plan_packing(config.weight_bits, config.act_bits, config.rows, cols=config.cols)
         assert plan.group >= 2
-    assert {config.attention for config in packed} == {"published", "deferred"}
+    assert {config.attention for config in packed} == {"published", "normalised", "deferred"}
 
 
 def test_models_have_the_settings_of_their_accelerator(cases):

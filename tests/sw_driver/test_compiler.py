@@ -54,6 +54,10 @@ CASES = {
     "deferred": ({"attention": "deferred"}, {"attention": "deferred"}),
     "deferred, chunks": ({"attention": "deferred", "tokens": 13, "heads": 3, "blocks": 2},
                          {"attention": "deferred", "token_depth": 4, "mult_bits": 24}),
+    "normalised": ({"attention": "normalised"}, {"attention": "normalised"}),
+    "normalised, chunks": (
+        {"attention": "normalised", "tokens": 13, "heads": 3, "blocks": 2, "act_bits": 5},
+        {"attention": "normalised", "token_depth": 4, "mult_bits": 24, "act_bits": 5}),
     "many units": ({"tokens": 17, "heads": 2, "blocks": 2, "channels": 20},
                    {"token_depth": 4, "bank_depth": 256, "rows": 5, "cols": 5, "lanes": 5}),
     "16-bit multipliers": ({"code_mult_bits": 16}, {"code_mult_bits": 16}),
@@ -416,7 +420,7 @@ def test_every_cost_counts():
     # Wide results, residuals, a starved FIFO, transposed fetches: every delay is on some path.
     cases = [CASES["odd"], ({"blocks": 2, "hidden": 40}, {"weight_fifo": 2, "stream_fifo": 4,
                                                "queue_depth": 2}),
-             ({"gelu": "table"}, {"gelu": "table"}), CASES["deferred"],
+             ({"gelu": "table"}, {"gelu": "table"}), CASES["deferred"], CASES["normalised"],
              ({"classes": 60}, {"param_depth": 16, "stream_fifo": 64})]
     useless, cases = set(), [predicted(*case) for case in cases]
     for field in dataclasses.fields(COSTS):

@@ -10,6 +10,7 @@ from systola.hw.contract.config import AcceleratorConfig
 from systola.model.data.synthetic import random_vit
 from systola.model.graph.nodes import GraphError
 from systola.sw_driver.compiler.compiler import CompileError, compile_network
+from systola.sw_driver.compiler.fits import check_network
 
 SMALL = {"channels": 12, "heads": 2, "blocks": 1, "hidden": 18, "classes": 5, "tokens": 7,
          "patch_dim": 5}
@@ -44,6 +45,8 @@ MISFITS = [
      rf"attention must be 'published' as in {node('blocks.0.attention')}, not 'deferred'"),
     ({"attention": "deferred"}, {},
      rf"attention must be 'deferred' as in {node('blocks.0.attention')}, not 'published'"),
+    ({"attention": "normalised"}, {},
+     rf"attention must be 'normalised' as in {node('blocks.0.attention')}, not 'published'"),
     ({"attention": "deferred"}, {"attention": "deferred", "mult_bits": 23, "code_mult_bits": 23},
      rf"{node('patch_embed')}: residual multipliers must be below 2\*\*23 \(mult_bits\), not \d+"),
     ({}, {"gelu": "table"},
@@ -131,6 +134,20 @@ def test_worst_case_of_a_layer_must_fit_the_accumulator():
     bias = np.full(12, (1 << 31) - 1)
     refused(rf"acc_bits must be at least 33, the worst case of {node('patch_embed')}, not 32",
             changed(model, "patch_embed", bias=bias), config)
+
+
+def test_an_accumulator_of_24_bits_holds_a_thousand_keys():
+    """Of normalised attention, whose rows add up to 2**16 and a rounding of each key."""
+    config = dataclasses.replace(TINY, acc_bits=24, max_row=2048, attention="normalised")
+    for tokens in 2, 1024:
+        model = random_vit(np.random.default_rng(1), **{**SMALL, "tokens": tokens},
+                           attention="normalised")
+        check_network(model, config)
+        check_network(model, dataclasses.replace(config, mult_bits=31))
+    model = random_vit(np.random.default_rng(1), **{**SMALL, "tokens": 1040},
+                       attention="normalised")
+    refused(rf"acc_bits must be at least 25, the worst case of {node('blocks.0.context')}, not 24",
+            model, config)
 
 
 @pytest.mark.parametrize(("name", "values", "message"), [

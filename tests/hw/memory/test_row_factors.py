@@ -55,5 +55,6 @@ def test_latency_and_throughput():
 
 
 def test_error_names_the_parameter():
-    with pytest.raises(ValueError, match=r"^attention must be 'deferred', not 'published'$"):
+    with pytest.raises(ValueError, match=r"^attention must be 'normalised' or 'deferred', "
+                                         r"not 'published'$"):
         RowFactors(AcceleratorConfig())

@@ -11,6 +11,7 @@ from systola.hw.parts import shapes
 from systola.hw.vector.vector_engine import VectorEngine
 from systola.model.operators.deferred import deferred_softmax, exp_table, row_factors
 from systola.model.operators.layernorm import layernorm_requant
+from systola.model.operators.normalised import normalised_softmax
 from systola.model.operators.requant import requantize
 from systola.model.operators.row_mean import row_mean
 from systola.model.operators.shiftgelu import shiftgelu
@@ -33,7 +34,8 @@ class Fake:
         self.params = [[self._record() for _ in range(self.config.lanes)]
                        for _ in range(self.config.param_depth)]
         self.table = self.rng.integers(-128, 128, 256)
-        self.exponentials = exp_table(-int(self.rng.integers(3, 60)))
+        self.exponentials = exp_table(-int(self.rng.integers(3, 60)),
+                                      8 * max(self.config.exponential_tables, 1))
         self.instructions, self.factors, self.free = [], [], 0
 
     def _record(self):
@@ -112,11 +114,14 @@ class Fake:
         if opcode == Opcode.MEAN:
             y = row_mean(x, fields["mult"], fields["shift"], fields["out_bits"])[None]
             return [y, y >> 8][:1 + (fields["out_bits"] > 8)]
-        if opcode == Opcode.SHIFTMAX and config.attention == "deferred":
-            codes, sums = deferred_softmax(x, self.exponentials)
-            factors = row_factors(sums, fields["numerator"], config.mult_bits)
+        if opcode == Opcode.SHIFTMAX and config.attention != "published":
+            deferred = config.attention == "deferred"
+            codes, sums = (deferred_softmax if deferred else normalised_softmax)(
+                x, self.exponentials)
+            factors = row_factors(sums, fields["numerator"], config.factor_bits)
             self.factors += [(fields["factor_base"] + k, int(f)) for k, f in enumerate(factors)]
-            return [codes]
+            return [codes] if deferred else digits_of(codes, config.act_bits,
+                                                      config.attention_digits)
         if opcode == Opcode.SHIFTMAX:
             return digits_of(shiftmax(x, -fields["unit"], 15, config.attention_bits),
                              config.act_bits, config.attention_digits)
@@ -191,7 +196,10 @@ def simulate(fake, rng=None, max_cycles=30_000):
                         memory[p.addr][lane] = p.data[lane]
 
     async def program(ctx):
-        for table, entries in enumerate((fake.table, fake.exponentials.astype(np.int8))):
+        exponentials = (fake.exponentials >> 8 * byte & 255 for byte in range(
+            config.last_table))
+        for table, entries in enumerate((fake.table, *(part.astype(np.int8)
+                                                       for part in exponentials))):
             for k, value in enumerate(entries):
                 await drive(ctx, dut.table, [{"addr": k, "data": int(value), "table": table}])
         for opcode, fields in fake.instructions:
@@ -234,6 +242,9 @@ CONFIGS = [
     {"rows": 4, "cols": 4, "lanes": 4, "vector_lanes": 4, "norm_lanes": 4, "gelu": "table",
      "norm": "leading_one"},
     {"attention": "deferred", "gelu": "table"},
+    {"attention": "normalised", "gelu": "table", "mult_bits": 31},
+    {"rows": 4, "lanes": 1, "vector_lanes": 1, "norm_lanes": 1, "cols": 3, "act_bits": 3,
+     "attention": "normalised", "mult_bits": 12, "code_mult_bits": 12},
     {"attention_bits": 8, "mult_bits": 31}, {"act_bits": 2, "weight_bits": 2, "gelu": "table"},
     {"rows": 8, "lanes": 4, "vector_lanes": 4, "norm_lanes": 2, "code_mult_bits": 16},
     {"rows": 8, "lanes": 4, "norm_lanes": 1, "code_mult_bits": 16, "attention": "deferred",
@@ -246,7 +257,7 @@ MEANS = [
     {"rows": 8, "lanes": 4, "vector_lanes": 4, "norm_lanes": 2, "code_mult_bits": 16,
      "attention": "deferred", "gelu": "table"},
     {"rows": 8, "lanes": 4, "vector_lanes": 2, "norm_lanes": 1, "act_bits": 4,
-     "code_mult_bits": 12, "gelu": "table"},
+     "code_mult_bits": 12, "gelu": "table", "attention": "normalised"},
 ]
 
 
