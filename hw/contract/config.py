@@ -89,7 +89,9 @@ class AcceleratorConfig:
     acc_bits : int
         Bits of an accumulator.
     token_depth : int
-        Rows one pass may stream, the depth of one of the two accumulator halves.
+        Rows one pass may stream, the depth of an accumulator buffer.
+    acc_buffers : int
+        Accumulator buffers: tiles of columns that are multiplied or wait for their requantization.
     banks, bank_depth : int
         Scratchpad: number of banks, and words in each (a power of two).
     weight_fifo, stream_fifo, queue_depth : int
@@ -128,6 +130,7 @@ class AcceleratorConfig:
     pe_style: str = "dsp"
     acc_bits: int = 32
     token_depth: int = 256
+    acc_buffers: int = 2
     banks: int = 4
     bank_depth: int = 512
     weight_fifo: int = 64
@@ -312,8 +315,8 @@ class AcceleratorConfig:
 _RANGES = [
     ("rows", 2, 128), ("cols", 1, 128), ("lanes", 1, 64),
     ("vector_lanes", 1, 64), ("norm_lanes", 1, 64), ("weight_bits", 2, 8),
-    ("act_bits", 2, 8), ("acc_bits", 16, 40), ("token_depth", 2, 4096), ("banks", 1, 16),
-    ("bank_depth", 16, 65536), ("weight_fifo", 2, 4096), ("stream_fifo", 4, 4096),
+    ("act_bits", 2, 8), ("acc_bits", 16, 40), ("token_depth", 2, 4096), ("acc_buffers", 2, 8),
+    ("banks", 1, 16), ("bank_depth", 16, 65536), ("weight_fifo", 2, 4096), ("stream_fifo", 4, 4096),
     ("queue_depth", 2, 64), ("param_depth", 2, 65536), ("mult_bits", 8, INT_BITS),
     ("code_mult_bits", 8, INT_BITS), ("norm_roots", 1, 16),
     ("attention_bits", 8, 16), ("max_row", 2, 65536), ("x0_bits", 1, 24),
