@@ -34,8 +34,9 @@ class MatrixEngine(wiring.Component):
       cycles after the previous tile's last group, 1 if that took more than one. It takes rows *
       max(groups, accesses) cycles: groups of `lanes` columns, each ``config.requant_cycles``, and
       the words that its columns touch, twice if there is a residual or a wide output.
-    - The tile that is next in the same buffer, with two buffers the next but one, may enter 1 cycle after the tile's last group; but row t of its first
-      pass already when row t of this tile is at the requantizer, one cycle before its first group.
+    - The next tile in the same buffer (with two of them the next tile but one) may enter 1 cycle
+      after the tile's last group; but row t of its first pass already when row t of this tile is
+      at the requantizer, one cycle before its first group.
     - ``done`` comes about 12 cycles after the last group, 13 after a 16-bit one. After an
       instruction with a residual or wide output, the next one's first group comes 7 cycles after
       its ``done`` at the earliest, 10 with a residual, and the one after that enters 5 cycles after

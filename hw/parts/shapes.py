@@ -152,8 +152,8 @@ def block_tag(rows):
 def control_layout(depth, digits, buffers):
     """Return what goes with every partial sum of column 0, `valid` apart.
 
-    ``t``: entry of ``buffer``; ``digit``: the sum weighs ``2**(act_bits*digit)``; ``first``: forget the
-    entry's old value; ``last``: the tile's last sum.
+    ``t``: entry of ``buffer``; ``digit``: the sum weighs ``2**(act_bits*digit)``; ``first``: forget
+    the entry's old value; ``last``: the tile's last sum.
     """
     return data.StructLayout({"t": range(depth), "buffer": range(buffers), "digit": range(digits),
                               "first": 1, "last": 1})
