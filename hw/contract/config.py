@@ -95,13 +95,17 @@ class AcceleratorConfig:
     acc_bits : int
         Bits of an accumulator.
     token_depth : int
-        Rows one pass may stream, the depth of one of the two accumulator halves.
+        Rows one pass may stream, the depth of an accumulator buffer.
+    acc_buffers : int
+        Accumulator buffers: tiles of columns that are multiplied or wait for their requantization.
     banks, bank_depth : int
         Scratchpad: number of banks, and words in each (a power of two).
     weight_fifo, stream_fifo, queue_depth : int
         Words in the weight FIFO, beats in the stream data FIFO, instructions per engine queue.
     param_depth : int
         Words of the parameter memory, each ``lanes`` records (bias, multiplier, shift).
+    param_ports : int
+        Its read ports: 1 that MATRIX and VECTOR share, or 2, one each, for twice the block RAM.
     mult_bits, code_mult_bits : int
         Magnitude bits of the dyadic multipliers, for results of more than 8 bits and for others;
         31 reproduces the publications.
@@ -136,12 +140,14 @@ class AcceleratorConfig:
     pe_style: str = "dsp"
     acc_bits: int = 32
     token_depth: int = 256
+    acc_buffers: int = 2
     banks: int = 4
     bank_depth: int = 512
     weight_fifo: int = 64
     stream_fifo: int = 64
     queue_depth: int = 8
     param_depth: int = 256
+    param_ports: int = 1
     mult_bits: int = 24
     code_mult_bits: int = 24
     attention: str = "published"
@@ -339,10 +345,10 @@ class AcceleratorConfig:
 _RANGES = [
     ("rows", 2, 128), ("cols", 1, 128), ("lanes", 1, 64),
     ("vector_lanes", 1, 64), ("norm_lanes", 1, 64), ("weight_bits", 2, 8),
-    ("act_bits", 2, 8), ("acc_bits", 16, 40), ("token_depth", 2, 4096), ("banks", 1, 16),
-    ("bank_depth", 16, 65536), ("weight_fifo", 2, 4096), ("stream_fifo", 4, 4096),
-    ("queue_depth", 2, 64), ("param_depth", 2, 65536), ("mult_bits", 8, INT_BITS),
-    ("code_mult_bits", 8, INT_BITS), ("norm_roots", 1, 16),
+    ("act_bits", 2, 8), ("acc_bits", 16, 40), ("token_depth", 2, 4096), ("acc_buffers", 2, 8),
+    ("banks", 1, 16), ("bank_depth", 16, 65536), ("weight_fifo", 2, 4096), ("stream_fifo", 4, 4096),
+    ("queue_depth", 2, 64), ("param_depth", 2, 65536), ("param_ports", 1, 2),
+    ("mult_bits", 8, INT_BITS), ("code_mult_bits", 8, INT_BITS), ("norm_roots", 1, 16),
     ("attention_bits", 8, 16), ("max_row", 2, 65536), ("x0_bits", 1, 24),
 ]
 _CHOICES = {
@@ -353,7 +359,8 @@ _CHOICES = {
 
 PRESETS = {
     "digits": AcceleratorConfig(vector_lanes=4, norm_lanes=4, mult_bits=16, code_mult_bits=16,
-                                bank_depth=2048, param_depth=512),
+                                acc_buffers=4, banks=8, bank_depth=1024, weight_fifo=256,
+                                stream_fifo=128, param_depth=512, param_ports=2),
     "small": AcceleratorConfig(rows=8, cols=4, lanes=2, vector_lanes=2, norm_lanes=2,
                                token_depth=32, bank_depth=1024, max_row=256),
     "tiny": AcceleratorConfig(rows=4, cols=4, lanes=1, token_depth=16, banks=2, bank_depth=512,

@@ -1,8 +1,8 @@
-"""Accumulator memories behind the columns of the systolic array, in two halves."""
+"""Accumulator memories behind the columns of the systolic array, in several buffers."""
 
 from itertools import pairwise
 
-from amaranth import Module, Mux, Signal, signed
+from amaranth import Array, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -14,15 +14,15 @@ __all__ = ["Accumulators"]
 
 
 class Accumulators(wiring.Component):
-    """Add up partial sums: entry (half, t) := (first ? 0 : entry) + (psum << act_bits*digit).
+    """Add up partial sums: entry (buffer, t) := (first ? 0 : entry) + (psum << act_bits*digit).
 
     The control `i` of column 0 comes one cycle before its psum, when the entry is read; the new
     value is written with the psum. Column c takes both ``delays[c]`` cycles later. One sum a cycle;
     two sums for the same entry must be at least `gap` = 2 cycles apart. Sums wrap at `acc_bits`.
 
-    Meanwhile the other half can be read: ``row_en`` in one cycle gives all columns of entry
-    ``row_t`` of ``row_half`` in the next and holds them. Meanwhile, that half's entries may only
-    be written with ``first`` sums.
+    Meanwhile another buffer can be read: ``row_en`` in one cycle gives all columns of entry
+    ``row_t`` of ``row_buffer`` in the next and holds them. Meanwhile, that buffer's entries may
+    only be written with ``first`` sums.
 
     Model: model/operators/matmul.py
 
@@ -36,17 +36,19 @@ class Accumulators(wiring.Component):
     act_bits, digits : int
         Bits and greatest number of the digits of a split operand.
     acc_bits, depth : int
-        Bits of an entry, and entries of a half.
+        Bits of an entry, and entries of a buffer.
+    buffers : int
+        Number of buffers, each a memory of its own for every column.
 
     Members
     -------
-    valid, i : In(1), In(shapes.control_layout(depth, digits))
+    valid, i : In(1), In(shapes.control_layout(depth, digits, buffers))
         Control of column 0.
     psum : In(ArrayLayout(signed(psum_bits), len(delays)))
         Sums, column c delayed by ``delays[c]`` cycles.
     done : Out(1)
         The last column has written the ``last`` sum in the previous cycle.
-    row_en, row_t, row_half : In
+    row_en, row_t, row_buffer : In
         Read request.
     row : Out(ArrayLayout(signed(acc_bits), cols))
         The entry read.
@@ -60,18 +62,19 @@ class Accumulators(wiring.Component):
 
     gap = 2
 
-    def __init__(self, *, delays, psum_bits, act_bits, digits, acc_bits, depth):
+    def __init__(self, *, delays, psum_bits, act_bits, digits, acc_bits, depth, buffers=2):
         delays = tuple(delays)
         if not delays or delays[0] or any(b - a not in {0, 1} for a, b in pairwise(delays)):
             raise ValueError(f"delays must start with 0 and rise by at most 1, not {delays!r}")
         check_positive(psum_bits=psum_bits, act_bits=act_bits, digits=digits, acc_bits=acc_bits,
-                       depth=depth)
+                       depth=depth, buffers=buffers)
         self.delays, self.act_bits, self.digits = delays, act_bits, digits
-        self.acc_bits, self.depth = acc_bits, depth
+        self.acc_bits, self.depth, self.buffers = acc_bits, depth, buffers
         super().__init__({
-            "valid": In(1), "i": In(shapes.control_layout(depth, digits)),
+            "valid": In(1), "i": In(shapes.control_layout(depth, digits, buffers)),
             "psum": In(data.ArrayLayout(signed(psum_bits), len(delays))), "done": Out(1),
-            "row_en": In(1), "row_t": In(range(depth)), "row_half": In(1),
+            "row_en": In(1), "row_t": In(range(depth)),
+            "row_buffer": In(range(buffers)),
             "row": Out(data.ArrayLayout(signed(acc_bits), len(delays))),
         })
 
@@ -84,22 +87,22 @@ class Accumulators(wiring.Component):
             m.d.sync += [valids[stage].eq(valids[stage - 1]),
                          controls[stage].eq(controls[stage - 1])]
         m.d.sync += self.done.eq(valids[-1] & controls[-1].last)
-        row_half = Signal()
+        row_buffer = Signal.like(self.row_buffer)
         with m.If(self.row_en):
-            m.d.sync += row_half.eq(self.row_half)
+            m.d.sync += row_buffer.eq(self.row_buffer)
         for c, delay in enumerate(self.delays):
-            old = []
+            old = Array()
             total = Signal(signed(self.acc_bits), name=f"total_{c}")
             here, after = controls[delay], controls[delay + 1]
-            for half in range(2):
+            for buffer in range(self.buffers):
                 memory = Memory(shape=signed(self.acc_bits), depth=self.depth, init=[])
-                m.submodules[f"memory_{c}_{half}"] = memory
+                m.submodules[f"memory_{c}_{buffer}"] = memory
                 write, read = memory.write_port(), memory.read_port()
-                drain = self.row_en & (self.row_half == half)
+                drain = self.row_en & (self.row_buffer == buffer)
                 m.d.comb += [
-                    read.en.eq(drain | (valids[delay] & (here.half == half) & ~here.first)),
+                    read.en.eq(drain | (valids[delay] & (here.buffer == buffer) & ~here.first)),
                     read.addr.eq(Mux(drain, self.row_t, here.t)),
-                    write.en.eq(valids[delay + 1] & (after.half == half)),
+                    write.en.eq(valids[delay + 1] & (after.buffer == buffer)),
                     write.addr.eq(after.t), write.data.eq(total),
                 ]
                 old.append(read.data)
@@ -109,7 +112,7 @@ class Accumulators(wiring.Component):
                 weighted = Mux(after.digit == digit, self.psum[c] << self.act_bits * digit,
                                weighted)
             m.d.comb += [
-                total.eq(weighted + Mux(after.first, 0, Mux(after.half, old[1], old[0]))),
-                self.row[c].eq(Mux(row_half, old[1], old[0])),
+                total.eq(weighted + Mux(after.first, 0, old[after.buffer])),
+                self.row[c].eq(old[row_buffer]),
             ]
         return m

@@ -45,7 +45,7 @@ class Drain(wiring.Component):
         The oldest tile has been read out.
     rows_read : Out(range(token_depth + 1))
         Rows of the oldest tile that have been read, 0 between tiles.
-    row_en, row_t, row_half, row
+    row_en, row_t, row_buffer, row
         Read port of `systola.hw.matrix.accumulator.Accumulators`.
     param, factor, res, out
         Ports of the engine; `factor` only with ``config.factor_depth``.
@@ -59,7 +59,8 @@ class Drain(wiring.Component):
         factor = {"factor": Out(shapes.FactorPort(config))} if config.factor_depth else {}
         super().__init__({
             "instr": In(stream.Signature(shapes.body(Opcode.MATMUL))),
-            "tile": In(1), "free": Out(1), "row_en": Out(1), "row_half": Out(1),
+            "tile": In(1), "free": Out(1), "row_en": Out(1),
+            "row_buffer": Out(range(config.acc_buffers)),
             "row_t": Out(range(config.token_depth)),
             "rows_read": Out(range(config.token_depth + 1)),
             "row": In(data.ArrayLayout(signed(config.acc_bits), config.cols)),
@@ -99,7 +100,8 @@ class Drain(wiring.Component):
         """Bring accumulators, parameters and residual of a group together."""
         config, lanes = self.config, self.config.lanes
         note = source.p
-        tiles, half = Signal(2), Signal()
+        buffers = config.acc_buffers
+        tiles, buffer = Signal(range(buffers + 1)), Signal(range(buffers))
         t, group = self.rows_read, Signal(range(self.groups))
         has_row, go = Signal(), Signal()
         beat = requant.i.p
@@ -118,7 +120,7 @@ class Drain(wiring.Component):
             self.free.eq(go & note.tile_end),
             # A row is read when the group before it leaves, or as soon as its tile is complete.
             self.row_en.eq(Mux(has_row, go & note.row_end & ~note.tile_end, tiles != 0)),
-            self.row_t.eq(t), self.row_half.eq(half),
+            self.row_t.eq(t), self.row_buffer.eq(buffer),
         ]
         rows = Array(self.row[k:k + lanes] for k in range(0, config.cols, lanes))
         pairs = Array(residual.o.p[k:k + lanes] for k in range(0, config.rows, lanes))
@@ -138,4 +140,5 @@ class Drain(wiring.Component):
         with m.If(go):
             m.d.sync += group.eq(Mux(note.row_end, 0, group + 1))
         with m.If(self.free):
-            m.d.sync += [t.eq(0), half.eq(~half), has_row.eq(0)]
+            m.d.sync += [t.eq(0), has_row.eq(0),
+                         buffer.eq(Mux(buffer == buffers - 1, 0, buffer + 1))]

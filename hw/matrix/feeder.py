@@ -20,9 +20,9 @@ class Feeder(wiring.Component):
     every activation word k and every digit plane, one pass of `rows` words from
     ``act_base + digit*act_plane + t*act_stride + k``. Requests run ahead; the first word of a pass
     waits at the array's door for its weights (``swap_ready``) and for `Accumulators.gap`. The first
-    pass of a tile may enter a half that is still being drained, row by row behind the drain, as it
-    only writes; the tile's other passes wait until the half is free. One word a cycle otherwise,
-    without a gap between passes; one cycle between instructions without requests.
+    pass of a tile may enter a buffer that is still being drained, row by row behind the drain, as
+    it only writes; the tile's other passes wait until the buffer is free. One word a cycle
+    otherwise, without a gap between passes; one cycle between instructions without requests.
 
     The byte lanes become signed(act_bits + 1): with UNSIGNED the top digit is unsigned.
 
@@ -41,7 +41,7 @@ class Feeder(wiring.Component):
         Activations.
     swap_ready : In(1)
         The array can take a swap.
-    tiles : In(2)
+    tiles : In(range(acc_buffers + 2))
         Tiles that have started and are not drained.
     rows_read : In(range(token_depth + 1))
         Rows of the oldest of them that the drain has read.
@@ -49,24 +49,26 @@ class Feeder(wiring.Component):
         A word enters the array, and whether it is the first of a tile of weights.
     start : Out(1)
         The word is the first of a tile of columns.
-    control : Out(shapes.control_layout(token_depth, attention_digits))
+    control : Out(shapes.control_layout(token_depth, attention_digits, acc_buffers))
         What the accumulators need, in the cycle of ``valid``.
     wait_weights, wait_room, wait_act : Out(1)
         Why the next word that is to enter does not, one of them: its weights are not loaded (or
-        the array cannot take a swap yet), the drain has not freed its half, or the scratchpad has
+        the array cannot take a swap yet), the drain has not freed its buffer, or the scratchpad has
         not delivered it. None while there is nothing to enter.
     """
 
     def __init__(self, config):
         self.config = config
-        self.control_layout = shapes.control_layout(config.token_depth, config.attention_digits)
+        self.control_layout = shapes.control_layout(config.token_depth, config.attention_digits,
+                                                    config.acc_buffers)
         self.word_layout = data.StructLayout({
             "t": range(config.token_depth), "digit": range(config.attention_digits), "first": 1,
             "last": 1, "begin": 1, "swap": 1, "top": 1})
         super().__init__({
             "instr": In(stream.Signature(shapes.body(Opcode.MATMUL))),
             "act": Out(shapes.ReadPort(config)),
-            "swap_ready": In(1), "tiles": In(2), "rows_read": In(range(config.token_depth + 1)),
+            "swap_ready": In(1), "tiles": In(range(config.acc_buffers + 2)),
+            "rows_read": In(range(config.token_depth + 1)),
             "valid": Out(1), "swap": Out(1), "start": Out(1),
             "wait_weights": Out(1), "wait_room": Out(1), "wait_act": Out(1),
             "control": Out(self.control_layout),
@@ -153,17 +155,18 @@ class Feeder(wiring.Component):
 
     def _enter(self, m, words):
         """Let words into the array in order, each when its place is prepared."""
-        note = words.p
-        half = Signal()
+        note, buffers = words.p, self.config.acc_buffers
+        buffer = Signal(range(buffers))
         since = Signal(range(Accumulators.gap))  # cycles until the next pass may begin
         may_begin, behind, room = Signal(), Signal(), Signal()
         m.d.comb += [
             self.start.eq(self.valid & note.begin & note.first),
             may_begin.eq((since == 0) & (~note.swap | self.swap_ready)),
-            # With two tiles ahead of this one, the drain is still reading this one's half.
+            # With as many tiles ahead of this one, the drain is still reading this one's buffer.
             behind.eq(note.first & (note.t < self.rows_read)),
-            room.eq(Mux(note.begin & note.first, (self.tiles < 2) | (behind & (self.tiles == 2)),
-                        (self.tiles != 3) | behind)),
+            room.eq(Mux(note.begin & note.first,
+                        (self.tiles < buffers) | (behind & (self.tiles == buffers)),
+                        (self.tiles != buffers + 1) | behind)),
             self.act.rsp.ready.eq(words.valid & room & (~note.begin | may_begin)),
             self.valid.eq(self.act.rsp.valid & self.act.rsp.ready),
             self.wait_weights.eq(words.valid & note.begin & ~may_begin),
@@ -173,7 +176,7 @@ class Feeder(wiring.Component):
             self.swap.eq(self.valid & note.swap),
             self.control.t.eq(note.t), self.control.digit.eq(note.digit),
             self.control.first.eq(note.first), self.control.last.eq(note.last),
-            self.control.half.eq(half),
+            self.control.buffer.eq(buffer),
         ]
         bits = self.config.act_bits
         for lane in range(self.config.rows):
@@ -181,7 +184,7 @@ class Feeder(wiring.Component):
             sign = byte[bits] if bits < 8 else byte[7] & ~note.top
             m.d.comb += self.acts[lane].eq(Cat(byte[:bits], sign))
         with m.If(self.valid & note.last):
-            m.d.sync += half.eq(~half)
+            m.d.sync += buffer.eq(Mux(buffer == buffers - 1, 0, buffer + 1))
         with m.If(self.valid & note.begin):
             m.d.sync += since.eq(Accumulators.gap - 1)
         with m.Elif(since != 0):

@@ -155,13 +155,14 @@ class GroupWalker(wiring.Component):
                 m.d.sync += [here.eq(after), tile.eq(after), rows_left.eq(ins.rows - 1),
                              out_row.eq(ins.out_base), res_row.eq(ins.res_base),
                              factor.eq(ins.factor_base), active.eq(~here.final)]
-        in_flight = Signal(2)  # instructions taken and not done; at most 3 as their tiles are 2
+        most = config.acc_buffers + 1  # instructions taken and not done, of a tile each
+        in_flight = Signal(range(most + 1))
         begin, first = Signal(), Signal(place)
         only_word, lane_first = Signal(), Signal(range(config.rows))
         taken = self.instr.valid & self.instr.ready
         m.d.comb += [
             self.instr.ready.eq(~active & ~begin & ((in_flight == 0) | ~(wide | use_res))
-                                & (in_flight != 3)),
+                                & (in_flight != most)),
             lane_first.eq(shapes.first_lane(config, ins.out_group)), only_word.eq(ins.words == 1),
             first.lane.eq(lane_first), first.last.eq(only_word), first.param.eq(ins.param_base),
             first.final.eq(only_word & (lane_first >= last_lane)),

@@ -2,6 +2,7 @@
 
 from amaranth import Module, Signal
 from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.isa import Opcode
@@ -19,9 +20,9 @@ class MatrixEngine(wiring.Component):
     """Run MATMUL instructions: ``out = requantize(act . weights [+ residual])``.
 
     The front end (`Feeder`, `TileLoader`, `SystolicArray`) multiplies one activation word a cycle
-    into one half of the `Accumulators`, tile by tile of C output columns; the back end (`Drain`)
-    requantizes the other half. Both run ahead of each other over tiles and instructions as far as
-    the two halves permit. Weights are prefetched one tile beyond the one that waits in the array.
+    into one buffer of the `Accumulators`, tile by tile of C output columns; the back end (`Drain`)
+    requantizes another. Both run ahead of each other over tiles and instructions as far as the
+    buffers permit. Weights are prefetched one tile beyond the one that waits in the array.
 
     Cycles, with memories that answer at once and weights in time; the test computes them so:
 
@@ -33,8 +34,9 @@ class MatrixEngine(wiring.Component):
       cycles after the previous tile's last group, 1 if that took more than one. It takes rows *
       max(groups, accesses) cycles: groups of `lanes` columns, each ``config.requant_cycles``, and
       the words that its columns touch, twice if there is a residual or a wide output.
-    - The next tile but one may enter 1 cycle after the tile's last group; but row t of its first
-      pass already when row t of this tile is at the requantizer, one cycle before its first group.
+    - The next tile in the same buffer (with two of them the next tile but one) may enter 1 cycle
+      after the tile's last group; but row t of its first pass already when row t of this tile is
+      at the requantizer, one cycle before its first group.
     - ``done`` comes about 12 cycles after the last group, 13 after a 16-bit one. After an
       instruction with a residual or wide output, the next one's first group comes 7 cycles after
       its ``done`` at the earliest, 10 with a residual, and the one after that enters 5 cycles after
@@ -92,7 +94,8 @@ class MatrixEngine(wiring.Component):
         m.submodules.loader = loader = TileLoader(group=array.group, **size)
         m.submodules.sums = sums = Accumulators(
             delays=array.delays, psum_bits=array.psum_bits, act_bits=config.act_bits,
-            digits=config.attention_digits, acc_bits=config.acc_bits, depth=config.token_depth)
+            digits=config.attention_digits, acc_bits=config.acc_bits, depth=config.token_depth,
+            buffers=config.acc_buffers)
         m.submodules.drain = drain = Drain(config)
         for own, inner in ((self.weights, loader.i), (self.act, feeder.act),
                            (self.res, drain.res), (self.out, drain.out),
@@ -105,14 +108,15 @@ class MatrixEngine(wiring.Component):
         # One register in front of the array, for weights and activations alike.
         m.d.sync += [array.acts.eq(feeder.acts), array.swap.eq(feeder.swap),
                      array.w.eq(loader.w), array.w_col.eq(loader.w_col)]
-        tiles = Signal(2)
+        tiles = Signal(range(config.acc_buffers + 2))
         m.d.sync += tiles.eq(tiles + feeder.start - drain.free)
         m.d.comb += [
             loader.swap.eq(feeder.swap), feeder.swap_ready.eq(loader.ready),
             feeder.tiles.eq(tiles), feeder.rows_read.eq(drain.rows_read),
             sums.psum.eq(array.psum), drain.tile.eq(sums.done),
             sums.row_en.eq(drain.row_en), sums.row_t.eq(drain.row_t),
-            sums.row_half.eq(drain.row_half), drain.row.eq(sums.row), self.done.eq(drain.done),
+            sums.row_buffer.eq(drain.row_buffer), drain.row.eq(sums.row),
+            self.done.eq(drain.done),
             self.left.eq(loader.left), self.entered.eq(feeder.valid),
             self.wait_weights.eq(feeder.wait_weights),
             self.wait_room.eq(feeder.wait_room), self.wait_act.eq(feeder.wait_act),
@@ -127,18 +131,16 @@ class MatrixEngine(wiring.Component):
         return m
 
     def _instructions(self, m, feeder, drain):
-        """Give each instruction to the front end, and a copy to the back end, one ahead."""
+        """Give each instruction to the front end, and a copy to the back end.
+
+        Copies wait there for as many instructions as there may be tiles behind the one it is at.
+        """
         body = shapes.body(Opcode.MATMUL)
         ins = data.View(body, self.instr.p.body[:body.size])
-        kept, waiting = Signal(body, reset_less=True), Signal()
-        taken = Signal()
+        m.submodules.kept = kept = SyncFIFO(width=body.size, depth=self.config.acc_buffers - 1)
         m.d.comb += [
-            self.instr.ready.eq(feeder.instr.ready & ~waiting),
-            taken.eq(self.instr.valid & self.instr.ready),
-            feeder.instr.valid.eq(self.instr.valid & ~waiting), feeder.instr.p.eq(ins),
-            drain.instr.valid.eq(waiting), drain.instr.p.eq(kept),
+            self.instr.ready.eq(feeder.instr.ready & kept.w_rdy),
+            kept.w_en.eq(self.instr.valid & self.instr.ready), kept.w_data.eq(ins),
+            feeder.instr.valid.eq(self.instr.valid & kept.w_rdy), feeder.instr.p.eq(ins),
         ]
-        with m.If(drain.instr.ready):
-            m.d.sync += waiting.eq(0)
-        with m.If(taken):
-            m.d.sync += [kept.eq(ins), waiting.eq(1)]
+        wiring.connect(m, kept.r_stream, drain.instr)

@@ -149,14 +149,14 @@ def block_tag(rows):
                               "pad": range(rows + 1), "final": 1})
 
 
-def control_layout(depth, digits):
+def control_layout(depth, digits, buffers):
     """Return what goes with every partial sum of column 0, `valid` apart.
 
-    ``t``: entry; ``half``; ``digit``: the sum weighs ``2**(act_bits*digit)``; ``first``: forget the
-    entry's old value; ``last``: the tile's last sum.
+    ``t``: entry of ``buffer``; ``digit``: the sum weighs ``2**(act_bits*digit)``; ``first``: forget
+    the entry's old value; ``last``: the tile's last sum.
     """
-    return data.StructLayout({"t": range(depth), "half": 1, "digit": range(digits), "first": 1,
-                              "last": 1})
+    return data.StructLayout({"t": range(depth), "buffer": range(buffers), "digit": range(digits),
+                              "first": 1, "last": 1})
 
 
 def group_tag(config):

@@ -31,7 +31,7 @@ class MatmulUnit(wiring.Component):
         Columns of the tiles.
     act : In(stream)
         ``x``: activation words, in passes of at least two rows. ``control``: see
-        `control_layout`, with ``half`` 0. ``swap``: first row that uses the next tile.
+        `control_layout`, with ``buffer`` 0. ``swap``: first row that uses the next tile.
     o : Out(stream)
         After the row with ``last``, entries 0 to its ``t``.
     """
@@ -48,7 +48,7 @@ class MatmulUnit(wiring.Component):
             "w": In(self._loader.i.signature.flip()),
             "act": In(stream.Signature(data.StructLayout({
                 "x": data.ArrayLayout(signed(act_bits + 1), rows),
-                "control": shapes.control_layout(depth, digits), "swap": 1}))),
+                "control": shapes.control_layout(depth, digits, self._sums.buffers), "swap": 1}))),
             "o": Out(stream.Signature(data.ArrayLayout(signed(acc_bits), cols))),
         })
 

@@ -49,8 +49,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class _Half:
-    """An accumulator half that is being drained: `rows` from `begin` to `last`."""
+class _Buffer:
+    """An accumulator buffer that is being drained: `rows` from `begin` to `last`."""
 
     begin: int
     rows: int
@@ -75,7 +75,7 @@ class _Half:
         return first, max(first + last, limit) + 1
 
 
-_EMPTY = _Half(_LONG_AGO, 1, _LONG_AGO)
+_EMPTY = _Buffer(_LONG_AGO, 1, _LONG_AGO)
 
 
 class ArrayTimes:
@@ -111,7 +111,7 @@ class ArrayTimes:
                      if (column - ahead) % self.group == self.group - 1 else 0
                      for column in range(config.cols)]
         self.passes = deque(maxlen=_CREDITS)  # the newest ones: begin, words
-        self.halves = _EMPTY, _EMPTY  # the next tile's, and the other
+        self.buffers = (_EMPTY,) * config.acc_buffers  # the next tile's first
         self.entered = 0
         self.begun = self.swapped = self.drained = self.settled = self.port = _LONG_AGO
         # No sum of a time and what stands in `Costs` or belongs to the array is further away.
@@ -145,21 +145,21 @@ class ArrayTimes:
                 tuple([(time if time > low else low) - base for time in self.loaded]),
                 tuple([((begin if begin > low else low) - base, rows)
                        for begin, rows in self.passes]),
-                tuple([(half.begin - base, half.rows, half.last - base) if half.last > low else None
-                       for half in self.halves]),
+                tuple([(buffer.begin - base, buffer.rows, buffer.last - base)
+                       if buffer.last > low else None for buffer in self.buffers]),
                 source.state(base, low))
 
     def _restore(self, state, base, source):
-        scalars, loaded, passes, halves, rest = state
+        scalars, loaded, passes, buffers, rest = state
         self.entered, self.begun, self.swapped, self.drained, self.settled, self.port = (
             time + base for time in scalars)
         self.loaded.clear()
         self.loaded.extend([time + base for time in loaded])
         self.passes.clear()
         self.passes.extend([(begin + base, rows) for begin, rows in passes])
-        self.halves = tuple(
-            _EMPTY if half is None else _Half(half[0] + base, half[1], half[2] + base)
-            for half in halves)
+        self.buffers = tuple(
+            _EMPTY if buffer is None else _Buffer(buffer[0] + base, buffer[1], buffer[2] + base)
+            for buffer in buffers)
         source.restore(rest, base)
 
     def _multiply(self, job, start, source):
@@ -168,7 +168,7 @@ class ArrayTimes:
         entry = max(self.entered + 1 + costs.matmul_gap, start + costs.first_word)
         self.entered = entry - 1
         ready_from = self.settled + (costs.residual_gap if drain.residual else costs.wide_gap)
-        first, seen, pushed, half, drained = job.first, {}, 0, None, None
+        first, seen, pushed, drained = job.first, {}, 0, None
         while first < job.columns:
             whole = (job.columns - first) // cols
             if self.steady and source.regular and whole > 1:
@@ -182,12 +182,11 @@ class ArrayTimes:
             if drain.residual:  # some of it is read before its tile
                 self.port = max(self.port, begin - _CREDITS) + drain.accessing(*tile)
                 last = max(last, self.port - 1)
-            half = _Half(begin, job.rows, last)
             self.drained = last
             drained = begin if drained is None else drained
-            self.halves = self.halves[1], half
+            self.buffers = *self.buffers[1:], _Buffer(begin, job.rows, last)
             first += cols
-        done = drain.done(half.last, job, first - cols, self.config, costs)
+        done = drain.done(last, job, first - cols, self.config, costs)
         self.settled = done if drain.twice else _LONG_AGO
         return pushed, drained, done, self._asked()
 
@@ -213,17 +212,17 @@ class ArrayTimes:
 
     def _reduce(self, job, source):
         """Run the passes of a tile of columns; returns when its last weight is pushed."""
-        half, follow, seen, word, pushed = self.halves[0], True, {}, 0, 0
-        free, entry = self.costs.half_free, self.entered + 1
+        buffer, follow, seen, word, pushed = self.buffers[0], True, {}, 0, 0
+        free, entry = self.costs.buffer_free, self.entered + 1
         while word < job.act_words:
             if self.steady and source.regular and not follow and job.act_words - word > 8:
                 self.entered = entry - 1
                 word += self._skip(seen, word, job.act_words - word - 1, source)
-                half, entry = self.halves[0], self.entered + 1
+                buffer, entry = self.buffers[0], self.entered + 1
             pushed, ready = self._tile(source)
             for digit in range(job.digits):
                 begin = max(entry, self.begun + 2, ready if digit == 0 else 0)
-                self.begun, entry = half.enter(begin, job.rows, follow, free)
+                self.begun, entry = buffer.enter(begin, job.rows, follow, free)
                 if digit == 0:
                     self.swapped = self.begun
                 follow = False

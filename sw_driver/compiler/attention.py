@@ -7,6 +7,7 @@ before.
 
 import dataclasses
 import functools
+import itertools
 
 import numpy as np
 
@@ -38,9 +39,11 @@ class Attention:
         projections are emitted.
     units : list of Unit
         Chunks of rows, in order; all rows of this attention.
+    joint : bool
+        Whether Q, K and V of all heads may be projected at once, where that takes fewer tiles.
     """
 
-    def __init__(self, build, graph, pattern, source, units):
+    def __init__(self, build, graph, pattern, source, units, *, joint=False):
         self.build, self.graph, self.pattern = build, graph, pattern
         self.source, self.units = source, units
         self.config, self.width = build.config, pattern.scores.head_dim
@@ -52,7 +55,8 @@ class Attention:
                           "v": (pattern.value, pattern.context.value_channel)}
         heads = list(range(self.heads))
         self.groups = [heads] if self._merged() else [[head] for head in heads]
-        self.query = self._tensor(f"{pattern.query.name}.q", self.heads)
+        self.joint = joint and self._fewer_at_once()
+        self.query = self._tensor(f"{pattern.query.name}.q", (3 if self.joint else 1) * self.heads)
         self.stationary = {}     # (kind, head) to a view of all rows
         self.attention, self.factors = {}, {}  # of units between scores and context
         self.context_ops, self.query_ops = {}, []
@@ -64,6 +68,17 @@ class Attention:
         cols, heads, width = self.config.cols, self.heads, self.width
         together = -(-((heads - 1) * self.pad * self.config.rows + width) // cols)
         return together < heads * -(-width // cols)
+
+    def _fewer_at_once(self):
+        """Return whether Q, K and V side by side need fewer tiles than each alone."""
+        if len(self.groups) > 1 or len({node.name for node, _ in self.projected.values()}) > 1:
+            return False
+
+        def tiles(heads):
+            return -(-((heads - 1) * self.pad * self.config.rows + self.width)
+                     // self.config.cols)
+
+        return tiles(3 * self.heads) < 3 * tiles(self.heads)
 
     def _tensor(self, name, heads):
         return self.build.tensor(name, self.rows, heads * self.pad * self.config.rows)
@@ -87,28 +102,37 @@ class Attention:
             each(index)
             index += 1
 
-    def project(self, kind, heads, index):
-        """Project chunk `index` of the source to `kind` of `heads`; yields before each MATMUL."""
+    def project(self, kinds, heads, index):
+        """Project chunk `index` of the source to `kinds` of `heads`; yields before each MATMUL.
+
+        `kinds` is ``q``, ``k``, ``v``, or ``qkv`` if they are `joint`.
+        """
         build, lanes = self.build, self.pad * self.config.rows
-        node, start = self.projected[kind]
+        node, _ = self.projected[kinds[0]]
         low, rows, source = self.source[index]
-        out = self._target(kind, heads, low, rows)
-        layer = self._projection(kind, heads)
+        out = self._target(kinds, heads, low, rows)
+        layer = self._projection(kinds, heads)
         op = yield from build.linear_steps(node.name, layer, source.view(), out)
-        if kind == "q":
+        if "q" in kinds:
             self.query_ops.append(op)
         if index == 0:
             build.count_passes(*layer.weight.shape, self.rows)
         if build.trace:
             build.declare(node.name, self.graph.tensors[node.name].shape)
             build.store(node.name, out, *(
-                Place(columns=self.width, row=low, column=start + head * self.width,
-                      lane=index * lanes) for index, head in enumerate(heads)))
+                Place(columns=self.width, row=low,
+                      column=self.projected[kind][1] + head * self.width, lane=index * lanes)
+                for index, (kind, head) in enumerate(itertools.product(kinds, heads))))
 
     def _target(self, kind, heads, low, rows):
         if kind == "q":
             return self.query.view(row=low - self.low, rows=rows, word=heads[0] * self.pad,
                                    words=len(heads) * self.pad)
+        if self.joint:
+            whole = self.query.view()
+            for place, other in enumerate(itertools.product(kind, heads)):
+                self.stationary[other] = whole.columns(place * self.pad, self.pad)
+            return self.query.view(row=low - self.low, rows=rows)
         if (kind, heads[0]) not in self.stationary:
             name = f"{self.projected[kind][0].name}.{kind}.{heads[0]}"
             whole = self._tensor(name, len(heads)).view()
@@ -116,19 +140,20 @@ class Attention:
                 self.stationary[kind, head] = whole.columns(place * self.pad, self.pad)
         return self.stationary[kind, heads[0]].tensor.view(row=low - self.low, rows=rows)
 
-    def _projection(self, kind, heads):
-        """Return the layer of `kind` for `heads` side by side, each padded to words but the last.
+    def _projection(self, kinds, heads):
+        """Return the layer of `kinds` for `heads` side by side, each padded to words but the last.
 
         It is made once, and so are its tiles.
         """
-        key = kind, heads[0]
+        key = kinds, heads[0]
         if key not in self.layers:
-            node, start = self.projected[kind]
-            rows = np.full((len(heads), self.pad * self.config.rows), -1)
-            for place, head in enumerate(heads):
-                rows[place, :self.width] = np.arange(self.width) + head * self.width + start
+            node, _ = self.projected[kinds[0]]
+            rows = np.full((len(kinds) * len(heads), self.pad * self.config.rows), -1)
+            for place, (kind, head) in enumerate(itertools.product(kinds, heads)):
+                first = self.projected[kind][1] + head * self.width
+                rows[place, :self.width] = np.arange(first, first + self.width)
             rows = rows.reshape(-1)[:rows.size - rows.shape[1] + self.width]
-            self.layers[key] = _rows(node, rows, f"{node.name}.{kind}.{heads[0]}")
+            self.layers[key] = _rows(node, rows, f"{node.name}.{kinds}.{heads[0]}")
         return self.layers[key]
 
     # --- Units ---
@@ -253,7 +278,8 @@ class Attention:
 
     def context_rows(self, low, rows):
         """Return the view of all heads' context of some rows."""
-        words = self.build.words(self.heads * self.width) if self._dense() else None
+        words = (self.build.words(self.heads * self.width) if self._dense()
+                 else self.heads * self.pad)
         return self.query.view(row=low - self.low, rows=rows, words=words)
 
     def _output_layer(self):

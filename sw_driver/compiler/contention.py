@@ -238,11 +238,12 @@ def backgrounds(uses, config):
     found = []
     for index, use in enumerate(uses):
         others = {engine: rates[engine][index] for engine in Engine if engine is not use.engine}
-        found.append(_background(use, others, config.banks))
+        found.append(_background(use, others, config))
     return found
 
 
-def _background(use, others, banks):
+def _background(use, others, config):
+    banks = config.banks
     nothing = np.zeros(_FIRST + 2 * banks)
     matrix, vector = (others.get(engine, nothing) for engine in (Engine.MATRIX, Engine.VECTOR))
 
@@ -258,6 +259,8 @@ def _background(use, others, banks):
     before = {Engine.MATRIX: nothing, Engine.VECTOR: matrix, Engine.LOAD: matrix + vector}
     first = before[use.engine]
     params = vector if use.engine is Engine.MATRIX else matrix
+    if config.param_ports > 1:
+        params = nothing
     values = (params[0], params[2], first[1], first[3], share(use.writes, _FIRST),
               share(use.reads, _FIRST + banks), reads(first))
     return Background(*(round(min(value, 1) * _STEPS) / _STEPS for value in values))

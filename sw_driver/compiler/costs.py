@@ -36,7 +36,7 @@ class Costs:
     first_word: int = 7         # from a MATMUL's start to its first word at the array
     matmul_gap: int = 1         # between the activations of two MATMULs
     run_ahead: int = 5          # requests go out before their words enter the array
-    half_free: int = 1          # from the end of a drain to the next tile in that half
+    buffer_free: int = 1        # from the end of a drain to the next tile in that buffer
     tile_gap: int = 1           # from the last group of a tile to the first of the next, one more
                                 # if a group takes one cycle
     wide_gap: int = 7           # from done of a 16-bit or residual MATMUL to the next group

@@ -4,14 +4,13 @@ With few rows a softmax or a norm takes VECTOR longer than the array has other w
 rows. So four groups of sequences are under way, each further in its block than the next. A step of
 group k, in the array beside VECTOR:
 
-    Q, K (k + 2)                                   | activation (k - 1)
-    output projection (k), second layer (k - 1)    | norm 2 (k), norm 1 (k - 1, next block)
-    scores (k + 2), context (k + 1)                |
+    Q, K, V (k + 2)                                | activation (k - 1)
+    output projection (k), second layer (k - 1)    | norm 2 (k)
+    scores (k + 2), context (k + 1)                | norm 1 (k - 1, next block)
     first layer (k)                                | softmax (k + 2)
-    V (k + 2)                                      | activation (k)
 
 Groups of the next block follow those of this one without a gap. MATMULs whose results take long to
-drain (scores, output projection) come between others.
+drain (scores, output projection) come before others, which the accumulators' buffers even out.
 """
 
 import itertools
@@ -49,18 +48,19 @@ class EncoderPipeline:
         for index in range(-2, len(self.steps) + 1):
             ahead, behind, mlp, last = (self._step(index + place) for place in (2, 1, 0, -1))
             if index + 2 < len(self.steps):
-                _in_turn(ahead.project("qk"), self._step(index + 4).make())
-                _in_turn(mlp.project_out(), last.second())
+                _in_turn(self._step(index + 4).make(), ahead.project())
+                finish(mlp.project_out())
+                finish(last.second())
                 _in_turn(ahead.score(), behind.compute_context())
                 finish(mlp.first())
-                finish(ahead.project("v"))
                 continue
             # Nothing is ahead: norms and activations hide behind what is left.
             for step in mlp, behind:
                 finish(step.compute_context())
                 finish(step.project_out())
-            finish(mlp.first())
-            finish(last.second())
+            left = [last.second(), mlp.first()]
+            for steps in left if index + 2 == len(self.steps) else reversed(left):
+                finish(steps)
 
     def _step(self, index):
         return self.steps[index] if 0 <= index < len(self.steps) else _Nothing()
@@ -79,15 +79,15 @@ class _Step:
         """Emit what makes the rows, if that was put off until now."""
         yield from self.network.put_off(self.graph.by_name[self.pattern.source].input, self.low)
 
-    def project(self, kinds):
-        """Emit the projections to Q, K or V."""
-        if "q" in kinds:
-            norm = self.graph.by_name[self.pattern.source]
-            part = self.network.source_part(norm, self.low, self.rows)
-            self.attention = Attention(self.build, self.graph, self.pattern, [part], [self.group])
-            if self.is_first:
-                self.attention.load_table()
-        for kind in kinds:
+    def project(self):
+        """Emit the projections to Q, K and V."""
+        norm = self.graph.by_name[self.pattern.source]
+        part = self.network.source_part(norm, self.low, self.rows)
+        self.attention = Attention(self.build, self.graph, self.pattern, [part], [self.group],
+                                   joint=True)
+        if self.is_first:
+            self.attention.load_table()
+        for kind in ["qkv"] if self.attention.joint else "qkv":
             for heads in self.attention.groups:
                 yield from self.attention.project(kind, heads, 0)
 
@@ -138,11 +138,11 @@ class _Step:
 class _Nothing:
     """A group before the first or behind the last one: nothing to emit."""
 
-    def project(self, *kinds):
+    def make(self):
         """Emit nothing, in no step."""
         return iter(())
 
-    make = score = compute_context = project_out = first = second = project
+    project = score = compute_context = project_out = first = second = make
 
 
 def _in_turn(first, second):

@@ -96,7 +96,7 @@ class Plan:
 def plans(graph, config):
     """Return lists of plans, each in order of preference, with more and more chunks.
 
-    The second one, of groups, is there if all attention is in equal short sequences.
+    Those behind the first one, of groups, are there if all attention is in equal short sequences.
     """
     rows = max((graph.tensors[node.name].rows for node in graph.of(Linear)), default=1)
     sequences = [sequence for node in graph.of(Scores) for sequence in node.sequences]
@@ -121,7 +121,9 @@ def _grouped(attentions, longest, least, config):
     sizes = [count * longest for count in range(int(most // longest), 0, -1)]
     found = [plan for plan in (Plan(unit=size, chunk=size, group=size) for size in sizes)
              if all(plan.groups(node.sequences) for node in attentions)]
-    return [found] if found else []
+    # The smallest groups whose tiles are loaded in time begin and end soonest.
+    short = [plan for plan in found[1:] if plan.group >= max(config.rows, config.cols)]
+    return [plans for plans in (found, short[-1:]) if plans]
 
 
 def _sizes(rows, count, config):

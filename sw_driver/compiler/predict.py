@@ -143,7 +143,8 @@ class _Timeline:
         self.busy = dict.fromkeys(Engine, 0)
         self.queued = {engine: deque(maxlen=config.queue_depth) for engine in Engine}
         self.tokens = {(giver, taker): deque() for giver in Engine for taker in Engine}
-        self.taken = deque([0, 0], maxlen=2)  # when the next but one MATMUL may be taken
+        # When MATMULs to come may be taken: there are copies of them in front of the back end.
+        self.taken = deque([0] * config.acc_buffers, maxlen=config.acc_buffers)
         self.uses = []            # of the shared ports, by operation
         self.first_weights = None  # when their load started
         self.last_output = 0

@@ -6,11 +6,13 @@ What the accelerator cannot do is refused in one line that names the node.
 import dataclasses
 import itertools
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from systola.hw.contract.config import AcceleratorConfig
+from systola.hw.contract.isa import Opcode
 from systola.model.data.synthetic import random_codes, random_float_vit, random_vit
 from systola.model.graph.graph import Graph
 from systola.model.graph.integer_forward import forward
@@ -620,6 +622,19 @@ def test_images_as_groups(form):
     sizes = {**SMALL, "tokens": 7, **FORMS.get(form, {})}
     graph = random_vit(np.random.default_rng(4), **sizes, gelu="table")
     check(graph, dataclasses.replace(TINY, gelu="table", rows=4, cols=4), images=(4, 5))
+
+
+@pytest.mark.parametrize(("cols", "projections"), [(5, 1), (6, 3)])
+def test_all_projections_at_once_where_that_takes_fewer_tiles(cols, projections, monkeypatch):
+    """Side by side, 36 channels of Q, K and V take 8 tiles of 5 instead of 9; 6 of 6 either way."""
+    graph = random_vit(np.random.default_rng(4), **SMALL)
+    config = dataclasses.replace(TINY, cols=cols, lanes=1, token_depth=16, bank_depth=4096)
+    monkeypatch.setattr(compiler, "plans",
+                        lambda graph, config: plan.plans(graph, config)[1:2])
+    _, ops, _ = compiler.compile_operations(graph.repeated(4), config)
+    found = Counter(op.name for op in ops if op.opcode is Opcode.MATMUL)
+    assert [found[f"blocks.{block}.qkv"] for block in range(2)] == [4 * projections] * 2
+    check(graph, config, images=(4,))
 
 
 # --- Random graphs ---

@@ -93,6 +93,15 @@ def test_groups_are_for_many_equal_sequences():
     assert len(plans(unequal.repeated(4), config)) == 1
 
 
+@pytest.mark.parametrize(("rows", "groups"), [(16, [[34, 17], [17]]), (20, [[34, 17]]),
+                                              (12, [[17]])])
+def test_groups_are_also_tried_as_short_as_tiles_are_loaded(rows, groups):
+    model = random_vit(np.random.default_rng(0), **{**SMALL, "blocks": 1, "tokens": 17})
+    config = dataclasses.replace(CONFIG, rows=rows, cols=4, token_depth=64)
+    _, *found = plans(model.repeated(8), config)
+    assert [[plan.group for plan in several] for several in found] == groups
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_units_of_unequal_sequences(seed):
     rng = np.random.default_rng(seed)

@@ -11,13 +11,13 @@ DELAYS = [0, 0, 1, 2]
 IDLE = None
 
 
-def simulate(sums, reads, *, act_bits=4, acc_bits=20):
-    """Feed `sums` (None or (half, t, digit, first, last, psums)), then read `reads` (half, t).
+def simulate(sums, reads, *, act_bits=4, acc_bits=20, buffers=2):
+    """Feed `sums` (None or (buffer, t, digit, first, last, psums)), then read `reads` (buffer, t).
 
     Returns the rows read and the cycles in which ``done`` was high.
     """
     dut = Accumulators(delays=DELAYS, psum_bits=12, act_bits=act_bits, digits=DIGITS,
-                       acc_bits=acc_bits, depth=DEPTH)
+                       acc_bits=acc_bits, depth=DEPTH, buffers=buffers)
     rows, done = [], []
 
     async def testbench(ctx):
@@ -26,8 +26,8 @@ def simulate(sums, reads, *, act_bits=4, acc_bits=20):
             now = (sums + flush)[cycle]
             ctx.set(dut.valid, now is not None)
             if now is not None:
-                half, t, digit, first, last, _ = now
-                ctx.set(dut.i, {"half": half, "t": t, "digit": digit, "first": first,
+                buffer, t, digit, first, last, _ = now
+                ctx.set(dut.i, {"buffer": buffer, "t": t, "digit": digit, "first": first,
                                 "last": last})
             for c in range(COLS):
                 at = cycle - 1 - DELAYS[c]
@@ -36,13 +36,13 @@ def simulate(sums, reads, *, act_bits=4, acc_bits=20):
             if ctx.get(dut.done):
                 done.append(cycle)
             await ctx.tick()
-        for half, t in reads:
+        for buffer, t in reads:
             ctx.set(dut.row_en, 1)
-            ctx.set(dut.row_half, half)
+            ctx.set(dut.row_buffer, buffer)
             ctx.set(dut.row_t, t)
             await ctx.tick()
             ctx.set(dut.row_en, 0)
-            ctx.set(dut.row_half, 1 - half)  # the row must hold without its request
+            ctx.set(dut.row_buffer, (buffer + 1) % buffers)  # the row must hold without its request
             await ctx.tick()
             rows.append([ctx.get(dut.row[c]) for c in range(COLS)])
 
@@ -52,22 +52,22 @@ def simulate(sums, reads, *, act_bits=4, acc_bits=20):
 
 def model(sums, reads, *, act_bits=4, acc_bits=20):
     memory = {}
-    for half, t, digit, first, _, psums in filter(None, sums):
-        old = [0] * COLS if first else memory[half, t]
-        memory[half, t] = [a + (b << act_bits * digit) for a, b in zip(old, psums, strict=True)]
+    for buffer, t, digit, first, _, psums in filter(None, sums):
+        old = [0] * COLS if first else memory[buffer, t]
+        memory[buffer, t] = [a + (b << act_bits * digit) for a, b in zip(old, psums, strict=True)]
     limit = 1 << acc_bits
     return [[(v + limit // 2) % limit - limit // 2 for v in memory[read]] for read in reads]
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_matches_model(seed):
-    rng = random.Random(seed)
+    rng, buffers = random.Random(seed), 2 + seed
     edges = [-2048, 2047, 0, -1]
-    sums = [(half, t, 0, 1, 0, [rng.choice(edges) for _ in range(COLS)])
-            for t in range(DEPTH) for half in range(2)]
+    sums = [(buffer, t, 0, 1, 0, [rng.choice(edges) for _ in range(COLS)])
+            for t in range(DEPTH) for buffer in range(buffers)]
     previous = None
     while len(sums) < 400:  # two sums of one entry at least `gap` apart, otherwise any order
-        entry = rng.randrange(2), rng.randrange(DEPTH)
+        entry = rng.randrange(buffers), rng.randrange(DEPTH)
         if entry == previous or rng.random() < 0.2:
             sums.append(IDLE)
             previous = None
@@ -75,9 +75,9 @@ def test_matches_model(seed):
             sums.append((*entry, rng.randrange(DIGITS), rng.random() < 0.05, 0,
                          [rng.randint(-2048, 2047) for _ in range(COLS)]))
             previous = entry
-    reads = [(half, t) for half in range(2) for t in range(DEPTH)]
+    reads = [(buffer, t) for buffer in range(buffers) for t in range(DEPTH)]
     rng.shuffle(reads)
-    assert simulate(sums, reads)[0] == model(sums, reads)
+    assert simulate(sums, reads, buffers=buffers)[0] == model(sums, reads)
 
 
 def test_done_follows_the_last_columns_write():
@@ -86,15 +86,15 @@ def test_done_follows_the_last_columns_write():
     assert simulate(sums, [])[1] == [2 + DELAYS[-1] + 2, 4 + DELAYS[-1] + 2]
 
 
-def test_a_half_is_read_while_the_other_is_added_to():
+def test_a_buffer_is_read_while_another_is_added_to():
     dut = Accumulators(delays=[0], psum_bits=8, act_bits=8, digits=1, acc_bits=16, depth=4)
     rows = []
 
     async def testbench(ctx):
         for cycle in range(12):
             ctx.set(dut.valid, 1)
-            half = int(cycle >= 4)
-            ctx.set(dut.i, {"half": half, "t": cycle % 4, "digit": 0, "first": cycle < 8,
+            buffer = int(cycle >= 4)
+            ctx.set(dut.i, {"buffer": buffer, "t": cycle % 4, "digit": 0, "first": cycle < 8,
                             "last": 0})
             ctx.set(dut.psum[0], 9 + cycle)  # of the control before: 10 + its cycle
             ctx.set(dut.row_en, 5 <= cycle)
@@ -106,7 +106,7 @@ def test_a_half_is_read_while_the_other_is_added_to():
         ctx.set(dut.psum[0], 21)
         await ctx.tick()
         for t in range(4):
-            ctx.set(dut.row_half, 1)
+            ctx.set(dut.row_buffer, 1)
             ctx.set(dut.row_t, t)
             await ctx.tick()
             rows.append(ctx.get(dut.row[0]))
@@ -121,10 +121,10 @@ def test_first_sums_leave_the_row_in_hand_alone():
     rows = []
 
     async def testbench(ctx):
-        for value in 10, 50:  # the second round overwrites the half while it is being read
+        for value in 10, 50:  # the second round overwrites the buffer while it is being read
             for t in range(4):
                 ctx.set(dut.valid, 1)
-                ctx.set(dut.i, {"half": 0, "t": t, "digit": 0, "first": 1, "last": 0})
+                ctx.set(dut.i, {"buffer": 0, "t": t, "digit": 0, "first": 1, "last": 0})
                 ctx.set(dut.row_en, value == 50 and t == 0)
                 ctx.set(dut.row_t, 2)
                 if rows or (value, t) > (50, 0):
@@ -138,7 +138,8 @@ def test_first_sums_leave_the_row_in_hand_alone():
     assert rows == [12, 12, 12]
 
 
-@pytest.mark.parametrize("name", ["psum_bits", "act_bits", "digits", "acc_bits", "depth"])
+@pytest.mark.parametrize("name", ["psum_bits", "act_bits", "digits", "acc_bits", "depth",
+                                  "buffers"])
 def test_error_names_the_parameter(name):
     good = {"delays": [0, 1], "psum_bits": 12, "act_bits": 4, "digits": 1, "acc_bits": 20,
             "depth": 8}

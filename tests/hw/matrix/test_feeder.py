@@ -44,7 +44,7 @@ def expected(fields, config):
 @pytest.mark.parametrize("seed", range(2))
 def test_matches_loops(shape, seed):
     config = AcceleratorConfig(rows=shape[0], cols=shape[1], lanes=shape[2], token_depth=16,
-                               banks=4, bank_depth=1024)
+                               banks=4, bank_depth=1024, acc_buffers=2 + seed)
     rng = random.Random(f"{seed} {shape}")
     jobs = [random_fields(rng, config) for _ in range(5)]
     words = [word for job in jobs for word in expected(job, config)]
@@ -71,10 +71,10 @@ def test_matches_loops(shape, seed):
     run(dut, instructions, requests, memory, background=[watch])
     assert asked == [word["addr"] for word in words]
     assert len(entered) == len(words)
-    half = 0
+    buffer = 0
     for word, values, (acts, swap, start, control) in zip(words, bytes_of, entered, strict=True):
         assert list(acts) == [v if word["top"] or v < 128 else v - 256 for v in values]
         assert (swap, start) == (word["swap"], word["start"])
-        assert ((control.t, control.digit, control.first, control.last, control.half)
-                == (word["t"], word["digit"], word["first"], word["last"], half))
-        half ^= word["last"]
+        assert ((control.t, control.digit, control.first, control.last, control.buffer)
+                == (word["t"], word["digit"], word["first"], word["last"], buffer))
+        buffer = (buffer + word["last"]) % config.acc_buffers

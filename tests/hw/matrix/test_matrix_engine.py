@@ -220,12 +220,13 @@ def predict(config, jobs, columns_ready):
     `columns_ready`.
     """
     period, latency = max(config.rows, config.cols), matmul_latency(config)
-    enter, swap, begun, drained, released, done = 3, -period, -2, -2, [0, 0], []
-    reads = [[0], [0]]  # of the tiles before: when the drain has read each row
+    buffers = config.acc_buffers
+    enter, swap, begun, drained, released, done = 3, -period, -2, -2, [0] * buffers, []
+    reads = [[0]] * buffers  # of the tiles before: when the drain has read each row
     after = 0  # earliest next group by the writes of a wide instruction
-    enter, earliest = max(enter, columns_ready), [0, 0]
+    enter, earliest = max(enter, columns_ready), [0] * buffers
     for job in jobs:
-        enter = max(enter, earliest[-2])
+        enter = max(enter, earliest[-buffers])
         f = job.fields
         wide, residual = f["out_bits"] > 8, bool(f["flags"] & Flag.RESIDUAL)
         skip = f["out_group"] * config.lanes
@@ -233,7 +234,7 @@ def predict(config, jobs, columns_ready):
         for first in range(skip, max(n, skip + 1), config.cols):
             count = min(config.cols, n - first)
             words = (first + count - 1) // config.rows - first // config.rows + 1
-            free, behind = released[-2] + 1, reads[-2]  # of the half, and of each row in it
+            free, behind = released[-buffers] + 1, reads[-buffers]  # of the buffer, its rows
             for p in range(f["act_words"] * f["digits"]):
                 swaps = p % f["digits"] == 0
                 enter = max(enter, begun + 2, min(free, behind[0]) if p == 0 else free,
@@ -272,6 +273,20 @@ def test_matches_model(shape, seed):
     setup.add(rows=r + c, act_words=1, n=r, digits=2, broadcast=True, out_bits=16)
     setup.add(rows=2, act_words=3, n=3 * r - 1, residual=True)
     setup.add(rows=2, act_words=1, n=1, out_bits=2)
+    *_, memory = setup.run(seed if seed else None)
+    np.testing.assert_array_equal(memory, setup.final())
+
+
+@pytest.mark.parametrize(("buffers", "seed"), [(3, 0), (3, 1), (4, 2), (4, 3), (8, 4)])
+def test_tiles_wait_in_any_number_of_buffers(buffers, seed):
+    setup = Setup(configure(4, 4, 1, acc_buffers=buffers), seed)
+    for _ in range(2):  # tiles that are drained more slowly than they come, and others behind them
+        setup.add(rows=1, act_words=1, n=1)
+        setup.add(rows=16, act_words=1, n=17, residual=True, out_bits=16)
+        setup.add(rows=5, act_words=1, n=9, digits=2)
+        setup.add(rows=3, act_words=6, n=8, broadcast=True)
+        for n in 4, 2, 3, 1, 4:
+            setup.add(rows=1 + n, act_words=1, n=n)
     *_, memory = setup.run(seed if seed else None)
     np.testing.assert_array_equal(memory, setup.final())
 
@@ -336,9 +351,11 @@ def test_matches_model_at_other_widths(act_bits, weight_bits, style):
     np.testing.assert_array_equal(memory, setup.final())
 
 
-@pytest.mark.parametrize(("shape", "seed"), [((4, 4, 2), 0), ((8, 4, 1), 1), ((6, 4, 2), 2)])
-def test_cycles_as_documented(shape, seed):
-    config = configure(*shape)
+@pytest.mark.parametrize(("shape", "seed", "buffers"), [
+    ((4, 4, 2), 0, 2), ((8, 4, 1), 1, 2), ((6, 4, 2), 2, 2), ((4, 4, 2), 3, 3), ((8, 4, 1), 4, 4),
+    ((6, 4, 2), 5, 8)])
+def test_cycles_as_documented(shape, seed, buffers):
+    config = configure(*shape, acc_buffers=buffers)
     setup, rng = Setup(config, seed), random.Random(seed)
     for _ in range(6):
         setup.add(rows=rng.randint(1, 16), act_words=rng.randint(1, 4),

@@ -1,6 +1,7 @@
 # amaranth: UnusedElaboratable=no
-"""Parameter memory: what was written comes back, on both ports, together one word a cycle."""
+"""Parameter memory: what was written comes back, on both ports, together a word a cycle or two."""
 
+import dataclasses
 import random
 
 import pytest
@@ -11,6 +12,7 @@ from systola.hw.parts.arbiter import Arbiter
 from systola.sim.harness import collect, drive, run
 
 CONFIG = AcceleratorConfig(rows=4, cols=4, lanes=2, param_depth=16)
+OWN = dataclasses.replace(CONFIG, param_ports=2)
 
 
 def record(rng):
@@ -19,9 +21,9 @@ def record(rng):
             "shift": rng.randrange(64)}
 
 
-def simulate(words, reads, rng=None, ports=(0, 1)):
+def simulate(words, reads, rng=None, ports=(0, 1), config=CONFIG):
     """Write all of `words`, then read the addresses `reads` on `ports`; check the answers."""
-    dut, got, written = ParamMemory(CONFIG), {}, []
+    dut, got, written = ParamMemory(config), {}, []
 
     async def write(ctx):
         await drive(ctx, dut.w, [{"addr": k, "data": word} for k, word in enumerate(words)], rng)
@@ -44,11 +46,12 @@ def simulate(words, reads, rng=None, ports=(0, 1)):
     return cycles
 
 
+@pytest.mark.parametrize("config", [CONFIG, OWN])
 @pytest.mark.parametrize("seed", range(4))
-def test_reads_what_was_written(seed):
+def test_reads_what_was_written(seed, config):
     rng = random.Random(seed)
     words = [[record(rng), record(rng)] for _ in range(16)]
-    simulate(words, [rng.randrange(16) for _ in range(50)], rng)
+    simulate(words, [rng.randrange(16) for _ in range(50)], rng, config=config)
 
 
 @pytest.mark.parametrize("ports", [(0,), (1,), (0, 1)])
@@ -57,6 +60,12 @@ def test_one_word_a_cycle(ports):
     words = [[record(rng), record(rng)] for _ in range(16)]
     cycles = simulate(words, list(range(16)) * 4, ports=ports)
     assert cycles == 16 + 64 * len(ports) + 4
+
+
+def test_ports_of_their_own_give_a_word_each():
+    rng = random.Random(0)
+    words = [[record(rng), record(rng)] for _ in range(16)]
+    assert simulate(words, list(range(16)) * 4, config=OWN) == 16 + 64 + 4
 
 
 def test_first_port_goes_first_and_the_second_is_served():
