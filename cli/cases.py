@@ -83,21 +83,23 @@ def _named_case(name, config, blocks, seed, images):
 
 def _model_case(source, config, blocks, count, data, update):
     """Take a model from a file; a float checkpoint is quantized as `config` wants it."""
+    from systola.model.data.examples import is_example
     from systola.model.data.images import encode, has_training, open_images
     from systola.model.evaluation.accuracy import open_network
     from systola.model.graph.encoder import encoder_blocks, encoder_depth
     from systola.model.graph.graph_file import is_integer_network
     from systola.model.graph.integer_forward import forward
 
-    settings = {} if source != "digits" and is_integer_network(source) else config.model_settings
+    example = is_example(source)
+    settings = {} if not example and is_integer_network(source) else config.model_settings
     model = open_network(source, data=data, progress=update, **settings)
-    images = open_images(data or "digits", "test", graph=model)
+    images = open_images(data or (source if example else "digits"), "test", graph=model)
     if count > len(images):
         raise click.UsageError(f"--images must be at most {len(images)}, the test images there "
                                f"are, not {count}")
     labels, codes = images.labels, encode(model, images[:count])
     about = {"model": source, "data": images.about()}
-    if settings and source != "digits":
+    if settings and not example:
         # Of a set without parts the first images are simulated, and all of them gave the ranges.
         about["calibration"] = (f"{data}, training images" if has_training(data) else
                                 f"{data}, the simulated images included")

@@ -97,11 +97,12 @@ def evaluate(source, quantized, data, calibration, batch, engine, logits, measur
 
 def _check_evaluation(source, quantized, calibration, settings, measure):
     """Refuse options that contradict each other, or would be ignored."""
+    from systola.model.data.examples import is_example
     from systola.model.graph.graph_file import is_integer_network
 
     check_source(source, "evaluate compares one with the float checkpoint it was made from: "
                           f"systola evaluate --model CHECKPOINT --quantized {source}")
-    if quantized and (quantized == "digits" or not Path(quantized).is_file()
+    if quantized and (is_example(quantized) or not Path(quantized).is_file()
                       or Path(quantized).suffix != ".safetensors"
                       or not is_integer_network(quantized)):
         raise click.UsageError(f"--quantized must be an integer model from `systola quantize`, not "
@@ -115,9 +116,10 @@ def _check_evaluation(source, quantized, calibration, settings, measure):
 
 def _check_data(source, data, calibration, needed):
     """Refuse a checkpoint without images to score, or to take ranges from if they are `needed`."""
+    from systola.model.data.examples import is_example
     from systola.model.data.images import has_training
 
-    if source == "digits":
+    if is_example(source):
         return
     if data is None:
         raise click.UsageError(f"--data must name a file or folder of labelled test images for "

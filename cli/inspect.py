@@ -34,9 +34,9 @@ def _picture(value):
 def inspect(model, draw, no_presets, as_json, **options):
     """Show what MODEL is: where each fact came from, its graph, and which presets can run it.
 
-    MODEL is `digits`, a float checkpoint (a folder or file of timm or Hugging Face), or an integer
-    network from `systola quantize`. A checkpoint is shown as its float graph. Bytes are those of
-    the parameters in a file, and of the tensor.
+    MODEL is `digits`, `fashion`, a float checkpoint (a folder or file of timm or Hugging Face), or
+    an integer network from `systola quantize`. A checkpoint is shown as its float graph. Bytes are
+    those of the parameters in a file, and of the tensor.
     """
     from systola.model.evaluation.accuracy import open_as_is
     from systola.report.graph_picture import draw_graph

@@ -11,11 +11,12 @@ __all__ = ["check_output", "check_source", "chosen_settings", "data_option", "fa
            "given_facts", "model_option", "say_assumed", "say_images", "settings_options"]
 
 model_option = click.option("--model", "source", required=True, metavar="MODEL",
-                      help="`digits`, or a checkpoint: a folder or file of timm or Hugging Face.")
+                      help="`digits`, `fashion`, or a checkpoint: a folder or file of timm or "
+                           "Hugging Face.")
 data_option = click.option("--data", metavar="PATH",
                      help="Images and labels: a folder of pictures, IDX or Parquet files, or .npz "
                           "or .safetensors with `images` in 0..1 or uint8, and `labels` "
-                          "(docs/MODELS.md); the digits bring their own.")
+                          "(docs/MODELS.md); digits and fashion bring their own.")
 
 _FACTS = (
     click.option("--heads", type=int, metavar="N",
@@ -106,9 +107,11 @@ def chosen_settings(options):
 
 def check_source(source, doing):
     """Refuse an integer model where a float checkpoint is wanted."""
+    from systola.model.data.examples import is_example
     from systola.model.graph.graph_file import is_integer_network
 
-    if source != "digits" and Path(source).suffix == ".safetensors" and is_integer_network(source):
+    if (not is_example(source) and Path(source).suffix == ".safetensors"
+            and is_integer_network(source)):
         raise click.UsageError(
             f"--model {source!r} is an integer model already, and {doing}; systola simulate "
             f"--model {source} runs it")

@@ -20,13 +20,14 @@ __all__ = ["run", "serve"]
 @click.option("--baud", type=click.IntRange(min=1), default=1_000_000, show_default=True,
               metavar="RATE", help="Bits per second.")
 @click.option("--model", "source", required=True, metavar="MODEL",
-              help="`digits`, an integer model from `systola quantize`, or a float checkpoint.")
+              help="`digits`, `fashion`, an integer model from `systola quantize`, or a "
+                   "float checkpoint.")
 @click.option("--images", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
               help="Test images to run.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="B",
               help="Images that one run computes: the program is sent once for all of them.")
 @click.option("--data", metavar="PATH", help="Images and labels, as `systola evaluate` takes them; "
-              "default: the digits.")
+              "default: those of digits or fashion.")
 @click.option("--config", "config", metavar="CONFIG", help="What the board was built from, if it "
               "is no preset: a .toml or .json file of fields.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0,

@@ -84,9 +84,9 @@ def _html(value):
 
 
 @click.command()
-@click.option("--model", "source", metavar="MODEL", help="`digits`; deit_tiny, deit_small or "
-              "vit_base with --random-weights; or a file: an integer model from `systola "
-              "quantize`, or a float checkpoint.")
+@click.option("--model", "source", metavar="MODEL", help="`digits`; `fashion`; deit_tiny, "
+              "deit_small or vit_base with --random-weights; or a file: an integer model from "
+              "`systola quantize`, or a float checkpoint.")
 @click.option("--random", "is_random", is_flag=True,
               help="A random small network on a random small accelerator instead.")
 @click.option("--random-weights", is_flag=True, help="Random weights of realistic magnitude, for "
@@ -99,7 +99,7 @@ def _html(value):
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, metavar="B",
               help="Images that one run of the program computes: it is sent once for all of them.")
 @click.option("--data", metavar="PATH", help="Images and labels, as `systola evaluate` takes them; "
-              "default: the digits.")
+              "default: those of digits or fashion.")
 @click.option("--config", metavar="CONFIG", help="Accelerator: a preset (digits, small, tiny, "
               "arty_s7_50, array_16x16, array_16x16_large, ulx3s_85f) or a .toml or .json file of "
               "fields [default: digits; with --random-weights one that holds MODEL].")

@@ -7,7 +7,7 @@ import numpy as np
 from systola.files.bounded import shown
 from systola.files.rows import MappedRows
 from systola.files.tensors import ModelError
-from systola.model.data import array_file, digits, idx, image_folder, parquet
+from systola.model.data import array_file, digits, examples, idx, image_folder, parquet
 from systola.model.data.image_source import (
     SPLITS,
     ArraySource,
@@ -31,8 +31,8 @@ def open_images(source, split="test", *, graph=None, labelled=True):
     Parameters
     ----------
     source : str or Path
-        ``digits``, or a file or folder of one of `FORMATS`. The name of a part behind it, as in
-        ``FOLDER/validation``, chooses that part.
+        One of `systola.model.data.examples.EXAMPLES`, or a file or folder of one of `FORMATS`. The
+        name of a part behind it, as in ``FOLDER/validation``, chooses that part.
     split : str
         ``train`` or ``test``, where the set has such parts; one without is taken whole.
     graph : Graph, optional
@@ -50,9 +50,11 @@ def open_images(source, split="test", *, graph=None, labelled=True):
         return Images(ArraySource(set_name(source, split), images, labels if labelled else None),
                       graph)
     try:
-        path, kind, split = _found(Path(source), split)
+        path, kind, split = _found(_place(source), split)
         split, place = choose_split(kind.splits(path), split, path)
-        return Images(kind.open_split(set_name(path, split), place, labelled), graph)
+        images = Images(kind.open_split(set_name(path, split), place, labelled), graph)
+        images.said += examples.remarks(source)
+        return images
     except OSError as error:
         raise ModelError(f"data {str(source)!r} cannot be read: {error.strerror}") from None
 
@@ -67,9 +69,14 @@ def has_training(source):
     """
     if str(source) == "digits":
         return True
-    path, kind, split = _found(Path(source), None)
+    path, kind, split = _found(_place(source), None)
     parts = kind.splits(path)
     return split is None and "train" in parts and len(parts) > 1
+
+
+def _place(source):
+    """Return the path of images that a path, or the name of an example, stands for."""
+    return Path(examples.images_path(source) if examples.is_example(source) else source)
 
 
 def _found(path, split):
@@ -111,7 +118,7 @@ def image_facts(source):
     ModelError
         If the file is unusable.
     """
-    if str(source) == "digits" or not array_file.recognize(Path(source)):
+    if examples.is_example(source) or not array_file.recognize(Path(source)):
         return {}
     return array_file.image_facts(source)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from systola.files.tensors import ModelError
-from systola.model.data import digits
+from systola.model.data import examples
 from systola.model.data.class_labels import check_labels
 from systola.model.data.images import encode, float_inputs, has_training, open_images
 from systola.model.graph.float_forward import float_forward
@@ -42,19 +42,19 @@ OPTIONS = {
 
 
 def open_float(source, **facts):
-    """Return the float model of `source`: ``digits``, or a checkpoint file or folder.
+    """Return the float model of `source`: an example by name, or a checkpoint file or folder.
 
     Raises
     ------
     ModelError
         If the checkpoint is missing or unusable; `facts` are as `load_checkpoint` takes them.
     """
-    path = digits.checkpoint_path() if str(source) == "digits" else source
+    path = examples.checkpoint_path(source) if examples.is_example(source) else source
     return load_checkpoint(path, **facts)
 
 
 def open_as_is(source, **facts):
-    """Return the network of `source`: ``digits`` or a checkpoint, float, or an integer network.
+    """Return the network of `source`: an example or a checkpoint, float, or an integer network.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def open_network(source, *, data=None, scored=None, facts=None, progress=None, *
     Parameters
     ----------
     source : str or Path
-        ``digits``, a float checkpoint, or an integer model file, which excludes `settings`.
+        An example, a float checkpoint, or an integer model file, which excludes `settings`.
     data : str or Path, optional
         Training images to take ranges from (see `systola.model.data.images.open_images`); needed
         for a float checkpoint. Test images here would flatter the result.
@@ -97,17 +97,17 @@ def open_network(source, *, data=None, scored=None, facts=None, progress=None, *
 
 
 def _is_integer(source):
-    return (str(source) != "digits" and Path(source).suffix == ".safetensors"
+    return (not examples.is_example(source) and Path(source).suffix == ".safetensors"
             and is_integer_network(source))
 
 
 def _data_source(source, data, what):
     if data is not None:
         return data
-    if str(source) != "digits":
+    if not examples.is_example(source):
         raise ModelError(f"{what} must name a file of images for model {str(source)!r} "
                          f"(--data FILE)")
-    return "digits"
+    return source
 
 
 def calibration_images(source, graph, data=None, *, scored=None):
@@ -116,7 +116,7 @@ def calibration_images(source, graph, data=None, *, scored=None):
     Parameters
     ----------
     source : str or Path
-        Where the network is from: ``digits`` has images of its own.
+        Where the network is from: an example has images of its own.
     graph : Graph
         The float network.
     data : str or Path, optional
@@ -127,7 +127,7 @@ def calibration_images(source, graph, data=None, *, scored=None):
     Raises
     ------
     ModelError
-        If `source` is not ``digits`` and no images are named, or they are unusable.
+        If `source` is no example and no images are named, or they are unusable.
     """
     if data is None and scored is not None and has_training(scored):
         data = scored
@@ -149,7 +149,7 @@ def scored_images(source, graph, data=None):
     Raises
     ------
     ModelError
-        If `source` is not ``digits`` and no images are named, or they are unusable.
+        If `source` is no example and no images are named, or they are unusable.
     """
     return open_images(_data_source(source, data, "data"), "test", graph=graph)
 
@@ -274,10 +274,10 @@ def evaluate_source(source="digits", *, data=None, calibration=None, reference=N
     calibration : str or Path, optional
         Training images to take ranges from, ``data`` of `open_network`.
     data : str or Path, optional
-        Labelled test images; the digits' own for ``digits`` and integer models made from it.
+        Labelled test images; an example's own for it and for integer models made from it.
     reference : str or Path, optional
-        Float model to compare an integer model file with; by default ``digits`` if it was made from
-        it, else none.
+        Float model to compare an integer model file with; by default an example if it was made
+        from one, else none.
     progress : callable, optional
         Called as ``progress(images done, images in total)`` during the integer evaluation.
 
@@ -293,7 +293,7 @@ def evaluate_source(source="digits", *, data=None, calibration=None, reference=N
     """
     model = open_network(source, data=calibration, scored=data, facts=facts, **settings)
     origin = model.meta.get("source") if _is_integer(source) else source
-    if reference is None and (not _is_integer(source) or origin == "digits"):
+    if reference is None and (not _is_integer(source) or examples.is_example(origin)):
         reference = origin
     images = scored_images(origin, model, data)
     vit = None if reference is None else open_float(reference, **(facts or {}))

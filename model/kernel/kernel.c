@@ -466,14 +466,16 @@ struct context {
     i64 low, high, is_deferred, numerator, top;
 };
 
-/* Rescaling of rows of exponentials: by one division each. */
-static void row_factors(const struct context *p, f64 *mult, const u8 *codes, i64 rows, i64 stride)
+/* Rescaling of rows of exponentials: by one division each. Those of 16 bits are stored negative,
+   as 2**15 is among them; so is their product, and then the multiplier. */
+static void row_factors(const struct context *p, f64 *mult, const char *codes, i64 rows, i64 stride)
 {
     EACH(row, rows) {
-        i64 sum = 0;
-        EACH(j, rows) sum += codes[row * stride + j];
+        i64 sum = 0, wide = p->wide_attention;
+        if (wide) EACH(j, rows) sum -= ((const i16 *)codes)[row * stride + j];
+        else EACH(j, rows) sum += ((const u8 *)codes)[row * stride + j];
         i64 factor = sum ? p->numerator / sum : p->top;
-        mult[row] = (f64)(factor < p->top ? factor : p->top) * p->mult;
+        mult[row] = (f64)(factor < p->top ? factor : p->top) * (wide ? -p->mult : p->mult);
     }
 }
 
@@ -490,7 +492,7 @@ void context(const void *fields, char *work)
             + head * p->head_dim;
         stream_rows(r.x, a, rows, rows, stride, wide, 1);
         pack(r.packed, r.start, value, p->head_dim, rows, 1, p->value_stride, words_of(wide), 1);
-        if (p->is_deferred) row_factors(p, r.mult, (const u8 *)a, rows, stride);
+        if (p->is_deferred) row_factors(p, r.mult, a, rows, stride);
         else EACH(i, up(p->head_dim, SPAN)) r.mult[i] = p->mult;
         struct finish f = {work + p->y + first * channels + head * p->head_dim, channels, 0,
                            p->low, p->high, r.mult, p->is_deferred ? r.mult : 0, 0, 0, 0, 0, 0};
@@ -593,6 +595,32 @@ void exponentials(const void *fields, char *work)
         EACH(j, keys) below[j] = (u8)(highest - x[j]);
         look_up((u8 *)work + p->y + at, below, keys, p->table, 0);
         CLEAR_BEHIND(work + p->y + at, 0);
+    }
+}
+
+struct normalised {
+    i64 x, y, heads, rows, keys, count, scratch;
+    const i64 *sequences;
+    const i32 *table;
+    i64 most;
+};
+
+void normalised(const void *fields, char *work)
+{
+    const struct normalised *p = fields;
+    i32 *e = (i32 *)(work + p->scratch);
+    EACH_ATTENTION_ROW(at, keys) {
+        const i8 *x = (const i8 *)work + p->x + at;
+        i16 *y = (i16 *)(work + p->y) + at;
+        const i32 highest = maximum(x, keys);
+        i64 sum = 0;
+        i32 shift = 0;
+        EACH(j, keys) e[j] = p->table[highest - x[j]];
+        EACH(j, keys) sum += e[j];
+        while (sum > p->most << shift) shift++;
+        const i32 half = 1 << shift >> 1;
+        EACH(j, keys) y[j] = (i16)-((e[j] + half) >> shift);
+        CLEAR_BEHIND((char *)y, 1);
     }
 }
 

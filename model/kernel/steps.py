@@ -20,6 +20,7 @@ from systola.hw.contract.numbers import (
     GELU_SHIFT,
     INT_BITS,
     MAX31,
+    NORMALISED_PEAK,
     RESIDUAL_BITS,
     SOFTMAX_SHIFT,
     TABLE_BYTES,
@@ -38,6 +39,7 @@ from systola.model.graph.nodes import (
 from systola.model.graph.row_arrays import score_bias
 from systola.model.kernel.compile import SOURCE
 from systola.model.operators.deferred import exp_table
+from systola.model.operators.normalised import row_bound
 from systola.model.operators.requant import requantize
 from systola.model.operators.shiftgelu import shiftgelu
 from systola.model.operators.shiftmax import shift_exp
@@ -150,6 +152,10 @@ def _(node: Softmax, graph, library):
     if node.variant == "deferred":
         return Step(function="exponentials", tensors=tensors, scratch=row_stride(y, library),
                     numbers={**numbers, "table": exp_table(-node.unit)})
+    if node.variant == "normalised":
+        entries = np.minimum(exp_table(-node.unit, 16).astype(np.int32), NORMALISED_PEAK)
+        return Step(function="normalised", tensors=tensors, scratch=4 * row_stride(y, library),
+                    numbers={**numbers, "table": entries, "most": 2 * NORMALISED_PEAK})
     if node.variant != "published":
         raise Unfit(f"variant {node.variant} has no C code")
     reciprocal = (1 << _RECIPROCAL_SHIFT) // node.unit + 1
@@ -202,7 +208,8 @@ def _row_sum(graph, context):
     """Return what the attention of a row adds up to at most."""
     attention, source = graph.tensors[context.attention], graph.by_name[context.attention]
     if attention.stage == "exponentials":
-        return attention.channels << 7
+        keys = attention.channels
+        return row_bound(keys) if is_wide(attention) else keys << 7
     full = 1 << attention.bits - 1
     if isinstance(source, Softmax) and attention.channels * int(
             shift_exp(0, -source.unit, SOFTMAX_SHIFT)) <= MAX31:

@@ -1,0 +1,1 @@
+"""A small Vision Transformer for Fashion-MNIST, and how it was trained."""
