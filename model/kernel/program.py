@@ -11,6 +11,9 @@ from systola.model.kernel.steps import Unfit, fields_of, is_wide, row_stride, st
 
 __all__ = ["Plan", "Program"]
 
+_PLANS = 4
+"""Plans, and with them workspaces, that a program has at a time."""
+
 _ALIGNED = 64
 _READ_BEHIND = 256
 """Bytes that vectors may read behind a tensor."""
@@ -48,6 +51,8 @@ class Program:
         """Return the `Plan` that keeps the tensors of a set of names."""
         keep = frozenset(keep)
         if keep not in self._plans:
+            if len(self._plans) == _PLANS:
+                del self._plans[next(iter(self._plans))]
             self._plans[keep] = Plan(self, graph, keep)
         return self._plans[keep]
 

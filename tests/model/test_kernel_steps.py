@@ -193,6 +193,27 @@ def test_exact_attention(sequences, bits, unit, form):
           rng, form)
 
 
+@pytest.mark.parametrize("variant", [{"variant": "published", "bits": 8},
+                                     {"variant": "published", "bits": 16},
+                                     {"variant": "deferred", "bits": 8}], ids=str)
+def test_no_keys_of_other_sequences_where_memory_was_used(variant, form):
+    """Tensors that nobody reads leave their numbers where scores and attention come to lie."""
+    rng = np.random.default_rng(7)
+    nodes = attention(rng, SEQUENCES[3], 3, 5, unit=20, **variant)
+    x, scores, softmax = nodes
+    used = [Linear(name=f"used{index}", input="x", weight_bits=8, bits=16,
+                   weight=np.zeros((channels, x.channels), np.int8),
+                   bias=np.full(channels, 5000, np.int32), mult=np.full(channels, 2, np.int32),
+                   shift=np.zeros(channels, np.uint8))
+            for index, channels in enumerate([300, 100])]
+    graph = Graph(nodes=(x, *used, scores, softmax), outputs=("a",))
+    inputs = {"x": values(rng, x, 2)}
+    for keep in ["a"], ["s"]:
+        wanted = definition(graph, inputs, keep=keep)
+        got = forward(graph, inputs, keep=keep, engine=form, threads=1)
+        np.testing.assert_array_equal(got[keep[0]], wanted[keep[0]])
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_exponentials_beyond_31_bits_are_left(bits, form):
     rng = np.random.default_rng(1)
