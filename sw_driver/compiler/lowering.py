@@ -234,8 +234,6 @@ class Lowering:
         A group has the parameters that fit, and whole tiles if it can.
         """
         config = self.config
-        if channels <= min(self.param_words * config.lanes, most or channels):
-            return [(0, channels)]
         limit = min(self.param_words * config.lanes, most or channels)
         limit = max(limit // config.rows, 1)
         unit = lcm(config.rows, config.cols) // config.rows
