@@ -29,7 +29,8 @@ from systola.model.quantization.quantize import quantize
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 SIZES = {"channels": 12, "heads": 2, "blocks": 2, "hidden": 18, "classes": 5, "tokens": 9,
          "patch_dim": 5}
-VARIANTS = [{}, {"attention_bits": 8}, {"attention": "deferred"}, {"gelu": "table"},
+VARIANTS = [{}, {"attention_bits": 8}, {"attention": "deferred"}, {"attention": "normalised"},
+            {"gelu": "table"},
             {"norm": "leading_one"}, {"mult_bits": 31, "code_mult_bits": 31},
             {"mult_bits": 16}, {"weight_bits": 3, "act_bits": 4}, {"prefixes": 0,
                                                                   "pooling": "mean"},

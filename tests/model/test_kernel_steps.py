@@ -195,7 +195,8 @@ def test_exact_attention(sequences, bits, unit, form):
 
 @pytest.mark.parametrize("variant", [{"variant": "published", "bits": 8},
                                      {"variant": "published", "bits": 16},
-                                     {"variant": "deferred", "bits": 8}], ids=str)
+                                     {"variant": "deferred", "bits": 8},
+                                     {"variant": "normalised", "bits": 16}], ids=str)
 def test_no_keys_of_other_sequences_where_memory_was_used(variant, form):
     """Tensors that nobody reads leave their numbers where scores and attention come to lie."""
     rng = np.random.default_rng(7)
@@ -220,6 +221,22 @@ def test_exponentials_beyond_31_bits_are_left(bits, form):
     for unit, left in (2**16 - 1, ()), (2**16, ("a",)), (2**24 - 1, ("a",)):
         check(attention(rng, ((0, 9),), 2, 4, variant="published", unit=unit, bits=bits), rng, form,
               left=left)
+
+
+@pytest.mark.parametrize("unit", [1, 30, 255, 5000])
+@pytest.mark.parametrize("sequences", SEQUENCES, ids=str)
+def test_normalised_attention(sequences, unit, form):
+    rng = np.random.default_rng(unit)
+    nodes = attention(rng, sequences, 2, int(rng.integers(1, 40)), variant="normalised", unit=unit,
+                      bits=16)
+    width = nodes[1].head_dim
+    check(nodes, rng, form)  # the codes, of which 2**15 is one
+    for numerator, factor_bits, shift in (1 << 29, 16, 28), (MAX31, 17, 31), (0, 8, 0), (
+            1 << 21, 8, 20):
+        check([*nodes, Context(name="c", attention="a", value="x", head_dim=width,
+                               value_channel=2 * 2 * width + 2, bits=8, factor_bits=factor_bits,
+                               mult=np.array(numerator, np.int32),
+                               shift=np.array(shift, np.uint8))], rng, form)
 
 
 @pytest.mark.parametrize("unit", [1, 30, 5000])
