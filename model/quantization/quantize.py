@@ -48,8 +48,9 @@ _SIGMOID_BITS = 8
 _INT32 = (-2**31, 2**31 - 1)
 
 
-def quantize(graph, images, *, weight_bits=8, act_bits=8, attention="published", attention_bits=16,
-             mult_bits=24, code_mult_bits=24, gelu="published", norm="published", method=BEST,
+def quantize(graph, images, *, weight_bits=8, act_bits=8, attention=AcceleratorConfig.attention,
+             attention_bits=16, mult_bits=24, code_mult_bits=24, gelu=AcceleratorConfig.gelu,
+             norm=AcceleratorConfig.norm, method=BEST,
              choices=None, nodes=None, progress=None):
     """Return the integer network of a float one; docs/ARITHMETIC.md has the operators.
 
