@@ -72,8 +72,9 @@ def settings_options(command):
             click.option("--code-mult-bits", type=int, metavar="8..31",
                          help="The same, of results of at most 8 bits."),
             click.option("--gelu", metavar="published|table", help="Form of ShiftGELU."),
-            click.option("--norm", metavar="published|leading_one",
-                         help="Form of I-LayerNorm's root.")]):
+            click.option("--norm", metavar="published|leading_one|normalised",
+                         help="I-LayerNorm with that start of its root, or one accurate for all "
+                              "rows, with epsilon.")]):
         command = option(command)
     return command
 

@@ -24,8 +24,8 @@ class FineMoments(wiring.Component):
     X are codes with f = `NORM_FRACTION` fractional bits, and so is the mean; the variance is exact
     for it. With q and r the quotient and remainder of ``T = sum X`` by C, and u what the rounding
     adds to q, ``v = sum X**2 - q*(T + r) + u*(C - 2*r) + epsilon``. Codes are taken as
-    ``x + 2**15``, which changes the mean alone. The division (two bits a cycle), the product (a
-    Booth digit a cycle, which leaves two bits) and the sums work on three rows at once: throughput
+    ``x + 2**15``, which changes the mean alone. The sums, the division (two bits a cycle) and the
+    product (a Booth digit a cycle, which leaves two bits) work on three rows at once: throughput
     one beat a cycle, and one row every `period` cycles. Latency from the last beat `latency`
     cycles.
 
@@ -53,8 +53,6 @@ class FineMoments(wiring.Component):
         If `lanes` or `max_row` is not a positive integer.
     """
 
-    period = _DIGITS + 2
-
     def __init__(self, *, lanes, max_row):
         check_positive(lanes=lanes, max_row=max_row)
         bits = epsilon_bits(max_row)
@@ -63,7 +61,8 @@ class FineMoments(wiring.Component):
             width=_QUOT_BITS + self._sums.count_bits, den_width=self._sums.count_bits, steps=2,
             quot_bits=_QUOT_BITS)
         self.v_bits = bits + 1
-        self.latency = self._sums.latency + self._divider.cycles + 1 + self.period
+        self.period = max(_DIGITS + 2, self._divider.cycles + 1)
+        self.latency = self._sums.latency + self._divider.cycles + _DIGITS + 3
         super().__init__({
             "i": In(stream.Signature(row_beat(signed(16), lanes))), "epsilon": In(bits),
             "o": Out(stream.Signature(data.StructLayout(
@@ -96,14 +95,13 @@ class FineMoments(wiring.Component):
         high, low = Signal.like(factor), Signal(2 * _DIGITS, reset_less=True)
         mean, up, carry = Signal(_QUOT_BITS, reset_less=True), Signal(), Signal()
         squares = Signal.like(row.squares, reset_less=True)
-        step = Signal(range(_DIGITS))
-        # Digits of -mean: its complement and one.
-        digits = Cat(Const(1, 1), ~mean, Const(3, 2))
-        digit = digits.bit_select(step << 1, 3)
+        step = Signal(range(_DIGITS + 1))  # of the next digit, which is looked up a cycle before
+        digit, low_squares = Signal(3, reset_less=True), Signal(2, reset_less=True)
         total, pair = Signal(signed(len(high) + 2)), Signal(3)
+        negative = Cat(Const(1, 1), ~mean, Const(3, 2))  # the complement and one, as digits
         fine = Cat(self.epsilon[:2 * NORM_FRACTION], squares)
         m.d.comb += [total.eq(booth_row(high, factor, digit[0], digit[1], digit[2])),
-                     pair.eq(total[:2] + fine.bit_select(step << 1, 2) + carry)]
+                     pair.eq(total[:2] + low_squares + carry)]
         with m.If(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
         with m.FSM():
@@ -112,13 +110,15 @@ class FineMoments(wiring.Component):
                 m.d.sync += [
                     factor.eq((row.total << NORM_FRACTION) + rem), mean.eq(quot), up.eq(less <= 0),
                     high.eq(Mux(less <= 0, less, 0)), squares.eq(row.squares), carry.eq(0),
-                    step.eq(0)]
+                    digit.eq(Cat(Const(1, 1), ~quot[:2])), low_squares.eq(fine[:2]), step.eq(1)]
                 with m.If(divided.valid):
                     m.next = "MULTIPLY"
             with m.State("MULTIPLY"):
                 m.d.sync += [high.eq(total >> 2), carry.eq(pair[2]), step.eq(step + 1),
-                             low.eq(Cat(low[2:], pair[:2]))]
-                with m.If(step == _DIGITS - 1):
+                             low.eq(Cat(low[2:], pair[:2])),
+                             digit.eq(negative.bit_select(step << 1, 3)),
+                             low_squares.eq(fine.bit_select(step << 1, 2))]
+                with m.If(step == _DIGITS):
                     m.next = "FINISH"
             with m.State("FINISH"):
                 with m.If(~self.o.valid | self.o.ready):

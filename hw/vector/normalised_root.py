@@ -4,15 +4,13 @@ from amaranth import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.contract.latency import ROOT_LOWEST, root_cycles, root_skip
 from systola.hw.contract.numbers import NORM_NUMERATOR, NORM_ROOT_BITS
 from systola.hw.parts.arguments import check_integers
 from systola.hw.parts.divider import Divider
 from systola.hw.parts.pipeline import node
 
 __all__ = ["NormalisedRoot"]
-
-_LOWEST = 3
-"""Four bits of a number and those below them that alone are no variance of codes."""
 
 
 class NormalisedRoot(wiring.Component):
@@ -47,15 +45,13 @@ class NormalisedRoot(wiring.Component):
 
     def __init__(self, *, width, tag=1):
         check_integers(width=(width, 18, 63))
-        self._parts = -(-width // 4)
-        self.places = self._parts - _LOWEST
-        self._skip = -(-self.places // 3)
-        self._cycles = self._skip - 1 + NORM_ROOT_BITS // 2
+        self._parts, self._skip, self._cycles = -(-width // 4), root_skip(width), root_cycles(width)
+        self.places = self._parts - ROOT_LOWEST
         numerator_bits = NORM_NUMERATOR.bit_length()
         self._divider = Divider(width=numerator_bits, den_width=NORM_ROOT_BITS, steps=2,
                                 quot_bits=numerator_bits - NORM_ROOT_BITS + 2)
-        self.period = self._cycles + 1
-        self.latency = self.period + self._divider.cycles + 1
+        self.period = self._cycles + 2
+        self.latency = self._cycles + self._divider.cycles + 2
         super().__init__({
             "i": In(stream.Signature(data.StructLayout({"v": unsigned(width), "tag": tag}))),
             "o": Out(stream.Signature(data.StructLayout(
@@ -74,41 +70,53 @@ class NormalisedRoot(wiring.Component):
         rest = Signal(NORM_ROOT_BITS + 2, reset_less=True)
         busy, left, complete = Signal(), Signal(range(self._cycles + 1)), Signal()
         m.d.comb += [
-            self.i.ready.eq(~busy | (complete & divider.i.ready)),
-            complete.eq(busy & (left == 0)),
-            divider.i.valid.eq(complete), divider.i.p.num.eq(NORM_NUMERATOR),
-            divider.i.p.den.eq(root),
+            self.i.ready.eq(~busy), divider.i.valid.eq(busy & complete),
+            divider.i.p.num.eq(NORM_NUMERATOR), divider.i.p.den.eq(root),
             self.o.valid.eq(divider.o.valid), divider.o.ready.eq(self.o.ready),
             self.o.p.factor.eq(divider.o.p.quot), self.o.p.place.eq(divided.place),
             Value.cast(self.o.p.tag).eq(Value.cast(divided.tag)),
         ]
-        with m.If(complete & divider.i.ready):
+        with m.If(divider.i.ready):
             m.d.sync += divided.eq(found)
-        with m.If(self.i.ready):
-            m.d.sync += [busy.eq(self.i.valid), left.eq(self._cycles), root.eq(0), rest.eq(0),
+        with m.If(~busy):
+            m.d.sync += [busy.eq(self.i.valid), left.eq(self._cycles), complete.eq(0),
                          Value.cast(found.tag).eq(Value.cast(self.i.p.tag))]
-            self._enter(m, v, found.place)
-        with m.Elif(left != 0):
-            m.d.sync += [v.eq(v << 4), left.eq(left - 1)]
-            with m.If(~root[-2:].any()):
-                after = root, rest
-                for k in range(2):
-                    after = _digit(m, *after, v[len(v) - 2 * k - 2:len(v) - 2 * k])
-                m.d.sync += [root.eq(after[0]), rest.eq(after[1]),
-                             found.place.eq(found.place - 1)]
+        with m.Elif(complete):
+            m.d.sync += busy.eq(~divider.i.ready)
+        with m.Else():
+            m.d.sync += [left.eq(left - 1), complete.eq(left == 1)]
+        after, more = (root, rest), Signal()
+        m.d.comb += more.eq(busy & ~root[-2:].any())
+        for k in range(2):
+            after = _digit(m, *after, v[len(v) - 2 * k - 2:len(v) - 2 * k])
+        with m.If(more):
+            m.d.sync += [root.eq(after[0]), rest.eq(after[1])]
+        with m.If(~busy):
+            m.d.sync += [root.eq(0), rest.eq(0)]
+        self._move(m, v, found.place, busy, more)
         return m
 
-    def _enter(self, m, v, place):
-        """Load the number without most of its leading zeros, and where its highest bits lie."""
-        value, last = Cat(self.i.p.v, Const(0, 4))[:len(v)], self.places - 1
-        # The place is counted down by each step of the root, modulo its width.
-        steps = NORM_ROOT_BITS // 2
-        for times in range(3):  # the last assignment wins
-            zeros = 4 * self._skip * times
-            condition = value[len(v) - zeros:] == 0 if times else Const(1, 1)
-            with m.If(condition):
-                m.d.sync += [v.eq(value << zeros), place.eq(
-                    (last - self._skip * times + steps) % (1 << len(place)))]
+    def _move(self, m, v, place, busy, more):
+        """Load `v` without most of its leading zeros, and shift it; keep where its bits lie."""
+        value, zeros = Cat(self.i.p.v, Const(0, 4))[:len(v)], 4 * self._skip
+        # One multiplexer of four with two selections: a look-up table a bit.
+        source, skipped = Signal(2), Signal(2)
+        m.d.comb += [
+            skipped.eq(Mux((value[-2 * zeros:] == 0), 3, Mux((value[-zeros:] == 0), 2, 1))),
+            source.eq(Mux(busy, 0, skipped))]
+        with m.Switch(source):
+            with m.Case(0):
+                m.d.sync += v.eq(v << 4)
+            for times in range(3):
+                with m.Case(times + 1):
+                    m.d.sync += v.eq(value << times * zeros)
+        # Counted down by each step of the root, modulo its width.
+        first = self.places - 1 + NORM_ROOT_BITS // 2
+        with m.If(busy):
+            m.d.sync += place.eq(place - more)
+        with m.Else():
+            m.d.sync += place.eq(first - Mux(skipped[1], Mux(
+                skipped[0], 2 * self._skip, self._skip), 0))
 
 
 def _digit(m, root, rest, pair):

@@ -7,7 +7,15 @@ import numpy as np
 
 from systola.files.tensors import ModelError
 from systola.hw.contract.config import AcceleratorConfig
-from systola.hw.contract.numbers import CODE_BITS, INT_BITS, MAX_SHIFT, PEAK, RESIDUAL_BITS
+from systola.hw.contract.numbers import (
+    CODE_BITS,
+    INT_BITS,
+    MAX_SHIFT,
+    NORM_FRACTION,
+    PEAK,
+    RESIDUAL_BITS,
+    epsilon_bits,
+)
 from systola.model.graph.nodes import (
     Activation,
     Constant,
@@ -84,7 +92,8 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention="published",
         _check_choice(graph, name, choice)
     watch = _Epsilon(graph)
     ranges = calibrate(graph, images, progress=progress, watch=watch)
-    return _Quantizer(graph, settings, choices, ranges, watch.effects()).graph()
+    left_out = {} if norm == "normalised" else watch.effects()
+    return _Quantizer(graph, settings, choices, ranges, left_out).graph()
 
 
 class _Epsilon:
@@ -124,8 +133,8 @@ def _check_choice(graph, name, choice):
 class _Quantizer:
     """One quantization: the float network, the settings and the scale of every tensor."""
 
-    def __init__(self, graph, settings, choices, ranges, epsilon):
-        self.float, self.settings, self.epsilon = graph, settings, epsilon
+    def __init__(self, graph, settings, choices, ranges, left_out):
+        self.float, self.settings, self.left_out = graph, settings, left_out
         self.mult_bits = settings["mult_bits"]
         self.code_mult_bits = min(settings["code_mult_bits"], self.mult_bits)
         self.bits = tensor_bits(graph, settings, choices)
@@ -137,7 +146,7 @@ class _Quantizer:
     def graph(self):
         """Return the whole integer network."""
         nodes = tuple(getattr(self, f"_{node.kind}")(node) for node in self.float.nodes)
-        meta = self.float.meta | ({"left_out_epsilon": self.epsilon} if self.epsilon else {})
+        meta = self.float.meta | ({"left_out_epsilon": self.left_out} if self.left_out else {})
         return dataclasses.replace(
             self.float, nodes=nodes, meta=meta,
             scales={name: float(scale) for name, scale in self.scales.items()})
@@ -245,8 +254,19 @@ class _Quantizer:
             self.leave(node, left)
         bits = self.bits[node.name]
         mult, shift = self.dyadic(_ratio(scale, self.scales[node.name]), self.width(bits))
+        epsilon = self._epsilon(node) if self.settings["norm"] == "normalised" else None
         return Norm(name=node.name, input=node.input, groups=node.groups, bias=bias, bits=bits,
-                    variant=self.settings["norm"], mult=mult, shift=shift)
+                    variant=self.settings["norm"], mult=mult, shift=shift, epsilon=epsilon)
+
+    def _epsilon(self, node):
+        """Return the epsilon of a norm beside the sum of squares of its input's codes."""
+        channels, scale = len(node.weight) // node.groups, float(self.scales[node.input])
+        unit = scale * scale / (channels << 2 * NORM_FRACTION)
+        epsilon, limit = round(node.eps / unit), (1 << epsilon_bits(channels)) - 1
+        if epsilon > limit:
+            raise ModelError(f"node {node.name!r}: eps must be at most {limit * unit:.3g} beside an "
+                             f"input that is all within {32768 * scale:.3g}, not {node.eps}")
+        return epsilon
 
     def _add(self, node):
         s = self.scales
