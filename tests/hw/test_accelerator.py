@@ -167,7 +167,7 @@ def test_random_cases_differ():
             ("token_depth", {4, 8, 16}), ("banks", {1, 2, 3, 4}), ("norm_roots", {1, 2, 4}),
             ("pe_style", {"dsp", "lut", "dsp_packed"}), ("attention", {"published", "deferred"}),
             ("attention_bits", {8, 16}), ("gelu", {"published", "table"}),
-            ("norm", {"published", "leading_one"})):
+            ("norm", {"published", "leading_one", "normalised"})):
         assert {getattr(config, name) for config in configs} == values, name
     slots = {tuple(config.requant_cycles(long=long, residual=False) for long in (True, False))
              for config in configs}

@@ -63,6 +63,7 @@ CASES = {
                                     {"attention_bits": 8, "act_bits": 7}),
     "table": ({"gelu": "table", "blocks": 2}, {"gelu": "table", "rows": 5, "cols": 5, "lanes": 5}),
     "leading one": ({"norm": "leading_one"}, {"norm": "leading_one"}),
+    "normalised": ({"norm": "normalised"}, {"norm": "normalised"}),
     "full multiplier": ({"mult_bits": 31, "classes": 1}, {"mult_bits": 31}),
     "two tokens": ({"tokens": 2}, {"token_depth": 2, "queue_depth": 2}),
     "one bank": ({}, {"banks": 1, "bank_depth": 1024}),
