@@ -85,8 +85,9 @@ def settings_options(command):
             click.option("--gelu", metavar="published|table", help="Form of ShiftGELU."),
             click.option("--method", type=click.Choice(list(METHODS)),
                          help=f"Recipe of quantization, {BEST} unless given: docs/MODELS.md."),
-            click.option("--norm", metavar="published|leading_one",
-                         help="Form of I-LayerNorm's root.")]):
+            click.option("--norm", metavar="published|leading_one|normalised",
+                         help="I-LayerNorm with that start of its root, or one accurate for all "
+                              "rows, with epsilon.")]):
         command = option(command)
     return command
 

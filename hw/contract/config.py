@@ -14,6 +14,7 @@ from systola.hw.contract.numbers import (
     RECORD_BYTES,
     RESIDUAL_BITS,
     TABLE_BYTES,
+    epsilon_bits,
 )
 
 __all__ = ["MODEL_SETTINGS", "PRESETS", "SCRATCHPAD_WORDS", "AcceleratorConfig", "ConfigError",
@@ -119,9 +120,11 @@ class AcceleratorConfig:
     gelu : str
         ``published`` (row maximum, one division per element) or ``table`` (256 entries).
     norm_roots : int
-        Rows of I-LayerNorm whose root is computed at the same time.
+        Rows of I-LayerNorm whose root is computed at the same time; a normalised one has one root,
+        which is as fast.
     norm : str
-        Start of the I-LayerNorm root iteration: ``published`` (2**16) or ``leading_one``.
+        I-LayerNorm with the root iteration's start at 2**16 (``published``) or at ``leading_one``,
+        or ``normalised``: fractional mean, epsilon, and a root of as many bits for every row.
     pooling : str
         ``mean`` adds the operation MEAN, the mean over rows; ``none`` leaves it out.
     max_row : int
@@ -241,6 +244,11 @@ class AcceleratorConfig:
         return (1 << self.x0_bits) - 1
 
     @property
+    def largest_epsilon_high(self):
+        """Largest upper half of an epsilon of LAYERNORM: none but of a normalised one."""
+        return (1 << epsilon_bits(self.max_row) - 32) - 1 if self.norm == "normalised" else 0
+
+    @property
     def last_group(self):
         """Number of the last group of `lanes` lanes in a word."""
         return self.rows // self.lanes - 1
@@ -354,7 +362,7 @@ _RANGES = [
 _CHOICES = {
     "pe_style": ("dsp", "dsp_packed", "lut"), "attention": ("published", "normalised", "deferred"),
     "attention_bits": (8, 16), "gelu": ("published", "table"),
-    "norm": ("published", "leading_one"), "pooling": ("none", "mean"),
+    "norm": ("published", "leading_one", "normalised"), "pooling": ("none", "mean"),
 }
 
 PRESETS = {

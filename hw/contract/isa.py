@@ -11,6 +11,7 @@ from enum import Enum, IntEnum, IntFlag
 from systola.hw.contract.numbers import (
     CODE_BITS,
     MAX_SHIFT,
+    NORM_FRACTION,
     NORMALISED_PEAK,
     PEAK,
     RECORD_BYTES,
@@ -291,7 +292,10 @@ FORMATS = {
     Opcode.LAYERNORM: Format(
         Engine.VECTOR, "Rows of 16-bit codes (two planes) to out_bits codes, requantized per "
         "channel by the parameter words from param_base.",
-        (*_VECTOR, _CODE, Field("param_base", 16, "first parameter word")),
+        (*_VECTOR, _CODE, Field("param_base", 16, "first parameter word"),
+         Field("epsilon_low", 32, "lower half of what is added to the sum of squares, in units of "
+               f"2**-{2 * NORM_FRACTION} (normalised)"),
+         Field("epsilon_high", 32, "its upper half", high="largest_epsilon_high")),
         (Region("src_", planes=2), Region("dst_", writes=True),
          Span(Memory.PARAMS, "param_base", CHANNELS))),
     Opcode.MEAN: Format(

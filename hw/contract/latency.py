@@ -2,15 +2,32 @@
 
 from systola.hw.contract.config import RESIDUAL_BITS, mult_limb, requant_slots
 from systola.hw.contract.dsp_packing import plan_packing
+from systola.hw.contract.numbers import NORM_ROOT_BITS
 
-__all__ = ["CHECK_LATENCY", "LANE_LATENCY", "array_delays", "array_latency", "matmul_latency",
-           "requant_latency", "slice_columns"]
+__all__ = ["CHECK_LATENCY", "LANE_LATENCY", "ROOT_LOWEST", "array_delays", "array_latency",
+           "matmul_latency", "requant_latency", "root_cycles", "root_skip", "slice_columns"]
 
 CHECK_LATENCY = 8
 """Cycles of the dispatcher's checks beyond those of the steps."""
 
 LANE_LATENCY = 8
 """Cycles of a requantizer's lane from the operands of a slot to its result."""
+
+ROOT_LOWEST = 3
+"""Groups of four bits of a variance at its lower end, above which one that matters has bits."""
+
+
+def root_skip(width):
+    """Return how many groups of four leading zeros a normalised root skips, once or twice.
+
+    Then the highest group of `width` bits that is not zero is among the first so many.
+    """
+    return -(-(-(-width // 4) - ROOT_LOWEST) // 3)
+
+
+def root_cycles(width):
+    """Return the cycles that `hw.vector.normalised_root.NormalisedRoot` takes for the root."""
+    return root_skip(width) - 1 + NORM_ROOT_BITS // 2
 
 
 def array_delays(cols, group):

@@ -1,8 +1,9 @@
 """Constants of the number formats that models, compiler and hardware share."""
 
 __all__ = ["BRANCH_BITS", "CODE_BITS", "FACTOR_BITS", "GELU_SHIFT", "INT_BITS", "MAX31",
-           "MAX_SHIFT", "NORMALISED_PEAK", "PEAK", "RECORD_BYTES", "RESIDUAL_BITS", "SHIFT_BITS",
-           "SOFTMAX_SHIFT", "TABLE_BYTES"]
+           "MAX_SHIFT", "NORMALISED_PEAK", "NORM_FRACTION", "NORM_NUMERATOR", "NORM_ROOT_BITS",
+           "PEAK", "RECORD_BYTES", "RESIDUAL_BITS", "SHIFT_BITS", "SOFTMAX_SHIFT", "TABLE_BYTES",
+           "epsilon_bits"]
 
 CODE_BITS = 8
 """Bits of a code, and of a lane; a result of more has two planes and long multipliers."""
@@ -45,3 +46,22 @@ RECORD_BYTES = 9
 
 TABLE_BYTES = 1 << CODE_BITS
 """Bytes of a table: an entry for every code."""
+
+NORM_FRACTION = 8
+"""Fractional bits of the mean that a normalised layer norm takes off; its sum of squares has two
+for each of them."""
+
+NORM_ROOT_BITS = 18
+"""Bits of the root of a normalised layer norm, of which the highest two are not both zero."""
+
+NORM_NUMERATOR = (1 << 33) - 1
+"""What is divided by that root: the quotient has 16 or 17 bits."""
+
+
+def epsilon_bits(channels):
+    """Return the bits of the epsilon of a normalised layer norm over `channels`.
+
+    In units of ``2**(-2 * NORM_FRACTION)``, it may be as large as any sum of squares of that many
+    codes of 16 bits, each less their mean.
+    """
+    return (channels - 1).bit_length() + 30 + 2 * NORM_FRACTION

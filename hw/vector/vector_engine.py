@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.isa import Opcode
-from systola.hw.contract.numbers import GELU_SHIFT, INT_BITS, SOFTMAX_SHIFT
+from systola.hw.contract.numbers import GELU_SHIFT, INT_BITS, SOFTMAX_SHIFT, epsilon_bits
 from systola.hw.parts import shapes
 from systola.hw.parts.register_slice import RegisterSlice
 from systola.hw.vector.expmax import ExpMax
@@ -77,6 +77,8 @@ class VectorEngine(wiring.Component):
         wiring.connect(m, wiring.flipped(self.param), scaler.param)
         softmax, gelu, norm = self._units(m)
         take, opcode, fields = self._start(m, reader, writer, scaler)
+        if config.norm == "normalised":
+            m.d.comb += norm.epsilon.eq(Cat(fields.epsilon_low, fields.epsilon_high))
         m.d.comb += [getattr(unit, name).eq(fields[name]) for unit in (softmax, gelu)
                      for name in ("unit", "numerator") if hasattr(unit, name)]
         m.d.comb += self.done.eq(self._factors(m, take, fields, softmax, writer.done)
@@ -147,7 +149,7 @@ class VectorEngine(wiring.Component):
         else:
             gelu = GeluTable(lanes=config.vector_lanes)
         norm = ILayerNorm(lanes=config.norm_lanes, max_row=config.max_row,
-                          start=config.norm, roots=config.norm_roots)
+                          variant=config.norm, roots=config.norm_roots)
         m.submodules.softmax, m.submodules.gelu, m.submodules.norm = softmax, gelu, norm
         m.d.comb += self.table.ready.eq(1)
         for unit in softmax, gelu:
@@ -170,6 +172,9 @@ class VectorEngine(wiring.Component):
         planes = Mux(self.instr.p.opcode == Opcode.SHIFTMAX, config.attention_digits, 1)
         sources = {name: (ins, bits) for name, bits in (
             ("unit", config.x0_bits), ("numerator", INT_BITS), ("factor_base", 16))}
+        if config.norm == "normalised":
+            sources |= {"epsilon_low": (norm, 32),
+                        "epsilon_high": (norm, epsilon_bits(config.max_row) - 32)}
         if config.pooling == "mean":
             codes.append(Opcode.MEAN)
             is_mean = self.instr.p.opcode == Opcode.MEAN

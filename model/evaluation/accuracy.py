@@ -35,6 +35,7 @@ OPTIONS = {
     "normalised attention": {"attention": "normalised"},
     "GELU table": {"gelu": "table"},
     "leading-one root start": {"norm": "leading_one"},
+    "normalised layer norm": {"norm": "normalised"},
     "6-bit weights and activations": {"weight_bits": 6, "act_bits": 6},
     "4-bit weights": {"weight_bits": 4},
 }

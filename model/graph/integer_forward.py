@@ -204,7 +204,8 @@ def _(node: Norm, graph, x):
     parts = x.reshape(*x.shape[:-1], node.groups, x.shape[-1] // node.groups)
     shape = node.groups, parts.shape[-1]
     return layernorm_requant(parts, node.bias.reshape(shape), node.mult.reshape(shape),
-                             node.shift.reshape(shape), node.bits, node.variant).reshape(x.shape)
+                             node.shift.reshape(shape), node.bits, node.variant,
+                             node.epsilon or 0).reshape(x.shape)
 
 
 @compute.register

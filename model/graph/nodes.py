@@ -6,7 +6,7 @@ from math import isfinite
 
 import numpy as np
 
-from systola.hw.contract.numbers import MAX31
+from systola.hw.contract.numbers import MAX31, epsilon_bits
 from systola.model.graph.attention_nodes import Context, Scores, Softmax
 from systola.model.graph.node import MOST, GraphError, Node, Tensor, with_inputs
 
@@ -192,8 +192,9 @@ class Norm(Node):
 
     More than one group are the heads of a query or key norm.
 
-    Integers: I-LayerNorm, ``sat(rne((o + bias) * mult, shift), bits)`` with mult and shift (C,);
-    variants of its root's start: ``published``, ``leading_one``.
+    Integers: ``sat(rne((o + bias) * mult, shift), bits)`` with mult and shift (C,); variants:
+    I-LayerNorm, with its root's start ``published`` or ``leading_one``, and ``normalised``, which
+    adds ``epsilon`` to the sum of squares, in units of ``2**(-2 * NORM_FRACTION)``.
     """
 
     input: str
@@ -205,6 +206,7 @@ class Norm(Node):
     bits: int | None = None
     mult: np.ndarray | None = None
     shift: np.ndarray | None = None
+    epsilon: int | None = None
 
     @property
     def inputs(self):
@@ -223,9 +225,15 @@ class Norm(Node):
             self.array("bias", shape)
             if not isinstance(self.eps, float) or not 0 <= self.eps <= 1:
                 self.refuse("eps", "a number from 0 to 1", repr(self.eps))
+            self.absent("epsilon")
         else:
             self.absent("weight", "eps")
-            self.choice("variant", "published", "leading_one")
+            self.choice("variant", "published", "leading_one", "normalised")
+            if self.variant == "normalised":
+                channels = source.channels // self.groups
+                self.integer("epsilon", 0, (1 << epsilon_bits(channels)) - 1)
+            else:
+                self.absent("epsilon")
             self.integer("bits", 2, 16)
             self.array("bias", shape, -MAX31 - 1, MAX31)
             self.dyadic(shape=shape)

@@ -7,7 +7,13 @@ import numpy as np
 
 from systola.files.tensors import ModelError
 from systola.hw.contract.config import AcceleratorConfig
-from systola.hw.contract.numbers import CODE_BITS, MAX_SHIFT, RESIDUAL_BITS
+from systola.hw.contract.numbers import (
+    CODE_BITS,
+    MAX_SHIFT,
+    NORM_FRACTION,
+    RESIDUAL_BITS,
+    epsilon_bits,
+)
 from systola.model.graph.nodes import (
     Constant,
     Context,
@@ -110,7 +116,7 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention=AcceleratorC
     made = _Quantizer(graph, settings, bits, weights, scales, lockstep).graph()
     if nodes is not None:
         nodes.update(node_report(graph, made, images))
-    effects = watch.effects()
+    effects = {} if norm == "normalised" else watch.effects()
     meta = {**made.meta, "method": method} | ({"left_out_epsilon": effects} if effects else {})
     return dataclasses.replace(made, meta=meta)
 
@@ -299,8 +305,19 @@ class _Quantizer:
             self.leave(node, left)
         bits = self.bits[node.name]
         mult, shift = self.dyadic(_ratio(scale, self.scales[node.name]), self.width(bits))
+        epsilon = self._epsilon(node) if self.settings["norm"] == "normalised" else None
         return Norm(name=node.name, input=node.input, groups=node.groups, bias=bias, bits=bits,
-                    variant=self.settings["norm"], mult=mult, shift=shift)
+                    variant=self.settings["norm"], mult=mult, shift=shift, epsilon=epsilon)
+
+    def _epsilon(self, node):
+        """Return the epsilon of a norm beside the sum of squares of its input's codes."""
+        channels, scale = len(node.weight) // node.groups, float(self.scales[node.input])
+        unit = scale * scale / (channels << 2 * NORM_FRACTION)
+        epsilon, limit = round(node.eps / unit), (1 << epsilon_bits(channels)) - 1
+        if epsilon > limit:
+            raise ModelError(f"node {node.name!r}: eps must be at most {limit * unit:.3g} beside "
+                             f"an input that is all within {32768 * scale:.3g}, not {node.eps}")
+        return epsilon
 
     def _add(self, node):
         s = self.scales

@@ -107,9 +107,9 @@ class RtlEngine:
         return self._rows("shiftgelu", key, x, key["in_bits"], (key["in_bits"] + bits, True),
                           {"unit": -int(x0)})
 
-    def layernorm(self, x, start="published"):
+    def layernorm(self, x, variant="published"):
         """Return what `systola.model.operators.layernorm.layernorm` does."""
-        return self._rows("layernorm", {"start": start}, x, 16, (32, True), {})
+        return self._rows("layernorm", {"variant": variant}, x, 16, (32, True), {})
 
     def matmul(self, x, w):
         """Return ``x @ w.T`` of 8-bit codes, as `systola.model.operators.matmul.matmul` does."""

@@ -6,7 +6,8 @@ from amaranth import Array, Cat, Const, Mux, Signal, signed
 
 from systola.hw.contract.dsp_packing import plan_packing
 
-__all__ = ["division", "field_counter", "packed_products", "product", "requantization", "root"]
+__all__ = ["division", "field_counter", "normalised_root", "packed_products", "product",
+           "requantization", "root"]
 
 
 def division(bench, hw, **sizes):
@@ -55,6 +56,26 @@ def _root(v, iterations):
     for _ in range(iterations):
         k = max((k + v // k) >> 1, 1)
     return k
+
+
+def normalised_root(bench, hw, width):
+    """Require the place of the highest four bits that are not zero, and the quotient."""
+    unit, m = bench.unit(hw.NormalisedRoot(width=width)), bench.m
+    new = bench.free(unit.i.p.shape().size, "operand")
+    asked, inside = Signal(width), Signal()  # one at a time
+    _, entered = bench.offer(unit.i, payload=new,
+                             when=(unit.i.p.shape()(new).v >> 4 != 0) & ~inside)
+    left = bench.accept(unit.o)
+    m.d.sync += inside.eq((inside | entered) & ~left)
+    with m.If(entered):
+        m.d.sync += asked.eq(unit.i.p.v)
+    place = bench.wire(asked[8:] != 0)
+    normal = bench.wire(Mux(place, asked, asked << 4)[:width])
+    root = bench.wire(sum(normal >= k * k for k in range(1, 1 << hw.NORM_ROOT_BITS)))
+    right = Array(Const(hw.NORM_NUMERATOR // max(k, 1), len(unit.o.p.factor))
+                  for k in range(1 << hw.NORM_ROOT_BITS))[root]
+    bench.rule("the place is right", ~unit.o.valid | (unit.o.p.place == place))
+    bench.rule("the factor is right", ~unit.o.valid | (unit.o.p.factor == right))
 
 
 def product(bench, hw, style, bits):

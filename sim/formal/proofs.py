@@ -88,6 +88,12 @@ _ROOT = (("ITERATIONS = 10", "ITERATIONS = 3"), ("width, 18, 62", "width, 4, 62"
          ("25 if published else 31", "25 if published else 7"),
          ("max(len(self.i.p.v), 31)", "max(len(self.i.p.v), 7)"))
 
+_NORMALISED_ROOT = (
+    ("from systola.hw.contract.latency import ROOT_LOWEST, root_cycles, root_skip",
+     "ROOT_LOWEST, root_cycles, root_skip = 1, lambda width: 3, lambda width: 1"),
+    ("from systola.hw.contract.numbers import NORM_NUMERATOR, NORM_ROOT_BITS",
+     "NORM_NUMERATOR, NORM_ROOT_BITS = (1 << 9) - 1, 6"), ("width, 18, 63", "width, 8, 63"))
+
 
 def _streams(module, fault, make, name=None, reduced=(), **options):
     """Return the proof of the stream rules of the unit that `make` gets from its module."""
@@ -134,6 +140,13 @@ _STREAMS = [
                                        bias_bits=3)),
     _streams("vector.row_moments", ("with m.If(~self.o.valid | self.o.ready):", "with m.If(1):"),
              lambda hw: hw.RowMoments(lanes=1, max_row=3, steps=16)),
+    _streams("vector.row_sums", ("self.i.ready.eq(~(waits & beat.last))", "self.i.ready.eq(1)"),
+             lambda hw: hw.RowSums(lanes=1, max_row=3)),
+    _streams("vector.fine_moments", ("with m.If(~self.o.valid | self.o.ready):", "with m.If(1):"),
+             lambda hw: hw.FineMoments(lanes=1, max_row=3)),
+    _streams("vector.normalised_root",
+             ("divider.o.ready.eq(self.o.ready)", "divider.o.ready.eq(1)"),
+             lambda hw: hw.NormalisedRoot(width=12), reduced=_NORMALISED_ROOT),
     _streams("control.token_gate", ("granted.eq(~self.o.ready)", "granted.eq(0)"),
              lambda hw: hw.TokenGate(engine=0, payload=3, depth=2, bits=3),
              strobes=("done", "take", "blocked", "clear")),
@@ -211,6 +224,11 @@ _ARITHMETIC = [
           bench=partial(arithmetic.root, width=8), method="induction", depth=14,
           reduced=_ROOT,
           fault=("shift.eq((k + 2) // 2)", "shift.eq((k + 1) // 2)")),
+    Proof(name="normalised root", module="systola.hw.vector.normalised_root",
+          claim="6 bits of the root of all numbers of 5 to 12 bits, and their quotient",
+          bench=partial(arithmetic.normalised_root, width=12), method="induction", depth=14,
+          reduced=_NORMALISED_ROOT,
+          fault=("Cat(Const(3, 2), root ^", "Cat(Const(1, 2), root ^")),
     Proof(name="product, dsp", module="systola.hw.matrix.pe",
           claim="psum + weight * act, 4 by 5 bits, all operands",
           bench=partial(arithmetic.product, style="dsp", bits=4), method="induction", depth=8,

@@ -94,5 +94,5 @@ def _config(rng):
         queue_depth=int(rng.integers(2, 9)), param_depth=256, param_ports=choose(1, 2),
         mult_bits=mult_bits, code_mult_bits=int(rng.integers(10, mult_bits + 1)),
         attention=attention, attention_bits=choose(8, 16), gelu=choose("published", "table"),
-        norm_roots=choose(1, 2, 4), norm=choose("published", "leading_one"),
+        norm_roots=choose(1, 2, 4), norm=choose("published", "leading_one", "normalised"),
         max_row=64, x0_bits=12)

@@ -24,7 +24,7 @@ CONFIGS = {
     "deferred": AcceleratorConfig(
         rows=8, cols=4, lanes=2, vector_lanes=2, norm_lanes=1, pe_style="lut", token_depth=4,
         banks=3, bank_depth=16, weight_fifo=9, stream_fifo=8, queue_depth=2, param_depth=8,
-        max_row=24, x0_bits=8, attention="deferred", gelu="table", norm="leading_one",
+        max_row=24, x0_bits=8, attention="deferred", gelu="table", norm="normalised",
         code_mult_bits=12, pooling="mean"),
     "tiny": replace(PRESETS["tiny"], attention="normalised"),
 }

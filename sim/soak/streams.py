@@ -86,6 +86,9 @@ class Maker:
             values |= {"rows": rows, "words": words, "act_words": self.number(1, 2),
                        "count": self.number(1, min(3, config.param_depth)),
                        "shift": self.number(0, 40), "res_shift": self.number(0, 20)}
+            if opcode is Opcode.LAYERNORM:
+                values["epsilon_low"] = self.number(0, 2**32 - 1) >> self.number(0, 31)
+                values["epsilon_high"] *= self.number(0, 1)
             for field in FORMATS[opcode].fields:
                 if field.name.endswith("stride"):
                     values[field.name] = stride

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 from systola.hw.contract.checks import When, check_steps
 from systola.hw.contract.isa import Flag, Opcode
-from systola.hw.contract.latency import CHECK_LATENCY, requant_latency
+from systola.hw.contract.latency import CHECK_LATENCY, requant_latency, root_cycles
+from systola.hw.contract.numbers import epsilon_bits
 from systola.sw_driver.compiler.contention import QUIET
 
 __all__ = ["COSTS", "Costs", "check_cycles", "requant_times", "vector_cycles"]
@@ -55,6 +56,8 @@ class Costs:
     table: int = 13
     layernorm: int = 71         # beyond the root
     layernorm_row: int = 35     # least cycles a row, its mean
+    fine_norm: int = 77         # the same of normalised layer norms
+    fine_norm_row: int = 15
     mean: int = 20
     finish: int = 3             # from the last completion to done
 
@@ -89,7 +92,8 @@ def vector_cycles(opcode, fields, config, costs, beside=QUIET):
     division = {"published": costs.shiftmax_row,
                 "normalised": costs.normalised_row + -(-config.factor_bits // 3),
                 "deferred": costs.deferred_row + -(-config.factor_bits // 2)}[config.attention]
-    least = {Opcode.LAYERNORM: costs.layernorm_row, Opcode.SHIFTGELU: beats + scaled,
+    least = {Opcode.LAYERNORM: costs.fine_norm_row if config.norm == "normalised"
+             else costs.layernorm_row, Opcode.SHIFTGELU: beats + scaled,
              Opcode.SHIFTMAX: division}
     alone = max(beats, every, least[opcode])
     row = beside.row(alone, every, written, planes, fields["words"] * (1 + norm),
@@ -116,14 +120,16 @@ def vector_cycles(opcode, fields, config, costs, beside=QUIET):
 
 def _norm_cycles(rows, beats, every, config, costs):
     """Return the cycles of I-LayerNorm up to the last row's first beat."""
+    lanes = config.norm_lanes
+    fill = (lanes < config.vector_lanes) + -(-(lanes - 1).bit_length() // 2) + beats - 1
+    if config.norm == "normalised":
+        root = root_cycles(epsilon_bits(config.max_row) + 1)
+        return costs.fine_norm + fill + root + int((rows - 1) * every)
     root, roots, began = _root_cycles(config), config.norm_roots, []
     for row in range(rows):
         after = began[-1] + every if row else 0
         began.append(max(after, began[-roots] + root if row >= roots else 0))
-    lanes = config.norm_lanes
-    levels = -(-(lanes - 1).bit_length() // 2)
-    latency = costs.layernorm - 1 + (lanes < config.vector_lanes) + levels + root + beats
-    return latency + int(began[-1])
+    return costs.layernorm + fill + root + int(began[-1])
 
 
 def _mean_cycles(columns, fields, config, costs):

@@ -325,5 +325,7 @@ class Lowering:
             params = self.params(node.name, node.bias, node.mult, node.shift)
             if params.count * _NORM_SHARE <= self.config.param_depth:
                 self._norm_params[node.name] = params
+        epsilon = int(node.epsilon or 0)
         return self.vector(Opcode.LAYERNORM, node.name, source, out, len(node.bias),
-                           out_bits=node.bits, params=params)
+                           out_bits=node.bits, params=params, epsilon_low=epsilon % 2**32,
+                           epsilon_high=epsilon >> 32)

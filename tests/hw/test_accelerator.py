@@ -168,7 +168,7 @@ def test_random_cases_differ():
             ("pe_style", {"dsp", "lut", "dsp_packed"}),
             ("attention", {"published", "normalised", "deferred"}),
             ("attention_bits", {8, 16}), ("gelu", {"published", "table"}),
-            ("norm", {"published", "leading_one"})):
+            ("norm", {"published", "leading_one", "normalised"})):
         assert {getattr(config, name) for config in configs} == values, name
     slots = {tuple(config.requant_cycles(long=long, residual=False) for long in (True, False))
              for config in configs}

@@ -131,7 +131,11 @@ def test_sequences_keep_rows_apart():
     ("blocks.0.attention", {"unit": 0}, "unit must be an integer from 1 to"),
     ("embed", {"index": np.array([[0, 0], [1, 8]])}, "index must be rows of the sources"),
     ("embed", {"sources": ("prefix", "patches")}, "sources must be tensors of the same channels"),
-    ("blocks.0.norm1", {"variant": None}, "variant must be 'published' or 'leading_one', not None"),
+    ("blocks.0.norm1", {"variant": None}, "variant must be 'published' or 'leading_one' or 'norm"),
+    ("blocks.0.norm1", {"epsilon": 0}, "epsilon must be left out here, not 0"),
+    ("blocks.0.norm1", {"variant": "normalised"}, "epsilon must be an integer from 0 to"),
+    ("blocks.0.norm1", {"variant": "normalised", "epsilon": 2**50},
+     f"epsilon must be an integer from 0 to {2**50 - 1}, not {2**50}"),
     ("patches", {"bits": None}, "bits must be given"),
     ("patches", {"name": "a b"}, "name of a node must be letters, digits and _")])
 def test_what_does_not_fit_is_named(name, values, message):

@@ -60,6 +60,7 @@ def linears(floats, graph):
 
 @pytest.mark.parametrize("settings", [{}, {"mult_bits": 31, "gelu": "table"},
                                       {"norm": "leading_one"}, {"code_mult_bits": 16},
+                                      {"norm": "normalised"},
                                       {"attention": "deferred"}, {"attention": "normalised"}])
 def test_every_tensor_follows_the_float_network(settings):
     """Every tensor times its scale is near the float one: no site has a wrong scale."""
@@ -212,15 +213,14 @@ def test_norm_bias_and_saturation():
 @pytest.fixture(scope="module")
 def digits():
     """Return a function that changes a copy of the digits' float network: top-1 of both."""
-    images, labels = load_data("digits")
-    images, labels = images[:150], labels[:150]
+    all_images, all_labels = load_data("digits")
     training = load_data("digits", "train")[0][::4]
 
-    def measure(change):
+    def measure(change, images=150, **settings):
         graph = copy.deepcopy(open_float("digits"))
         change(graph.by_name)
-        network = quantize(graph, float_inputs(graph, training))
-        result = evaluate(graph, network, images, labels)
+        network = quantize(graph, float_inputs(graph, training), **settings)
+        result = evaluate(graph, network, all_images[:images], all_labels[:images])
         return result["float_top1"], result["int_top1"], network
 
     return measure
@@ -266,6 +266,51 @@ def test_an_epsilon_that_matters_is_noted(digits):
     (name, effect), = network.meta["left_out_epsilon"].items()
     assert name == "blocks.1.norm1"
     assert 0.01 < effect < 10
+
+
+@pytest.mark.parametrize(("layers", "by"), [
+    (("patch_embed", "prefix", "position"), 1e-3), (("patch_embed", "prefix", "position"), 1e-2),
+    (("patch_embed", "prefix", "position", "attn_out", "out"), 1e-2)])
+def test_a_small_residual_stream_keeps_its_epsilon(digits, layers, by):
+    """All of the stream, or what the first block reads: a small one must not be blown up."""
+    def change(nodes):
+        for name, node in nodes.items():
+            if name.rpartition(".")[2] in layers:
+                for array in ("weight", "bias") if isinstance(node, Linear) else ("values",):
+                    getattr(node, array)[:] *= by
+
+    real, integer, network = digits(change, images=359, norm="normalised")
+    assert abs(real - integer) < 0.005
+    assert "left_out_epsilon" not in network.meta
+    assert all(norm.epsilon > 2**16 for norm in network.of(Norm))
+
+
+def test_leaving_the_epsilon_out_changes_a_small_stream(digits):
+    def change(nodes):
+        for name in "prefix", "position", "patch_embed":
+            getattr(nodes[name], "weight" if name == "patch_embed" else "values")[:] *= 1e-2
+        nodes["patch_embed"].bias[:] *= 1e-2
+
+    # A method that fits layers to the float network makes up for most of it.
+    real, integer, network = digits(change, images=359, method="minmax")
+    assert abs(real - integer) > 0.03
+    assert network.meta["left_out_epsilon"]["blocks.0.norm1"] > 0.1
+
+
+def test_the_epsilon_is_that_of_the_node():
+    """At the scale of the input's codes, in units of 2**-16; what is far above these is refused."""
+    floats, patches, graph = make(norm="normalised")
+    for before, after in zip(floats.of(Norm), graph.of(Norm), strict=True):
+        real = after.epsilon / 2**16 * graph.scales[after.input] ** 2 / len(before.weight)
+        assert real == pytest.approx(before.eps, rel=1e-6)
+    object.__setattr__(floats.by_name["blocks.0.norm1"], "eps", 1.0)
+    for name in "prefix", "position":
+        floats.by_name[name].values[:] *= 1e-5
+    floats.by_name["patch_embed"].weight[:] *= 1e-5
+    floats.by_name["patch_embed"].bias[:] *= 1e-5
+    with pytest.raises(ModelError, match=r"^node 'blocks.0.norm1': eps must be at most \S+ beside "
+                                         r"an input that is all within \S+, not 1.0$"):
+        quantize(floats, {"patches": patches}, norm="normalised")
 
 
 def test_gamma_of_zero_outputs_beta():
@@ -403,7 +448,7 @@ def test_sums_and_means_of_unequal_scales(mult_bits):
     ({"attention": "deferred", "act_bits": 6},
      "attention 'deferred' needs act_bits 8 and mult_bits up to 24, not 6 and 24"),
     ({"gelu": "relu"}, "gelu must be 'published' or 'table', not 'relu'"),
-    ({"norm": 0}, "norm must be 'published' or 'leading_one', not 0")])
+    ({"norm": 0}, "norm must be 'published' or 'leading_one' or 'normalised', not 0")])
 def test_settings_out_of_range(settings, message):
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         make(**settings)

@@ -13,6 +13,7 @@ from systola.model.operators.row_mean import row_mean
 from systola.model.operators.shiftgelu import shiftgelu
 from systola.model.operators.shiftmax import shiftmax
 from systola.sim.machine.machine import DeadlockError, Machine, MachineError, ProgramFault
+from systola.sim.machine.memories import Memories
 
 CONFIG = AcceleratorConfig(rows=3, cols=2, lanes=1, act_bits=5, weight_bits=4, token_depth=4,
                            banks=2, bank_depth=64, weight_fifo=8, param_depth=16, max_row=8,
@@ -29,7 +30,7 @@ MATMUL = {"act_base": 0, "act_stride": 2, "act_plane": 0, "rows": 2, "act_words"
 FETCH = {"base": 16, "stride": 2, "rows": 5, "words": 2, "lanes_last": 2, "flags": 0}
 
 
-UNUSED = {"numerator": 0, "factor_base": 0, "table": 0}
+UNUSED = {"numerator": 0, "factor_base": 0, "table": 0, "epsilon_low": 0, "epsilon_high": 0}
 
 
 def op(opcode, defaults=(), *, data=b"", wait=0, signal=0, **fields):
@@ -239,6 +240,24 @@ def test_layernorm_reads_two_planes():
     assert out.tolist() == expected.tolist()
 
 
+def test_an_epsilon_has_two_halves():
+    config = AcceleratorConfig(**{**CONFIG.to_dict(), "norm": "normalised"})
+    memories, rng = Memories(config), np.random.default_rng(8)
+    x = rng.integers(-2**13, 2**13, (2, 5))
+    memories.bias[0], memories.mult[:2], memories.shift[:2] = 5, 31, 31
+    fields = {**VECTOR, "out_bits": 8, "param_base": 0}
+    got = set()
+    for high, low in (0, 0), (0, 2**32 - 1), (3, 17), (config.largest_epsilon_high, 0):
+        memories.finish_vector(Opcode.LAYERNORM, {
+            **fields, "epsilon_low": low, "epsilon_high": high}, x)
+        y = memories.read(fields, "dst_", 2)[0, :, :5].view(np.int8)
+        bias, mult, shift = memories.records(0, 5)
+        assert y.tolist() == layernorm_requant(
+            x, bias, mult, shift, 8, "normalised", high * 2**32 + low).tolist()
+        got.add(y.tobytes())
+    assert len(got) >= 3
+
+
 def test_table():
     config = AcceleratorConfig(**{**CONFIG.to_dict(), "gelu": "table"})
     table = RNG.integers(-128, 128, 256)
@@ -437,6 +456,7 @@ REFUSED = [
     (op(Opcode.MATMUL, MATMUL, out_bits=17), Error.FIELD_RANGE),
     (op(Opcode.MATMUL, MATMUL, res_shift=64), Error.FIELD_RANGE),
     (op(Opcode.LAYERNORM, VECTOR, out_bits=9, param_base=0), Error.FIELD_RANGE),
+    (op(Opcode.LAYERNORM, VECTOR, out_bits=8, param_base=0, epsilon_high=1), Error.FIELD_RANGE),
     (op(Opcode.SHIFTMAX, VECTOR, unit=0), Error.FIELD_RANGE),
     (op(Opcode.SHIFTMAX, VECTOR, unit=64), Error.FIELD_RANGE),
     (op(Opcode.LOAD, REGION, data=bytes(4 * BEAT), beats=5), Error.BEAT_COUNT),

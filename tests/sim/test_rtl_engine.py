@@ -121,8 +121,8 @@ def test_golden_vectors():
 
 def test_a_wrong_unit_is_noticed(tmp_path):
     class Wrong(RtlEngine):
-        def layernorm(self, x, start="published"):
-            return super().layernorm(x, start) + (np.arange(np.size(x)).reshape(x.shape) == 7)
+        def layernorm(self, x, variant="published"):
+            return super().layernorm(x, variant) + (np.arange(np.size(x)).reshape(x.shape) == 7)
 
     with np.load(GOLDEN / "ilayernorm.npz") as golden:
         np.savez(tmp_path / "ilayernorm.npz", **{name: golden[name] for name in golden.files

@@ -67,6 +67,7 @@ CASES = {
                                     {"attention_bits": 8, "act_bits": 7}),
     "table": ({"gelu": "table", "blocks": 2}, {"gelu": "table", "rows": 5, "cols": 5, "lanes": 5}),
     "leading one": ({"norm": "leading_one"}, {"norm": "leading_one"}),
+    "normalised norm": ({"norm": "normalised"}, {"norm": "normalised"}),
     "full multiplier": ({"mult_bits": 31, "classes": 1}, {"mult_bits": 31}),
     "two tokens": ({"tokens": 2}, {"token_depth": 2, "queue_depth": 2}),
     "one bank": ({}, {"banks": 1, "bank_depth": 1024}),
@@ -421,7 +422,7 @@ def test_every_cost_counts():
     cases = [CASES["odd"], ({"blocks": 2, "hidden": 40}, {"weight_fifo": 2, "stream_fifo": 4,
                                                "queue_depth": 2}),
              ({"gelu": "table"}, {"gelu": "table"}), CASES["deferred"], CASES["normalised"],
-             ({"classes": 60}, {"param_depth": 16, "stream_fifo": 64})]
+             CASES["normalised norm"], ({"classes": 60}, {"param_depth": 16, "stream_fifo": 64})]
     useless, cases = set(), [predicted(*case) for case in cases]
     for field in dataclasses.fields(COSTS):
         costs = dataclasses.replace(COSTS, **{field.name: getattr(COSTS, field.name) + 200})

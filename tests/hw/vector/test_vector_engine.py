@@ -89,6 +89,9 @@ class Fake:
         if opcode in (Opcode.SHIFTGELU, Opcode.LAYERNORM):
             fields |= {"out_bits": int(rng.integers(2, 9)),
                        "param_base": int(rng.integers(config.param_depth - 20))}
+        if opcode == Opcode.LAYERNORM and config.norm == "normalised":
+            epsilon = int(rng.integers(1 << 52)) >> int(rng.integers(53))
+            fields |= {"epsilon_low": epsilon % 2**32, "epsilon_high": epsilon >> 32}
         fields |= mean
         if mean and in_place and rows > 1 and rng.integers(2):  # over another row than the first
             target["base"] += target["stride"] * int(rng.integers(rows))
@@ -135,7 +138,8 @@ class Fake:
         records = [record for word in self.params[fields["param_base"]:] for record in word][:n]
         bias, mult, shift = (np.array([record[name] for record in records])
                              for name in ("bias", "mult", "shift"))
-        return [layernorm_requant(x, bias, mult, shift, fields["out_bits"], config.norm)]
+        epsilon = fields.get("epsilon_low", 0) + (fields.get("epsilon_high", 0) << 32)
+        return [layernorm_requant(x, bias, mult, shift, fields["out_bits"], config.norm, epsilon)]
 
 
 def digits_of(values, bits, count):
@@ -249,6 +253,9 @@ CONFIGS = [
     {"rows": 8, "lanes": 4, "vector_lanes": 4, "norm_lanes": 2, "code_mult_bits": 16},
     {"rows": 8, "lanes": 4, "norm_lanes": 1, "code_mult_bits": 16, "attention": "deferred",
      "norm_roots": 1},
+    {"norm": "normalised"},
+    {"rows": 8, "lanes": 4, "vector_lanes": 4, "norm_lanes": 2, "code_mult_bits": 16,
+     "norm": "normalised", "pooling": "mean"},
 ]
 MEANS = [
     {"bank_depth": 512}, {"rows": 4, "lanes": 1, "vector_lanes": 1, "norm_lanes": 1, "cols": 3,
@@ -304,6 +311,14 @@ def test_without_stalls_and_cycles_per_row(opcode, cycles):
         fake.add(opcode, rows, n)
     *_, before, first, second = simulate(fake)
     assert (second - first) - (first - before) == pytest.approx(8 * cycles, abs=1)
+
+
+def test_normalised_rows_take_the_cycles_of_their_beats():
+    fake = Fake(2, bank_depth=1024, code_mult_bits=16, norm="normalised")
+    for rows in 2, 5, 13:
+        fake.add(Opcode.LAYERNORM, rows, 40)
+    first, second, third = simulate(fake)
+    assert (third - second) - (second - first) == pytest.approx(8 * 20, abs=1)
 
 
 @pytest.mark.parametrize(("bits", "count"), [(8, 2), (4, 4), (5, 4), (2, 8)])
