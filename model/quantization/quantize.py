@@ -264,8 +264,8 @@ class _Quantizer:
         unit = scale * scale / (channels << 2 * NORM_FRACTION)
         epsilon, limit = round(node.eps / unit), (1 << epsilon_bits(channels)) - 1
         if epsilon > limit:
-            raise ModelError(f"node {node.name!r}: eps must be at most {limit * unit:.3g} beside an "
-                             f"input that is all within {32768 * scale:.3g}, not {node.eps}")
+            raise ModelError(f"node {node.name!r}: eps must be at most {limit * unit:.3g} beside "
+                             f"an input all within {32768 * scale:.3g}, not {node.eps}")
         return epsilon
 
     def _add(self, node):

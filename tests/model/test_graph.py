@@ -130,8 +130,8 @@ def test_sequences_keep_rows_apart():
     ("blocks.0.attention", {"unit": 0}, "unit must be an integer from 1 to"),
     ("embed", {"index": np.array([[0, 0], [1, 8]])}, "index must be rows of the sources"),
     ("embed", {"sources": ("prefix", "patches")}, "sources must be tensors of the same channels"),
-    ("blocks.0.norm1", {"variant": None}, "variant must be 'published' or 'leading_one' or "
-                                          "'normalised', not None"),
+    ("blocks.0.norm1", {"variant": None},
+     "variant must be 'published' or 'leading_one' or 'normalised', not None"),
     ("blocks.0.norm1", {"epsilon": 0}, "epsilon must be left out here, not 0"),
     ("blocks.0.norm1", {"variant": "normalised"}, "epsilon must be an integer from 0 to"),
     ("blocks.0.norm1", {"variant": "normalised", "epsilon": 2**50},

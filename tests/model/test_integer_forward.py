@@ -16,10 +16,12 @@ from systola.model.operators.shiftmax import shiftmax
 
 SIZES = {"channels": 12, "heads": 3, "blocks": 2, "hidden": 21, "classes": 5, "tokens": 7,
          "patch_dim": 3}
-VARIANTS = [{}, {"attention_bits": 8}, {"gelu": "table"}, {"norm": "leading_one"}, {"norm": "normalised"},
-            {"act_bits": 5, "weight_bits": 3, "mult_bits": 12}, {"heads": 1, "tokens": 2},
-            {"attention": "deferred"}, {"attention": "deferred", "weight_bits": 4, "mult_bits": 9},
+VARIANTS = [{}, {"attention_bits": 8}, {"gelu": "table"}, {"norm": "leading_one"},
+            {"norm": "normalised"}, {"act_bits": 5, "weight_bits": 3, "mult_bits": 12},
+            {"heads": 1, "tokens": 2}, {"attention": "deferred"},
+            {"attention": "deferred", "weight_bits": 4, "mult_bits": 9},
             {"code_mult_bits": 16, "gelu": "table"}]
+
 
 
 PARTS = ("norm1", "qkv", "scores", "attention", "context", "attn_out", "norm2", "fc1", "gelu",
@@ -52,7 +54,8 @@ def reference(graph, codes, variant):
     head_dim = channels // settings["heads"]
 
     def normed(name, x):
-        return scaled(layernorm(x, settings["norm"], n[name].epsilon or 0) + n[name].bias, n[name], act_bits)
+        o = layernorm(x, settings["norm"], n[name].epsilon or 0)
+        return scaled(o + n[name].bias, n[name], act_bits)
 
     tensors = {"patch_embed": dense(n["patch_embed"], codes,
                                     n["position"].values.astype(np.int64))}
