@@ -73,13 +73,12 @@ def normalised_trace(x, epsilon=0):
 
 
 def normalised_root(v):
-    """Return ``(shift, factor)`` of numbers from 0 to 2**63 - 1.
+    """Return shift and factor of numbers: ``factor * 4**shift / 2**33`` is about ``1 / sqrt(v)``.
 
-    ``1 / sqrt(v)`` is near ``factor * 4**shift / 2**33``.
-
-    `shift` is such that ``2**32 <= v * 16**shift < 2**36``; k, the integer part of the root of
-    that, has `NORM_ROOT_BITS` bits, and ``factor = NORM_NUMERATOR // k`` is from 2**15 to
-    2**17 - 1. Its relative error is from ``-2**-15`` to ``2**-16``. For 0, both are 0.
+    Numbers are from 0 to 2**63 - 1. `shift` is such that ``2**32 <= v * 16**shift < 2**36``; k, the
+    integer part of the root of that, has `NORM_ROOT_BITS` bits, and ``factor = NORM_NUMERATOR //
+    k`` is from 2**15 to 2**17 - 1. Its relative error is from ``-2**-15`` to ``2**-16``. For 0,
+    both are 0.
     """
     v = np.asarray(v, np.int64)
     shift = 9 - np.searchsorted(np.int64(1) << np.arange(0, 63, 4), v, side="right")

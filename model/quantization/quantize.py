@@ -316,7 +316,7 @@ class _Quantizer:
         epsilon, limit = round(node.eps / unit), (1 << epsilon_bits(channels)) - 1
         if epsilon > limit:
             raise ModelError(f"node {node.name!r}: eps must be at most {limit * unit:.3g} beside "
-                             f"an input that is all within {32768 * scale:.3g}, not {node.eps}")
+                             f"an input all within {32768 * scale:.3g}, not {node.eps}")
         return epsilon
 
     def _add(self, node):

@@ -64,16 +64,18 @@ def normalised_root(bench, hw, width):
     new = bench.free(unit.i.p.shape().size, "operand")
     asked, inside = Signal(width), Signal()  # one at a time
     _, entered = bench.offer(unit.i, payload=new,
-                             when=(unit.i.p.shape()(new).v >> 4 != 0) & ~inside)
+                             when=(unit.i.p.shape()(new).v != 0) & ~inside)
     left = bench.accept(unit.o)
     m.d.sync += inside.eq((inside | entered) & ~left)
     with m.If(entered):
         m.d.sync += asked.eq(unit.i.p.v)
-    place = bench.wire(asked[8:] != 0)
+    place = bench.wire(asked[4:] != 0)
     normal = bench.wire(Mux(place, asked, asked << 4)[:width])
     root = bench.wire(sum(normal >= k * k for k in range(1, 1 << hw.NORM_ROOT_BITS)))
     right = Array(Const(hw.NORM_NUMERATOR // max(k, 1), len(unit.o.p.factor))
                   for k in range(1 << hw.NORM_ROOT_BITS))[root]
+    bench.rule("one at a time is inside", Mux(
+        inside, ~unit.o.valid | unit.i.ready, ~unit.o.valid & unit.i.ready))
     bench.rule("the place is right", ~unit.o.valid | (unit.o.p.place == place))
     bench.rule("the factor is right", ~unit.o.valid | (unit.o.p.factor == right))
 

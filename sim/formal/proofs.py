@@ -90,9 +90,9 @@ _ROOT = (("ITERATIONS = 10", "ITERATIONS = 3"), ("width, 18, 62", "width, 4, 62"
 
 _NORMALISED_ROOT = (
     ("from systola.hw.contract.latency import ROOT_LOWEST, root_cycles, root_skip",
-     "ROOT_LOWEST, root_cycles, root_skip = 1, lambda width: 3, lambda width: 1"),
+     "ROOT_LOWEST, root_cycles, root_skip = 0, lambda width: 2, lambda width: 1"),
     ("from systola.hw.contract.numbers import NORM_NUMERATOR, NORM_ROOT_BITS",
-     "NORM_NUMERATOR, NORM_ROOT_BITS = (1 << 9) - 1, 6"), ("width, 18, 63", "width, 8, 63"))
+     "NORM_NUMERATOR, NORM_ROOT_BITS = (1 << 5) - 1, 4"), ("width, 18, 63", "width, 8, 63"))
 
 
 def _streams(module, fault, make, name=None, reduced=(), **options):
@@ -146,7 +146,7 @@ _STREAMS = [
              lambda hw: hw.FineMoments(lanes=1, max_row=3)),
     _streams("vector.normalised_root",
              ("divider.o.ready.eq(self.o.ready)", "divider.o.ready.eq(1)"),
-             lambda hw: hw.NormalisedRoot(width=12), reduced=_NORMALISED_ROOT),
+             lambda hw: hw.NormalisedRoot(width=8), reduced=_NORMALISED_ROOT),
     _streams("control.token_gate", ("granted.eq(~self.o.ready)", "granted.eq(0)"),
              lambda hw: hw.TokenGate(engine=0, payload=3, depth=2, bits=3),
              strobes=("done", "take", "blocked", "clear")),
@@ -225,8 +225,8 @@ _ARITHMETIC = [
           reduced=_ROOT,
           fault=("shift.eq((k + 2) // 2)", "shift.eq((k + 1) // 2)")),
     Proof(name="normalised root", module="systola.hw.vector.normalised_root",
-          claim="6 bits of the root of all numbers of 5 to 12 bits, and their quotient",
-          bench=partial(arithmetic.normalised_root, width=12), method="induction", depth=14,
+          claim="4 bits of the root of all numbers of 8 bits, the place of these, the quotient",
+          bench=partial(arithmetic.normalised_root, width=8), method="induction", depth=14,
           reduced=_NORMALISED_ROOT,
           fault=("Cat(Const(3, 2), root ^", "Cat(Const(1, 2), root ^")),
     Proof(name="product, dsp", module="systola.hw.matrix.pe",

@@ -25,6 +25,7 @@ VARIANTS = [{}, {"attention_bits": 8}, {"gelu": "table"}, {"norm": "leading_one"
             {"code_mult_bits": 16, "gelu": "table"}]
 
 
+
 PARTS = ("norm1", "qkv", "scores", "attention", "context", "attn_out", "norm2", "fc1", "gelu",
          "out")
 
