@@ -310,7 +310,7 @@ def test_the_epsilon_is_that_of_the_node():
     floats.by_name["patch_embed"].bias[:] *= 1e-5
     with pytest.raises(ModelError, match=r"^node 'blocks.0.norm1': eps must be at most \S+ beside "
                                          r"an input all within \S+, not 1.0$"):
-        quantize(floats, {"patches": patches}, norm="normalised")
+        quantize(floats, patches, norm="normalised")
 
 
 def test_gamma_of_zero_outputs_beta():
