@@ -215,7 +215,8 @@ void pack_weights(char *packed, i32 *start, const i8 *weights, const i32 *bias, 
     EACH(n, channels) start[n] = (i32)((u32)start[n] + (u32)bias[n]);
 }
 
-/* Copy rows so that whole units follow each other; 8-bit codes become what the machine takes. */
+/* Copy rows so that whole units follow each other, as numbers that the machine multiplies. Those
+ * from 0 on (`natural`) need all of their bits: wide ones become smaller by 2**15. */
 static void stream_rows(char *to, const char *from, i64 rows, i64 count, i64 stride, i64 wide,
                         i64 natural)
 {
@@ -224,7 +225,8 @@ static void stream_rows(char *to, const char *from, i64 rows, i64 count, i64 str
         const char *in = from + row * row_bytes(wide, stride);
         char *out = to + row * bytes;
         memset(out + bytes - 4, 0, 4);
-        if (wide) memcpy(out, in, 2 * count);
+        if (wide && natural) EACH(i, count) ((u16 *)out)[i] = ((const u16 *)in)[i] ^ 0x8000;
+        else if (wide) memcpy(out, in, 2 * count);
         else if (!words) EACH(i, count) out[i] = (char)(natural ? in[i] : in[i] ^ 0x80);
         else if (natural) EACH(i, count) ((i16 *)out)[i] = ((const u8 *)in)[i];
         else EACH(i, count) ((i16 *)out)[i] = ((const i8 *)in)[i];
@@ -466,17 +468,23 @@ struct context {
     i64 low, high, is_deferred, numerator, top;
 };
 
-/* Rescaling of rows of exponentials: by one division each. Those of 16 bits are stored negative,
-   as 2**15 is among them; so is their product, and then the multiplier. */
+/* Rescaling of rows of exponentials: by one division each. */
 static void row_factors(const struct context *p, f64 *mult, const char *codes, i64 rows, i64 stride)
 {
     EACH(row, rows) {
-        i64 sum = 0, wide = p->wide_attention;
-        if (wide) EACH(j, rows) sum -= ((const i16 *)codes)[row * stride + j];
+        u32 sum = 0;
+        if (p->wide_attention) EACH(j, rows) sum += ((const u16 *)codes)[row * stride + j];
         else EACH(j, rows) sum += ((const u8 *)codes)[row * stride + j];
         i64 factor = sum ? p->numerator / sum : p->top;
-        mult[row] = (f64)(factor < p->top ? factor : p->top) * (wide ? -p->mult : p->mult);
+        mult[row] = (f64)(factor < p->top ? factor : p->top) * p->mult;
     }
+}
+
+/* Start sums with what wide exponentials lack in their stream. */
+static void give_back(i32 *start, const i8 *value, i64 rows, i64 channels, i64 stride)
+{
+    EACH(k, rows) EACH(n, channels) start[n] += value[k * stride + n];
+    EACH(n, channels) start[n] = (i32)((u32)start[n] << 15);
 }
 
 void context(const void *fields, char *work)
@@ -490,8 +498,9 @@ void context(const void *fields, char *work)
         const char *a = work + p->attention + row_bytes(wide, (head * p->rows + first) * stride);
         const i8 *value = (const i8 *)work + p->value + first * p->value_stride + p->value_channel
             + head * p->head_dim;
-        stream_rows(r.x, a, rows, rows, stride, wide, 1);
+        stream_rows(r.x, a, rows, rows, stride, wide, !wide || p->is_deferred);
         pack(r.packed, r.start, value, p->head_dim, rows, 1, p->value_stride, words_of(wide), 1);
+        if (p->is_deferred && wide) give_back(r.start, value, rows, p->head_dim, p->value_stride);
         if (p->is_deferred) row_factors(p, r.mult, a, rows, stride);
         else EACH(i, up(p->head_dim, SPAN)) r.mult[i] = p->mult;
         struct finish f = {work + p->y + first * channels + head * p->head_dim, channels, 0,
@@ -601,25 +610,41 @@ void exponentials(const void *fields, char *work)
 struct normalised {
     i64 x, y, heads, rows, keys, count, scratch;
     const i64 *sequences;
-    const i32 *table;
-    i64 most;
+    const u16 *table;
 };
 
+/* y[j] = table[x[j]]: vectors are fastest at tables of bytes, and other code at one of both. */
+INLINE void look_up_wide(u16 *y, const u8 *x, i64 count, const u16 *table, u8 *scratch)
+{
+#if defined(__AVX512VBMI__)
+    u8 low[256], high[256], *lows = scratch, *highs = scratch + up(count, KEYS_STEP);
+    EACH(i, 256) low[i] = (u8)table[i];
+    EACH(i, 256) high[i] = (u8)(table[i] >> 8);
+    look_up(lows, x, count, low, 0);
+    look_up(highs, x, count, high, 0);
+    EACH(j, count) y[j] = (u16)(lows[j] | highs[j] << 8);
+#else
+    (void)scratch;
+    EACH(j, count) y[j] = table[x[j]];
+#endif
+}
+
+/* Exponentials of 16 bits, shifted so that a row adds up to 2**16, or a rounding more, at most. */
 void normalised(const void *fields, char *work)
 {
     const struct normalised *p = fields;
-    i32 *e = (i32 *)(work + p->scratch);
+    u8 *below = (u8 *)work + p->scratch;
     EACH_ATTENTION_ROW(at, keys) {
         const i8 *x = (const i8 *)work + p->x + at;
-        i16 *y = (i16 *)(work + p->y) + at;
-        const i32 highest = maximum(x, keys);
-        i64 sum = 0;
-        i32 shift = 0;
-        EACH(j, keys) e[j] = p->table[highest - x[j]];
-        EACH(j, keys) sum += e[j];
-        while (sum > p->most << shift) shift++;
-        const i32 half = 1 << shift >> 1;
-        EACH(j, keys) y[j] = (i16)-((e[j] + half) >> shift);
+        u16 *y = (u16 *)(work + p->y) + at;
+        i32 highest = maximum(x, keys);
+        EACH(j, keys) below[j] = (u8)(highest - x[j]);
+        look_up_wide(y, below, keys, p->table, below + up(keys, KEYS_STEP));
+        u32 sum = 0, shift = 0;
+        EACH(j, keys) sum += y[j];
+        while (sum > (u64)1 << (16 + shift)) shift++;
+        const u32 half = 1 << shift >> 1;
+        EACH(j, keys) y[j] = (u16)((y[j] + half) >> shift);
         CLEAR_BEHIND((char *)y, 1);
     }
 }

@@ -76,8 +76,6 @@ class Plan:
         self._inputs = [node.name for node in graph.inputs]
         self._constants = graph.of(Constant)
         self._types = {name: _dtype(tensor) for name, tensor in graph.tensors.items()}
-        self._signs = {name: -1 if tensor.stage == "exponentials" and is_wide(tensor) else 1
-                       for name, tensor in graph.tensors.items()}  # 2**15 fits 16 bits as -2**15
         self._shapes = {name: tensor.shape for name, tensor in graph.tensors.items()}
         self._strides = {name: row_stride(tensor, program.library) * self._types[name]().itemsize
                          for name, tensor in graph.tensors.items()}
@@ -107,11 +105,10 @@ class Plan:
                 self._library.functions.run_steps(
                     call.steps.ctypes, ctypes.c_int64(len(call.steps)), address)
             else:
-                inputs = (views[name][None].astype(np.int64) * self._signs[name]
-                          for name in call.inputs)
-                views[call.name][...] = compute(call, graph, *inputs)[0] * self._signs[call.name]
+                inputs = (views[name][None].astype(np.int64) for name in call.inputs)
+                views[call.name][...] = compute(call, graph, *inputs)[0]
         for name in self._keep:
-            results[name][index] = views[name] * np.int64(self._signs[name])
+            results[name][index] = views[name]
         self._spaces.append((views, address))
 
     def _space(self):
@@ -208,8 +205,8 @@ class Plan:
 
 def _dtype(tensor):
     """Return the type of a tensor's numbers in the workspace."""
-    if tensor.stage == "exponentials" and not is_wide(tensor):
-        return np.uint8
+    if tensor.stage == "exponentials":
+        return np.uint16 if is_wide(tensor) else np.uint8
     return np.int16 if is_wide(tensor) else np.int8
 
 

@@ -21,6 +21,7 @@ from systola.hw.contract.numbers import (
     INT_BITS,
     MAX31,
     NORMALISED_PEAK,
+    PEAK,
     RESIDUAL_BITS,
     SOFTMAX_SHIFT,
     TABLE_BYTES,
@@ -151,11 +152,9 @@ def _(node: Softmax, graph, library):
     tensors, numbers = {"x": node.input, "y": node.name}, _sequences(y)
     if node.variant == "deferred":
         return Step(function="exponentials", tensors=tensors, scratch=row_stride(y, library),
-                    numbers={**numbers, "table": exp_table(-node.unit)})
+                    numbers={**numbers, "table": exp_table(-node.unit, node.bits)})
     if node.variant == "normalised":
-        entries = np.minimum(exp_table(-node.unit, 16).astype(np.int32), NORMALISED_PEAK)
-        return Step(function="normalised", tensors=tensors, scratch=4 * row_stride(y, library),
-                    numbers={**numbers, "table": entries, "most": 2 * NORMALISED_PEAK})
+        return _normalised(node, tensors, numbers, row_stride(y, library))
     if node.variant != "published":
         raise Unfit(f"variant {node.variant} has no C code")
     reciprocal = (1 << _RECIPROCAL_SHIFT) // node.unit + 1
@@ -165,6 +164,16 @@ def _(node: Softmax, graph, library):
         **numbers, "wide_y": is_wide(y), "unit": node.unit, "octaves": SOFTMAX_SHIFT,
         "reciprocal": reciprocal, "reciprocal_shift": _RECIPROCAL_SHIFT,
         "output_shift": INT_BITS + 1 - node.bits, "top": (1 << node.bits - 1) - 1})
+
+
+def _normalised(node, tensors, numbers, stride):
+    """Return the step of normalised attention."""
+    most = numbers["keys"] * NORMALISED_PEAK
+    if most >= 1 << 32:
+        raise Unfit(f"exponentials add up to {most}")
+    table = np.minimum(exp_table(-node.unit, node.bits), np.uint16(NORMALISED_PEAK))
+    return Step(function="normalised", tensors=tensors, scratch=3 * stride,
+                numbers={**numbers, "table": table})
 
 
 _RECIPROCAL_SHIFT = 22
@@ -208,8 +217,8 @@ def _row_sum(graph, context):
     """Return what the attention of a row adds up to at most."""
     attention, source = graph.tensors[context.attention], graph.by_name[context.attention]
     if attention.stage == "exponentials":
-        keys = attention.channels
-        return row_bound(keys) if is_wide(attention) else keys << 7
+        return (row_bound(attention.channels) if attention.bits > 8
+                else attention.channels * PEAK)
     full = 1 << attention.bits - 1
     if isinstance(source, Softmax) and attention.channels * int(
             shift_exp(0, -source.unit, SOFTMAX_SHIFT)) <= MAX31:
