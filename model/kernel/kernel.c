@@ -745,6 +745,61 @@ void norm(const void *fields, char *work)
     }
 }
 
+struct normalised_norm {
+    i64 x, wide_x, y, wide_y, rows, groups, channels, epsilon, fraction, numerator;
+    const f64 *bias;
+    const f64 *mult;
+    i64 low, high;
+};
+
+/* A number's shift and factor, see normalised_root in model/operators/layernorm.py. */
+INLINE i64 normalised_root(u64 v, i64 numerator, i64 *factor)
+{
+    if (!v) return *factor = 0;
+    i64 shift = 8 - (63 - __builtin_clzll(v)) / 4;
+    u64 normal = shift < 0 ? v >> -4 * shift : v << 4 * shift;
+    *factor = numerator / (i64)__builtin_sqrt((f64)normal); /* below 2**36: no root is rounded up */
+    return shift;
+}
+
+/* Sums wrap at 64 bits, which the sum of squares of distances to the mean does not reach. */
+INLINE void normalised_row(const struct normalised_norm *p, const char *x, const i64 wide_x,
+                           char *y, const i64 wide_y, i64 group)
+{
+    const i64 channels = p->channels;
+    i32 sum = 0;
+    u64 squares = 0;
+    EACH(j, channels) sum += element(x, wide_x, j);
+    EACH(j, channels) squares += (u32)(element(x, wide_x, j) * element(x, wide_x, j));
+    const i64 twice = 2 * ((i64)sum * (1 << p->fraction)) + channels;
+    const i64 down = twice >= 0 ? twice / (2 * channels) : -((2 * channels - 1 - twice)
+                                                           / (2 * channels));
+    const u64 variance = (squares << 2 * p->fraction)
+        - ((u64)(2 * down) << p->fraction) * (u64)(i64)sum + (u64)channels * (u64)(down * down)
+        + (u64)p->epsilon;
+    i64 factor;
+    const i64 shift = normalised_root(variance, p->numerator, &factor);
+    const f64 mean = (f64)down, unit = (f64)(1 << p->fraction), part = (f64)factor / 32,
+        before = shift < -1 ? 1.0 / (f64)(1 << -2 * (shift + 1)) : (f64)(1 << 2 * (shift + 1));
+    const f64 *bias = p->bias + group * channels, *mult = p->mult + group * channels;
+    const i32 low = (i32)p->low, high = (i32)p->high;
+    EACH(j, channels) {
+        f64 scaled = whole((element(x, wide_x, j) * unit - mean) * before);
+        store(y, wide_y, j, clamped(rounded(whole(scaled * part) + bias[j], mult[j]), low, high));
+    }
+}
+
+void normalised_norm(const void *fields, char *work)
+{
+    const struct normalised_norm *p = fields;
+    EACH(row, p->rows * p->groups) {
+        const char *x = work + p->x + row_bytes(p->wide_x, row * p->channels);
+        char *y = work + p->y + row_bytes(p->wide_y, row * p->channels);
+        if (p->wide_x && !p->wide_y) normalised_row(p, x, 1, y, 0, row % p->groups);
+        else normalised_row(p, x, p->wide_x, y, p->wide_y, row % p->groups);
+    }
+}
+
 struct add {
     i64 x, wide_x, other, wide_other, y, wide_y, elements;
     f64 mult, other_mult;

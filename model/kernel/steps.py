@@ -20,6 +20,8 @@ from systola.hw.contract.numbers import (
     GELU_SHIFT,
     INT_BITS,
     MAX31,
+    NORM_FRACTION,
+    NORM_NUMERATOR,
     NORMALISED_PEAK,
     PEAK,
     RESIDUAL_BITS,
@@ -251,16 +253,26 @@ def _gelu_tables(node):
 def _(node: Norm, graph, library):
     x = graph.tensors[node.input]
     channels = x.channels // node.groups
-    if node.variant not in {"published", "leading_one"}:
+    if node.variant not in _NORM_BITS:
         raise Unfit(f"variant {node.variant} has no C code")
     if channels << RESIDUAL_BITS - 1 > MAX31:
         raise Unfit(f"sums of {channels} channels reach 32 bits")
-    # The root is never below that of the largest square, so numbers stay within 2**30.
-    bound = (1 << INT_BITS - 1) + np.abs(node.bias.astype(np.int64))
-    return Step(function="norm", tensors={"x": node.input, "y": node.name}, numbers={
-        "wide_x": is_wide(x), "rows": x.rows, "groups": node.groups, "channels": channels,
-        "leading_one": int(node.variant == "leading_one"), "bias": node.bias.astype(np.float64),
-        "mult": _factor(bound, node.mult, node.shift, library), **_output(node)})
+    bound = (1 << _NORM_BITS[node.variant]) + np.abs(node.bias.astype(np.int64))
+    numbers = {"wide_x": is_wide(x), "rows": x.rows, "groups": node.groups, "channels": channels,
+               "bias": node.bias.astype(np.float64),
+               "mult": _factor(bound, node.mult, node.shift, library), **_output(node)}
+    if node.variant == "normalised":
+        numbers |= {"epsilon": node.epsilon, "fraction": NORM_FRACTION,
+                    "numerator": NORM_NUMERATOR}
+    else:
+        numbers["leading_one"] = int(node.variant == "leading_one")
+    return Step(function="normalised_norm" if node.variant == "normalised" else "norm",
+                tensors={"x": node.input, "y": node.name}, numbers=numbers)
+
+
+_NORM_BITS = {"published": INT_BITS - 1, "leading_one": INT_BITS - 1, "normalised": INT_BITS}
+"""Bits of what a layer norm makes before its bias: a root is never below that of the largest
+square, or hardly."""
 
 
 @step_of.register

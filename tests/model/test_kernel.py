@@ -31,7 +31,8 @@ SIZES = {"channels": 12, "heads": 2, "blocks": 2, "hidden": 18, "classes": 5, "t
          "patch_dim": 5}
 VARIANTS = [{}, {"attention_bits": 8}, {"attention": "deferred"}, {"attention": "normalised"},
             {"gelu": "table"},
-            {"norm": "leading_one"}, {"mult_bits": 31, "code_mult_bits": 31},
+            {"norm": "leading_one"}, {"norm": "normalised"},
+            {"mult_bits": 31, "code_mult_bits": 31},
             {"mult_bits": 16}, {"weight_bits": 3, "act_bits": 4}, {"prefixes": 0,
                                                                   "pooling": "mean"},
             {"prefixes": 2, "distilled": True}]

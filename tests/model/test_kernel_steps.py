@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from systola.hw.contract.numbers import MAX31
+from systola.hw.contract.numbers import MAX31, epsilon_bits
 from systola.model.graph.graph import Graph
 from systola.model.graph.integer_forward import forward as definition
 from systola.model.graph.nodes import (
@@ -24,6 +24,7 @@ from systola.model.kernel.engine import engine_report, forward
 from systola.model.kernel.steps import fields_of
 
 SEEDS = range(8)
+NORMS = "published", "leading_one", "normalised"
 
 
 @pytest.fixture(params=FORMS)
@@ -272,7 +273,15 @@ def test_activations(seed, form):
           inputs={"x": found})
 
 
-@pytest.mark.parametrize("variant", ["published", "leading_one"])
+def epsilon(rng, variant, channels):
+    """Return the epsilon of a variant, from none to the largest."""
+    if variant != "normalised":
+        return None
+    most = (1 << epsilon_bits(channels)) - 1
+    return int(rng.choice([0, 1, 1 << int(rng.integers(0, 30)), most]))
+
+
+@pytest.mark.parametrize("variant", NORMS)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_norms(seed, variant, form):
     rng = np.random.default_rng(seed)
@@ -285,15 +294,16 @@ def test_norms(seed, variant, form):
     found[:, 1] = 5  # no variance
     found[:, 2, ::2] = 6
     left = ()
-    bound = 2**30 + 2**20
+    bound = 2**(31 if variant == "normalised" else 30) + 2**20
     if bound * int(abs(mult).max()) >= 2**53 and not load(form).has_fma:
         left = ("y",)
     check([x, Norm(name="y", input="x", groups=groups, variant=variant, bits=bits, mult=mult,
-                   shift=shift, bias=rng.integers(-1 << 20, 1 << 20, channels).astype(np.int32))],
-          rng, form, inputs={"x": found}, left=left)
+                   shift=shift, epsilon=epsilon(rng, variant, width),
+                   bias=rng.integers(-1 << 20, 1 << 20, channels).astype(np.int32))], rng, form,
+          inputs={"x": found}, left=left)
 
 
-@pytest.mark.parametrize("variant", ["published", "leading_one"])
+@pytest.mark.parametrize("variant", NORMS)
 def test_norms_of_many_extremes(variant, form):
     """Sums and squares where they are largest."""
     rng = np.random.default_rng(8)
@@ -303,7 +313,8 @@ def test_norms_of_many_extremes(variant, form):
     mult, shift = dyadic(rng, 2**24, 8, channels, mult_bits=16)
     check([Input(name="x", rows=12, channels=channels, bits=16),
            Norm(name="y", input="x", variant=variant, bits=16, mult=mult, shift=shift,
-                bias=np.zeros(channels, np.int32))], rng, form, inputs={"x": found})
+                epsilon=epsilon(rng, variant, channels), bias=np.zeros(channels, np.int32))],
+          rng, form, inputs={"x": found})
 
 
 @pytest.mark.parametrize("bias", [MAX31, -MAX31 - 1])
@@ -364,6 +375,19 @@ def test_rows(seed, bits, form):
            Rows(name="y", sources=("x", "k"), index=index, beside=(1, 2, 3, 4)[seed % 4]),
            Rows(name="z", sources=("y",), index=np.array([(0, row) for row in range(3)] * 2))],
           rng, form, images=3)
+
+
+@pytest.mark.parametrize("width", [1, 2, 64])
+def test_normalised_roots_of_every_size(width, form):
+    """Rows whose sum of squares has every number of bits that there is, with any epsilon."""
+    rng = np.random.default_rng(width)
+    scale = 2.0 ** np.linspace(0, 15, 200)[:, None]
+    x = np.clip(np.rint(rng.standard_normal((1, 200, width)) * scale), -2**15, 2**15 - 1)
+    for bits in 0, 1, 7, 20, 33, 45:
+        check([Input(name="x", rows=200, channels=width, bits=16),
+               Norm(name="y", input="x", variant="normalised", bits=16, epsilon=(1 << bits) - 1,
+                    mult=np.full(width, 1, np.int32), shift=np.full(width, 16, np.uint8),
+                    bias=np.zeros(width, np.int32))], rng, form, inputs={"x": x.astype(int)})
 
 
 def test_fields_are_those_of_the_source():
