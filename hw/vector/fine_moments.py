@@ -14,6 +14,9 @@ from systola.hw.vector.row_sums import RowSums
 __all__ = ["FineMoments"]
 
 _QUOT_BITS = 16 + NORM_FRACTION
+_STEPS = 2
+"""Quotient bits per cycle."""
+
 _DIGITS = _QUOT_BITS // 2 + 1
 """Booth digits of a mean, which is unsigned: the last one is its highest bit."""
 
@@ -55,14 +58,10 @@ class FineMoments(wiring.Component):
 
     def __init__(self, *, lanes, max_row):
         check_positive(lanes=lanes, max_row=max_row)
-        bits = epsilon_bits(max_row)
-        self._sums = RowSums(lanes=lanes, max_row=max_row, first_bits=bits - 2 * NORM_FRACTION)
-        self._divider = Divider(
-            width=_QUOT_BITS + self._sums.count_bits, den_width=self._sums.count_bits, steps=2,
-            quot_bits=_QUOT_BITS)
-        self.v_bits = bits + 1
-        self.period = max(_DIGITS + 2, self._divider.cycles + 1)
-        self.latency = self._sums.latency + self._divider.cycles + _DIGITS + 3
+        self.lanes, self.max_row, bits = lanes, max_row, epsilon_bits(max_row)
+        self.v_bits, division = bits + 1, -(-_QUOT_BITS // _STEPS)
+        self.period = max(_DIGITS + 2, division + 1)
+        self.latency = RowSums.latency_for(lanes) + division + _DIGITS + 3
         super().__init__({
             "i": In(stream.Signature(row_beat(signed(16), lanes))), "epsilon": In(bits),
             "o": Out(stream.Signature(data.StructLayout(
@@ -71,8 +70,12 @@ class FineMoments(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.sums = sums = self._sums
-        m.submodules.divider = divider = self._divider
+        m.submodules.sums = sums = RowSums(
+            lanes=self.lanes, max_row=self.max_row,
+            first_bits=len(self.epsilon) - 2 * NORM_FRACTION)
+        m.submodules.divider = divider = Divider(
+            width=_QUOT_BITS + sums.count_bits, den_width=sums.count_bits, steps=_STEPS,
+            quot_bits=_QUOT_BITS)
         wiring.connect(m, wiring.flipped(self.i), sums.i)
         row = Signal.like(sums.o.p, reset_less=True)  # the one that is divided
         m.d.comb += [

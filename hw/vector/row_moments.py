@@ -4,6 +4,7 @@ from amaranth import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.parts.arguments import check_positive
 from systola.hw.parts.divider import Divider
 from systola.hw.parts.shapes import row_beat
 from systola.hw.vector.row_sums import RowSums
@@ -45,12 +46,12 @@ class RowMoments(wiring.Component):
     """
 
     def __init__(self, *, lanes, max_row, steps=1):
-        self._sums = RowSums(lanes=lanes, max_row=max_row)
-        self.count_bits = self._sums.count_bits
+        check_positive(lanes=lanes, max_row=max_row)
+        self.lanes, self.max_row, self.count_bits = lanes, max_row, max_row.bit_length()
         self.v_bits = (max_row << 30).bit_length()  # C * 2**30 bounds the variance of 16-bit codes
         self.steps = steps
         self.period = -(-16 // steps) + 19
-        self.latency = self._sums.latency + self.period
+        self.latency = RowSums.latency_for(lanes) + self.period
         super().__init__({
             "i": In(stream.Signature(row_beat(signed(16), lanes))),
             "o": Out(stream.Signature(data.StructLayout(
@@ -60,7 +61,7 @@ class RowMoments(wiring.Component):
     def elaborate(self, platform):
         """Divide for the mean, then multiply bit by bit for the variance."""
         m = Module()
-        m.submodules.sums = sums = self._sums
+        m.submodules.sums = sums = RowSums(lanes=self.lanes, max_row=self.max_row)
         wiring.connect(m, wiring.flipped(self.i), sums.i)
         row = sums.o.p
         m.submodules.divider = divider = Divider(

@@ -83,8 +83,8 @@ class RowSums(wiring.Component):
     def __init__(self, *, lanes, max_row, first_bits=0):
         check_positive(lanes=lanes, max_row=max_row)
         self.lanes, self.count_bits, self._has_first = lanes, max_row.bit_length(), first_bits > 0
-        self._cycles = 1 + square_cycles(17) + -(-(lanes - 1).bit_length() // 2)
-        self.latency = self._cycles + 1
+        self.latency = self.latency_for(lanes)
+        self._cycles = self.latency - 1
         super().__init__({
             "i": In(stream.Signature(row_beat(signed(16), lanes))),
             **({"first": In(first_bits)} if first_bits else {}),
@@ -92,6 +92,11 @@ class RowSums(wiring.Component):
                 "total": unsigned(16 + self.count_bits), "squares": unsigned(32 + self.count_bits),
                 "count": unsigned(self.count_bits)}))),
         })
+
+    @staticmethod
+    def latency_for(lanes):
+        """Return the latency for so many elements in a beat."""
+        return 2 + square_cycles(17) + -(-(lanes - 1).bit_length() // 2)
 
     def elaborate(self, platform):
         m = Module()

@@ -49,7 +49,7 @@ def test_the_wheel_is_complete(wheel):
     for room in ROOMS:
         expected |= {f"systola/{path.relative_to(ROOT).as_posix()}"
                      for path in (ROOT / room).rglob("*")
-                     if path.suffix in {".c", ".py", ".toml", ".safetensors"}}
+                     if path.suffix in {".c", ".gz", ".json", ".py", ".toml", ".safetensors"}}
     assert {"systola/py.typed", "systola/examples/digits/digits.safetensors",
             "systola/boards/power/energy.toml"} <= expected
     files = {path.relative_to(wheel).as_posix() for path in wheel.rglob("*") if path.is_file()}

@@ -45,7 +45,7 @@ class ModelPort(FaultyPort):
 def test_every_scenario_ends_well():
     rng, port, cases = random.Random(3), ModelPort(), small_cases(0, TINY)
     events, faults, outcomes = Counter(), Counter(), Counter()
-    for number in range(60):
+    for number in range(90):
         result = run_scenario(port, cases, rng)
         events[result["event"]] += 1
         faults.update(result["faults"])
@@ -57,7 +57,7 @@ def test_every_scenario_ends_well():
         assert expected is None or result["outcome"] in expected, (number, result)
     assert set(events) == set(EVENTS)
     assert set(faults) == set(FAULTS)
-    assert outcomes["right"] > 30
+    assert outcomes["right"] > 45
 
 
 def test_a_device_that_computes_wrong_or_stops_is_noticed(monkeypatch):

@@ -190,8 +190,8 @@ def test_refusal_of_a_large_network_is_short():
     """It was 6 kilobytes: every chunk of every tensor with its words."""
     model = random_named("deit_tiny", blocks=1, **PRESETS["digits"].model_settings)
     expected = (r"^scratchpad must have at least 14210 words for this model \(embed 4728, (\S+ "
-                r"\d+, ){3}and 2 others \d+\), not 8192 \(banks \* bank_depth; with banks = 4, "
-                r"bank_depth = 4096 or more\)$")
+                r"\d+, ){3}and 2 others \d+\), not 8192 \(banks \* bank_depth; with banks = 8, "
+                r"bank_depth = 2048 or more\)$")
     with pytest.raises(CompileError, match=expected):
         compile_network(model, PRESETS["digits"])
 

@@ -33,7 +33,8 @@ def valid_fields(rng, opcode, config, step):
         words, rows = rng.randrange(1, 4), rng.randrange(1, 9)
         fields = {"rows": rows, "words": words, "act_words": rng.randrange(1, 4),
                   "count": rng.randrange(1, 4), "flags": rng.randrange(32),
-                  "numerator": rng.randrange(1 << 31), "res_mult": rng.randrange(-9, 9)}
+                  "numerator": rng.randrange(1 << 31), "res_mult": rng.randrange(-9, 9),
+                  "epsilon_low": rng.randrange(1 << 32)}
         fields |= {name: rng.randrange(low, high + 1)
                    for name, (low, high) in limits(opcode, config).items()}
         top = config.scratchpad_words

@@ -1,0 +1,81 @@
+"""Networks on which operators as published fail in silence, and those beside them do not."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from systola.model.data.images import float_inputs, load_data
+from systola.model.evaluation.accuracy import evaluate, open_float
+from systola.model.quantization.quantize import quantize
+
+pytestmark = pytest.mark.slow
+
+TRUSTED = {"attention": "normalised", "gelu": "table", "norm": "normalised"}
+PUBLISHED = {"attention": "published", "gelu": "published", "norm": "published",
+             "method": "minmax"}
+
+
+@pytest.fixture(scope="module")
+def accuracy():
+    """Return a function: top-1 of the changed digits, float and integer, on the test images."""
+    images, labels = load_data("digits")
+    training = load_data("digits", "train")[0][::6]
+
+    def measure(change, settings):
+        graph = copy.deepcopy(open_float("digits"))
+        change(graph.by_name)
+        network = quantize(graph, float_inputs(graph, training), **settings)
+        result = evaluate(graph, network, images, labels)
+        return result["float_top1"], result["int_top1"]
+
+    return measure
+
+
+@pytest.mark.parametrize("value", [9, 10, 30])
+def test_a_hidden_unit_that_is_constant(accuracy, value):
+    """Its GELU is the row's maximum, beyond which ShiftGELU's sigmoid of all others rises."""
+    def change(nodes):
+        for index in range(4):
+            nodes[f"blocks.{index}.fc1"].weight[5] = 0
+            nodes[f"blocks.{index}.fc1"].bias[5] = value
+            out = nodes[f"blocks.{index}.out"]
+            out.bias[:] -= value * out.weight[:, 5]
+
+    real, integer = accuracy(change, TRUSTED)
+    assert real > 0.9
+    assert abs(real - integer) <= 0.005
+    if value == 10:
+        assert accuracy(change, PUBLISHED)[1] < real - 0.1
+
+
+@pytest.mark.parametrize("compensated", [True, False])
+def test_an_outlier_channel(accuracy, compensated):
+    """A gamma of 200; what reads the channel has weights as much smaller, or has not."""
+    def change(nodes):
+        for norm, reader in ("blocks.0.norm1", "blocks.0.qkv"), ("blocks.2.norm2", "blocks.2.fc1"):
+            by = 200 / nodes[norm].weight[11]
+            nodes[norm].weight[11] *= by
+            nodes[norm].bias[11] *= by
+            if compensated:
+                nodes[reader].weight[:, 11] /= by
+
+    real, integer = accuracy(change, TRUSTED)
+    assert abs(real - integer) <= 0.005
+    if compensated:
+        assert real > 0.99
+        assert accuracy(change, PUBLISHED)[1] < real - 0.1
+
+
+def test_a_small_residual_stream(accuracy):
+    """Everything that is added to it is a thousandth: epsilon decides what a norm makes of it."""
+    def change(nodes):
+        for name, node in nodes.items():
+            if name.rpartition(".")[2] in ("patch_embed", "attn_out", "out"):
+                node.weight[:] *= np.float32(1e-3)
+                node.bias[:] *= np.float32(1e-3)
+            elif name in ("prefix", "position"):
+                node.values[:] *= np.float32(1e-3)
+
+    real, integer = accuracy(change, TRUSTED)
+    assert abs(real - integer) <= 0.005
