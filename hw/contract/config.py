@@ -112,7 +112,7 @@ class AcceleratorConfig:
         31 reproduces the publications.
     attention : str
         ``published`` (Shiftmax as published, normalised before A.V), ``normalised`` (16-bit
-        exponentials scaled to the row's sum, divided by it after A.V) or ``deferred`` (8-bit
+        exponentials shifted to the row's sum, divided by it after A.V) or ``deferred`` (8-bit
         exponentials, divided by their sum after A.V; needs 8-bit activations). See
         docs/ARITHMETIC.md.
     attention_bits : int

@@ -57,7 +57,7 @@ class Background:
         Reads that go first.
     own, crowd : float
         Of the bank that is the most in use: the share of this operation's accesses that are there,
-        and the others' there.
+        and the others' there; zero if there are no others.
     """
 
     params: float = 0.0
@@ -274,5 +274,5 @@ def _background(use, others, config):
     busiest = int(np.argmax(mine / (1 - np.minimum(crowd, _TURN))))
     values = (params[0], params[2], first[1], first[3], share(use.writes, _FIRST),
               share(use.reads, _FIRST + banks), reads(first),
-              mine[busiest] / max(mine.sum(), 1), crowd[busiest])
+              mine[busiest] / max(mine.sum(), 1) if crowd[busiest] else 0, crowd[busiest])
     return Background(*(round(min(value, 1) * _STEPS) / _STEPS for value in values))
