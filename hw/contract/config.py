@@ -112,7 +112,7 @@ class AcceleratorConfig:
         31 reproduces the publications.
     attention : str
         ``published`` (Shiftmax as published, normalised before A.V), ``normalised`` (16-bit
-        exponentials scaled to the row's sum, divided by it after A.V) or ``deferred`` (8-bit
+        exponentials shifted to the row's sum, divided by it after A.V) or ``deferred`` (8-bit
         exponentials, divided by their sum after A.V; needs 8-bit activations). See
         docs/ARITHMETIC.md.
     attention_bits : int
@@ -265,9 +265,18 @@ class AcceleratorConfig:
 
     @property
     def factor_bits(self):
-        """Bits of a row factor."""
-        return min(self.mult_bits, FACTOR_BITS) if self.attention == "normalised" else (
-            self.mult_bits)
+        """Bits of a row factor.
+
+        Those of normalised attention are multipliers of results of 8 bits like others: what they
+        rescale takes no longer than without them.
+        """
+        return self.mult_bits if self.long_factors else min(
+            self.code_mult_bits, self.mult_bits, FACTOR_BITS)
+
+    @property
+    def long_factors(self):
+        """Whether row factors are long multipliers, whatever the bits of a result."""
+        return self.attention == "deferred"
 
     @property
     def exponential_tables(self):

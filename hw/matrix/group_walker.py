@@ -141,7 +141,7 @@ class GroupWalker(wiring.Component):
                 note.symmetric.eq(flag[Flag.SYMMETRIC]), note.use_res.eq(use_res),
                 note.broadcast.eq(flag[Flag.BROADCAST]), note.row_end.eq(row_end),
                 note.row_scale.eq(flag[Flag.ROW_SCALE]), note.tile_end.eq(tile_end),
-                note.long.eq(wide | flag[Flag.ROW_SCALE]),
+                note.long.eq(wide | flag[Flag.ROW_SCALE] & config.long_factors),
                 found.param.eq(here.param), found.residual.eq(res_row + here.word),
                 found.new_word.eq(use_res & ((group == 0) | (here.lane == 0))),
                 found.factor.eq(factor), found.new_row.eq(flag[Flag.ROW_SCALE] & (group == 0)),

@@ -115,10 +115,11 @@ class NormalisedSoftmax(wiring.Component):
 
     def _exponentials(self, m, stored, rows, table, exponentials, shifts, sum_bits):
         """Turn beats into exponentials in the buffer; return a row's sum less one, and its end."""
-        take, beat = Signal(), rows.p
+        take, space, beat = Signal(), Signal(), rows.p
+        # Early, as the level is a sum: beats of this cycle and the lookup's are not in it yet.
+        m.d.sync += space.eq(exponentials.w_level < exponentials.depth - _LOOKUP - 1)
         m.d.comb += [
-            rows.ready.eq((exponentials.w_level < exponentials.depth - _LOOKUP)
-                          & (shifts.room | ~beat.last)),
+            rows.ready.eq(space & (shifts.room | ~beat.last)),
             take.eq(rows.valid & rows.ready), shifts.take.eq(take & beat.last), table.en.eq(1),
         ]
         pipe = Pipeline(m)

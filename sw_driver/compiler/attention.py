@@ -292,15 +292,18 @@ class Attention:
                                                              self.width))
         return dataclasses.replace(node, weight=padded.reshape(len(node.weight), -1))
 
-    def load_table(self):
-        """Load the exponentials, if the accelerator looks them up: a table for each byte."""
-        if self.config.factor_depth:
-            softmax = self.pattern.softmax
-            entries = exp_table(-softmax.unit, softmax.bits)
-            for byte, table in enumerate(self._tables()):
-                self.build.load_table(softmax.name, table, entries >> 8 * byte & 255)
+    def tables(self):
+        """Return what loads the exponentials: a table for each byte, or none."""
+        softmax, tables = self.pattern.softmax, self._tables()
+        if not tables:
+            return []
+        entries = exp_table(-softmax.unit, softmax.bits)
+        return [functools.partial(self.build.load_table, softmax.name, table,
+                                  entries >> 8 * byte & 255)
+                for byte, table in enumerate(tables)]
 
     def _tables(self):
+        """Return the tables of exponentials that the accelerator looks up."""
         return range(EXPONENTIALS, EXPONENTIALS + self.config.exponential_tables)
 
 

@@ -55,6 +55,9 @@ class Background:
         Reads of others in the banks where this operation writes; writes where it reads.
     first : float
         Reads that go first.
+    own, crowd : float
+        Of the bank that is the most in use: the share of this operation's accesses that are there,
+        and the others' there; zero if there are no others.
     """
 
     params: float = 0.0
@@ -64,6 +67,8 @@ class Background:
     reads: float = 0.0
     conflicts: float = 0.0
     first: float = 0.0
+    own: float = 0.0
+    crowd: float = 0.0
 
     def row(self, alone, writing, words, planes, reads, params):
         """Return the cycles of a row of VECTOR that takes `alone` of them if nobody is beside it.
@@ -80,7 +85,9 @@ class Background:
         share, rate = _bursts(self.writes, self.writes_square)
         slow = max(alone, writing + self._held(share, rate, words, planes),
                    reads * self._reading(share))
-        alone = 1 / ((1 - share) / alone + share / slow)
+        accesses = self.own * (reads + planes * len(words))
+        alone = max(1 / ((1 - share) / alone + share / slow),
+                    accesses / (1 - min(self.crowd, _TURN)))
         if not params:
             return alone
         # Between two cases: rows wait for parameters; those of a burst are made up for behind it.
@@ -261,6 +268,11 @@ def _background(use, others, config):
     params = vector if use.engine is Engine.MATRIX else matrix
     if config.param_ports > 1:
         params = nothing
+    # A port B does one access a cycle: what its bank has to do is the least time.
+    mine = np.array([use.reads.get(bank, 0) + use.writes.get(bank, 0) for bank in range(banks)])
+    crowd = sum(rates[_FIRST:_FIRST + banks] + rates[_FIRST + banks:] for rates in others.values())
+    busiest = int(np.argmax(mine / (1 - np.minimum(crowd, _TURN))))
     values = (params[0], params[2], first[1], first[3], share(use.writes, _FIRST),
-              share(use.reads, _FIRST + banks), reads(first))
+              share(use.reads, _FIRST + banks), reads(first),
+              mine[busiest] / max(mine.sum(), 1) if crowd[busiest] else 0, crowd[busiest])
     return Background(*(round(min(value, 1) * _STEPS) / _STEPS for value in values))

@@ -67,7 +67,8 @@ COSTS = Costs()
 
 def requant_times(fields, config):
     """Return the cycles that a MATMUL's group takes in the requantizer, and until it is out."""
-    long = fields["out_bits"] > 8 or bool(fields["flags"] & Flag.ROW_SCALE)
+    long = fields["out_bits"] > 8 or (bool(fields["flags"] & Flag.ROW_SCALE)
+                                      and config.long_factors)
     residual = bool(fields["flags"] & Flag.RESIDUAL)
     return config.requant_cycles(long=long, residual=residual), requant_latency(
         config.mult_bits, config.code_mult_bits, long=long, residual=residual)

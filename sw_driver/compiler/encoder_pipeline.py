@@ -86,7 +86,8 @@ class _Step:
         self.attention = Attention(self.build, self.graph, self.pattern, [part], [self.group],
                                    joint=True)
         if self.is_first:
-            self.attention.load_table()
+            for load in self.attention.tables():
+                load()
         for kind in ["qkv"] if self.attention.joint else "qkv":
             for heads in self.attention.groups:
                 yield from self.attention.project(kind, heads, 0)

@@ -133,8 +133,9 @@ def _(node: Context, graph, config):
     else:
         if node.factor_bits != config.factor_bits:
             # Row factors are clamped to the width that the hardware has.
-            raise CompileError(f"mult_bits must be {node.factor_bits} as in node {node.name!r}, "
-                               f"not {config.mult_bits}", mult_bits=node.factor_bits)
+            field = "mult_bits" if config.long_factors else "code_mult_bits"
+            raise CompileError(f"{field} must be {node.factor_bits} as in node {node.name!r}, "
+                               f"not {getattr(config, field)}", **{field: node.factor_bits})
         limit = numerator_bits(attention.bits, node.factor_bits)
         if not 0 <= int(node.mult) < 1 << limit:
             raise _refused(node, "numerator", f"from 0 to {(1 << limit) - 1}", int(node.mult))

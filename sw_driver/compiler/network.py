@@ -211,12 +211,15 @@ class _Network:
         mlp = pattern.mlp and Mlp(self, pattern.mlp)
         behind = Behind(self, pattern, attention, mlp)
 
+        tables, chunks = attention.tables(), len(attention.source) + len(todo)
+        if mlp:
+            tables.append(lambda: self.load_table(pattern.mlp.activation))
+
         def between(chunk):
             normalise()
-            if chunk == 0:
-                attention.load_table()
-            if mlp and chunk == (len(attention.source) - 1) // 2:
-                self.load_table(pattern.mlp.activation)
+            for index, load in enumerate(tables):  # apart, for weights wait until one is loaded
+                if chunk == (2 * index + 1) * (chunks - 1) // (2 * len(tables)):
+                    load()
 
         attention.first_projections(between)
         context, left = attention.run(behind.project, behind.normalise)

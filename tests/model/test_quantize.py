@@ -133,13 +133,14 @@ def test_widths_of_multipliers(mult_bits, code_mult_bits, narrow):
         assert (shift <= MAX_SHIFT).all()
 
 
-@pytest.mark.parametrize(("attention", "mult_bits", "bits", "factor_bits", "least"), [
-    ("deferred", 24, 31, 24, 2**7), ("deferred", 20, 27, 20, 2**7), ("deferred", 8, 15, 8, 2**7),
-    ("normalised", 31, 31, 17, 2**14), ("normalised", 16, 30, 16, 2**14),
-    ("normalised", 8, 22, 8, 2**14)])
-def test_numerators_of_exponentials(attention, mult_bits, bits, factor_bits, least):
+@pytest.mark.parametrize(("attention", "mult_bits", "code_bits", "bits", "factor_bits", "least"), [
+    ("deferred", 24, 12, 31, 24, 2**7), ("deferred", 20, 20, 27, 20, 2**7),
+    ("deferred", 8, 8, 15, 8, 2**7), ("normalised", 31, 31, 31, 17, 2**14),
+    ("normalised", 31, 16, 30, 16, 2**14), ("normalised", 8, 24, 22, 8, 2**14),
+    ("normalised", 24, 12, 26, 12, 2**14)])
+def test_numerators_of_exponentials(attention, mult_bits, code_bits, bits, factor_bits, least):
     """The largest ones that a row factor leaves room for, of the least sum of a row."""
-    _, _, graph = make(attention=attention, mult_bits=mult_bits)
+    _, _, graph = make(attention=attention, mult_bits=mult_bits, code_mult_bits=code_bits)
     for index in BLOCKS:
         context = graph.by_name[f"blocks.{index}.context"]
         ratio = graph.scales[f"blocks.{index}.qkv"] / graph.scales[context.name]

@@ -54,6 +54,7 @@ def test_rates_are_those_of_the_time_that_is_shared():
     assert beside_vector.params_square == pytest.approx(0.045, abs=1 / 64)
     assert beside_vector.conflicts == pytest.approx(0.1, abs=1 / 64)  # those in its bank
     assert beside_vector.reads == beside_vector.first == 0
+    assert (beside_vector.own, beside_vector.crowd) == (1, pytest.approx(0.1, abs=1 / 64))
     # Nothing goes before MATRIX; VECTOR's reads are in a bank of two thirds of its writes.
     assert beside_matrix.writes == beside_matrix.first == 0
     assert beside_matrix.params == pytest.approx(0.04, abs=1 / 64)
@@ -68,6 +69,9 @@ def test_a_row_takes_longer_the_more_the_others_do():
                  for rate in (0, 0.25, 0.5, 0.75, 1.0)]
         assert times == sorted(times)
         assert times[0] == 12 < times[-1]
+    # Six accesses to a bank that others use half of the time take twelve cycles, and seven more.
+    for accesses, cycles in (3, 12), (4, 14):
+        assert Background(own=1.0, crowd=0.5).row(**row | {"reads": accesses}) == cycles
     # As many writes in bursts that leave nothing for others, half of the time.
     assert Background(writes=0.5, writes_square=0.5).row(**row) > Background(
         writes=0.5, writes_square=0.25).row(**row)

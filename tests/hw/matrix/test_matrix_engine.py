@@ -40,7 +40,7 @@ class Setup:
         self.memory = self.rng.integers(0, 256, (config.scratchpad_words, config.rows), np.uint8)
         self.initial = self.memory.copy()
         self.params, self.jobs, self.free = [], [], 0
-        self.factors = [int(v) for v in self.rng.integers(1, 2**config.mult_bits,
+        self.factors = [int(v) for v in self.rng.integers(1, 2**config.factor_bits,
                                                            config.factor_depth)]
 
     def _region(self, rows, words, planes=1):
@@ -81,8 +81,8 @@ class Setup:
         spread = float(np.abs(z).max() + 1)
         limit = 2**(config.code_mult_bits if out_bits <= 8 else config.mult_bits) - 1
         shift = rng.integers(18, 30, groups * lanes)
-        if row_scale:  # for multipliers of up to mult_bits bits
-            shift[:] = config.mult_bits + int(np.log2(spread)) - out_bits + 1
+        if row_scale:  # for multipliers of up to factor_bits bits
+            shift[:] = config.factor_bits + int(np.log2(spread)) - out_bits + 1
         record = {"bias": rng.integers(-int(spread), int(spread) + 1, groups * lanes),
                   "mult": np.clip(rng.choice([-1, 1], groups * lanes)
                                   * rng.uniform(0.4, 2) * 2.0**(shift + out_bits - 1) / spread,
@@ -325,9 +325,10 @@ def test_residual_may_be_replaced_by_the_result(shape, seed):
     np.testing.assert_array_equal(memory, setup.final())
 
 
+@pytest.mark.parametrize("attention", ["normalised", "deferred"])
 @pytest.mark.parametrize(("shape", "seed"), [((4, 4, 1), 1), ((8, 4, 2), 0), ((5, 3, 1), 2)])
-def test_rows_are_scaled_by_their_factors(shape, seed):
-    setup = Setup(configure(*shape, attention="deferred"), seed)
+def test_rows_are_scaled_by_their_factors(shape, seed, attention):
+    setup = Setup(configure(*shape, attention=attention), seed)
     r, c, lanes = shape
     setup.add(rows=7, act_words=1, n=r + c, row_scale=True, broadcast=True)
     setup.add(rows=2, act_words=1, n=c)
