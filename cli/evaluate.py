@@ -75,7 +75,7 @@ def evaluate(source, quantized, data, calibration, batch, engine, logits, measur
                                    keep=kept, engine=engine)
         result |= {"assumed": vit.meta.get("assumed", []), "family": vit.meta.get("family"),
                    "left_out_epsilon": model.meta.get("left_out_epsilon", {}),
-                   "data": images.about()}
+                   "quantization": model.meta.get("quantization", {}), "data": images.about()}
         if ranges is not None:
             result["calibration"] = _about_calibration(ranges, images)
         if logits:

@@ -51,6 +51,9 @@ def say_assumed(graph):
     for name, effect in graph.meta.get("left_out_epsilon", {}).items():
         click.echo(f"node {name}: the epsilon of its layer norm is left out, which makes rows up "
                    f"to {100 * effect:.1f} % larger", err=True)
+    for name in graph.meta.get("quantization", {}).get("coarse", []):
+        click.echo(f"node {name}: its numbers are smaller than the least scale of codes holds",
+                   err=True)
 
 
 def say_images(*sets):

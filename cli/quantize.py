@@ -70,6 +70,7 @@ def quantize(source, output, data, config, nodes, as_json, **options):
     result = {"file": output, **network.summary(), **settings, "calibration": images.about(),
               "assumed": network.meta.get("assumed", []),
               "left_out_epsilon": network.meta.get("left_out_epsilon", {}),
+              "quantization": network.meta["quantization"],
               **({"node_report": found["nodes"]} if nodes else {})}
     if as_json:
         return emit(result)

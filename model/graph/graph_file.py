@@ -211,7 +211,8 @@ def _check_numbers(scales, meta):
     if not isinstance(sides, list) or len(sides) != 2 or not all(
             type(side) is int and 1 <= side < 2**16 for side in sides):
         raise ModelError(f"image_size must be a height and a width, not {shown(sides)}")
-    for name, low in ("mean", -LARGEST), ("std", SMALLEST):
+    for name, low in (("mean", -LARGEST), ("std", SMALLEST), ("code_mean", -LARGEST),
+                      ("code_std", SMALLEST)):
         values = meta.get(name, [0.5])
         if (not isinstance(values, list) or not values
                 or not all(_is_number(value) and low <= value <= LARGEST for value in values)):

@@ -42,7 +42,7 @@ from systola.model.quantization.scales import (
     least_scales,
     weight_scales,
 )
-from systola.model.quantization.uniform import bias_codes, exp_constant, scale_for
+from systola.model.quantization.uniform import MIN_SCALE, bias_codes, exp_constant, scale_for
 from systola.model.quantization.uniform import quantize as to_codes
 
 __all__ = ["quantize"]
@@ -56,8 +56,7 @@ _INT32 = (-2**31, 2**31 - 1)
 
 def quantize(graph, images, *, weight_bits=8, act_bits=8, attention=AcceleratorConfig.attention,
              attention_bits=16, mult_bits=24, code_mult_bits=24, gelu=AcceleratorConfig.gelu,
-             norm=AcceleratorConfig.norm, method=BEST,
-             choices=None, nodes=None, progress=None):
+             norm=AcceleratorConfig.norm, method=BEST, choices=None, nodes=None, progress=None):
     """Return the integer network of a float one; docs/ARITHMETIC.md has the operators.
 
     Weights have a scale per output channel, activations one per tensor, from ranges over the
@@ -90,6 +89,9 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention=AcceleratorC
     Returns
     -------
     Graph
+        Its ``meta`` says under ``quantization`` the ``method``, on how many ``fitted_images``
+        weights were rounded, and which tensors are ``coarse``: smaller than the least scale holds.
+        ``left_out_epsilon`` is there where that matters.
 
     Raises
     ------
@@ -117,7 +119,11 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention=AcceleratorC
     if nodes is not None:
         nodes.update(node_report(graph, made, images))
     effects = {} if norm == "normalised" else watch.effects()
-    meta = {**made.meta, "method": method} | ({"left_out_epsilon": effects} if effects else {})
+    about = {"method": method, "fitted_images": lockstep.images if lockstep else 0,
+             "coarse": [name for name, (low, high) in ranges.items()
+                        if scales[name] == MIN_SCALE and max(-low, high) > 0]}
+    meta = {**made.meta, "quantization": about} | (
+        {"left_out_epsilon": effects} if effects else {})
     return dataclasses.replace(made, meta=meta)
 
 
@@ -235,8 +241,10 @@ class _Quantizer:
         bias = moments.y_mean - weight @ moments.x_mean
         scale = row_scales(weight, least_scales(bias, source), width, moments)
         codes = round_columns(weight, scale, width, moments)
-        bias = moments.y_mean - (codes * scale[:, None].astype(np.float64)) @ moments.x_mean
-        return codes, scale, bias_codes(bias, scale, source)
+        scale = scale.astype(np.float64)
+        bias = moments.y_mean - (codes * scale[:, None]) @ moments.x_mean
+        # Not cut to 32 bits: what does not fit is refused.
+        return codes, scale.astype(np.float32), np.rint(bias / (scale * source)).astype(np.int64)
 
     def _scores(self, node):
         s = self.scales

@@ -259,6 +259,10 @@ def _without(name, attribute):
     (_edit(meta={"patch_size": 2.0}), "patch_size must be an integer from 0 to 65535, not 2.0"),
     (_edit(meta={"mean": []}), "mean must be a list of numbers from -1e+30 to 1e+30, not []"),
     (_edit(meta={"std": [0]}), "std must be a list of numbers from 1e-30 to 1e+30, not [0]"),
+    (_edit(meta={"code_mean": "0.5"}),
+     "code_mean must be a list of numbers from -1e+30 to 1e+30, not '0.5'"),
+    (_edit(meta={"code_std": [0.5, -1]}),
+     "code_std must be a list of numbers from 1e-30 to 1e+30, not [0.5, -1]"),
     (_edit(colour=1), "entries of the integer network must be"),
     (lambda t, h: h.pop("meta"), "entries of the integer network must be"),
 ])

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 
@@ -60,3 +62,24 @@ def test_refuses_other_names(network):
     graph, training, _ = network
     with pytest.raises(ValueError, match=r"^method must be one of minmax, .*, not 'best'$"):
         quantize(graph, training, method="best")
+
+
+def test_what_was_done_is_said(network):
+    graph, training, _ = network
+    for method, fitted in ("minmax", 0), ("gptq", 384):
+        about = quantize(graph, training, method=method).meta["quantization"]
+        assert about == {"method": method, "fitted_images": fitted, "coarse": []}
+    images = {"patches": np.concatenate([training["patches"]] * 2)}
+    assert quantize(graph, images).meta["quantization"]["fitted_images"] == 512
+
+
+def test_tensors_that_no_scale_holds_are_named(network):
+    graph, training, _ = network
+    small = copy.deepcopy(graph)
+    for node in small.nodes:
+        if node.name in ("prefix", "position", "patch_embed"):
+            for name in {"values", "weight", "bias"} & vars(node).keys():
+                getattr(node, name)[:] *= 1e-8
+    about = quantize(small, training, method="minmax").meta["quantization"]
+    assert {"patch_embed", "embed"} <= set(about["coarse"])
+    assert "logits" not in about["coarse"]

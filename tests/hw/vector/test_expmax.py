@@ -8,67 +8,21 @@ import pytest
 
 from systola.hw.vector.expmax import ExpMax
 from systola.model.operators.deferred import deferred_softmax, exp_table, row_factors
-from systola.sim.harness import collect, drive, run
-
-
-def beats(row, lanes, rng):
-    """Yield the beats of `row`; lanes beyond its end hold random codes."""
-    for start in range(0, len(row), lanes):
-        part = list(row[start:start + lanes])
-        yield {"x": part + [rng.randrange(-128, 128) for _ in range(lanes - len(part))],
-               "keep": (1 << len(part)) - 1, "last": start + lanes >= len(row)}
+from tests.hw.vector import exponentials
+from tests.hw.vector.exponentials import random_rows, table_writes
 
 
 def simulate(rows, table, numerator, *, lanes, max_row=24, mult_bits=24, rng=None):
-    """Return the cycles, the rows of exponentials, the factors and when each appeared."""
+    """Return the cycles, the rows, the factors, and when rows ended and factors came."""
     dut = ExpMax(lanes=lanes, max_row=max_row, mult_bits=mult_bits)
-    sent = [beat for row in rows for beat in beats(row, lanes, random.Random(1))]
-    codes, factors, ends, times = [[]], [], [], []
-
-    async def producer(ctx):
-        ctx.set(dut.numerator, numerator)
-        for addr in rng.sample(range(256), 256) if rng else range(256):
-            # The GELU table's writes come through the same stream.
-            await drive(ctx, dut.w, [{"addr": addr, "data": -1, "table": 0}] * (addr % 32 == 0))
-            data = int(table[addr])
-            await drive(ctx, dut.w, [{"addr": addr, "data": data - (data >> 7 << 8), "table": 1}])
-        await drive(ctx, dut.i, sent, rng)
-
-    async def consumer(ctx):
-        for beat in await collect(ctx, dut.o, len(sent), rng):
-            codes[-1] += [beat.x[k] for k in range(lanes) if beat.keep >> k & 1]
-            if beat.last:
-                codes.append([])
-
-    async def factor(ctx):
-        factors.extend(await collect(ctx, dut.factor, len(rows), rng))
-
-    async def watch(ctx):
-        cycle = 0
-        while True:
-            *_, valid, ready, last, full = await ctx.tick().sample(
-                dut.o.valid, dut.o.ready, dut.o.p.last, dut.factor.valid)
-            if valid and ready and last:
-                ends.append(cycle)
-            if full and rng is None:
-                times.append(cycle)
-            cycle += 1
-
-    cycles = run(dut, producer, consumer, factor, background=[watch])
-    assert codes.pop() == []
-    return cycles, codes, factors, list(zip(ends, times, strict=False))
+    *got, times = exponentials.simulate(dut, rows, table_writes(table, 1, rng), numerator, rng=rng)
+    return *got, list(zip(times["end"], times["factor"], strict=False))
 
 
 def model(rows, table, numerator, mult_bits=24):
     results = [deferred_softmax(np.array(row), table) for row in rows]
     return ([codes.tolist() for codes, _ in results],
             [int(row_factors(total, numerator, mult_bits)) for _, total in results])
-
-
-def random_rows(rng, longest):
-    """Return rows of every length and of several spreads, in random order."""
-    return [[rng.randrange(rng.choice([-128, -20, 100, 127]), 128) for _ in range(length)]
-            for length in rng.sample(range(1, longest + 1), longest)]
 
 
 @pytest.mark.parametrize("seed", range(6))

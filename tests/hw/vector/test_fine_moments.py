@@ -7,7 +7,7 @@ import pytest
 from systola.hw.vector.fine_moments import FineMoments
 from systola.model.operators.layernorm import normalised_trace
 from systola.sim.harness import collect, drive, run
-from tests.hw.vector.test_row_moments import beats, rows
+from tests.hw.vector.test_row_moments import beats, check_times, rows
 
 
 @pytest.mark.parametrize("epsilon", ["none", "random", "largest"])
@@ -32,23 +32,12 @@ def test_matches_model(lanes, max_row, epsilon):
     assert got == [(int(t.mean), int(t.variance)) for t in traces]
 
 
-@pytest.mark.parametrize(("lanes", "count"), [(1, 30), (4, 17), (5, 3), (17, 40)])
-def test_latency_and_period(lanes, count):
-    row, dut = list(range(count)), FineMoments(lanes=lanes, max_row=64)
-    levels = {1: 0, 4: 1, 5: 2, 17: 3}[lanes]
+@pytest.mark.parametrize(("lanes", "count", "levels"), [(1, 30, 0), (4, 17, 1), (5, 3, 2),
+                                                        (17, 40, 3)])
+def test_latency_and_period(lanes, count, levels):
+    dut = FineMoments(lanes=lanes, max_row=64)
     assert (dut.period, dut.latency) == (15, 4 + levels + 1 + 13 + 15)
-    done = []
-
-    async def producer(ctx):
-        await drive(ctx, dut.i, [b for _ in range(5) for b in beats(row, lanes)])
-
-    async def consumer(ctx):
-        await collect(ctx, dut.o, 5, cycles=done)
-
-    run(dut, producer, consumer)
-    length = -(-count // lanes)
-    first, step = length + dut.latency, max(length, dut.period)
-    assert done == [first + k * step for k in range(5)]
+    check_times(dut, lanes, count)
 
 
 def test_error_names_the_parameter():
