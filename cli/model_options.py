@@ -99,9 +99,10 @@ def chosen_settings(options):
     """Return the settings that were given; refuses what the others would make meaningless."""
     chosen = {name: options[name] for name in (*MODEL_SETTINGS, "method")
               if options[name] is not None}
-    if chosen.get("attention") == "deferred" and "attention_bits" in chosen:
-        raise click.UsageError("--attention-bits is for --attention published: deferred attention "
-                               "has exponentials of 8 bits")
+    if chosen.get("attention", AcceleratorConfig.attention) != "published" and (
+            "attention_bits" in chosen):
+        raise click.UsageError("--attention-bits is for --attention published; normalised "
+                               "attention has exponentials of 16 bits, deferred of 8")
     if "code_mult_bits" in chosen:
         code, most = chosen["code_mult_bits"], chosen.get("mult_bits", AcceleratorConfig.mult_bits)
         if code > most:

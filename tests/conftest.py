@@ -18,6 +18,24 @@ for _name in "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS":
 gc.set_threshold(200_000, 20, 100)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--few", type=int, metavar="N",
+                     help="of every test function, run at most N of its cases, spread evenly")
+
+
+def pytest_collection_modifyitems(config, items):
+    few = config.getoption("few")
+    if few is None:
+        return
+    cases = {}
+    for item in items:
+        cases.setdefault((item.path, getattr(item, "originalname", item.name)), []).append(item)
+    kept = {id(found[index * len(found) // few])
+            for found in cases.values() for index in range(few)}
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
+    items[:] = [item for item in items if id(item) in kept]
+
+
 @pytest.fixture
 def artefacts():
     """Folder for pictures that a person may want to look at after the tests."""

@@ -17,12 +17,16 @@ from systola.hw.contract.numbers import (
     epsilon_bits,
 )
 
-__all__ = ["MODEL_SETTINGS", "PRESETS", "SCRATCHPAD_WORDS", "AcceleratorConfig", "ConfigError",
-           "digit_count", "mult_limb", "requant_slots"]
+__all__ = ["MODEL_SETTINGS", "PRESETS", "PUBLISHED", "SCRATCHPAD_WORDS", "AcceleratorConfig",
+           "ConfigError", "digit_count", "mult_limb", "requant_slots"]
 
 MODEL_SETTINGS = ("weight_bits", "act_bits", "attention", "attention_bits", "mult_bits",
                   "code_mult_bits", "gelu", "norm")
 """Fields that a quantized model has as well: its arithmetic."""
+
+PUBLISHED = {"attention": "published", "gelu": "published", "norm": "published"}
+"""Operators as I-ViT publishes them; the default ones are accurate for everything that the number
+formats can hold."""
 
 SCRATCHPAD_WORDS = 1 << 16
 """Most words of a scratchpad: an address has 16 bits."""
@@ -153,11 +157,11 @@ class AcceleratorConfig:
     param_ports: int = 1
     mult_bits: int = 24
     code_mult_bits: int = 24
-    attention: str = "published"
+    attention: str = "normalised"
     attention_bits: int = 16
-    gelu: str = "published"
+    gelu: str = "table"
     norm_roots: int = 4
-    norm: str = "published"
+    norm: str = "normalised"
     pooling: str = "none"
     max_row: int = 1024
     x0_bits: int = 8
@@ -188,8 +192,8 @@ class AcceleratorConfig:
             raise ConfigError(f"attention 'deferred' needs act_bits 8 and mult_bits up to 24, "
                               f"not {self.act_bits!r} and {self.mult_bits!r}")
         if self.attention == "normalised" and self.attention_bits != 16:
-            raise ConfigError(f"attention_bits must be 16 with attention 'normalised' ('deferred' "
-                              f"has 8), not {self.attention_bits!r}")
+            raise ConfigError(f"attention_bits must be 16 with attention 'normalised' "
+                              f"('published' takes 8, too), not {self.attention_bits!r}")
         if self.cols > self.rows:
             raise ConfigError(f"cols must be at most rows ({self.rows}), not {self.cols!r}")
         if self.scratchpad_words > SCRATCHPAD_WORDS:
@@ -385,19 +389,16 @@ PRESETS = {
     # A DeiT-Tiny on an XC7S50: 96 DSP slices with two products each, activations in block RAM.
     "arty_s7_50": AcceleratorConfig(rows=24, cols=8, lanes=4, vector_lanes=2, norm_lanes=1,
                                     norm_roots=1, pe_style="dsp_packed", acc_bits=24, banks=5,
-                                    bank_depth=2048, code_mult_bits=12, gelu="table",
-                                    max_row=256),
+                                    bank_depth=2048, code_mult_bits=12, max_row=256),
     "array_16x16": AcceleratorConfig(rows=16, cols=16, lanes=8, vector_lanes=2, norm_lanes=1,
                                      norm_roots=1, pe_style="dsp_packed", acc_bits=24, banks=8,
-                                     bank_depth=2048, code_mult_bits=12, gelu="table",
-                                     max_row=256),
+                                     bank_depth=2048, code_mult_bits=12, max_row=256),
     # The same with memories for a DeiT-Small or a ViT-Base.
     "array_16x16_large": AcceleratorConfig(rows=16, cols=16, lanes=8, vector_lanes=2, norm_lanes=1,
                                            norm_roots=1, pe_style="dsp_packed", acc_bits=25,
                                            banks=8, bank_depth=8192, code_mult_bits=12,
-                                           gelu="table", max_row=768),
+                                           max_row=768),
     # The digits on an ECP5 85F, a multiplier for each cell: routed in minutes.
     "ulx3s_85f": AcceleratorConfig(rows=8, cols=4, lanes=2, norm_roots=1, acc_bits=24,
-                                   token_depth=32, bank_depth=1024, code_mult_bits=12,
-                                   gelu="table", max_row=256),
+                                   token_depth=32, bank_depth=1024, code_mult_bits=12, max_row=256),
 }

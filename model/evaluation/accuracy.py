@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from systola.files.tensors import ModelError
+from systola.hw.contract.config import PUBLISHED
 from systola.model.data import examples
 from systola.model.data.class_labels import check_labels
 from systola.model.data.images import encode, float_inputs, has_training, open_images
@@ -25,17 +26,18 @@ CALIBRATION_IMAGES = 2048
 _BATCH = 32
 
 OPTIONS = {
+    "published operators": PUBLISHED,
     "full width": {"mult_bits": 31, "code_mult_bits": 31},
     "24-bit multipliers (default)": {},
     "20-bit multipliers": {"mult_bits": 20},
     "16-bit multipliers": {"mult_bits": 16},
     "16-bit multipliers of 8-bit results": {"code_mult_bits": 16},
-    "8-bit attention": {"attention_bits": 8},
+    "published attention": {"attention": "published"},
+    "published 8-bit attention": {"attention": "published", "attention_bits": 8},
     "deferred attention": {"attention": "deferred"},
-    "normalised attention": {"attention": "normalised"},
-    "GELU table": {"gelu": "table"},
-    "leading-one root start": {"norm": "leading_one"},
-    "normalised layer norm": {"norm": "normalised"},
+    "published GELU": {"gelu": "published"},
+    "published layer norm": {"norm": "published"},
+    "layer norm with leading-one start": {"norm": "leading_one"},
     "6-bit weights and activations": {"weight_bits": 6, "act_bits": 6},
     "4-bit weights": {"weight_bits": 4},
 }

@@ -28,8 +28,8 @@ from systola.sw_driver.program.image import ProgramError
 CONFIG = AcceleratorConfig(
     rows=2, cols=2, lanes=1, weight_bits=4, act_bits=4, pe_style="dsp_packed", acc_bits=20,
     token_depth=4, banks=1, bank_depth=512, weight_fifo=2, stream_fifo=4, queue_depth=2,
-    param_depth=128, mult_bits=8, code_mult_bits=8, attention_bits=8, gelu="table", norm_roots=1,
-    max_row=16, x0_bits=8)
+    param_depth=128, mult_bits=8, code_mult_bits=8, attention="published", attention_bits=8,
+    norm_roots=1, max_row=16, x0_bits=8)
 FAULTY = "matrix.requantizer", "vector.softmax", "load"
 
 

@@ -15,8 +15,8 @@ ROOMS = {
     "model/importers": "numpy files model/graph",
     "model/quantization": "numpy files hw/contract model/operators model/graph",
     "model/data": "numpy files model/graph model/importers model/quantization",
-    "model/evaluation": "numpy files model/operators model/importers model/graph model/kernel "
-                        "model/quantization model/data",
+    "model/evaluation": "numpy files hw/contract model/operators model/importers model/graph "
+                        "model/kernel model/quantization model/data",
     "model/benchmark": "numpy model/data model/graph model/kernel model/quantization",
     "model": "",
     "sw_driver/program": "numpy files hw/contract",

@@ -14,9 +14,9 @@ from systola.sim.verilog.runner import SimulationError, cached_verilog, lint_ver
 
 CONFIGS = {
     "tiny": PRESETS["tiny"],
-    "lut_table": AcceleratorConfig(rows=6, cols=3, lanes=3, pe_style="lut", gelu="table",
-                                   attention_bits=8, norm="leading_one", weight_bits=3,
-                                   act_bits=5, token_depth=8, bank_depth=256, param_depth=64,
+    "lut_table": AcceleratorConfig(rows=6, cols=3, lanes=3, pe_style="lut", act_bits=5,
+                                   attention="published", attention_bits=8, norm="leading_one",
+                                   weight_bits=3, token_depth=8, bank_depth=256, param_depth=64,
                                    max_row=64, pooling="mean"),
 }
 

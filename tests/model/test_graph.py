@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from systola.files.tensors import ModelError
+from systola.hw.contract.config import PUBLISHED
 from systola.model.data.synthetic import random_codes, random_float_vit, random_vit
 from systola.model.graph.encoder import encoder_blocks
 from systola.model.graph.float_forward import float_forward
@@ -34,12 +35,13 @@ FORMS = {
     "mean beside tokens": {"prefixes": 2, "pooling": "mean"},
 }
 OPTIONS = {"published": {}, "deferred": {"attention": "deferred"},
-           "normalised": {"attention": "normalised"},
+           "normalised": {"attention": "normalised", "gelu": "table", "norm": "normalised"},
            "few bits": {"weight_bits": 4, "act_bits": 5, "gelu": "table"}}
 
 
 def network(form="class token", seed=0, **settings):
-    return random_vit(np.random.default_rng(seed), **SIZES, **FORMS[form], **settings)
+    return random_vit(np.random.default_rng(seed),
+                      **{**SIZES, **FORMS[form], **PUBLISHED, **settings})
 
 
 def changed(graph, target, /, **values):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from systola.files.tensors import ModelError, read_tensors, write_tensors
+from systola.hw.contract.config import PUBLISHED
 from systola.model.data.synthetic import random_codes, random_float_vit, random_vit
 from systola.model.graph.graph import Graph
 from systola.model.graph.graph_file import (
@@ -24,7 +25,7 @@ SIZES = {"channels": 8, "heads": 2, "blocks": 2, "hidden": 12, "classes": 3, "to
 
 
 def make(**settings):
-    return random_vit(np.random.default_rng(2), **SIZES, **settings)
+    return random_vit(np.random.default_rng(2), **{**SIZES, **PUBLISHED, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +37,10 @@ def graph():
 def kinds():
     """Return small networks that together have every kind of node in every variant."""
     sizes = {**SIZES, "blocks": 1, "channels": 4, "hidden": 3, "prefixes": 0, "pooling": "mean"}
+    sizes |= PUBLISHED
     networks = [random_vit(np.random.default_rng(3), **{**sizes, **variant}) for variant in (
         {"gelu": "table", "prefixes": 1}, {"attention": "deferred"},
-        {"attention": "normalised"})]
+        {"attention": "normalised", "norm": "normalised"})]
     one = np.array(2**23), np.array(23)
     x = networks[0].tensors["blocks.0.out"]
     networks[0] = dataclasses.replace(networks[0], nodes=(

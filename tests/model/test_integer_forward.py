@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from systola.hw.contract.config import PUBLISHED
 from systola.model.data.synthetic import random_codes, random_float_vit, random_vit
 from systola.model.graph.encoder import encoder_blocks
 from systola.model.graph.graph import Graph
@@ -17,22 +18,20 @@ from systola.model.operators.shiftmax import shiftmax
 
 SIZES = {"channels": 12, "heads": 3, "blocks": 2, "hidden": 21, "classes": 5, "tokens": 7,
          "patch_dim": 3}
-VARIANTS = [{}, {"attention_bits": 8}, {"gelu": "table"}, {"norm": "leading_one"},
+ACCURATE = {"attention": "normalised", "gelu": "table", "norm": "normalised"}
+VARIANTS = [{}, ACCURATE, {"attention_bits": 8}, {"gelu": "table"}, {"norm": "leading_one"},
             {"norm": "normalised"},
             {"act_bits": 5, "weight_bits": 3, "mult_bits": 12}, {"heads": 1, "tokens": 2},
             {"attention": "deferred"}, {"attention": "deferred", "weight_bits": 4, "mult_bits": 9},
             {"attention": "normalised"}, {"attention": "normalised", "act_bits": 5, "mult_bits": 9},
             {"code_mult_bits": 16, "gelu": "table"}]
-
-
-
 PARTS = ("norm1", "qkv", "scores", "attention", "context", "attn_out", "norm2", "fc1", "gelu",
          "out")
 
 
 def make(variant, images=3, seed=0):
     rng = np.random.default_rng(seed)
-    graph = random_vit(rng, **{**SIZES, **variant})
+    graph = random_vit(rng, **{**SIZES, **PUBLISHED, **variant})
     return graph, random_codes(rng, graph, images)
 
 
@@ -50,8 +49,8 @@ def dense(layer, x, residual=None):
 
 def reference(graph, codes, variant):
     """Run one image, head by head, with plain int64 products, by the settings of the variant."""
-    settings = {"act_bits": 8, "attention": "published", "attention_bits": 16, "mult_bits": 24,
-                "gelu": "published", "norm": "published", **SIZES, **variant}
+    settings = {"act_bits": 8, "attention_bits": 16, "mult_bits": 24, **PUBLISHED, **SIZES,
+                **variant}
     n, channels, act_bits = graph.by_name, settings["channels"], settings["act_bits"]
     head_dim = channels // settings["heads"]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from systola.hw.contract.config import PUBLISHED
 from systola.model.data.digits import checkpoint_path
 from systola.model.data.images import encode, float_inputs, load_data
 from systola.model.data.synthetic import random_codes, random_vit
@@ -29,9 +30,9 @@ from systola.model.quantization.quantize import quantize
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 SIZES = {"channels": 12, "heads": 2, "blocks": 2, "hidden": 18, "classes": 5, "tokens": 9,
          "patch_dim": 5}
-VARIANTS = [{}, {"attention_bits": 8}, {"attention": "deferred"}, {"attention": "normalised"},
-            {"gelu": "table"},
-            {"norm": "leading_one"}, {"norm": "normalised"},
+VARIANTS = [{}, PUBLISHED, {"attention": "published", "attention_bits": 8},
+            {"attention": "deferred"}, {"gelu": "published"}, {"norm": "leading_one"},
+            {"norm": "published"},
             {"mult_bits": 31, "code_mult_bits": 31},
             {"mult_bits": 16}, {"weight_bits": 3, "act_bits": 4}, {"prefixes": 0,
                                                                   "pooling": "mean"},

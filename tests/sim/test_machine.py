@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from systola.hw.contract.config import AcceleratorConfig
+from systola.hw.contract.config import PUBLISHED, AcceleratorConfig
 from systola.hw.contract.isa import FORMATS, Engine, Error, Flag, Opcode, encode
 from systola.model.operators.deferred import deferred_softmax, exp_table, row_factors
 from systola.model.operators.layernorm import layernorm_requant
@@ -17,7 +17,7 @@ from systola.sim.machine.memories import Memories
 
 CONFIG = AcceleratorConfig(rows=3, cols=2, lanes=1, act_bits=5, weight_bits=4, token_depth=4,
                            banks=2, bank_depth=64, weight_fifo=8, param_depth=16, max_row=8,
-                           x0_bits=6)
+                           x0_bits=6, **PUBLISHED)
 BEAT = CONFIG.bus_bytes
 REGION = {"base": 0, "stride": 2, "rows": 2, "words": 2}
 VECTOR = {"src_base": 0, "src_stride": 2, "src_plane": 8, "rows": 2, "words": 2, "lanes_last": 2,

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from systola.hw.contract.config import AcceleratorConfig
+from systola.hw.contract.config import PUBLISHED, AcceleratorConfig
 from systola.model.data.synthetic import random_vit
 from systola.model.graph.nodes import GraphError
 from systola.sw_driver.compiler.compiler import CompileError, compile_network
@@ -15,11 +15,12 @@ from systola.sw_driver.compiler.fits import check_network
 SMALL = {"channels": 12, "heads": 2, "blocks": 1, "hidden": 18, "classes": 5, "tokens": 7,
          "patch_dim": 5}
 TINY = AcceleratorConfig(rows=6, cols=4, lanes=2, token_depth=8, banks=2, bank_depth=512,
-                         weight_fifo=8, stream_fifo=8, queue_depth=4, param_depth=64, max_row=64)
+                         weight_fifo=8, stream_fifo=8, queue_depth=4, param_depth=64, max_row=64,
+                         **PUBLISHED)
 
 
 def build(sizes=(), fields=()):
-    model = random_vit(np.random.default_rng(1), **{**SMALL, **dict(sizes)})
+    model = random_vit(np.random.default_rng(1), **{**SMALL, **PUBLISHED, **dict(sizes)})
     return model, dataclasses.replace(TINY, **dict(fields))
 
 
@@ -140,12 +141,10 @@ def test_an_accumulator_of_24_bits_holds_a_thousand_keys():
     """Of normalised attention, whose rows add up to 2**16 and a rounding of each key."""
     config = dataclasses.replace(TINY, acc_bits=24, max_row=2048, attention="normalised")
     for tokens in 2, 1024:
-        model = random_vit(np.random.default_rng(1), **{**SMALL, "tokens": tokens},
-                           attention="normalised")
+        model, _ = build({"tokens": tokens, "attention": "normalised"})
         check_network(model, config)
         check_network(model, dataclasses.replace(config, mult_bits=31))
-    model = random_vit(np.random.default_rng(1), **{**SMALL, "tokens": 1040},
-                       attention="normalised")
+    model, _ = build({"tokens": 1040, "attention": "normalised"})
     refused(rf"acc_bits must be at least 25, the worst case of {node('blocks.0.context')}, not 24",
             model, config)
 

@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 
-from systola.hw.contract.config import AcceleratorConfig
+from systola.hw.contract.config import PUBLISHED, AcceleratorConfig
 from systola.model.data.synthetic import random_codes, random_float_vit, random_vit
 from systola.model.graph.graph import Graph
 from systola.model.graph.integer_forward import forward
@@ -37,7 +37,8 @@ from systola.sw_driver.program.image import decode_outputs
 SMALL = {"channels": 12, "heads": 2, "blocks": 2, "hidden": 18, "classes": 5, "tokens": 9,
          "patch_dim": 5}
 TINY = AcceleratorConfig(rows=6, cols=4, lanes=2, token_depth=8, banks=2, bank_depth=1024,
-                         weight_fifo=8, stream_fifo=8, queue_depth=4, param_depth=64, max_row=64)
+                         weight_fifo=8, stream_fifo=8, queue_depth=4, param_depth=64, max_row=64,
+                         **PUBLISHED)
 
 
 # --- Graphs built by hand ---
@@ -210,8 +211,9 @@ FORMS = {
     "no blocks": {"blocks": 0}, "two heads, no blocks": {"blocks": 0, "prefixes": 2,
                                                          "distilled": True},
 }
-OPTIONS = {"published": {}, "deferred": {"attention": "deferred"},
-           "few bits": {"weight_bits": 4, "act_bits": 5, "gelu": "table"}}
+OPTIONS = {"published": PUBLISHED, "deferred": {**PUBLISHED, "attention": "deferred"},
+           "accurate": {"attention": "normalised", "gelu": "table", "norm": "normalised"},
+           "few bits": {**PUBLISHED, "weight_bits": 4, "act_bits": 5, "gelu": "table"}}
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -619,14 +621,14 @@ def test_groups_of_sequences(name, variant):
 @pytest.mark.parametrize("form", ["class token", "two heads", "registers"])
 def test_images_as_groups(form):
     sizes = {**SMALL, "tokens": 7, **FORMS.get(form, {})}
-    graph = random_vit(np.random.default_rng(4), **sizes, gelu="table")
-    check(graph, dataclasses.replace(TINY, gelu="table", rows=4, cols=4), images=(4, 5))
+    graph = random_vit(np.random.default_rng(4), **sizes, **OPTIONS["accurate"])
+    check(graph, dataclasses.replace(TINY, **OPTIONS["accurate"], rows=4, cols=4), images=(4, 5))
 
 
 @pytest.mark.parametrize(("cols", "projections"), [(5, {"qkv"}), (6, {"q", "k", "v"})])
 def test_all_projections_at_once_where_that_takes_fewer_tiles(cols, projections, monkeypatch):
     """Side by side, 36 channels of Q, K and V take 8 tiles of 5 instead of 9; 6 of 6 either way."""
-    graph = random_vit(np.random.default_rng(4), **SMALL)
+    graph = random_vit(np.random.default_rng(4), **SMALL, **PUBLISHED)
     config = dataclasses.replace(TINY, cols=cols, lanes=1, token_depth=16, bank_depth=4096)
     monkeypatch.setattr(compiler, "plans",
                         lambda graph, config: plan.plans(graph, config)[1:2])
@@ -710,7 +712,7 @@ def test_nodes_of_few_bits(seed):
         if isinstance(node, Norm | Context | Activation) or node.name.endswith("qkv"):
             choices.setdefault(node.name, {})["bits"] = int(rng.integers(3, 9))
     patches = rng.standard_normal((8, SMALL["tokens"] - 1, SMALL["patch_dim"]), np.float32)
-    graph = quantize(random, {"patches": patches}, choices=choices)
+    graph = quantize(random, {"patches": patches}, choices=choices, **PUBLISHED)
     assert len({node.bits for node in graph.nodes if getattr(node, "bits", None)}) > 3
     check(graph, TINY, images=(1, 2))
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from systola.hw.contract.checks import COUNT_FIELDS, When, check_steps
-from systola.hw.contract.config import PRESETS, AcceleratorConfig
+from systola.hw.contract.config import PRESETS, PUBLISHED, AcceleratorConfig
 from systola.hw.contract.isa import FORMATS, Error, Opcode, encode, formats
 from systola.hw.control.checker import Checker
 from systola.sim.harness import run
@@ -15,7 +15,7 @@ from systola.sw_driver.compiler.costs import check_cycles
 CONFIGS = [PRESETS["digits"], PRESETS["tiny"],
            AcceleratorConfig(rows=6, cols=3, lanes=3, banks=1, bank_depth=64, param_depth=16,
                              max_row=30, x0_bits=5, attention_bits=8, act_bits=4,
-                             pooling="mean", code_mult_bits=9),
+                             pooling="mean", code_mult_bits=9, **PUBLISHED),
            AcceleratorConfig(rows=8, cols=4, lanes=2, banks=3, bank_depth=64, param_depth=32,
                              token_depth=16, attention="deferred", pooling="mean",
                              code_mult_bits=30),

@@ -344,7 +344,7 @@ def test_rows_are_scaled_by_their_factors(shape, seed, attention):
     (4, 4, "dsp_packed"), (8, 4, "dsp_packed")])
 def test_matches_model_at_other_widths(act_bits, weight_bits, style):
     config = configure(4, 4, 1, act_bits=act_bits, weight_bits=weight_bits, pe_style=style,
-                       attention_bits=8)
+                       attention="published", attention_bits=8)
     setup = Setup(config, act_bits)
     setup.add(rows=4, act_words=2, n=7, digits=config.attention_digits)
     setup.add(rows=6, act_words=1, n=5, residual=True)

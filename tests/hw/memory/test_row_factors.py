@@ -57,4 +57,4 @@ def test_latency_and_throughput():
 def test_error_names_the_parameter():
     with pytest.raises(ValueError, match=r"^attention must be 'normalised' or 'deferred', "
                                          r"not 'published'$"):
-        RowFactors(AcceleratorConfig())
+        RowFactors(AcceleratorConfig(attention="published"))

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from systola.hw.contract.config import AcceleratorConfig, digit_count
+from systola.hw.contract.config import PUBLISHED, AcceleratorConfig
 from systola.hw.contract.isa import Opcode
 from systola.hw.parts import shapes
 from systola.hw.vector.vector_engine import VectorEngine
@@ -19,7 +19,8 @@ from systola.model.operators.shiftmax import shiftmax
 from systola.sim.harness import drive, run
 
 BASE = {"rows": 6, "cols": 4, "lanes": 2, "vector_lanes": 2, "norm_lanes": 2, "banks": 2,
-        "bank_depth": 256, "param_depth": 64, "max_row": 40, "mult_bits": 24, "x0_bits": 7}
+        "bank_depth": 256, "param_depth": 64, "max_row": 40, "mult_bits": 24, "x0_bits": 7,
+        **PUBLISHED}
 
 
 class Fake:
