@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from systola.cli.cluster_options import chosen_cluster, cluster_options
 from systola.cli.console import (
     emit,
     engine_option,
@@ -41,6 +42,7 @@ __all__ = ["evaluate"]
 @click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, metavar="B",
               help="Images computed at a time; changes no result.")
 @engine_option
+@cluster_options
 @click.option("--logits", metavar="FILE", callback=lambda ctx, param, value: value and _logits(
               value), help="Write `float` and `integer` logits, `scale` and `labels` (.npz).")
 @click.option("--options", "measure", is_flag=True,
@@ -48,8 +50,8 @@ __all__ = ["evaluate"]
 @click.option("--attention-error", is_flag=True,
               help="Also measure the attention operators on random scores of 197 tokens.")
 @json_option
-def evaluate(source, quantized, data, calibration, batch, engine, logits, measure, attention_error,
-             as_json, **options):
+def evaluate(source, quantized, data, calibration, batch, engine, workers, scheduler, logits,
+             measure, attention_error, as_json, **options):
     """Compare float and integer accuracy on the test images."""
     from systola.model.evaluation import accuracy
     from systola.model.evaluation import attention_error as attention
@@ -59,7 +61,7 @@ def evaluate(source, quantized, data, calibration, batch, engine, logits, measur
     _check_evaluation(source, quantized, calibration, settings, measure)
     if logits:
         check_output(logits, data=data, calibration=calibration)
-    with progress("quantizing") as update:
+    with progress("quantizing") as update, chosen_cluster(workers, scheduler) as cluster:
         vit = open_reference(source, data=data, **facts)
         _check_data(source, data, calibration, needed=measure or not quantized)
         images = accuracy.scored_images(source, vit, data)
@@ -72,7 +74,7 @@ def evaluate(source, quantized, data, calibration, batch, engine, logits, measur
         update(0, len(images), "evaluating")
         kept = {} if logits else None
         result = accuracy.evaluate(vit, model, images, images.labels, batch=batch, progress=update,
-                                   keep=kept, engine=engine)
+                                   keep=kept, engine=engine, cluster=cluster)
         result |= {"assumed": vit.meta.get("assumed", []), "family": vit.meta.get("family"),
                    "left_out_epsilon": model.meta.get("left_out_epsilon", {}),
                    "quantization": model.meta.get("quantization", {}), "data": images.about()}

@@ -40,6 +40,9 @@ class Rows:
         if self._row > ROW_BYTES:
             raise ValueError(f"a row must have at most {ROW_BYTES:,} bytes, not {self._row:,}")
 
+    def __getstate__(self):
+        return {**self.__dict__, "_file": None}  # another process opens the file itself
+
     @property
     def ndim(self):
         """The number of dimensions."""

@@ -1,6 +1,7 @@
 """Images of a file or folder, read when a network asks for them."""
 
 from collections import defaultdict
+from copy import copy
 from hashlib import blake2b
 
 import numpy as np
@@ -211,6 +212,31 @@ class Images:
         """Return at most that many of the images, evenly spaced."""
         step = max(-(-len(self) // most), 1)
         return Images(self.source, self.graph, self.indices[::step])
+
+    @property
+    def in_files(self):
+        """Whether they are pictures in files, so that whoever has these can prepare some."""
+        return self._preparation is not None
+
+    def part(self, start, stop):
+        """Return some of the images as a set of its own, which notes what it reads for itself."""
+        part = copy(self)
+        part.indices, part.digests = self.indices[start:stop], {}
+        part._converted, part._assumed = defaultdict(set), ()
+        part.labels = None if self.labels is None else self.labels[start:stop]
+        return part
+
+    def noted(self):
+        """Return what was found in the images read so far, for `note` of the set they are of."""
+        return self.digests, dict(self._converted), self._assumed
+
+    def note(self, noted):
+        """Take over what was found in a part of the images, be it by another process."""
+        digests, converted, assumed = noted
+        self.digests |= digests
+        for what, found in converted.items():
+            self._converted[what] |= found
+        self._assumed = assumed or self._assumed
 
     def about(self):
         """Return what results say of the images: plain data."""

@@ -141,6 +141,9 @@ class _ParquetSource(PictureSource):
         self.starts = np.cumsum([0, *(count for *_, count in groups)])
         self._kept = None, None
 
+    def __getstate__(self):
+        return {**self.__dict__, "_kept": (None, None)}  # another process reads for itself
+
     def __len__(self):
         return int(self.starts[-1])
 

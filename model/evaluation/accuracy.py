@@ -9,6 +9,7 @@ from systola.files.tensors import ModelError
 from systola.hw.contract.config import PUBLISHED
 from systola.model.data import examples
 from systola.model.data.class_labels import check_labels
+from systola.model.data.image_source import Images
 from systola.model.data.images import encode, float_inputs, has_training, open_images
 from systola.model.graph.float_forward import float_forward
 from systola.model.graph.graph_file import is_integer_network, load_network
@@ -24,6 +25,10 @@ CALIBRATION_IMAGES = 2048
 """Images that ranges are taken from, at most: evenly spaced ones of a larger set."""
 
 _BATCH = 32
+
+_LEAST_PARTS, _PART_BATCHES = 16, 8
+"""Of images that workers share: at least so many parts where there are as many batches, and of at
+most so many batches, which is what a worker that dies costs."""
 
 OPTIONS = {
     "published operators": PUBLISHED,
@@ -207,7 +212,7 @@ def _batched(function, images, batch, progress):
 
 
 def evaluate(vit, model, images, labels, *, batch=_BATCH, progress=None, keep=None,
-             engine="auto"):
+             engine="auto", cluster=None):
     """Compare the integer model with its float one on labelled images in 0..1.
 
     Images are read a batch at a time and given to both; only predictions are collected.
@@ -229,6 +234,10 @@ def evaluate(vit, model, images, labels, *, batch=_BATCH, progress=None, keep=No
         Gets ``labels``, and the logits as ``integer`` codes and ``float`` numbers, (B, classes).
     engine : str
         What computes the integer model, see `systola.model.kernel.engine.forward`.
+    cluster : systola.cluster.cluster.Cluster, optional
+        Workers that share the images. Predictions and integer logits are those of one process, bit
+        for bit; so are the float ones on processors of the same kind. Pictures in files are read
+        by the workers, by the same path.
 
     Returns
     -------
@@ -242,18 +251,9 @@ def evaluate(vit, model, images, labels, *, batch=_BATCH, progress=None, keep=No
         If the images do not fit the model, or a label is not one of its classes.
     """
     check_labels(model, labels)
-    kept = {"integer": [], "float": []} if keep is not None else None
-
-    def predictions(part, first):
-        logits = {"integer": _integer_logits(model, part, engine)}
-        if vit is not None:
-            logits["float"] = _float_logits(vit, part, first)
-        if kept is not None:
-            kept["integer"].append(logits["integer"].astype(np.int32))  # codes of 16 bits
-            kept["float"].append(logits.get("float"))
-        return np.stack([values.argmax(axis=1) for values in logits.values()], axis=1)
-
-    got, *expected = _batched(predictions, images, batch, progress).T
+    parts = _parts(images, batch, progress, cluster,
+                   {"vit": vit, "model": model, "engine": engine, "keep": keep is not None})
+    got, *expected = np.concatenate([predicted for predicted, _ in parts]).T
     report = {"images": len(labels), "int_top1": float(np.mean(got == labels)),
               "engine": engine_report(model, engine)}
     if expected:
@@ -261,9 +261,57 @@ def evaluate(vit, model, images, labels, *, batch=_BATCH, progress=None, keep=No
         report["agreement"] = float(np.mean(got == expected[0]))
     if keep is not None:
         keep["labels"] = labels
-        keep.update({name: np.concatenate(parts) for name, parts in kept.items()
-                     if parts[0] is not None})
+        keep.update({name: np.concatenate([kept[name] for _, kept in parts])
+                     for name in parts[0][1]})
     return report
+
+
+def _parts(images, batch, progress, cluster, common):
+    """Return predictions and what is kept of all images, a part after the other."""
+    count = len(images)
+    if cluster is None:
+        parts = []
+        for start in range(0, count, batch):
+            parts.append(_score(common, images[start:start + batch], start))
+            if progress:
+                progress(min(start + batch, count), count)
+        return parts
+    # Whole batches, so that every result is of the same batch as in one process.
+    size = batch * min(max(count // (batch * _LEAST_PARTS), 1), _PART_BATCHES)
+    starts = range(0, count, size)
+    in_files = isinstance(images, Images) and images.in_files
+    common |= {"batch": batch, "images": images.part(0, count) if in_files else None}
+    results = cluster.map(_score_part, common, (
+        (start, min(start + size, count), None if in_files else images[start:start + size])
+        for start in starts), done=progress and (
+            lambda done: progress(min(done * size, count), count)))
+    for *_, noted in results:
+        if noted is not None:
+            images.note(noted)
+    return [part for parts, _ in results for part in parts]
+
+
+def _score_part(common, start, stop, images):
+    """Return what `_score` does for some batches of the images, and what was noted of them."""
+    noted = None
+    if images is None:
+        images = common["images"].part(start, stop)
+        noted = images.noted
+    batch = common["batch"]
+    parts = [_score(common, images[first:first + batch], start + first)
+             for first in range(0, stop - start, batch)]
+    return parts, noted and noted()
+
+
+def _score(common, images, first):
+    """Return the predictions for images, int64 (B, 1 or 2), and their logits if they are kept."""
+    logits = {"integer": _integer_logits(common["model"], images, common["engine"])}
+    if common["vit"] is not None:
+        logits["float"] = _float_logits(common["vit"], images, first)
+    predicted = np.stack([values.argmax(axis=1) for values in logits.values()], axis=1)
+    if not common["keep"]:
+        return predicted, {}
+    return predicted, logits | {"integer": logits["integer"].astype(np.int32)}  # 16-bit codes
 
 
 def evaluate_source(source="digits", *, data=None, calibration=None, reference=None, facts=None,

@@ -28,12 +28,13 @@ PLACES = {
     "sim/benches": (3, 10.75),
     "boards/synthesis": (5, 7.75), "boards/power": (4, 8.75), "boards/flows": (6, 8.75),
     "boards": (6, 9.75), "report": (4, 11, 2), "systola": (0, 12.25, 2),
-    "cli": (2, 12.25, 5),
+    "cluster": (2, 11), "cli": (2, 12.25, 5),
 }
 """Column and row of a room, and how many columns it is wide; rooms without a rule have none."""
 
 COLORS = {"model": "#2684c9", "sw_driver": "#1a7f4b", "hw": "#c06a14", "sim": "#7d5ba6",
-          "boards": "#b3261e", "report": "#5d6b85", "cli": INK, "systola": INK}
+          "boards": "#b3261e", "report": "#5d6b85", "cluster": "#00838f", "cli": INK,
+          "systola": INK}
 """Of packages, and of the arrows to their rooms."""
 
 _CELL, _WIDTH, _HEIGHT, _ACROSS, _DOWN, _LEFT, _TOP = 6, 16, 5, 20, 10, 5, 3

@@ -8,6 +8,7 @@ __all__ = ["COVERED", "EXTRA", "ROOMS", "SHARED_NAMES"]
 
 ROOMS = {
     "files": "numpy safetensors",
+    "cluster": "files",
     "hw/contract": "files",
     "model/operators": "numpy hw/contract",
     "model/graph": "numpy files hw/contract model/operators",
@@ -53,9 +54,10 @@ ROOMS = {
                     "sw_driver/program boards/synthesis",
     "report": "matplotlib numpy files hw/contract model/data model/evaluation model/graph "
               "model/quantization sw_driver/compiler sim/runs boards/power boards/synthesis",
-    "cli": "click rich hw hw/contract model/benchmark model/data model/evaluation model/graph "
-           "model/kernel model/quantization/methods sw_driver/compiler sw_driver/driver "
-           "sim/conform sim/runs sim/soak boards boards/flows boards/power boards/synthesis report",
+    "cli": "click rich cluster hw hw/contract model/benchmark model/data model/evaluation "
+           "model/graph model/kernel model/quantization/methods sw_driver/compiler "
+           "sw_driver/driver sim/conform sim/runs sim/soak boards boards/flows boards/power "
+           "boards/synthesis report",
     "systola": "hw/contract model/data model/evaluation model/graph model/quantization "
                "sim/runs sw_driver/compiler cli",
 }
@@ -69,6 +71,7 @@ EXTRA = {
     "boards/synthesis/synth.py": "amaranth",
     "boards/ulx3s_85f.py": "amaranth_boards",
     "cli/cases.py": "numpy",
+    "cluster/cluster.py": "distributed",
     "model/benchmark/onnx_network.py": "onnx onnxruntime",
     "model/benchmark/torch_network.py": "torch",
     "model/data/digits.py": "sklearn",

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from systola.hw.contract.config import PUBLISHED, AcceleratorConfig
+from systola.hw.contract.config import PUBLISHED, AcceleratorConfig, digit_count
 from systola.hw.contract.isa import Opcode
 from systola.hw.parts import shapes
 from systola.hw.vector.vector_engine import VectorEngine

@@ -1,0 +1,1 @@
+"""Workers on one machine or many, for jobs that come in parts."""
