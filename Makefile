@@ -22,8 +22,8 @@ demo: .venv/.stamp check-tools  ## real digits through quantizer, RTL and synthe
 test: .venv/.stamp check-tools  ## all tests
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
-test-fast: .venv/.stamp  ## at every change: the tests that compile no simulation and take seconds
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not slow'
+test-fast: .venv/.stamp  ## at every change: of every quick test two cases, in three minutes
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not slow' --few 2
 
 mutants: .venv/.stamp check-tools  ## plant single faults in hw/ and count those that the tests find
 	$(BIN)/python tests/mutation/mutants.py --seed 5 --count 110 --jobs $(JOBS)

@@ -228,6 +228,7 @@ class Chain(wiring.Component):
         return m
 
 
+@pytest.mark.slow
 def test_a_synthesized_unit():
     result = synthesize(Chain(), "chain", depth=True).to_dict()
     depth = result["depth"]

@@ -34,6 +34,7 @@ class Adder(wiring.Component):
         return m
 
 
+@pytest.mark.slow
 def test_a_longer_path_is_slower_and_ends_at_the_harness(tmp_path):
     short = fmax_ecp5(RegisterSlice(4), seeds=2, device="25k", folder=tmp_path / "short")
     long = fmax_ecp5(Adder(4), seeds=1, device="25k", folder=tmp_path / "long")

@@ -137,6 +137,7 @@ def test_without_the_tools_it_ends_after_synthesis_and_says_what_is_missing(stas
     assert report["modules"]["arty_s7_50"]["ff"] >= flops
 
 
+@pytest.mark.slow
 def test_with_the_tools_the_fastest_seed_becomes_the_bitstream(arty, capfd):
     assert main(["synth", "--board", "arty_s7_50", "--config", "tiny", "--router", "router1",
                  "--json"]) == 0

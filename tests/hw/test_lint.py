@@ -27,6 +27,7 @@ def test_generated_verilog_is_clean(name):
     lint_verilog(_verilog(CONFIGS[name]), top=TOP)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_no_wire_has_no_bits(name):
     """Verilog has none: ``[-1:0]`` is two bits to every tool but Yosys."""

@@ -304,6 +304,7 @@ def same_type(value, old):
     return type(value) is type(old) and not isinstance(value, list | dict)
 
 
+@pytest.mark.slow
 def test_every_attribute_wrong_in_every_way(tmp_path, kinds):
     """Of another type it is refused; of the same, the network can be run, or it is refused."""
     accepted, seen = 0, set()

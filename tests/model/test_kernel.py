@@ -67,6 +67,7 @@ def test_networks(variant):
          definition(blocks, {stream.name: edge}))
 
 
+@pytest.mark.slow
 def test_the_digits():
     graph, images = open_network("digits"), load_data("digits", "test")[0][:40]
     codes = encode(graph, images)
