@@ -110,7 +110,12 @@ class VectorEngine(wiring.Component):
                 m.submodules.narrow_gelu = narrow_gelu = Narrow(shape=signed(16), **adapter)
                 _join(m, narrow_gelu.i, (1, gelu.o))
                 gelu_out = narrow_gelu.o
-        results = [(is_softmax, softmax.o)]
+        shares = softmax.o
+        if config.attention == "normalised":  # whose queues all depend on readiness in a cycle
+            m.submodules.shares = spare = RegisterSlice(shares.p.shape(), forward=False)
+            wiring.connect(m, softmax.o, spare.i)
+            shares = spare.o
+        results = [(is_softmax, shares)]
         if is_mean:
             results.append((*is_mean, self._mean(m, *is_mean, fields, cut.o).o))
         if config.gelu == "published":

@@ -717,6 +717,16 @@ def test_nodes_of_few_bits(seed):
     check(graph, TINY, images=(1, 2))
 
 
+@pytest.mark.parametrize("epsilon", [2**32 - 1, 2**32, 2**41 + 3, 2**46 + 2**31])
+def test_epsilons_of_more_than_one_field(epsilon):
+    """As large as sums of squares, so that each half changes the result."""
+    graph = random_vit(np.random.default_rng(5), **SMALL, **OPTIONS["accurate"])
+    graph = dataclasses.replace(graph, nodes=tuple(
+        dataclasses.replace(node, epsilon=epsilon) if isinstance(node, Norm) else node
+        for node in graph.nodes))
+    check(graph, dataclasses.replace(TINY, **OPTIONS["accurate"]), images=(1,))
+
+
 # --- What is refused ---
 
 
