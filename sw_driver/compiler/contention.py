@@ -19,6 +19,9 @@ _STEPS = 32
 _TURN = 7 / 8
 """Most of a port's cycles that one who goes first can take from one who waits."""
 
+_ROUNDS = 4
+"""How often the time that an operation takes beside others is estimated from the last estimate."""
+
 _FIRST = 4
 """Rates of an engine before those of the banks: parameters, writes, and both times their rate."""
 
@@ -240,13 +243,40 @@ def backgrounds(uses, config):
     """
     starts, ends = (np.array([getattr(use, name) for use in uses], float)
                     for name in ("start", "end"))
-    rates = {engine: _Profile([use for use in uses if use.engine is engine], config).between(
-        starts, ends) for engine in Engine}
-    found = []
-    for index, use in enumerate(uses):
-        others = {engine: rates[engine][index] for engine in Engine if engine is not use.engine}
-        found.append(_background(use, others, config))
-    return found
+    profiles = {engine: _Profile([use for use in uses if use.engine is engine], config)
+                for engine in Engine}
+    last = _last(uses, profiles, starts, ends, config)
+    rates = {engine: profile.between(starts, last) for engine, profile in profiles.items()}
+    return [_background(use, {engine: rates[engine][index] for engine in Engine
+                              if engine is not use.engine}, config)
+            for index, use in enumerate(uses)]
+
+
+def _accesses(use, config):
+    """Return the accesses of a `Use` in each bank."""
+    return np.array([use.reads.get(bank, 0) + use.writes.get(bank, 0)
+                     for bank in range(config.banks)])
+
+
+def _last(uses, profiles, starts, ends, config):
+    """Return when every `Use` ends beside the others, if its busiest bank is all that it waits for.
+
+    Others that end before do not slow it any more, so its background is that up to this cycle.
+    """
+    mine = np.array([_accesses(use, config) for use in uses]).reshape(-1, config.banks)
+    last = ends
+    for _ in range(_ROUNDS):
+        crowd = sum(np.array([use.engine is not engine for use in uses])[:, None]
+                    * _busy(profile.between(starts, last)) for engine, profile in profiles.items())
+        needed = mine + crowd * np.maximum(last - starts, 1)[:, None]
+        last = np.maximum(ends, starts + needed.max(axis=1, initial=0))
+    return last
+
+
+def _busy(rates):
+    """Return the accesses a cycle in each bank, of rates along the last axis."""
+    reads, writes = np.split(rates[..., _FIRST:], 2, axis=-1)
+    return reads + writes
 
 
 def _background(use, others, config):
@@ -269,8 +299,8 @@ def _background(use, others, config):
     if config.param_ports > 1:
         params = nothing
     # A port B does one access a cycle: what its bank has to do is the least time.
-    mine = np.array([use.reads.get(bank, 0) + use.writes.get(bank, 0) for bank in range(banks)])
-    crowd = sum(rates[_FIRST:_FIRST + banks] + rates[_FIRST + banks:] for rates in others.values())
+    mine = _accesses(use, config)
+    crowd = _busy(sum(others.values()))
     busiest = int(np.argmax(mine / (1 - np.minimum(crowd, _TURN))))
     values = (params[0], params[2], first[1], first[3], share(use.writes, _FIRST),
               share(use.reads, _FIRST + banks), reads(first),
