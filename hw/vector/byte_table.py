@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from systola.hw.parts.arguments import check_positive
 from systola.hw.parts.shapes import table_write
+from systola.hw.parts.target import has_dsp48e1
 
 __all__ = ["ByteTable"]
 
@@ -27,6 +28,8 @@ class ByteTable(wiring.Component):
         Which writes are for this table, see LOAD_TABLE: those to the first byte of its entries.
     entry_bytes : int
         Bytes of an entry; the table after `table` is the second of each, and so on.
+    in_luts : bool
+        On 7 series, memory of LUTs instead, about 60 for a lane's bytes.
 
     Members
     -------
@@ -41,9 +44,10 @@ class ByteTable(wiring.Component):
         If `lanes` or `entry_bytes` is not a positive integer.
     """
 
-    def __init__(self, *, lanes, table, entry_bytes=1):
+    def __init__(self, *, lanes, table, entry_bytes=1, in_luts=False):
         check_positive(lanes=lanes, entry_bytes=entry_bytes)
         self.lanes, self.table, self.entry_bytes = lanes, table, entry_bytes
+        self.in_luts = in_luts
         super().__init__({"w": In(stream.Signature(table_write())), "en": In(1),
                           "addr": In(data.ArrayLayout(unsigned(8), lanes)),
                           "data": Out(data.ArrayLayout(unsigned(8 * entry_bytes), lanes))})
@@ -56,7 +60,8 @@ class ByteTable(wiring.Component):
         writes = enables.any()
         for first in range(0, self.lanes, 2):
             m.submodules[f"memory_{first}"] = memory = Memory(
-                shape=8 * self.entry_bytes, depth=256, init=[])
+                shape=8 * self.entry_bytes, depth=256, init=[], attrs={
+                    "ram_style": "distributed"} if self.in_luts and has_dsp48e1(platform) else {})
             write = memory.write_port(granularity=8)
             m.d.comb += [write.en.eq(enables),
                          write.data.eq(self.w.p.data.as_unsigned().replicate(self.entry_bytes))]

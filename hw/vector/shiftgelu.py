@@ -162,7 +162,8 @@ class GeluTable(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.table = table = ByteTable(lanes=self.lanes, table=0)
+        # It would take an eighth of half a block RAM, of which small parts have few.
+        m.submodules.table = table = ByteTable(lanes=self.lanes, table=0, in_luts=True)
         wiring.connect(m, wiring.flipped(self.w), table.w)
         free = ~self.o.valid | self.o.ready
         m.d.comb += [self.i.ready.eq(free), table.en.eq(free)]
