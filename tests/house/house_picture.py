@@ -27,8 +27,8 @@ PLACES = {
     "sim/conform": (1, 8.75), "sim/runs": (2, 8.75), "sim/soak": (2, 9.75),
     "sim/benches": (3, 10.75),
     "boards/synthesis": (5, 7.75), "boards/power": (4, 8.75), "boards/flows": (6, 8.75),
-    "boards": (6, 9.75), "report": (4, 11, 2), "systola": (0, 12.25, 2),
-    "cluster": (2, 11), "cli": (2, 12.25, 5),
+    "boards": (6, 9.75), "report": (4, 11, 2), "systola": (0, 12.75, 2),
+    "cluster": (3, 11.7), "cli": (2, 12.75, 5),
 }
 """Column and row of a room, and how many columns it is wide; rooms without a rule have none."""
 
