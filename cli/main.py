@@ -1,6 +1,5 @@
 """The `systola` command: its groups, and how every error becomes one line."""
 
-import contextlib
 import importlib
 import os
 import sys
@@ -128,6 +127,8 @@ def _text(error):
 
 def _complain(text, code, *, lines=False):
     """Print an error in one line, or as it is, and return `code`."""
-    with contextlib.suppress(OSError):  # nobody reads standard error
+    try:
         print(f"systola: {text if lines else ' '.join(text.split())}", file=sys.stderr, flush=True)
+    except OSError:  # nobody reads standard error, and its end must not change the exit code
+        silence(sys.stderr)
     return code
