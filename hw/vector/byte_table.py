@@ -29,7 +29,7 @@ class ByteTable(wiring.Component):
     entry_bytes : int
         Bytes of an entry; the table after `table` is the second of each, and so on.
     in_luts : bool
-        On 7 series, memory of LUTs instead, about 60 for a lane's bytes.
+        On 7 series, memory of LUTs instead, about 45 for a lane's bytes.
 
     Members
     -------

@@ -203,12 +203,17 @@ def _integer_logits(graph, images, engine):
 
 def _batched(function, images, batch, progress):
     """Return what `function` makes of the images, some at a time, one array behind the other."""
+    return np.concatenate(_batches(function, images, batch, progress))
+
+
+def _batches(function, images, batch, progress):
+    """Return a list of what `function` makes of some images and the number of the first."""
     parts, count = [], len(images)
     for start in range(0, count, batch):
         parts.append(function(images[start:start + batch], start))
         if progress:
             progress(min(start + batch, count), count)
-    return np.concatenate(parts)
+    return parts
 
 
 def evaluate(vit, model, images, labels, *, batch=_BATCH, progress=None, keep=None,
@@ -270,12 +275,7 @@ def _parts(images, batch, progress, cluster, common):
     """Return predictions and what is kept of all images, a part after the other."""
     count = len(images)
     if cluster is None:
-        parts = []
-        for start in range(0, count, batch):
-            parts.append(_score(common, images[start:start + batch], start))
-            if progress:
-                progress(min(start + batch, count), count)
-        return parts
+        return _batches(lambda part, first: _score(common, part, first), images, batch, progress)
     # Whole batches, so that every result is of the same batch as in one process.
     size = batch * min(max(count // (batch * _LEAST_PARTS), 1), _PART_BATCHES)
     starts = range(0, count, size)
@@ -293,14 +293,12 @@ def _parts(images, batch, progress, cluster, common):
 
 def _score_part(common, start, stop, images):
     """Return what `_score` does for some batches of the images, and what was noted of them."""
-    noted = None
-    if images is None:
+    in_files = images is None
+    if in_files:
         images = common["images"].part(start, stop)
-        noted = images.noted
-    batch = common["batch"]
-    parts = [_score(common, images[first:first + batch], start + first)
-             for first in range(0, stop - start, batch)]
-    return parts, noted and noted()
+    parts = _batches(lambda part, first: _score(common, part, start + first), images,
+                     common["batch"], None)
+    return parts, images.noted() if in_files else None
 
 
 def _score(common, images, first):

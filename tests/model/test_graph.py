@@ -26,6 +26,7 @@ from systola.model.graph.nodes import (
     Softmax,
 )
 from systola.model.importers.vision_transformer import vision_transformer
+from tests.settings import ACCURATE
 
 SIZES = {"channels": 12, "heads": 2, "blocks": 2, "hidden": 18, "classes": 5, "tokens": 9,
          "patch_dim": 5}
@@ -35,7 +36,7 @@ FORMS = {
     "mean beside tokens": {"prefixes": 2, "pooling": "mean"},
 }
 OPTIONS = {"published": {}, "deferred": {"attention": "deferred"},
-           "normalised": {"attention": "normalised", "gelu": "table", "norm": "normalised"},
+           "normalised": ACCURATE,
            "few bits": {"weight_bits": 4, "act_bits": 5, "gelu": "table"}}
 
 

@@ -15,10 +15,10 @@ from systola.model.operators.normalised import normalised_softmax
 from systola.model.operators.requant import requantize
 from systola.model.operators.shiftgelu import shiftgelu
 from systola.model.operators.shiftmax import shiftmax
+from tests.settings import ACCURATE
 
 SIZES = {"channels": 12, "heads": 3, "blocks": 2, "hidden": 21, "classes": 5, "tokens": 7,
          "patch_dim": 3}
-ACCURATE = {"attention": "normalised", "gelu": "table", "norm": "normalised"}
 VARIANTS = [{}, ACCURATE, {"attention_bits": 8}, {"gelu": "table"}, {"norm": "leading_one"},
             {"norm": "normalised"},
             {"act_bits": 5, "weight_bits": 3, "mult_bits": 12}, {"heads": 1, "tokens": 2},

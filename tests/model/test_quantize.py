@@ -20,11 +20,11 @@ from systola.model.quantization.calibrate import calibrate
 from systola.model.quantization.precision import MAX_UNIT
 from systola.model.quantization.quantize import quantize
 from systola.model.quantization.uniform import quantize as to_codes
+from tests.settings import ACCURATE
 
 SIZES = {"channels": 24, "heads": 3, "blocks": 2, "hidden": 40, "classes": 5, "tokens": 10,
          "patch_dim": 7}
 BLOCKS = range(SIZES["blocks"])
-ACCURATE = {"attention": "normalised", "gelu": "table", "norm": "normalised"}
 
 
 def make(seed=0, **settings):

@@ -7,8 +7,12 @@ import pytest
 
 from systola.hw.contract.config import PUBLISHED
 from systola.model.data.images import float_inputs, load_data
+from systola.model.data.synthetic import random_float_vit
 from systola.model.evaluation.accuracy import evaluate, open_float
+from systola.model.graph.float_forward import float_forward
+from systola.model.graph.integer_forward import forward
 from systola.model.quantization.quantize import quantize
+from systola.model.quantization.uniform import quantize as to_codes
 
 pytestmark = pytest.mark.slow
 
@@ -89,3 +93,26 @@ def test_a_small_residual_stream(accuracy):
 
     real, integer = accuracy(change)
     assert abs(real - integer) <= 0.005
+
+
+def test_rows_of_equal_scores():
+    """Of 197 keys nearly alike, the published form gives half of a row to none of them."""
+    rng = np.random.default_rng(0)
+    graph = random_float_vit(rng, channels=24, heads=2, blocks=1, hidden=8, classes=3, tokens=197,
+                             patch_dim=6)
+    for part in "weight", "bias":
+        getattr(graph.by_name["blocks.0.qkv"], part)[:48] *= np.float32(0.1)
+    patches = {"patches": rng.standard_normal((4, 196, 6), dtype=np.float32)}
+    wanted = {}
+    float_forward(graph, patches, wanted.__setitem__)
+    wanted = wanted["blocks.0.context"]
+
+    def error(**settings):
+        network = quantize(graph, patches, method="minmax", **settings)
+        codes = to_codes(patches["patches"], network.scales["patches"], 8)
+        got = forward(network, {"patches": codes})["blocks.0.context"]
+        off = got * network.scales["blocks.0.context"] - wanted
+        return np.sqrt(np.mean(off**2) / np.mean(wanted**2))
+
+    assert error() < 0.06  # of 8-bit values and results
+    assert error(**PUBLISHED) > 0.2

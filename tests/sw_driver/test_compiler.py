@@ -32,6 +32,7 @@ from systola.sw_driver.compiler.operation import Operation
 from systola.sw_driver.compiler.predict import predict_cycles
 from systola.sw_driver.compiler.schedule import assign_tokens, prefetch_params
 from systola.sw_driver.program.image import decode_outputs
+from tests.settings import ACCURATE
 
 DIGITS = {"channels": 64, "heads": 4, "blocks": 4, "hidden": 256, "classes": 10, "tokens": 17,
           "patch_dim": 4}
@@ -40,8 +41,6 @@ SMALL = {"channels": 12, "heads": 2, "blocks": 1, "hidden": 18, "classes": 5, "t
 TINY = AcceleratorConfig(rows=6, cols=4, lanes=2, token_depth=8, banks=2, bank_depth=512,
                          weight_fifo=8, stream_fifo=8, queue_depth=4, param_depth=64, max_row=64,
                          **PUBLISHED)
-
-ACCURATE = {"attention": "normalised", "gelu": "table", "norm": "normalised"}
 
 # Sizes that divide nothing, more rows than the accumulators hold, padded heads, split layers.
 CASES = {

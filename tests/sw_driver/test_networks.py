@@ -33,6 +33,7 @@ from systola.sw_driver.compiler.attention import Attention
 from systola.sw_driver.compiler.compiler import CompileError, compile_network
 from systola.sw_driver.compiler.encoder_pipeline import EncoderPipeline
 from systola.sw_driver.program.image import decode_outputs
+from tests.settings import ACCURATE
 
 SMALL = {"channels": 12, "heads": 2, "blocks": 2, "hidden": 18, "classes": 5, "tokens": 9,
          "patch_dim": 5}
@@ -212,7 +213,7 @@ FORMS = {
                                                          "distilled": True},
 }
 OPTIONS = {"published": PUBLISHED, "deferred": {**PUBLISHED, "attention": "deferred"},
-           "accurate": {"attention": "normalised", "gelu": "table", "norm": "normalised"},
+           "accurate": ACCURATE,
            "few bits": {**PUBLISHED, "weight_bits": 4, "act_bits": 5, "gelu": "table"}}
 
 
