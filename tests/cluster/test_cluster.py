@@ -71,10 +71,15 @@ class Opened:
         return self.file.read()
 
 
-def process_of(shared, index):
-    """Return the worker's process after a while."""
+def process_of(shared, index, folder, wanted):
+    """Return the worker's process, once as many workers as wanted have had a part."""
     assert shared.read() == "content"
-    time.sleep(0.15)
+    (folder / f"{os.getpid()}").touch()
+    end = time.monotonic() + 60
+    while len(list(folder.iterdir())) < wanted:
+        if time.monotonic() > end:
+            raise ClusterError(f"part {index} has not seen {wanted} workers")
+        time.sleep(0.01)
     return os.getpid()
 
 
@@ -114,16 +119,18 @@ def test_a_worker_that_dies_costs_its_parts_only(tmp_path):
 def test_every_worker_gets_its_share(tmp_path):
     """Though what all need is large, on one of them at first, and bound to it once used."""
     (tmp_path / "file").write_text("content")
-    others = processes()
+    traces, others, killed = tmp_path / "traces", processes(), []
+    traces.mkdir()
     with Cluster(workers=2) as workers:
         def kill(done):
-            if done == 20:
-                (processes() - others).pop().kill()
+            if done >= 20 and not killed:  # done may pass over 20
+                killed.append((processes() - others).pop())
+                killed[0].kill()
 
-        found = workers.map(process_of, Opened(tmp_path / "file"),
-                            [(index,) for index in range(60)], done=kill)
+        # No part ends before both workers have one, and none of the last before a third has.
+        found = workers.map(process_of, Opened(tmp_path / "file"), [
+            (index, traces, 2 if index < 30 else 3) for index in range(60)], done=kill)
     assert len(set(found)) == 3
-    assert all(found[:16].count(process) >= 5 for process in set(found[:16]))
 
 
 def test_places():
