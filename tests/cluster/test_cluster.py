@@ -122,14 +122,25 @@ def test_every_worker_gets_its_share(tmp_path):
     traces, others, killed = tmp_path / "traces", processes(), []
     traces.mkdir()
     with Cluster(workers=2) as workers:
+        submit, asked = workers._client.submit, []
+
         def kill(done):
             if done >= 20 and not killed:  # done may pass over 20
                 killed.append((processes() - others).pop())
                 killed[0].kill()
 
+        def noted(function, *arguments, **options):
+            asked.append(options.get("workers"))
+            return submit(function, *arguments, **options)
+
+        workers._client.submit = noted
         # No part ends before both workers have one, and none of the last before a third has.
         found = workers.map(process_of, Opened(tmp_path / "file"), [
             (index, traces, 2 if index < 30 else 3) for index in range(60)], done=kill)
+        # The shared data may be anywhere; left to itself, Dask might keep short parts there.
+        assert asked[0] is None
+        assert asked[1] != asked[2]
+        assert sorted(asked[1:5]) == sorted(2 * asked[1:3])
     assert len(set(found)) == 3
 
 
