@@ -24,6 +24,9 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    # Files with slow tests first: a long one at the end would leave all workers but one idle.
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     few = config.getoption("few")
     if few is None:
         return
