@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from systola.boards.synthesis.primitives import CASCADES
+
 __all__ = ["Coefficient", "Estimate", "coefficient_table", "coefficients", "count_events",
            "dynamic_energy", "estimate", "merged", "power_at", "sample_coefficients",
            "static_power"]
@@ -222,6 +224,8 @@ def _is_clock(cell, pin):
 
 
 def _local(source, pin, sink):
-    """Return whether `source` reaches this pin without leaving the slice."""
+    """Return whether `source` reaches this pin without leaving the slice, or its column of DSPs."""
+    if sink.kind == "DSP48E1" and pin in CASCADES:
+        return True
     kinds = _INSIDE_SLICE.get(pin) if sink.kind == "CARRY4" or _FF.fullmatch(sink.kind) else None
     return bool(source and kinds and kinds.fullmatch(source.kind))

@@ -6,11 +6,13 @@ from functools import cache
 from pathlib import Path
 
 from systola.boards.synthesis.depth import Graph, top_module
+from systola.boards.synthesis.primitives import CASCADES
 
 __all__ = ["PathEstimate", "delays", "estimate_paths"]
 
 _HARD = {"dsp", "bram", "bram_reg"}
-_REGISTERS = {"A": ("AREG", "MREG", "PREG"), "B": ("BREG", "MREG", "PREG"), "C": ("CREG", "PREG")}
+_REGISTERS = {"A": ("AREG", "MREG", "PREG"), "B": ("BREG", "MREG", "PREG"), "C": ("CREG", "PREG"),
+              "PCIN": ("PREG",)}
 """Registers behind the data pins of a DSP slice, the first that is used ends the path."""
 
 
@@ -75,8 +77,9 @@ def estimate_paths(netlist, *, top=None):
             if bit not in arrival or not {kind, end_kind} & _HARD:
                 continue
             ns, levels, carry, nets, start = arrival[bit]
-            path = _path(kind, end_kind, ns + setup, levels, carry, nets + 1, start,
-                         f"{name[1]} {name[2]}", figures["net"])
+            path = _path(kind, end_kind, ns + setup, levels, carry,
+                         nets + (name[2] not in CASCADES), start, f"{name[1]} {name[2]}",
+                         figures["net"])
             if (kind, end_kind) not in found or path.ns > found[kind, end_kind].ns:
                 found[kind, end_kind] = path
     used = {name.removesuffix("_reg") for pair in found for name in pair}

@@ -2,7 +2,11 @@
 
 import re
 
-__all__ = ["arcs"]
+__all__ = ["CASCADES", "arcs"]
+
+CASCADES = {"ACIN": "ACOUT", "BCIN": "BCOUT", "PCIN": "PCOUT", "CARRYCASCIN": "CARRYCASCOUT",
+            "MULTSIGNIN": "MULTSIGNOUT"}
+"""Inputs of a DSP slice that only its neighbour reaches, by a wire of their own, and from where."""
 
 _CLOCKS = {"CLK", "WCLK", "CLKARDCLK", "CLKBWRCLK"}
 _LUT = re.compile(r"LUT[1-6]|INV")

@@ -18,8 +18,8 @@ Weights lie in -W..W with W = 2**(weight_bits-1) - 1, activations in -X..X with 
 
 from dataclasses import dataclass
 
-__all__ = ["DSP48E1", "ECP5", "Field", "Packing", "PackingError", "Slice", "field_ranges",
-           "plan_packing"]
+__all__ = ["DSP48E1", "ECP5", "FABRIC_PINS", "Field", "Packing", "PackingError", "Slice",
+           "field_ranges", "plan_chains", "plan_packing"]
 
 
 class PackingError(ValueError):
@@ -28,15 +28,26 @@ class PackingError(ValueError):
 
 @dataclass(frozen=True)
 class Slice:
-    """Signed bits of a DSP slice: multiplier inputs for weights and activations, and adder."""
+    """Signed bits of a DSP slice: multiplier inputs for weights and activations, and adder.
+
+    `chain` slices at most pass a sum to the next by wires of their own; 1 if none do.
+    """
 
     name: str
     weight_port: int
     act_port: int
     sum_port: int
+    chain: int = 1
 
 
-DSP48E1 = Slice("DSP48E1", 25, 18, 48)
+# The wires run through a whole column of the device, 60 slices on an XC7S50. But nextpnr-xilinx
+# puts the next two slices of a chain five rows higher, where only half a clock region has them,
+# which is ten slices: the row of its clock lies between the halves.
+DSP48E1 = Slice("DSP48E1", 25, 18, 48, chain=10)
+FABRIC_PINS = {"INMODE": range(5), "ALUMODE": range(2, 4), "OPMODE": range(6, 7)}
+"""Pins of a DSP48E1, and their bits, that must not be constants: nextpnr-xilinx up to 0.9 leaves
+out what ties them, and the products are wrong (openXC7/nextpnr-xilinx, pull request 159)."""
+
 ECP5 = Slice("ECP5 MULT18X18D", 18, 18, 54)
 
 
@@ -134,6 +145,15 @@ def field_ranges(fields, rows, product):
         ranges.append((low, high))
         carries = low >> field.width, high >> field.width
     return ranges
+
+
+def plan_chains(rows, longest):
+    """Return the lengths of the fewest and most even chains of up to `longest` of `rows` slices.
+
+    Even chains leave the placer the most room: 24 rows are three chains of 8, not 10, 10 and 4.
+    """
+    count = -(-rows // longest)
+    return [(rows + k) // count for k in reversed(range(count))]
 
 
 def plan_packing(weight_bits, act_bits, rows, *, cols=None, dsp=DSP48E1, max_tokens=1,

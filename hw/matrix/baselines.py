@@ -215,7 +215,7 @@ class StyledArray(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         psums = connect_cells(m, acts=list(self.acts), weights=list(self.w), swap=self.swap,
-                              w_col=self.w_col, cell=lambda top: self._cell())
+                              w_col=self.w_col, cell=lambda row: self._cell())
         m.d.comb += [self.psum[j].eq(column[-1]) for j, column in enumerate(psums)]
         return m
 

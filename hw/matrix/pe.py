@@ -4,6 +4,7 @@ from amaranth import Cat, ClockSignal, Const, Instance, Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.contract.dsp_packing import DSP48E1
 from systola.hw.matrix.mult18 import mult18x18d
 from systola.hw.matrix.unwrap import spread_fields
 from systola.hw.parts.arguments import check_integers, check_least
@@ -15,6 +16,9 @@ __all__ = ["STYLES", "PackedElement", "ProcessingElement", "booth_product", "che
 
 STYLES = "dsp", "lut"
 """What a `ProcessingElement` is made of."""
+
+_LINKS = {"none": 0, "cascade": 1, "fabric": 3}
+"""What a DSP48E1 adds to its product, as OPMODE[6:4] has it."""
 
 
 def check_cell(*, act_bits, weight_bits, style, styles=STYLES):
@@ -136,10 +140,11 @@ class PackedElement(wiring.Component):
 
     ``psum_out[t+3] = psum[t+2] + A * B[t]`` with all registers inside the slice: the shadow weight
     is A1, the weight A2, the activation B1 (so that ``act_out`` is a register of its own), then
-    product and sum. `psum` enters through the C port. ``load`` and ``swap`` as in
-    `ProcessingElement`. One cell is one DSP48E1 if the platform has it
-    (`systola.hw.parts.target.Primitives`); on ECP5 one MULT18X18D with the sum in the fabric, if
-    the plan is for its ports; else plain logic with the same behaviour.
+    product and sum. `psum` enters through the C port, or from the slice above through the wires
+    that neighbours have (PCOUT to PCIN). ``load`` and ``swap`` as in `ProcessingElement`. One cell
+    is one DSP48E1 if the platform has it (`systola.hw.parts.target.Primitives`); on ECP5 one
+    MULT18X18D with the sum in the fabric, if the plan is for its ports; else plain logic with the
+    same behaviour.
 
     Model: model/operators/matmul.py
 
@@ -147,8 +152,11 @@ class PackedElement(wiring.Component):
     ----------
     packing : Packing
         The plan.
-    top : bool
-        Without `psum`: the uppermost of its column.
+    link : str
+        Where the sum comes from: ``none`` (the uppermost of its column), ``fabric``, or
+        ``cascade``, the `cascade` of another.
+    passes : bool
+        Whether the next one takes `cascade`; nothing else may.
 
     Members
     -------
@@ -159,21 +167,33 @@ class PackedElement(wiring.Component):
     w : In
         ``packing.group`` weights of weight_bits bits, prepared by `pack_fields`.
     psum, psum_out : In, Out(signed(packing.packed_bits))
-        Sums of all fields.
+        Sums of all fields; from a `cascade`, `psum` has its bits.
+    cascade : Out(signed(48))
+        The same sum, if it `passes`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such `link`.
     """
 
-    def __init__(self, packing, *, top=False):
-        self.packing, self.top = packing, top
+    def __init__(self, packing, *, link="fabric", passes=False):
+        if link not in _LINKS:
+            raise ValueError(f"link must be {' or '.join(map(repr, _LINKS))}, not {link!r}")
+        self.packing, self.link, self.passes = packing, link, passes
+        wide = signed(DSP48E1.sum_port)
         super().__init__({
             "act": In(packing.tokens * (packing.act_bits + 1)),
             "act_out": Out(packing.tokens * (packing.act_bits + 1)),
             "swap": In(1), "w": In(packing.group * packing.weight_bits), "load": In(1),
-            "psum": In(signed(packing.packed_bits)), "psum_out": Out(signed(packing.packed_bits)),
+            "psum": In(wide if link == "cascade" else signed(packing.packed_bits)),
+            "psum_out": Out(signed(packing.packed_bits)),
+            **({"cascade": Out(wide)} if passes else {}),
         })
 
     def elaborate(self, platform):
         m = Module()
-        plan = self.packing
+        plan, first = self.packing, self.link == "none"
         act = Signal.like(self.act, reset_less=True)
         m.d.sync += act.eq(self.act)
         m.d.comb += self.act_out.eq(act)
@@ -183,10 +203,12 @@ class PackedElement(wiring.Component):
                           plan.weight_offsets[-1] + plan.weight_bits)
         b = spread_fields(acts, plan.token_offsets, plan.token_offsets[-1] + plan.act_bits + 1)
         if has_dsp48e1(platform):
-            total = Signal(48)
-            m.submodules.dsp = self._slice(a, b, total)
+            total = Signal(DSP48E1.sum_port)
+            m.submodules.dsp = self._slice(m, a, b, total)
             m.d.comb += self.psum_out.eq(total)
             return m
+        if self.passes:
+            m.d.comb += self.cascade.eq(self.psum_out)
         if is_ecp5(platform) and max(len(a), len(b)) <= 18:
             # The slice has no adder: sums are carry chains.
             shadow, psum = Signal(signed(len(a)), reset_less=True), Signal.like(
@@ -194,7 +216,7 @@ class PackedElement(wiring.Component):
             with m.If(self.load):
                 m.d.sync += shadow.eq(a)
             m.submodules.dsp, product = mult18x18d(b, shadow, enable_b=self.swap)
-            m.d.sync += psum.eq(product if self.top else self.psum + product)
+            m.d.sync += psum.eq(product if first else self.psum + product)
             m.d.comb += self.psum_out.eq(psum)
             return m
         shadow, weight = (Signal(signed(len(a)), reset_less=True, name=n) for n in ("a1", "a2"))
@@ -206,16 +228,21 @@ class PackedElement(wiring.Component):
         with m.If(self.swap):
             m.d.sync += weight.eq(shadow)
         m.d.sync += [factor.eq(b), product.eq(weight * factor),
-                     psum.eq(product if self.top else self.psum + product)]
+                     psum.eq(product if first else self.psum + product)]
         m.d.comb += self.psum_out.eq(psum)
         return m
 
-    def _slice(self, a, b, total):
-        """Return the DSP48E1: P := M [+ C], M := A2 * B, A2 := A1 when swapped.
+    def _slice(self, m, a, b, total):
+        """Return the DSP48E1: P := M [+ C or PCIN], M := A2 * B, A2 := A1 when swapped.
 
         ACIN, BCIN, PCIN, CARRYCASCIN and MULTSIGNIN are dedicated wires, which no constant reaches:
-        they stay open.
+        they stay open, but for the PCIN of a cascade. `FABRIC_PINS` are driven by a flip-flop that
+        is always 0 and that no tool sees through.
         """
+        low = Signal()
+        m.submodules.low = Instance(
+            "FDRE", a_keep=True, p_INIT=Const(0, 1), i_C=ClockSignal(), i_CE=Const(1, 1),
+            i_R=Const(0, 1), i_D=low, o_Q=low)
         enables = {f"i_{name}": Const(1, 1) for name in ("CEB2", "CEM", "CEP")}
         unused = ("CEAD", "CEALUMODE", "CEB1", "CEC", "CECARRYIN", "CECTRL", "CED", "CEINMODE",
                   "CARRYIN", "RSTA", "RSTALLCARRYIN", "RSTALUMODE", "RSTB", "RSTC", "RSTCTRL",
@@ -231,8 +258,11 @@ class PackedElement(wiring.Component):
             "DSP48E1", **{f"p_{name}": value for name, value in registers.items()},
             p_USE_MULT="MULTIPLY", p_USE_DPORT="FALSE", p_A_INPUT="DIRECT", p_B_INPUT="DIRECT",
             i_CLK=ClockSignal(), i_A=extended(a, 30), i_B=extended(b, 18),
-            i_C=Const(0, 48) if self.top else extended(self.psum, 48), i_D=Const(0, 25),
+            i_C=extended(self.psum, 48) if self.link == "fabric" else Const(0, 48),
+            **({"i_PCIN": self.psum} if self.link == "cascade" else {}),
+            **({"o_PCOUT": self.cascade} if self.passes else {}), i_D=Const(0, 25),
             i_CEA1=self.load, i_CEA2=self.swap, **enables,
             **{f"i_{name}": Const(0, 1) for name in unused},
-            i_ALUMODE=Const(0, 4), i_CARRYINSEL=Const(0, 3), i_INMODE=Const(0, 5),
-            i_OPMODE=Const(0b0000101 if self.top else 0b0110101, 7), o_P=total)
+            i_ALUMODE=Cat(Const(0, 2), low, low), i_CARRYINSEL=Const(0, 3),
+            i_INMODE=low.replicate(5),
+            i_OPMODE=Cat(Const(_LINKS[self.link] << 4 | 0b0101, 6), low), o_P=total)

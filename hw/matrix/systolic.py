@@ -1,10 +1,12 @@
 """Weight-stationary systolic array: a vector-matrix product every cycle."""
 
+from itertools import accumulate
+
 from amaranth import Cat, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.contract.dsp_packing import plan_packing
+from systola.hw.contract.dsp_packing import DSP48E1, plan_chains, plan_packing
 from systola.hw.contract.latency import array_delays, array_latency
 from systola.hw.matrix.pe import STYLES, PackedElement, ProcessingElement, check_cell
 from systola.hw.matrix.unwrap import FieldCounter, pack_fields, split_fields
@@ -33,7 +35,8 @@ def connect_cells(m, *, acts, weights, swap, w_col, cell):
     w_col : Value
         One bit for each column of cells: it takes `weights`.
     cell : callable
-        Makes a cell, of the ports of `systola.hw.matrix.pe.ProcessingElement`; called with `top`.
+        Makes a cell, of the members of `systola.hw.matrix.pe.ProcessingElement`; called with its
+        row. If it has a ``cascade``, the one below takes that.
 
     Returns
     -------
@@ -46,19 +49,19 @@ def connect_cells(m, *, acts, weights, swap, w_col, cell):
     for d in range(1, len(acts) + columns - 1):
         swaps.append(Signal(name=f"swap_{d}"))
         m.d.sync += swaps[d].eq(swaps[d - 1])
-    psums = [[] for _ in range(columns)]
+    psums, above = [[] for _ in range(columns)], [None] * columns
     for r, (act, weight) in enumerate(zip(acts, weights, strict=True)):
         for s in range(r):  # without reset, so that it maps to shift-register primitives
             skewed = Signal(len(act), name=f"act_{r}_{s}", reset_less=True)
             m.d.sync += skewed.eq(act)
             act = skewed
         for j in range(columns):
-            m.submodules[f"cell_{r}_{j}"] = element = cell(top=not r)
+            m.submodules[f"cell_{r}_{j}"] = element = cell(r)
             m.d.comb += [element.act.eq(act), element.swap.eq(swaps[r + j]),
                          element.w.eq(weight), element.load.eq(w_col[j])]
             if r:
-                m.d.comb += element.psum.eq(psums[j][-1])
-            act = element.act_out
+                m.d.comb += element.psum.eq(getattr(above[j], "cascade", above[j].psum_out))
+            act, above[j] = element.act_out, element
             psums[j].append(element.psum_out)
     return psums
 
@@ -78,10 +81,12 @@ class SystolicArray(wiring.Component):
     s + rows - 1 + j on. A loader that follows the wave (``hw/matrix/tile_loader.py``) thus permits
     a swap every max(rows, slice columns) cycles.
 
-    In ``dsp_packed`` the sums of several products share each slice of a column and are told apart
-    below it (`systola.hw.matrix.unwrap`). Its weights must not be -2**(weight_bits-1), and its
-    activations lie in -2**(act_bits-1) .. 2**(act_bits-1). With `tokens` above one, that many
-    vectors enter in every cycle.
+    In ``dsp_packed`` the cells of a column pass their sums through the wires between neighbouring
+    slices, in chains as long as these allow (`systola.hw.contract.dsp_packing.plan_chains`). The
+    sums of several products share each slice and are told apart below the column
+    (`systola.hw.matrix.unwrap`). Weights must not be -2**(weight_bits-1), and activations lie in
+    -2**(act_bits-1) .. 2**(act_bits-1). With `tokens` above one, that many vectors enter in every
+    cycle.
 
     The exact model is the integer matrix product, ``systola.model.operators.matmul``.
 
@@ -167,9 +172,12 @@ class SystolicArray(wiring.Component):
         values = [lanes[k * self.rows + row] for k in range(count)]
         return Cat(pack_fields(values, bits)) if self.packing else values[0]
 
-    def _cell(self, top):
+    def _cell(self, row):
         if self.packing:
-            return PackedElement(self.packing, top=top)
+            starts = {0, *accumulate(plan_chains(self.rows, DSP48E1.chain))}
+            return PackedElement(
+                self.packing, passes=row + 1 not in starts,
+                link="none" if not row else "fabric" if row in starts else "cascade")
         return ProcessingElement(act_bits=self.act_bits, weight_bits=self.weight_bits,
                                  psum_bits=self.psum_bits, style=self.style)
 

@@ -19,6 +19,7 @@ from systola.hw.contract.dsp_packing import (
     Packing,
     PackingError,
     field_ranges,
+    plan_chains,
     plan_packing,
 )
 from systola.hw.matrix import unwrap
@@ -115,6 +116,20 @@ def test_every_plan_is_exact_for_extreme_columns(seed):
             calm -= 1
         assert unwrapped(plan, rows) == [
             sum(ws[field.weight] * xs[field.token] for ws, xs in rows) for field in plan.fields]
+
+
+def test_chains_are_few_and_even():
+    assert plan_chains(24, 10) == [8, 8, 8]
+    assert plan_chains(16, 10) == [8, 8]
+    assert plan_chains(23, 10) == [8, 8, 7]
+    assert plan_chains(3, 1) == [1, 1, 1]
+    for rows in range(1, 70):
+        for longest in range(1, 20):
+            chains = plan_chains(rows, longest)
+            assert sum(chains) == rows
+            assert len(chains) == -(-rows // longest)
+            assert max(chains) <= longest
+            assert max(chains) - min(chains) <= 1
 
 
 def test_products_per_slice_as_published():

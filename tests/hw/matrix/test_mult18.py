@@ -14,8 +14,9 @@ from systola.hw.parts.target import Primitives
 
 PLANS = {f"{bits}-bit": plan_packing(bits, bits, 8, cols=8, dsp=ECP5) for bits in (2, 4)}
 CELLS = {"plain": lambda: ProcessingElement(act_bits=8, weight_bits=8, psum_bits=19, style="dsp"),
-         **{f"{name} {place}": lambda plan=plan, top=top: PackedElement(plan, top=top)
-            for name, plan in PLANS.items() for place, top in (("top", True), ("inner", False))}}
+         **{f"{name} {place}": lambda plan=plan, link=link: PackedElement(plan, link=link)
+            for name, plan in PLANS.items()
+            for place, link in (("top", "none"), ("inner", "fabric"))}}
 
 SLICE = """
 module MULT18X18D({ports},
