@@ -120,6 +120,11 @@ def show_board(result):
           [(name, count, available.get(name, ""),
             f"{100 * count / available[name]:.1f}" if name in available else "")
            for name, count in total.items()])
+    if "control_sets" in result:
+        most = result["fan_out"][0] if result["fan_out"] else {"net": "none", "pins": 0}
+        click.echo(f"flip-flops of {result['control_sets']} control sets (clock, enable, reset), "
+                   f"{result['lut_ff_pairs']} of them with a LUT of their own; the widest net, "
+                   f"{most['net']}, has {most['pins']} pins")
     if result["fmax_mhz"]:
         low, high = result["fmax_mhz_range"]
         click.echo(f"{result['fmax_mhz_median']} MHz (median of {len(result['fmax_mhz'])} "

@@ -24,15 +24,18 @@ from systola.boards.flows.openxc7 import (
     missing_tools,
     nextpnr_options,
 )
+from systola.boards.synthesis.crowding import SLICE_FLIP_FLOPS, crowding
 from systola.boards.synthesis.estimate import estimate_paths
+from systola.boards.synthesis.primitives import CASCADES
 from systola.boards.synthesis.rtlil import keep_large, merge_identical, quote_indices
 from systola.boards.synthesis.sizes import module_sizes
 from systola.boards.synthesis.synth import run_yosys
+from systola.hw.contract.dsp_packing import DSP48E1, FABRIC_PINS
 
 __all__ = ["Spartan7Flow", "build_spartan7", "check_netlist", "yosys_script"]
 
-_CASCADES = ("ACIN", "BCIN", "PCIN", "CARRYCASCIN", "MULTSIGNIN")
-"""Inputs of a DSP48E1 that only its neighbour reaches."""
+_LEAST_SHARED = 32
+"""Flip-flops from which an enable or a reset is worth a control set; below, it becomes logic."""
 
 _BOARD_CELLS = {"IBUF", "OBUFT", "BUFG", "PLLE2_ADV"}
 
@@ -54,15 +57,21 @@ def yosys_script(top, read):
 
     Hierarchical as long as possible, which is faster and gives the sizes of modules. Shift
     registers become flip-flops, because cascades of SRLC32E do not route. Multiplications never
-    become DSP slices by inference: those would have constants at their cascade inputs.
+    become DSP slices by inference: those would have constants at their cascade inputs. Enables and
+    resets of few flip-flops become logic in front of them: flip-flops of a slice share both, and
+    with several hundred combinations of them placement does not end.
     """
+    synth = (f"synth_xilinx -family xc7 -abc9 -noiopad -noclkbuf -nosrl -nodsp -flatten "
+             f"-top {top} -run")
     return (
         "read_verilog -lib +/xilinx/cells_sim.v +/xilinx/cells_xtra.v\n"
         f"read_rtlil {read}\nhierarchy -check -top {top}\nproc\ndesign -save whole\n"
         "setattr -mod -unset keep_hierarchy *\nflatten\nopt_clean\nsimplemap\n"
         "select -assert-none t:$_DLATCH* t:$_SR_*\ncheck -assert\ndesign -load whole\n"
-        "synth_xilinx -family xc7 -abc9 -noiopad -noclkbuf -nosrl -nodsp -flatten "
-        f"-top {top}\ntee -q -o stat.json stat -json\n"
+        f"{synth} :map_ffs\n"
+        f"dfflegalize -mince {_LEAST_SHARED} -minsrst {_LEAST_SHARED} "
+        "-cell $_DFFE_?P?P_ 01 -cell $_SDFFE_?P?P_ 01\n"
+        f"{synth} map_ffs:\ntee -q -o stat.json stat -json\n"
         "setattr -mod -unset keep_hierarchy *\nflatten\nopt_clean\ndelete t:$scopeinfo\n"
         f"select {top}/*\nwrite_json -selected {top}.json\n")
 
@@ -123,14 +132,48 @@ def check_netlist(netlist, top, dsp_limit):
             raise ToolError(f"the netlist must not have latches, but has {name}")
         if kind == "SRLC32E" and any(isinstance(bit, int) for bit in pins.get("Q31", ())):
             raise ToolError(f"shift registers must have at most 32 bits, but {name} is cascaded")
-        for pin in _CASCADES if kind == "DSP48E1" else ():
-            if any(bit != "x" for bit in pins.get(pin, ())):
-                raise ToolError(f"{pin} of a DSP48E1 must be open, but {name} has something there")
+        for pin, places in FABRIC_PINS.items() if kind == "DSP48E1" else ():
+            if any(not isinstance(pins[pin][place], int) for place in places):
+                raise ToolError(f"{pin} of a DSP48E1 must not be a constant, which nextpnr-xilinx "
+                                f"does not tie, but that of {name} is")
+    _check_cascades(cells)
     kinds = Counter(cell["type"] for cell in cells.values())
     if kinds["DSP48E1"] > dsp_limit:
         raise ToolError(f"the design needs {kinds['DSP48E1']} DSP48E1, but the part has "
                         f"{dsp_limit}")
     return kinds
+
+
+def _check_cascades(cells):
+    """Raise `ToolError` unless sums pass from DSP slice to DSP slice as the part's wires do."""
+    slices = {name: cell["connections"] for name, cell in cells.items()
+              if cell["type"] == "DSP48E1"}
+    drivers = {bit: name for name, pins in slices.items() for bit in pins.get("PCOUT", ())
+               if isinstance(bit, int)}
+    readers, above = {}, {}
+    for name, cell in cells.items():
+        for pin, bits in cell["connections"].items():
+            for bit in bits if pin != "PCOUT" else ():
+                if bit in drivers:
+                    readers.setdefault(drivers[bit], set()).add((name, pin))
+    for source, found in readers.items():
+        (name, pin), *others = sorted(found)
+        if others or pin != "PCIN" or slices[name][pin] != slices[source]["PCOUT"]:
+            raise ToolError(f"PCOUT of a DSP48E1 must go to one PCIN, bit by bit, but that of "
+                            f"{source} goes to {', '.join(map(' '.join, sorted(found)))}")
+        above[name] = source
+    for name, pins in slices.items():
+        for pin in CASCADES:
+            if any(bit != "x" for bit in pins.get(pin, ())) and (
+                    pin != "PCIN" or name not in above):
+                raise ToolError(f"{pin} of a DSP48E1 must be open, but {name} has something there")
+    for name in slices:
+        length, first = 1, name
+        while first in above:
+            length, first = length + 1, above[first]
+            if length > DSP48E1.chain:
+                raise ToolError(f"chains of DSP slices must be of at most {DSP48E1.chain}, which "
+                                f"is what half a clock region has, but {name} ends a longer one")
 
 
 def _estimate(netlist, top):
@@ -183,12 +226,17 @@ def build_spartan7(top, output, *, seeds=3, router=None, progress=None):
         modules = module_sizes(json.loads((folder / "stat.json").read_text())["modules"], name)
         netlist = json.loads((folder / f"{name}.json").read_text())
         kinds = check_netlist(netlist, name, board.limits["dsp"])
+        crowded = crowding(netlist, top=name)
+        if (needed := crowded["flip_flop_slices"]) > (slices := board.limits["ff"] //
+                                                      SLICE_FLIP_FLOPS):
+            raise ToolError(f"flip-flops of {crowded['control_sets']} control sets need {needed} "
+                            f"slices, but the part has {slices}")
         # What is left when the modules are together, which is less than their sum.
         total = module_sizes({name: {"num_cells_by_type": kinds}}, name)[name].total
         result = BoardResult(
             name, board.part, board.family, f"{top.config.hash:016x}", round(mhz, 4),
             asdict(total), board.limits, missing=missing,
-            extra={"timing_note": TIMING_NOTE, "documentation": DOCUMENTATION,
+            extra={**crowded, "timing_note": TIMING_NOTE, "documentation": DOCUMENTATION,
                    "timing_estimate": _estimate(netlist, name), "modules": {
                        path: {"instances": size.instances, **asdict(size.total),
                               "own": asdict(size.own)} for path, size in modules.items()}})

@@ -4,11 +4,13 @@
 import json
 import re
 import shutil
+import subprocess
 import sys
 from collections import Counter
 
 import pytest
-from amaranth import Module
+from amaranth import Module, Signal
+from amaranth.back import rtlil
 from amaranth.lib.wiring import Component
 
 from systola.boards.board import find_board
@@ -16,10 +18,12 @@ from systola.boards.build import build_board
 from systola.boards.flows import ecp5, spartan7
 from systola.boards.flows.flow import ToolError
 from systola.boards.flows.openxc7 import DOCUMENTATION, TOOLS, core_fmax, missing_tools
-from systola.boards.flows.spartan7 import check_netlist
+from systola.boards.flows.spartan7 import check_netlist, yosys_script
+from systola.boards.synthesis.crowding import crowding
 from systola.cli.main import main
 from systola.hw.accelerator import Accelerator
 from systola.hw.contract.config import PRESETS
+from systola.hw.verilog import find_yosys
 
 TINY, PART = PRESETS["tiny"], "xc7s50csga324-1"
 
@@ -135,6 +139,39 @@ def test_without_the_tools_it_ends_after_synthesis_and_says_what_is_missing(stas
     flops = sum(count for kind, count in kinds.items() if kind.startswith("FD"))
     assert (report["total"]["ff"], report["total"]["bram36"]) == (flops, 1)
     assert report["modules"]["arty_s7_50"]["ff"] >= flops
+    assert 1 < report["control_sets"] < report["flip_flop_slices"] < flops
+    assert 0 < report["lut_ff_pairs"] < flops
+    pins = [entry["pins"] for entry in report["fan_out"]]
+    assert pins == sorted(pins, reverse=True)
+    assert pins[0] > 30
+
+
+def test_only_enables_and_resets_of_many_flip_flops_stay(tmp_path):
+    m, sizes = Module(), {"few": 31, "many": 32}
+    ports, expected = [], {}
+    for kind, count in sizes.items():
+        for pin in "CE", "R":
+            control, data, kept = (
+                Signal(bits, name=f"{kind}_{pin}_{name}", reset_less=True)
+                for name, bits in (("control", 1), ("data", count), ("kept", count)))
+            with m.If(control):
+                m.d.sync += kept.eq(data if pin == "CE" else 0)
+            if pin == "R":
+                with m.Else():
+                    m.d.sync += kept.eq(data)
+            ports += [control, data, kept]
+            expected[kind, pin] = kind == "many"
+    text = rtlil.convert(m, name="top", ports=ports, emit_src=False)
+    (tmp_path / "top.il").write_text(text)
+    (tmp_path / "run.ys").write_text(yosys_script("top", "top.il"))
+    subprocess.run([find_yosys(), "-q", "-s", "run.ys"], cwd=tmp_path, check=True)
+    netlist = json.loads((tmp_path / "top.json").read_text())
+    module = netlist["modules"]["top"]
+    used = {bit for cell in module["cells"].values() if cell["type"] == "FDRE"
+            for pin in ("CE", "R") for bit in cell["connections"][pin]}
+    assert {key: module["ports"]["_".join((*key, "control"))]["bits"][0] in used
+            for key in expected} == expected
+    assert crowding(netlist)["control_sets"] == 3
 
 
 @pytest.mark.slow
@@ -205,7 +242,19 @@ def test_databases_are_looked_for(arty, chip, database, missing):
 
 
 def cell(kind, **pins):
+    if kind == "DSP48E1":
+        pins = {"INMODE": [9000] * 5, "ALUMODE": ["0", "0", 9000, 9000],
+                "OPMODE": [*"101010", 9000], **pins}
     return {"type": kind, "connections": pins}
+
+
+def chain(length, **changes):
+    """Return cells: a chain of DSP slices, with pins of some changed, by name."""
+    sums = [list(range(100 * k, 100 * k + 48)) for k in range(length + 1)]
+    return {f"s{k}": cell("DSP48E1", **{
+        "P": [50 + 100 * k], "PCIN": sums[k] if k else ["x"] * 48,
+        **({"PCOUT": sums[k + 1]} if k < length - 1 else {}), **changes.get(f"s{k}", {})})
+        for k in range(length)}
 
 
 @pytest.mark.parametrize(("cells", "message"), [
@@ -216,6 +265,22 @@ def cell(kind, **pins):
      "shift registers must have at most 32 bits, but b is cascaded"),
     ({"a": cell("DSP48E1", A=["0"], PCIN=["x"], BCIN=["0"])},
      "BCIN of a DSP48E1 must be open, but a has something there"),
+    ({"a": cell("DSP48E1", INMODE=[9000, 9000, 9000, "0", 9000])},
+     "INMODE of a DSP48E1 must not be a constant, .* not tie, but that of a is"),
+    ({"a": cell("DSP48E1", ALUMODE=[*"000", 9000])}, "ALUMODE of a DSP48E1 must not be .* of a is"),
+    ({"a": cell("DSP48E1", OPMODE=[*"1010110"])}, "OPMODE of a DSP48E1 must not be .* of a is"),
+    (chain(3, s2={"PCIN": list(range(201, 249))}),
+     "PCOUT of a DSP48E1 must go to one PCIN, bit by bit, but that of s1 goes to s2 PCIN"),
+    (chain(3) | {"a": cell("LUT1", I0=[100])},
+     "PCOUT of a DSP48E1 must go to one PCIN, bit by bit, but that of s0 goes to a I0, s1 PCIN"),
+    (chain(3, s1={"PCIN": ["x"] * 48, "C": list(range(100, 148))}),
+     "PCOUT of a DSP48E1 must go to one PCIN, bit by bit, but that of s0 goes to s1 C"),
+    (chain(3, s0={"PCIN": ["0"] * 48}),
+     "PCIN of a DSP48E1 must be open, but s0 has something there"),
+    (chain(3, s0={"PCIN": list(range(300, 348))}),
+     "PCIN of a DSP48E1 must be open, but s0 has something there"),
+    (chain(11), (r"chains of DSP slices must be of at most 10, which is what half a clock region "
+                 r"has, but s10 ends a longer one")),
     ({str(k): cell("DSP48E1") for k in range(97)},
      "the design needs 97 DSP48E1, but the part has 96"),
 ])
@@ -223,9 +288,9 @@ def test_netlists_that_do_not_route_are_refused(cells, message):
     with pytest.raises(ToolError, match=f"^{message}$"):
         check_netlist({"modules": {"top": {"cells": cells}}}, "top",
                       find_board("arty_s7_50").limits["dsp"])
-    fine = {"a": cell("DSP48E1", PCIN=["x"]), "b": cell("LUT2"), "c": cell("LUT2")}
-    assert check_netlist({"modules": {"top": {"cells": fine}}}, "top", 1) == {
-        "DSP48E1": 1, "LUT2": 2}
+    fine = {"a": cell("DSP48E1", PCIN=["x"]), "b": cell("LUT2"), "c": cell("LUT2"), **chain(10)}
+    assert check_netlist({"modules": {"top": {"cells": fine}}}, "top", 11) == {
+        "DSP48E1": 11, "LUT2": 2}
 
 
 def test_the_slowest_clock_after_routing_counts():
@@ -281,8 +346,8 @@ def test_ecp5_all_the_way(monkeypatch, tmp_path, capfd):
     (["--seeds", "2"], "--seeds needs --board"),
     (["--board", "ulx3s_85f", "--seeds", "0"], "seeds must be a positive integer, not 0"),
     (["--board", "ulx3s_85f", "--router", "x"], "router must be router1 or router2, not 'x'"),
-    (["--board", "ulx3s_85f", "--freq", "900"],
-     "frequency must be from 3.125 to 400 MHz, not 900.0"),
+    (["--board", "ulx3s_85f", "--freq", "9000"],
+     "frequency must be from 3.125 to 400 MHz, not 9000.0"),
     (["--board", "arty_s7_50", "--config", "tiny", "-o", "file"],
      "output 'file' must be a folder, not a file"),
 ])
