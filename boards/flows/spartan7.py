@@ -32,7 +32,7 @@ from systola.boards.synthesis.sizes import module_sizes
 from systola.boards.synthesis.synth import run_yosys
 from systola.hw.contract.dsp_packing import DSP48E1, FABRIC_PINS
 
-__all__ = ["Spartan7Flow", "build_spartan7", "check_netlist", "yosys_script"]
+__all__ = ["Spartan7Flow", "build_spartan7", "check_crowding", "check_netlist", "yosys_script"]
 
 _LEAST_SHARED = 32
 """Flip-flops from which an enable or a reset is worth a control set; below, it becomes logic."""
@@ -144,6 +144,14 @@ def check_netlist(netlist, top, dsp_limit):
     return kinds
 
 
+def check_crowding(crowded, flip_flops):
+    """Raise `ToolError` if what `crowding` found cannot fit a part of that many flip-flops."""
+    slices = flip_flops // SLICE_FLIP_FLOPS
+    if crowded["flip_flop_slices"] > slices:
+        raise ToolError(f"the flip-flops of {crowded['control_sets']} control sets need "
+                        f"{crowded['flip_flop_slices']} slices, but the part has {slices}")
+
+
 def _check_cascades(cells):
     """Raise `ToolError` unless sums pass from DSP slice to DSP slice as the part's wires do."""
     slices = {name: cell["connections"] for name, cell in cells.items()
@@ -227,10 +235,7 @@ def build_spartan7(top, output, *, seeds=3, router=None, progress=None):
         netlist = json.loads((folder / f"{name}.json").read_text())
         kinds = check_netlist(netlist, name, board.limits["dsp"])
         crowded = crowding(netlist, top=name)
-        if (needed := crowded["flip_flop_slices"]) > (slices := board.limits["ff"] //
-                                                      SLICE_FLIP_FLOPS):
-            raise ToolError(f"flip-flops of {crowded['control_sets']} control sets need {needed} "
-                            f"slices, but the part has {slices}")
+        check_crowding(crowded, board.limits["ff"])
         # What is left when the modules are together, which is less than their sum.
         total = module_sizes({name: {"num_cells_by_type": kinds}}, name)[name].total
         result = BoardResult(

@@ -44,6 +44,16 @@ def test_events_belong_to_the_unit_that_drives():
     assert merged(events)["static_lut"] == 2
 
 
+def test_a_sum_from_slice_to_slice_takes_no_wire():
+    """But the pins where it enters count, as those of other operands do."""
+    slices = (Gate("a", "DSP48E1", "", {}, {"CLK": (9,)}, {"P": (2,), "PCOUT": (3,)}),
+              Gate("b", "DSP48E1", "", {}, {"CLK": (9,), "PCIN": (3,), "A": (2,)}, {"P": (4,)}))
+    netlist = GateNetlist("top", {"clk": GatePort("input", (9,))}, slices)
+    events = count_events(netlist, Activity(10, {2: 5, 3: 8}, {}, {}, {}))[""]
+    assert events["wire_register"] == pytest.approx(0.5)
+    assert events["dsp_input"] == pytest.approx(0.5 + 0.8)
+
+
 def test_block_ram_accesses():
     cell = Gate("r", "RAMB36E1", "", {"READ_WIDTH_A": "100100", "WRITE_WIDTH_B": "100100"},
                 {"ENARDEN": (1,), "WEA": ("0",), "ENBWREN": ("1",), "WEBWE": (2, 2)}, {})

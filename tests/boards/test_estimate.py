@@ -65,6 +65,15 @@ def test_a_slice_is_entered_at_its_first_register(pin, registers, figure):
     assert path.ns == pytest.approx(OUT["dsp"] + NET + SETUP["dsp"][figure], abs=0.006)
 
 
+def test_no_net_leads_from_slice_to_slice():
+    (path,) = (path for path in estimate_paths(netlist(
+        above=cell("DSP48E1", DSP, P=2), below=cell("DSP48E1", DSP, PCIN=2, P=3)))
+        if path.start != "inside")
+    assert (path.start_kind, path.end_kind, path.nets, path.end) == ("dsp", "dsp", 0, "n3 PCIN")
+    assert path.ns_low == path.ns_high == pytest.approx(
+        OUT["dsp"] + SETUP["dsp"]["PCIN PREG"], abs=0.006)
+
+
 @pytest.mark.parametrize(("pin", "figure"), [
     ("ADDRARDADDR", "ADDR"), ("DIADI", "DI"), ("DIPADIP", "DI"), ("WEA", "WE"), ("ENARDEN", "EN"),
     ("RSTRAMARSTRAM", "RST"), ("REGCEAREGCE", "REGCE")])

@@ -18,7 +18,7 @@ from systola.boards.build import build_board
 from systola.boards.flows import ecp5, spartan7
 from systola.boards.flows.flow import ToolError
 from systola.boards.flows.openxc7 import DOCUMENTATION, TOOLS, core_fmax, missing_tools
-from systola.boards.flows.spartan7 import check_netlist, yosys_script
+from systola.boards.flows.spartan7 import check_crowding, check_netlist, yosys_script
 from systola.boards.synthesis.crowding import crowding
 from systola.cli.main import main
 from systola.hw.accelerator import Accelerator
@@ -144,6 +144,14 @@ def test_without_the_tools_it_ends_after_synthesis_and_says_what_is_missing(stas
     pins = [entry["pins"] for entry in report["fan_out"]]
     assert pins == sorted(pins, reverse=True)
     assert pins[0] > 30
+
+
+def test_too_many_control_sets_are_refused():
+    crowded = {"control_sets": 9000, "flip_flop_slices": 8151}
+    with pytest.raises(ToolError, match=r"^the flip-flops of 9000 control sets need 8151 slices, "
+                                        r"but the part has 8150$"):
+        check_crowding(crowded, find_board("arty_s7_50").limits["ff"])
+    check_crowding(crowded | {"flip_flop_slices": 8150}, 65200)
 
 
 def test_only_enables_and_resets_of_many_flip_flops_stay(tmp_path):
