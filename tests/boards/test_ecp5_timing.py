@@ -99,6 +99,7 @@ def test_unusable_arguments(arguments, message):
         fmax_ecp5(Adder(1), **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_json", [False, True])
 def test_command(monkeypatch, capsys, as_json):
     result = fmax_ecp5(RegisterSlice(2), seeds=1, device="25k")

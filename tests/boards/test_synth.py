@@ -231,6 +231,7 @@ def test_unusable_arrays(arguments, message):
         array_of(**arguments)
 
 
+@pytest.mark.slow
 def test_each_unit_of_the_report_has_cells():
     """Paths of instances in `UNITS` are text: a renamed unit would be a row that is missing."""
     config = replace(PRESETS["tiny"], attention="deferred")

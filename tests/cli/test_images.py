@@ -31,6 +31,7 @@ def digits_set(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_set_with_parts_gives_both_kinds_of_images(run, digits_set):
     code, out, err = run("evaluate", "--model", checkpoint_path(), "--data", digits_set, "--json")
     result = json.loads(out)
@@ -51,6 +52,7 @@ def test_a_set_with_parts_gives_both_kinds_of_images(run, digits_set):
     assert "60 of 60 calibration images are scored, too" in err
 
 
+@pytest.mark.slow
 def test_ranges_are_of_training_images(run, digits_set):
     args = "quantize", "--model", checkpoint_path(), "--data", digits_set, "-o", "q.safetensors"
     code, out, _ = run(*args, "--json")

@@ -83,6 +83,7 @@ def test_wrong_usage_is_one_line(run, args, fragments):
         assert fragment in err
 
 
+@pytest.mark.slow
 def test_facts_with_their_origins_and_the_presets(run, monkeypatch):
     few = {name: PRESETS[name] for name in ("digits", "small")} | {
         "tiny": replace(PRESETS["tiny"], gelu="published")}

@@ -173,6 +173,7 @@ def test_unwritable_output_is_refused(run):
     refused(run("quantize", "--model", "digits", "-o", "model.npz"), "'model.npz'", ".safetensors")
 
 
+@pytest.mark.slow
 def test_an_integer_model_is_not_a_checkpoint(run, tmp_path):
     """It was told that a tensor is missing; quantize copied it, and ignored its other options."""
     assert run("quantize", "--model", "digits", "-o", "q.safetensors")[0] == 0
@@ -192,6 +193,7 @@ def test_an_integer_model_is_not_a_checkpoint(run, tmp_path):
     assert (tmp_path / "q.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_heads_reach_the_measured_options(run, monkeypatch):
     seen = {}
     monkeypatch.setattr(accuracy, "measure_options",
@@ -200,6 +202,7 @@ def test_heads_reach_the_measured_options(run, monkeypatch):
     assert (code, seen["facts"]["heads"]) == (0, 8)
 
 
+@pytest.mark.slow
 def test_quantize_then_evaluate(run, tmp_path):
     code, out, _ = run("quantize", "--model", "digits", "-o", "digits.safetensors", "--json")
     assert code == 0
@@ -218,6 +221,7 @@ def test_quantize_then_evaluate(run, tmp_path):
     assert result["agreement"] > 0.97
 
 
+@pytest.mark.slow
 def test_deferred_model_and_errors_of_the_operators(run):
     code, out, _ = run("quantize", "--model", "digits", "-o", "deferred.safetensors",
                        "--attention", "deferred", "--code-mult-bits", "16", "--json")
@@ -234,6 +238,7 @@ def test_deferred_model_and_errors_of_the_operators(run):
     assert "deferred, 8 bits" in out
 
 
+@pytest.mark.slow
 def test_images_of_another_shape_are_refused(run, tmp_path):
     np.savez(tmp_path / "data.npz", images=np.zeros((3, 10, 10), np.uint8), labels=np.arange(3))
     refused(run("evaluate", "--model", "digits", "--data", "data.npz"), "8 x 8 pixels", "10 x 10")

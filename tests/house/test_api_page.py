@@ -23,6 +23,7 @@ def run(blocks):
     return names
 
 
+@pytest.mark.slow
 def test_examples_that_simulate_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = run(BLOCKS[:SIMULATING])

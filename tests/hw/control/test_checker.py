@@ -88,6 +88,7 @@ def expected(opcode, fields, config):
     return cause
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS, ids=["digits", "tiny", "odd", "deferred", "normalised",
                                                  "wide"])
 def test_matches_model_at_every_limit(config):

@@ -277,6 +277,7 @@ def test_what_is_acknowledged_meanwhile_is_not_repeated():
     Bench(buffer=1024).run(opened)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_a_session_begins_with_nothing_of_the_one_before(seed):
     """Whatever the device sends or receives just then."""
@@ -395,6 +396,7 @@ async def converse(bench, out, into, until):
     return bytes(inbox)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "rate"), [(0, 0.0), (1, 0.01), (2, 0.015)])
 def test_streams_survive_damage_of_every_kind(seed, rate):
     faults = Faults(random.Random(seed), rate)

@@ -195,6 +195,7 @@ def test_fetch_of_every_width(name, flags):
     simulate(config, program)
 
 
+@pytest.mark.slow
 def test_throughput_is_about_a_word_a_cycle():
     config = AcceleratorConfig(**CONFIGS["divides"], **SIZES)
     fields = {"base": 0, "stride": 3, "rows": 40, "words": 3}

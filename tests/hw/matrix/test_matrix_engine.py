@@ -277,6 +277,7 @@ def test_matches_model(shape, seed):
     np.testing.assert_array_equal(memory, setup.final())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("buffers", "seed"), [(3, 0), (3, 1), (4, 2), (4, 3), (8, 4)])
 def test_tiles_wait_in_any_number_of_buffers(buffers, seed):
     setup = Setup(configure(4, 4, 1, acc_buffers=buffers), seed)
@@ -291,6 +292,7 @@ def test_tiles_wait_in_any_number_of_buffers(buffers, seed):
     np.testing.assert_array_equal(memory, setup.final())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "seed"), [((4, 4, 1), 0), ((6, 4, 2), 1), ((6, 6, 3), 2)])
 def test_results_begin_inside_a_word(shape, seed):
     setup = Setup(configure(*shape), seed)
@@ -313,6 +315,7 @@ def test_a_tile_without_channels_writes_nothing():
     np.testing.assert_array_equal(memory, setup.initial)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "seed"), [((8, 4, 2), 0), ((6, 4, 2), 1), ((5, 3, 1), 2)])
 def test_residual_may_be_replaced_by_the_result(shape, seed):
     setup = Setup(configure(*shape), seed)
@@ -325,6 +328,7 @@ def test_residual_may_be_replaced_by_the_result(shape, seed):
     np.testing.assert_array_equal(memory, setup.final())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["normalised", "deferred"])
 @pytest.mark.parametrize(("shape", "seed"), [((4, 4, 1), 1), ((8, 4, 2), 0), ((5, 3, 1), 2)])
 def test_rows_are_scaled_by_their_factors(shape, seed, attention):
@@ -339,6 +343,7 @@ def test_rows_are_scaled_by_their_factors(shape, seed, attention):
     np.testing.assert_array_equal(memory, setup.final())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("act_bits", "weight_bits", "style"), [
     (4, 8, "lut"), (8, 3, "dsp"), (2, 2, "lut"), (5, 6, "dsp"), (8, 8, "dsp_packed"),
     (4, 4, "dsp_packed"), (8, 4, "dsp_packed")])
@@ -352,6 +357,7 @@ def test_matches_model_at_other_widths(act_bits, weight_bits, style):
     np.testing.assert_array_equal(memory, setup.final())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "seed", "buffers"), [
     ((4, 4, 2), 0, 2), ((8, 4, 1), 1, 2), ((6, 4, 2), 2, 2), ((4, 4, 2), 3, 3), ((8, 4, 1), 4, 4),
     ((6, 4, 2), 5, 8)])

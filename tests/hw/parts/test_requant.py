@@ -147,6 +147,7 @@ def test_each_branch_is_rounded_on_its_own():
     assert simulate((2, 16, 8, 8, 4, True), [case])[0][0] == [0, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limb", "code_bits"), [(12, 12), (14, 13), (16, 15), (16, 16)])
 def test_limb_boundaries(limb, code_bits):
     """Multipliers around the sign of each limb, and every shift around a limb."""

@@ -50,6 +50,7 @@ def test_extremes(lanes, max_row):
         assert got[1:3] == model(rows, exp_table(-9, 16), numerator)
 
 
+@pytest.mark.slow
 def test_long_rows():
     rng = random.Random(5)
     rows = [[7] * 1024, [0] * 1023, [127] + [-95] * 1023, [127, 127] + [-95] * 1022,
@@ -59,6 +60,7 @@ def test_long_rows():
         assert got[1:3] == model(rows, exp_table(-unit, 16), 2**30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numerator", [0, 1, 2**31 - 1])
 def test_any_table(numerator):
     rng = random.Random(numerator)
@@ -81,6 +83,7 @@ def test_latencies(lanes):
         assert times["factor"][0] == times["end"][0] + dut.factor_latency
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lanes", [1, 2, 4])
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 8, 13, 40])
 def test_rows_overlap(lanes, count):

@@ -279,6 +279,7 @@ def test_matches_models(fields):
     simulate(fake, rng)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", MEANS)
 def test_means_between_other_operations(fields):
     rng = random.Random(str(fields))
@@ -289,6 +290,7 @@ def test_means_between_other_operations(fields):
     simulate(fake, rng)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("wide", [0, 1])
 @pytest.mark.parametrize("out_bits", [8, 16])
@@ -300,6 +302,7 @@ def test_mean_in_place(rows, wide, out_bits):
     simulate(fake)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("opcode", "cycles"), [
     (Opcode.SHIFTMAX, 21), (Opcode.SHIFTGELU, 21), (Opcode.LAYERNORM, 35.5)])
 def test_without_stalls_and_cycles_per_row(opcode, cycles):
@@ -314,6 +317,7 @@ def test_without_stalls_and_cycles_per_row(opcode, cycles):
     assert (second - first) - (first - before) == pytest.approx(8 * cycles, abs=1)
 
 
+@pytest.mark.slow
 def test_normalised_rows_take_the_cycles_of_their_beats():
     fake = Fake(2, bank_depth=1024, code_mult_bits=16, norm="normalised")
     for rows in 2, 5, 13:
