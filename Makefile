@@ -22,7 +22,7 @@ demo: .venv/.stamp check-tools  ## real digits through quantizer, RTL and synthe
 test: .venv/.stamp check-tools  ## all tests
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
-test-fast: .venv/.stamp  ## at every change: two cases of every quick test, in five minutes
+test-fast: .venv/.stamp  ## at every change: two cases of every quick test, in three to four minutes
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not slow' --few 2
 
 mutants: .venv/.stamp check-tools  ## plant single faults in hw/ and count those that the tests find
