@@ -133,9 +133,10 @@ def check_netlist(netlist, top, dsp_limit):
         if kind == "SRLC32E" and any(isinstance(bit, int) for bit in pins.get("Q31", ())):
             raise ToolError(f"shift registers must have at most 32 bits, but {name} is cascaded")
         for pin, places in FABRIC_PINS.items() if kind == "DSP48E1" else ():
-            if any(not isinstance(pins[pin][place], int) for place in places):
-                raise ToolError(f"{pin} of a DSP48E1 must not be a constant, which nextpnr-xilinx "
-                                f"does not tie, but that of {name} is")
+            bits = dict(enumerate(pins.get(pin, ())))
+            if any(not isinstance(bits.get(place), int) for place in places):
+                raise ToolError(f"{pin} of a DSP48E1 must not be a constant or open, which "
+                                f"nextpnr-xilinx does not tie, but that of {name} is")
     _check_cascades(cells)
     kinds = Counter(cell["type"] for cell in cells.values())
     if kinds["DSP48E1"] > dsp_limit:

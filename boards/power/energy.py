@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from systola.boards.synthesis.primitives import CASCADES
+from systola.boards.synthesis.primitives import CASCADES, FLIP_FLOP, LUT
 
 __all__ = ["Coefficient", "Estimate", "coefficient_table", "coefficients", "count_events",
            "dynamic_energy", "estimate", "merged", "power_at", "sample_coefficients",
@@ -22,14 +22,12 @@ __all__ = ["Coefficient", "Estimate", "coefficient_table", "coefficients", "coun
 
 _FILE = Path(__file__).with_name("energy.toml")
 _LOGIC = re.compile(r"LUT[1-6]|INV|CARRY4|MUXF[78]")
-_LUT = re.compile(r"LUT[1-6]|INV")
-_FF = re.compile(r"FD[RSCP]E(_1)?")
 _SHIFT = re.compile(r"SRLC?(16|32)E?")
 _LUT_RAM = re.compile(r"RAM\d+(M|X\d+[SD]).*")
 _RAM_LUTS = {"RAM32M": 4, "RAM64M": 4, "RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4}
 _BLOCK_RAM = re.compile(r"RAMB(18|36)E1")
 _CLOCKS = {"C", "CLK", "WCLK", "CLKARDCLK", "CLKBWRCLK"}
-_INSIDE_SLICE = {"S": _LUT, "CI": re.compile("CARRY4"), "D": _LOGIC}
+_INSIDE_SLICE = {"S": LUT, "CI": re.compile("CARRY4"), "D": _LOGIC}
 """Pins of carry cells and flip-flops that what drives them reaches without leaving the slice."""
 
 _TAIL = 97.5
@@ -169,11 +167,11 @@ def coefficient_table():
 
 def _count_cell(unit, index, cell, changes, activity):
     """Add what happens inside one cell to `unit`; `changes` are its outputs' per cycle."""
-    if _LUT.fullmatch(cell.kind):
+    if LUT.fullmatch(cell.kind):
         unit.update({"lut": changes, "static_lut": 1})
     elif _LOGIC.fullmatch(cell.kind):
         unit["carry"] += changes
-    elif _FF.fullmatch(cell.kind):
+    elif FLIP_FLOP.fullmatch(cell.kind):
         unit.update({"ff": changes, "ff_clock": 1})
     elif _SHIFT.fullmatch(cell.kind):
         unit.update({"lut": changes, "shift_clock": 1, "static_lut": 1})
@@ -227,5 +225,6 @@ def _local(source, pin, sink):
     """Return whether `source` reaches this pin without leaving the slice, or its column of DSPs."""
     if sink.kind == "DSP48E1" and pin in CASCADES:
         return True
-    kinds = _INSIDE_SLICE.get(pin) if sink.kind == "CARRY4" or _FF.fullmatch(sink.kind) else None
+    inside = sink.kind == "CARRY4" or FLIP_FLOP.fullmatch(sink.kind)
+    kinds = _INSIDE_SLICE.get(pin) if inside else None
     return bool(source and kinds and kinds.fullmatch(source.kind))

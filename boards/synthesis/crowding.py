@@ -1,17 +1,15 @@
 """What makes a mapped design hard to place and route on Xilinx' 7 series: control sets, fan-out."""
 
-import re
 from collections import Counter
 
 from systola.boards.synthesis.depth import top_module
+from systola.boards.synthesis.primitives import FLIP_FLOP, LUT
 
 __all__ = ["SLICE_FLIP_FLOPS", "crowding"]
 
 SLICE_FLIP_FLOPS = 8
 """Flip-flops of a slice, which share clock, enable and reset."""
 
-_FF = re.compile(r"FD[RSCP]E(_1)?")
-_LUT = re.compile(r"LUT[1-6]|INV")
 _CONTROL = "C", "CE"
 _RESETS = "R", "S", "CLR", "PRE"
 _SHOWN = 8
@@ -31,11 +29,10 @@ def crowding(netlist, *, top=None):
     -------
     dict
         ``control_sets``: different triples of clock, enable and reset, with the clock's edge and
-        whether the reset waits for it. ``flip_flop_slices``: slices
-        that flip-flops need at least, as those of a slice share their control set.
-        ``lut_ff_pairs``: flip-flops with a LUT that drives nothing else, which placers keep
-        together. ``fan_out``: the nets that most pins read, as ``{"net", "pins"}``, clocks left
-        out.
+        whether the reset waits for it. ``flip_flop_slices``: slices that flip-flops need at
+        least, as those of a slice share their control set. ``lut_ff_pairs``: flip-flops with a LUT
+        that drives nothing else, which placers keep together. ``fan_out``: the eight nets that
+        most pins read, as ``{"net", "pins"}``, clocks left out.
 
     Raises
     ------
@@ -46,7 +43,7 @@ def crowding(netlist, *, top=None):
     sets, readers, drivers, clocks = Counter(), Counter(), {}, set()
     for cell in module["cells"].values():
         pins = cell["connections"]
-        if _FF.fullmatch(cell["type"]):
+        if FLIP_FLOP.fullmatch(cell["type"]):
             reset = [pins[pin][0] for pin in _RESETS if pin in pins]
             sets[*(pins[pin][0] for pin in _CONTROL), *reset, *_kind(cell["type"])] += 1
         for pin, bits in pins.items():
@@ -56,9 +53,9 @@ def crowding(netlist, *, top=None):
                     clocks.update(bits)
             else:
                 readers.update(bit for bit in bits if isinstance(bit, int))
-    pairs = sum(1 for cell in module["cells"].values() if _FF.fullmatch(cell["type"])
+    pairs = sum(1 for cell in module["cells"].values() if FLIP_FLOP.fullmatch(cell["type"])
                 and readers[cell["connections"]["D"][0]] == 1
-                and _LUT.fullmatch(drivers.get(cell["connections"]["D"][0], "")))
+                and LUT.fullmatch(drivers.get(cell["connections"]["D"][0], "")))
     names = {}
     for name, net in module["netnames"].items():
         for place, bit in enumerate(net["bits"]):

@@ -2,16 +2,16 @@
 
 import re
 
-__all__ = ["CASCADES", "arcs"]
+__all__ = ["CASCADES", "FLIP_FLOP", "LUT", "arcs"]
 
-CASCADES = {"ACIN": "ACOUT", "BCIN": "BCOUT", "PCIN": "PCOUT", "CARRYCASCIN": "CARRYCASCOUT",
-            "MULTSIGNIN": "MULTSIGNOUT"}
-"""Inputs of a DSP slice that only its neighbour reaches, by a wire of their own, and from where."""
+CASCADES = "ACIN", "BCIN", "PCIN", "CARRYCASCIN", "MULTSIGNIN"
+"""Inputs of a DSP slice that only its neighbour reaches, by wires of their own."""
+
+LUT = re.compile(r"LUT[1-6]|INV")
+FLIP_FLOP = re.compile(r"FD[RSCP]E(_1)?")
 
 _CLOCKS = {"CLK", "WCLK", "CLKARDCLK", "CLKBWRCLK"}
-_LUT = re.compile(r"LUT[1-6]|INV")
 _PASS = re.compile(r"MUXF[789]|BUFG\w*|IBUF|OBUF")
-_FF = re.compile(r"FD[RSCP]E(_1)?")
 _SHIFT = re.compile(r"SRLC?(16|32)E?")
 _LUT_RAM = re.compile(r"RAM(32|64)M(16|8)?|RAM\d+X1[DS](_1)?")
 _CLOCKING = re.compile(r"(PLLE2|MMCME2)_(ADV|BASE)|\$scopeinfo")
@@ -36,13 +36,13 @@ def arcs(name, cell, chained=frozenset()):
                if cell["port_directions"][pin] == "output"]
     if _CLOCKING.fullmatch(kind):
         return "", [], [], []
-    if _LUT.fullmatch(kind):
+    if LUT.fullmatch(kind):
         return "", [], [(pins["O"][0], [(bit, 1, 0) for _, bit in inputs])], []
     if _PASS.fullmatch(kind):
         return "", [], [(pins["O"][0], [(bit, 0, 0) for _, bit in inputs])], []
     if kind in ("CARRY4", "CARRY8"):
         return "", [], _carry(name, pins, chained), []
-    if _FF.fullmatch(kind):
+    if FLIP_FLOP.fullmatch(kind):
         return "ff", outputs, [], [item for item in inputs if item[0] != "C"]
     if _BLOCK_RAM.fullmatch(kind):
         registered = any(int(cell["parameters"].get(register, "0"), 2)

@@ -45,8 +45,8 @@ class Slice:
 # which is ten slices: the row of its clock lies between the halves.
 DSP48E1 = Slice("DSP48E1", 25, 18, 48, chain=10)
 FABRIC_PINS = {"INMODE": range(5), "ALUMODE": range(2, 4), "OPMODE": range(6, 7)}
-"""Pins of a DSP48E1, and their bits, that must not be constants: nextpnr-xilinx up to 0.9 leaves
-out what ties them, and the products are wrong (openXC7/nextpnr-xilinx, pull request 159)."""
+"""Pins of a DSP48E1, and their bits, that must be 0 but no constant: nextpnr-xilinx leaves out what
+ties them, and the products are wrong (openXC7/nextpnr-xilinx, pull request 159)."""
 
 ECP5 = Slice("ECP5 MULT18X18D", 18, 18, 54)
 

@@ -4,7 +4,7 @@ from amaranth import Cat, ClockSignal, Const, Instance, Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.contract.dsp_packing import DSP48E1
+from systola.hw.contract.dsp_packing import DSP48E1, FABRIC_PINS
 from systola.hw.matrix.mult18 import mult18x18d
 from systola.hw.matrix.unwrap import spread_fields
 from systola.hw.parts.arguments import check_integers, check_least
@@ -251,6 +251,11 @@ class PackedElement(wiring.Component):
                                    "DREG", "INMODEREG", "OPMODEREG"), 0)
         registers |= {"AREG": 2, "ACASCREG": 2, "BREG": 1, "BCASCREG": 1, "MREG": 1, "PREG": 1}
 
+        modes = {f"i_{name}": Cat(low if k in FABRIC_PINS[name] else Const(value >> k & 1, 1)
+                                  for k in range(bits))
+                 for name, value, bits in (("ALUMODE", 0, 4), ("INMODE", 0, 5),
+                                           ("OPMODE", _LINKS[self.link] << 4 | 0b0101, 7))}
+
         def extended(value, bits):
             return Cat(value[min(k, len(value) - 1)] for k in range(bits))
 
@@ -263,6 +268,4 @@ class PackedElement(wiring.Component):
             **({"o_PCOUT": self.cascade} if self.passes else {}), i_D=Const(0, 25),
             i_CEA1=self.load, i_CEA2=self.swap, **enables,
             **{f"i_{name}": Const(0, 1) for name in unused},
-            i_ALUMODE=Cat(Const(0, 2), low, low), i_CARRYINSEL=Const(0, 3),
-            i_INMODE=low.replicate(5),
-            i_OPMODE=Cat(Const(_LINKS[self.link] << 4 | 0b0101, 6), low), o_P=total)
+            i_CARRYINSEL=Const(0, 3), **modes, o_P=total)
