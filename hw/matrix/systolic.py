@@ -36,7 +36,7 @@ def connect_cells(m, *, acts, weights, swap, w_col, cell):
         One bit for each column of cells: it takes `weights`.
     cell : callable
         Makes a cell, of the members of `systola.hw.matrix.pe.ProcessingElement`; called with its
-        row. If it has a ``cascade``, the one below takes that.
+        row. One whose ``link`` is ``cascade`` takes that of the one above.
 
     Returns
     -------
@@ -60,7 +60,8 @@ def connect_cells(m, *, acts, weights, swap, w_col, cell):
             m.d.comb += [element.act.eq(act), element.swap.eq(swaps[r + j]),
                          element.w.eq(weight), element.load.eq(w_col[j])]
             if r:
-                m.d.comb += element.psum.eq(getattr(above[j], "cascade", above[j].psum_out))
+                linked = getattr(element, "link", "fabric") == "cascade"
+                m.d.comb += element.psum.eq(above[j].cascade if linked else above[j].psum_out)
             act, above[j] = element.act_out, element
             psums[j].append(element.psum_out)
     return psums

@@ -4,12 +4,14 @@ import random
 import numpy as np
 import pytest
 from amaranth import Module
+from amaranth.back import rtlil
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.dsp_packing import plan_packing
 from systola.hw.matrix.systolic import SystolicArray
 from systola.hw.matrix.tile_loader import TileLoader
+from systola.hw.parts.target import Primitives
 from systola.model.operators.matmul import matmul
 from systola.sim.harness import drive, run
 
@@ -110,6 +112,14 @@ def test_swaps_follow_every_max_rows_cols_cycles(rows, cols, style):
     assert np.diff(swaps).tolist() == [max(rows, cols)] * 5
     for tile, x, y in zip(tiles, passes, sums, strict=True):
         np.testing.assert_array_equal(y, matmul(x, tile.T))
+
+
+@pytest.mark.parametrize(("rows", "chains"), [(1, 1), (8, 1), (10, 1), (11, 2), (24, 3)])
+def test_sums_pass_from_slice_to_slice_but_between_chains(rows, chains):
+    array = SystolicArray(rows=rows, cols=4, act_bits=8, weight_bits=8, style="dsp_packed")
+    text = rtlil.convert(array, platform=Primitives("xc7"), emit_src=False)
+    for pin in "PCIN", "PCOUT":
+        assert text.count(f"connect \\{pin} ") == 2 * (rows - chains), pin
 
 
 @pytest.mark.parametrize("widths", [(4, 4), (3, 3), (2, 2)])
