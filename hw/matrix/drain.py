@@ -9,7 +9,6 @@ from systola.hw.matrix.group_walker import GroupWalker
 from systola.hw.matrix.residual_reader import ResidualReader
 from systola.hw.matrix.word_writer import WordWriter
 from systola.hw.parts import shapes
-from systola.hw.parts.register_slice import RegisterSlice
 from systola.hw.parts.requant import Requantizer
 
 __all__ = ["Drain"]
@@ -76,12 +75,9 @@ class Drain(wiring.Component):
         m.submodules.writer = writer = WordWriter(config)
         m.submodules.requant = requant = Requantizer(
             lanes=config.lanes, in_bits=config.acc_bits, mult_bits=config.mult_bits,
-            code_mult_bits=config.code_mult_bits, tag=shapes.group_tag(config))
+            code_mult_bits=config.code_mult_bits, tag=shapes.group_tag(config), registered=True)
         wiring.connect(m, wiring.flipped(self.instr), walker.instr)
-        # Cuts the way from the scratchpad's readiness to the requantizer's enable.
-        m.submodules.slice = slice_ = RegisterSlice(requant.o.p.shape(), forward=False)
-        wiring.connect(m, requant.o, slice_.i)
-        wiring.connect(m, slice_.o, writer.i)
+        wiring.connect(m, requant.o, writer.i)
         wiring.connect(m, residual.port, wiring.flipped(self.res))
         wiring.connect(m, writer.out, wiring.flipped(self.out))
         wiring.connect(m, walker.residual, residual.i)

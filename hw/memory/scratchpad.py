@@ -116,49 +116,43 @@ class Scratchpad(wiring.Component):
         write = data.StructLayout({"place": self._offset_bits,
                                    "data": self.w[0].req.p.data.shape(),
                                    "mask": self.config.rows})
-        held = Signal(write, reset_less=True)
-        # The bank of the write and of the read, one-hot, or zero: readiness ends few gates behind.
+        held, read_place = Signal(write, reset_less=True), Signal(self._offset_bits)
+        # The bank of the write and of the read, one-hot, or zero.
         write_where, read_where = Signal(len(banks)), Signal(len(banks))
-        write_waited, send_write = Signal(), Signal()
+        # Whether they go on; known a cycle ahead, because readiness begins here and ends far away.
+        send_write, send_read = Signal(init=1), Signal(init=1)
         m.d.comb += [writes.valid.eq(Cat(port.req.valid for port in self.w)),
                      writes.free.eq(send_write)]
         for index, port in enumerate(self.w):
             m.d.comb += port.req.ready.eq(writes.grant[index])
-        with m.If(writes.free):
-            m.d.sync += write_where.eq(0)
-            for index, port in enumerate(self.w):
-                where, place = self._select(port.req.p.addr)
-                with m.If(writes.grant[index]):
-                    m.d.sync += [write_where.eq(where), held.place.eq(place),
-                                 held.data.eq(port.req.p.data), held.mask.eq(port.req.p.mask)]
-
-        read_place = Signal(self._offset_bits)
-        has_read, send_read, conflict = Signal(), Signal(), Signal()
-        m.d.comb += [
-            conflict.eq((read_where & write_where).any()),
-            # The older one goes first, of equals the read. At most one of the two has waited.
-            send_read.eq(~(conflict & write_waited)), send_write.eq(~(conflict & ~write_waited)),
-        ]
-        m.d.sync += write_waited.eq(~send_write)
+        next_write = self._chosen(m, self.w, writes.grant, send_write, write_where)
+        m.d.sync += write_where.eq(next_write)
+        for index, port in enumerate(self.w):
+            with m.If(writes.grant[index]):
+                m.d.sync += [held.place.eq(self._select(port.req.p.addr)[1]),
+                             held.data.eq(port.req.p.data), held.mask.eq(port.req.p.mask)]
         self._to_banks(m, banks, held, Mux(send_write, write_where, 0), read_place,
                        Mux(send_read, read_where, 0))
         if not queues:
             return
         m.submodules.reads = reads = Arbiter(len(queues))
-        ports = self.r[1:]
+        ports, has_read = self.r[1:], Signal()
         m.d.comb += [
             reads.valid.eq(Cat(port.req.valid & queue.room
                                for port, queue in zip(ports, queues, strict=True))),
             reads.free.eq(send_read),
         ]
+        next_read = self._chosen(m, ports, reads.grant, send_read, read_where)
+        conflict = (next_write & next_read).any()
+        # The older one goes first, of equals the read. At most one of the two has waited.
+        m.d.sync += [read_where.eq(next_read), send_read.eq(~(conflict & ~send_write)),
+                     send_write.eq(~(conflict & send_write))]
         whose = [Signal(len(queues), name=f"whose_{stage}") for stage in range(4)]
         with m.If(reads.free):
-            m.d.sync += [has_read.eq(reads.grant.any()), whose[0].eq(reads.grant),
-                         read_where.eq(0)]
-            for index, port in enumerate(ports):
-                where, place = self._select(port.req.p.addr)
-                with m.If(reads.grant[index]):
-                    m.d.sync += [read_where.eq(where), read_place.eq(place)]
+            m.d.sync += [has_read.eq(reads.grant.any()), whose[0].eq(reads.grant)]
+        for index, port in enumerate(ports):
+            with m.If(reads.grant[index]):
+                m.d.sync += read_place.eq(self._select(port.req.p.addr)[1])
         m.d.sync += [after.eq(before) for before, after in pairwise(whose)]
         for index, (port, queue) in enumerate(zip(ports, queues, strict=True)):
             m.d.comb += [port.req.ready.eq(reads.grant[index]),
@@ -167,6 +161,15 @@ class Scratchpad(wiring.Component):
         m.d.sync += read.eq(has_read & send_read)
         self._push(m, read, [bank.b for bank in banks],
                    [(queue, whose[3][index]) for index, queue in enumerate(queues)])
+
+    def _chosen(self, m, ports, grant, free, where):
+        """Return the bank of the granted request, one-hot, zero for none; `where` if not free."""
+        chosen = Signal.like(where)
+        banks = Mux(free, 0, where)
+        for index, port in enumerate(ports):
+            banks |= Mux(grant[index], self._select(port.req.p.addr)[0], 0)
+        m.d.comb += chosen.eq(banks)
+        return chosen
 
     def _to_banks(self, m, banks, write, written, read_place, read_from):
         """Register what port B of each bank does in the next cycle.

@@ -29,7 +29,8 @@ class Requantizer(wiring.Component):
     each interleave (low, low, high, high), and so do the two branches of a sum, the residual first,
     if it has two limbs; a beat that could overtake waits for at most two cycles more. Results are
     in order, `latency` cycles after a beat is first offered, and all stages advance together
-    whenever the output is empty or taken. No DSP slice is used. Source: I-ViT, HAWQ-V3.
+    whenever the output is empty or taken; with `registered` also when it was taken in the cycle
+    before, and one result more waits for the output. No DSP slice is used. Source: I-ViT, HAWQ-V3.
 
     Model: model/operators/requant.py
 
@@ -52,6 +53,9 @@ class Requantizer(wiring.Component):
         Whether the residual and symmetric saturation exist.
     tag : shape-like, optional
         Shape of what accompanies each beat; None for nothing.
+    registered : bool
+        Whether ``o.ready`` ends in registers, which the enable of the stages and ``i.ready`` come
+        from: for an output far away. A flip-flop and a look-up table for each bit of the output.
 
     Members
     -------
@@ -72,13 +76,13 @@ class Requantizer(wiring.Component):
     """
 
     def __init__(self, *, lanes, in_bits, mult_bits, code_mult_bits, bias_bits=32, out_bits=16,
-                 residual=True, symmetric=True, tag=None):
+                 residual=True, symmetric=True, tag=None, registered=False):
         check_integers(
             lanes=(lanes, 1, 64), in_bits=(in_bits, 2, 48), mult_bits=(mult_bits, 2, INT_BITS),
             code_mult_bits=(code_mult_bits, 2, INT_BITS), bias_bits=(bias_bits, 2, 48),
             out_bits=(out_bits, 16 if residual else 2, 16))
         self.lanes, self.in_bits, self.residual = lanes, in_bits, bool(residual)
-        self.out_bits = out_bits
+        self.out_bits, self.registered = out_bits, registered
         self.mult_bits, self.code_mult_bits = mult_bits, min(code_mult_bits, mult_bits)
         self._limb_bits = mult_limb(mult_bits, code_mult_bits)
         self._whole = 0 in (self.mult_bits % self._limb_bits, self.code_mult_bits % self._limb_bits)
@@ -109,10 +113,10 @@ class Requantizer(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        advance = Signal()
-        m.d.comb += advance.eq(~self.o.valid | self.o.ready)
+        advance, accepts = Signal(init=1), Signal()
+        result, valid = Signal(self.o.p.shape()), Signal()
         pipe, beat = Pipeline(m, advance), self.i.p
-        slot = self._sequence(m, pipe)
+        slot = self._sequence(m, pipe, accepts)
 
         def later(value, cycles):
             """Delay by registers with a reset, of which no tool makes look-up tables (SRL16)."""
@@ -123,9 +127,11 @@ class Requantizer(wiring.Component):
             value = pipe.node(value)
             return later(Mux(slot["high"], later(value, 2), value), cycles + 1)
 
-        m.d.comb += self.o.valid.eq(later(slot["final"], LANE_LATENCY + 1))
+        before_last = later(slot["final"], LANE_LATENCY)
+        m.d.comb += valid.eq(later(before_last, 1))
+        self._output(m, result, valid, Mux(advance, before_last, valid), advance, accepts)
         if "tag" in beat.shape().members:
-            m.d.comb += Value.cast(self.o.p.tag).eq(follow(beat.tag, LANE_LATENCY))
+            m.d.comb += Value.cast(result.tag).eq(follow(beat.tag, LANE_LATENCY))
         mask = sign_mask(pipe, follow(beat.bits, LANE_LATENCY - 3), self.out_bits)
         symmetric = Const(0, 1)
         if "symmetric" in beat.shape().members:
@@ -149,10 +155,29 @@ class Requantizer(wiring.Component):
             bias = pipe.reg(beat.p[k].bias, signed(self.in_bits))
             product, low = lane.multiply(z, bias, limb, before, high=high, res_mult=res_mult)
             total = lane.round_shift(product, low, amount, adds)
-            m.d.comb += self.o.p.y[k].eq(lane.saturate(*total, mask, symmetric))
+            m.d.comb += result.y[k].eq(lane.saturate(*total, mask, symmetric))
         return m
 
-    def _sequence(self, m, pipe):
+    def _output(self, m, result, valid, next_valid, advance, accepts):
+        """Offer the last stage's result, and say when the stages advance and the first accepts."""
+        if not self.registered:
+            m.d.comb += [self.o.p.eq(result), self.o.valid.eq(valid),
+                         advance.eq(~valid | self.o.ready), accepts.eq(advance)]
+            return
+        # What left the last stage while the output was stalled.
+        empty, spare = Signal(init=1), Signal(self.o.p.shape(), reset_less=True)
+        next_empty, next_advance = Signal(), Signal()
+        # The enable again, for what is far from the stages; the other way round, so that no tool
+        # makes one register of the two.
+        stalls = Signal()
+        m.d.comb += [self.o.valid.eq(~empty | valid), self.o.p.eq(Mux(empty, result, spare)),
+                     next_empty.eq((empty & ~valid) | self.o.ready),
+                     next_advance.eq(~next_valid | next_empty), accepts.eq(~stalls)]
+        m.d.sync += [empty.eq(next_empty), advance.eq(next_advance), stalls.eq(~next_advance)]
+        with m.If(empty):
+            m.d.sync += spare.eq(result)
+
+    def _sequence(self, m, pipe, accepts):
         """Divide the cycles: low, residual and single slots of the beat offered, high slots.
 
         Returns ``high``, ``low`` and ``res`` (not in high slots; with ``low`` if a residual takes
@@ -171,7 +196,7 @@ class Requantizer(wiring.Component):
             # value would be added to the next result.
             begin.eq(~high & (~waiting | (two & ~use_res))),
             go.eq(self.i.valid & (second | begin)),
-            self.i.ready.eq(pipe.advance & (second | (begin & ~use_res))),
+            self.i.ready.eq(accepts & (second | (begin & ~use_res))),
         ]
         if self._res_two:
             adds = pipe.delay(slot["res"], 2, reset_less=False)

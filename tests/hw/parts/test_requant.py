@@ -75,18 +75,19 @@ def expected(case):
                       symmetric=case["symmetric"], **residual).tolist()
 
 
-def build(size):
+def build(size, registered=False):
     lanes, in_bits, mult_bits, code_bits, bias_bits, residual, *widest = size
     return Requantizer(lanes=lanes, in_bits=in_bits, mult_bits=mult_bits, code_mult_bits=code_bits,
-                       bias_bits=bias_bits, residual=residual, tag=5, out_bits=(*widest, 16)[0])
+                       bias_bits=bias_bits, residual=residual, tag=5, out_bits=(*widest, 16)[0],
+                       registered=registered)
 
 
-def simulate(size, cases, rng=None, stalled=(), cycles=None):
+def simulate(size, cases, rng=None, stalled=(), cycles=None, registered=False):
     """Return the results of `cases`, and of those `stalled`, which `rng` stalls on both sides.
 
     The list `cycles` takes those in which the results of `cases` come.
     """
-    dut, got = build(size), []
+    dut, got = build(size, registered), []
 
     async def producer(ctx):
         for k, case in enumerate([*cases, *stalled]):
@@ -105,12 +106,13 @@ def simulate(size, cases, rng=None, stalled=(), cycles=None):
     return got
 
 
+@pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("size", SIZES)
-def test_matches_model(size):
+def test_matches_model(size, registered):
     """Without stalls, and with stalls on both sides."""
     rng = random.Random(f"{size}")
     cases = [random_case(rng, size) for _ in range(120)]
-    got = simulate(size, cases[:60], rng, cases[60:])
+    got = simulate(size, cases[:60], rng, cases[60:], registered=registered)
     assert got == [(expected(case), case["tag"]) for case in cases]
 
 
