@@ -18,7 +18,7 @@ _FLOWS = {"xc7": build_spartan7, "ecp5": build_ecp5}
 
 
 def build_board(board, config=None, *, output=None, mhz=None, seeds=3, router=None,
-                progress=None):
+                minutes=120, progress=None):
     """Build the accelerator of a configuration for a board; return the `BoardResult`.
 
     Parameters
@@ -35,6 +35,8 @@ def build_board(board, config=None, *, output=None, mhz=None, seeds=3, router=No
         Number of placements.
     router : str, optional
         One of `ROUTERS`; by default the one that the family's nextpnr prefers.
+    minutes : float
+        Most minutes that one run of a tool may take.
     progress : callable, optional
         Called with one short text whenever the step changes.
 
@@ -49,6 +51,8 @@ def build_board(board, config=None, *, output=None, mhz=None, seeds=3, router=No
         raise ValueError(f"seeds must be a positive integer, not {seeds!r}")
     if router not in (None, *ROUTERS):
         raise ValueError(f"router must be {' or '.join(ROUTERS)}, not {router!r}")
+    if not 0 < minutes < float("inf"):
+        raise ValueError(f"minutes must be a positive number, not {minutes!r}")
     board = find_board(board)
     output = Path("build", "synth", board.name) if output is None else Path(output)
     # Before anything is made that would complain of not having been used.
@@ -57,4 +61,5 @@ def build_board(board, config=None, *, output=None, mhz=None, seeds=3, router=No
         check_tools()
     plan_clock(board, mhz)
     top = BoardTop(board, config or AcceleratorConfig.load(board.config), mhz=mhz)
-    return _FLOWS[board.family](top, output, seeds=seeds, router=router, progress=progress)
+    return _FLOWS[board.family](top, output, seeds=seeds, router=router, limit=60 * minutes,
+                                 progress=progress)

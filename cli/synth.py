@@ -58,9 +58,12 @@ def generate(config, output, name, mapped, as_json):
               help="With --board: frequency of its PLL.  [the board's]")
 @click.option("--router", metavar="ROUTER",
               help="With --board: router1 or router2 of nextpnr.  [nextpnr's own default]")
+@click.option("--minutes", type=float, metavar="N",
+              help="With --board: most minutes that one run of a tool may take.  [120]")
 @json_option
 @click.pass_context
-def synth(ctx, config, family, array, depth, board, output, seeds, freq, router, as_json, **shape):
+def synth(ctx, config, family, array, depth, board, output, seeds, freq, router, minutes, as_json,
+          **shape):
     """Synthesize with Yosys for a Xilinx FPGA and list what every module needs.
 
     LUT, flip-flops (FF), carry chains (CARRY), DSP slices and block RAM by module; of the systolic
@@ -73,14 +76,15 @@ def synth(ctx, config, family, array, depth, board, output, seeds, freq, router,
 
     chosen = given_options(ctx)
     foreign = ({"family", "array", "depth", *shape} if board is not None
-               else {"output", "seeds", "freq", "router"})
+               else {"output", "seeds", "freq", "router", "minutes"})
     for name, option in chosen.items():
         if name in foreign:
             raise click.UsageError(f"{option} needs --board" if board is None
                                    else f"{option} and --board exclude each other")
     if board is not None:
         return _synth_board(board, config if "config" in chosen else None, as_json, output=output,
-                            mhz=freq, seeds=3 if seeds is None else seeds, router=router)
+                            mhz=freq, seeds=3 if seeds is None else seeds, router=router,
+                            minutes=120 if minutes is None else minutes)
     given = {name: value for name, value in shape.items() if value is not None}
     if array and "config" in chosen:
         raise click.UsageError("--array and --config exclude each other")

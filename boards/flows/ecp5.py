@@ -69,18 +69,18 @@ def _tool(name):
     return path
 
 
-def nextpnr(folder, top, options, seed, *, router=None):
+def nextpnr(folder, top, options, seed, *, router=None, limit=None, said=None):
     """Place and route ``<top>.json`` in `folder`; return nextpnr's report.
 
-    `options` are those of the device and its constraints. The log stays as ``nextpnr-<seed>.log``.
-    Raises `ToolError`.
+    `options` are those of the device and its constraints. The log stays as ``nextpnr-<seed>.log``;
+    `limit` and `said` are those of `run_tool`. Raises `ToolError`.
     """
     command = _tool(_PLACER)
     report = f"report-{seed}.json"
     run_tool([command, "--json", f"{top}.json", *options, "--seed", str(seed),
               "--timing-allow-fail", "--threads", "1", "--report", report,
               *(["--router", router] if router else [])],
-             folder, f"nextpnr-{seed}.log", "nextpnr")
+             folder, f"nextpnr-{seed}.log", "nextpnr", limit=limit, said=said)
     return json.loads((Path(folder) / report).read_text())
 
 
@@ -127,7 +127,7 @@ class Ecp5Flow:
         return quote_indices(text)
 
 
-def build_ecp5(top, output, *, seeds=3, router=None, progress=None):
+def build_ecp5(top, output, *, seeds=3, router=None, limit=None, progress=None):
     """Synthesize, place and route a board's `top`, and write its bitstream into `output`.
 
     The bitstream is that of the fastest seed. The folder gets ``<board>.bit``, ``<board>.lpf``,
@@ -143,6 +143,8 @@ def build_ecp5(top, output, *, seeds=3, router=None, progress=None):
         Number of placements.
     router : str, optional
         nextpnr's router, by default its own default.
+    limit : float, optional
+        Most seconds that one run of a tool may take.
     progress : callable, optional
         Called with one short text whenever the step changes.
 
@@ -163,20 +165,20 @@ def build_ecp5(top, output, *, seeds=3, router=None, progress=None):
         progress("elaborating")
         platform = board.platform(top.plan.output)
         platform.prepare(top, name).extract(folder)
-        run_yosys(folder, None, progress)
+        run_yosys(folder, None, progress, limit)
         result = BoardResult(
             name, board.part, board.family, f"{top.config.hash:016x}", round(top.plan.output, 4),
             netlist_size(json.loads((folder / "stat.json").read_text())), board.limits)
 
-        def place_and_route(seed):
+        def place_and_route(seed, said):
             report = nextpnr(folder, name, platform.command_lines(name, seed)[0], seed,
-                             router=router)
+                             router=router, limit=limit, said=said)
             return core_fmax(report), report["utilization"]
 
         used = best_of(result, place_and_route, seeds, progress)
         result.extra = {"placed": {kind: use for kind, use in used.items() if use["used"]}}
         run_tool([_tool(_PACKER), *platform.command_lines(name, result.seed)[1]], folder,
-                 "ecppack.log", "ecppack")
+                 "ecppack.log", "ecppack", limit=limit)
         result.bitstream = str(Path(output) / f"{name}.bit")
         result.seconds = round(time.perf_counter() - start, 1)
         publish_result(result, folder, output, f"{name}.lpf")

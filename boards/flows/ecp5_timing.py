@@ -151,8 +151,8 @@ def fmax_ecp5(design, *, seeds=3, device="85k", speed=6, target=100, folder=None
         _write_netlist(design, work)
         options = [f"--{device}", "--speed", str(speed), "--freq", str(target),
                    "--lpf-allow-unconstrained"]
-        reports, failed = run_seeds(lambda seed: nextpnr(work, _TOP, options, seed), seeds,
-                                    progress)
+        reports, failed = run_seeds(
+            lambda seed, said: nextpnr(work, _TOP, options, seed, said=said), seeds, progress)
     if failed:
         raise ToolError(next(iter(failed.values())))
     fmax = [core_fmax(report) for report in reports.values()]

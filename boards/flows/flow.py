@@ -2,9 +2,10 @@
 
 import json
 import os
+import re
 import shutil
+import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from systola.boards.synthesis.watch import OutOfTime, tail, watch
+
 __all__ = ["BoardResult", "ToolError", "best_of", "check_folder", "find_tool", "publish",
            "publish_result", "run_seeds", "run_tool", "scratch"]
+
+_LAST = 5
+"""Lines at the end of a log that may say why a tool stopped."""
 
 
 class ToolError(RuntimeError):
@@ -75,48 +81,87 @@ def find_tool(name):
     return shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
 
 
-def run_tool(command, folder, output, name, *, stdout=None):
+def run_tool(command, folder, output, name, *, stdout=None, limit=None, said=None):
     """Run `command` in `folder`; what it says goes to the file `output` there.
 
-    With `stdout`, its standard output goes to that file instead. Raises `ToolError` with its first
-    error, or its last line, if it cannot be started or does not end with 0.
+    With `stdout`, its standard output goes to that file instead. `said` gets its last line from
+    time to time. Raises `ToolError` with its first error, or with what it said last, if it cannot
+    be started, does not end with 0, or takes more than `limit` seconds.
     """
-    folder = Path(folder)
+    folder, shown = Path(folder), None
+
+    def look():
+        nonlocal shown
+        if (line := _last_line(tail(folder / output))) != shown:
+            shown = line
+            said(line)
+
     try:
         with ExitStack() as files:
-            said = files.enter_context((folder / output).open("w"))
-            out = files.enter_context((folder / stdout).open("w")) if stdout else said
-            code = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=out,
-                                  stderr=said, check=False).returncode
+            log = files.enter_context((folder / output).open("w"))
+            out = files.enter_context((folder / stdout).open("w")) if stdout else log
+            code = watch(command, folder, stdout=out, stderr=log, limit=limit,
+                         look=look if said else None)
     except OSError as error:
         raise ToolError(f"{name} cannot be started: {error}") from None
+    except OutOfTime:
+        raise ToolError(f"{name} did not end within {limit / 60:g} minutes; "
+                        f"{_at(folder / output)}") from None
     if code:
-        lines = (folder / output).read_text(errors="replace").splitlines()
-        errors = [line.split("ERROR:", 1)[1].strip() for line in lines if "ERROR:" in line]
-        last = [line.strip() for line in lines if line.strip()][-1:]
-        raise ToolError(f"{name} failed: {(errors or last or [f'exit code {code}'])[0]}")
+        errors = re.findall(r"ERROR:\s*(.*\S)", (folder / output).read_text(errors="replace"))
+        ended = (f"ended by {signal.Signals(-code).name}" if code < 0
+                 else f"ended with exit code {code}")
+        raise ToolError(f"{name} failed: " + (errors[0] if errors
+                                              else f"{ended}; {_at(folder / output)}"))
+
+
+def _last_line(text):
+    """Return the last line with something in it, without the mark of a kind of message."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return re.sub(r"^(Info|Warning):\s*", "", lines[-1]) if lines else ""
+
+
+def _at(path):
+    """Return in words what a tool said last, and what it was doing then.
+
+    Why it stopped is in a line that is no announcement, if there is one.
+    """
+    lines = [line for line in tail(path, 1 << 16).splitlines() if line.strip()]
+    doing = _last_line("\n".join(line for line in lines if line.startswith("Info:")))
+    other = _last_line("\n".join(line for line in lines[-_LAST:] if not line.startswith("Info:")))
+    parts = [f"it said: {other}"] * bool(other) + [f"it was at: {doing}"] * bool(doing)
+    return ", ".join(parts) or "it said nothing"
 
 
 def run_seeds(work, seeds, progress):
-    """Call `work(seed)` for seeds 1 to `seeds`, as many at once as there are cores.
+    """Call `work(seed, said)` for seeds 1 to `seeds`, as many at once as there are cores.
 
-    Returns the results by seed, and by seed the reasons of those that raised `ToolError`, which is
-    raised if there is no other. `progress` gets one short text for each that ends.
+    `said` takes what is being done for the seed. Returns the results by seed, and by seed the
+    reasons of those that raised `ToolError`, which is raised if there is no other. `progress` gets
+    one short text whenever one ends or says something.
     """
     if not isinstance(seeds, int) or seeds < 1:
         raise ValueError(f"seeds must be a positive integer, not {seeds!r}")
-    results, failed, done = {}, {}, 0
+    results, failed, doing = {}, {}, {}
+
+    def tell():
+        done = f"placing and routing: {len(results) + len(failed)} of {seeds} seeds done"
+        progress("; ".join([done, *(f"seed {seed}: {text}"
+                                    for seed, text in sorted(doing.copy().items()))]))
 
     def attempt(seed):
-        nonlocal done
+        def said(text):
+            doing[seed] = text
+            tell()
+
         try:
-            results[seed] = work(seed)
+            results[seed] = work(seed, said)
         except ToolError as error:
             failed[seed] = error
-        done += 1
-        progress(f"placing and routing: {done} of {seeds} seeds done")
+        doing.pop(seed, None)
+        tell()
 
-    progress(f"placing and routing: 0 of {seeds} seeds done")
+    tell()
     with ThreadPoolExecutor(min(seeds, os.cpu_count() or 1)) as pool:
         list(pool.map(attempt, range(1, seeds + 1)))
     if not results:
@@ -128,8 +173,8 @@ def run_seeds(work, seeds, progress):
 def best_of(result, place, seeds, progress):
     """Place and route as `run_seeds` does, and note in `result` what came of it.
 
-    `place(seed)` returns the frequency in MHz, or None, and what else there is to know of a seed;
-    this returns the latter of the fastest, whose bitstream comes next.
+    `place(seed, said)` returns the frequency in MHz, or None, and what else there is to know of a
+    seed; this returns the latter of the fastest, whose bitstream comes next.
     """
     found, result.failed = run_seeds(place, seeds, progress)
     result.fmax = {seed: mhz for seed, (mhz, _) in found.items()}

@@ -5,8 +5,8 @@ import re
 import shutil
 from pathlib import Path
 
-__all__ = ["DOCUMENTATION", "TIMING_NOTE", "TOOLS", "bit_options", "core_fmax", "frames_options",
-           "missing_tools", "nextpnr_options"]
+__all__ = ["DOCUMENTATION", "TIMING_NOTE", "TOOLS", "bit_options", "core_fmax", "doing",
+           "frames_options", "missing_tools", "nextpnr_options"]
 
 TOOLS = "nextpnr-xilinx", "fasm2frames", "xc7frames2bit"
 """What a bitstream needs on PATH."""
@@ -22,8 +22,20 @@ TIMING_NOTE = (
 def nextpnr_options(name, *, mhz, seed, router=None, chipdb):
     """Return the options of nextpnr-xilinx for the design `name`."""
     return ["--chipdb", chipdb, "--xdc", f"{name}.xdc", "--json", f"{name}.json",
-            "--fasm", f"{name}-{seed}.fasm", "--freq", f"{mhz:g}", "--seed", str(seed),
-            "--timing-allow-fail", *(["--router", router] if router else [])]
+            "--fasm", f"{name}-{seed}.fasm", "--write", f"{name}-{seed}.json",
+            "--freq", f"{mhz:g}", "--seed", str(seed), "--timing-allow-fail",
+            *(["--router", router] if router else [])]
+
+
+def doing(line):
+    """Return in a few words what a `line` of nextpnr's log says of its progress; None for most."""
+    if found := re.search(r"iter=(\d+) .*overused=(\d+)", line):
+        return f"routing, round {found[1]}, {int(found[2]):,} wires used twice"
+    if found := re.search(r"at iteration #(\d+), type ALL", line):
+        return f"placing, round {found[1]}"
+    if found := re.search(r"at iteration #(\d+): temp", line):
+        return f"refining the placement, round {found[1]}"
+    return None
 
 
 def frames_options(name, part, *, seed, database):

@@ -1,11 +1,17 @@
 """Spartan-7 flow: Yosys, then openXC7's nextpnr-xilinx and Project X-Ray's tools if installed."""
 
 import json
+import re
 import time
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from systola.boards.flows.bitstream import BitstreamError, check_bitstream
+from systola.boards.flows.fabric import Fabric
+from systola.boards.flows.fasm import FasmError, parse_fasm
+from systola.boards.flows.fasm_check import check_cells, check_pins
 from systola.boards.flows.flow import (
     BoardResult,
     ToolError,
@@ -20,6 +26,7 @@ from systola.boards.flows.openxc7 import (
     TOOLS,
     bit_options,
     core_fmax,
+    doing,
     frames_options,
     missing_tools,
     nextpnr_options,
@@ -37,7 +44,11 @@ __all__ = ["Spartan7Flow", "build_spartan7", "check_crowding", "check_netlist", 
 _LEAST_SHARED = 32
 """Flip-flops from which an enable or a reset is worth a control set; below, it becomes logic."""
 
+_WRITTEN = "written.json"
+
 _BOARD_CELLS = {"IBUF", "OBUFT", "BUFG", "PLLE2_ADV"}
+
+_RAM_WIDTHS = "READ_WIDTH_A", "READ_WIDTH_B", "WRITE_WIDTH_A", "WRITE_WIDTH_B"
 
 _ARRAY = "array"
 
@@ -55,6 +66,7 @@ set_property {{name}} {{value}} [get_ports {{port|tcl_quote}}]
 def yosys_script(top, read):
     """Return Yosys' commands from the file `read` to ``<top>.json`` (flat) and ``stat.json``.
 
+    ``written.json`` gets the DSP slices as the design has them, before any tool touches them.
     Hierarchical as long as possible, which is faster and gives the sizes of modules. Shift
     registers become flip-flops, because cascades of SRLC32E do not route. Multiplications never
     become DSP slices by inference: those would have constants at their cascade inputs. Enables and
@@ -66,7 +78,8 @@ def yosys_script(top, read):
     return (
         "read_verilog -lib +/xilinx/cells_sim.v +/xilinx/cells_xtra.v\n"
         f"read_rtlil {read}\nhierarchy -check -top {top}\nproc\ndesign -save whole\n"
-        "setattr -mod -unset keep_hierarchy *\nflatten\nopt_clean\nsimplemap\n"
+        "setattr -mod -unset keep_hierarchy *\nflatten\nopt_clean\n"
+        f"select t:DSP48E1\nwrite_json -selected {_WRITTEN}\nselect -clear\nsimplemap\n"
         "select -assert-none t:$_DLATCH* t:$_SR_*\ncheck -assert\ndesign -load whole\n"
         f"{synth} :map_ffs\n"
         f"dfflegalize -mince {_LEAST_SHARED} -minsrst {_LEAST_SHARED} "
@@ -118,10 +131,11 @@ class Spartan7Flow:
         return super().toolchain_prepare(fragment, name, emit_src=False, **options)
 
 
-def check_netlist(netlist, top, dsp_limit):
+def check_netlist(netlist, top, dsp_limit, written=None):
     """Return how often each primitive occurs in a flat netlist, as Yosys' ``write_json`` wrote it.
 
-    Raises `ToolError` if it has what nextpnr-xilinx cannot route on this part.
+    Raises `ToolError` if it has what nextpnr-xilinx cannot route on this part or configures
+    wrongly, or if the DSP slices are not those of `written`, the netlist before synthesis.
     """
     cells = netlist["modules"][top]["cells"]
     for name, cell in cells.items():
@@ -137,12 +151,43 @@ def check_netlist(netlist, top, dsp_limit):
             if any(not isinstance(bits.get(place), int) for place in places):
                 raise ToolError(f"{pin} of a DSP48E1 must not be a constant or open, which "
                                 f"nextpnr-xilinx does not tie, but that of {name} is")
+        for parameter in _RAM_WIDTHS if kind == "RAMB36E1" else ():
+            if (width := int(cell["parameters"].get(parameter, "0"), 2)) in (1, 9):
+                raise ToolError(
+                    f"{parameter} of a RAMB36E1 must not be {width}, of which nextpnr-xilinx loses "
+                    f"a bit, but that of {name} is; a memory of another depth or width has another")
     _check_cascades(cells)
+    if written is not None:
+        _check_written(cells, written["modules"].get(top, {"cells": {}})["cells"])
     kinds = Counter(cell["type"] for cell in cells.values())
     if kinds["DSP48E1"] > dsp_limit:
         raise ToolError(f"the design needs {kinds['DSP48E1']} DSP48E1, but the part has "
                         f"{dsp_limit}")
     return kinds
+
+
+def _check_written(cells, written):
+    """Raise `ToolError` unless DSP slices have the parameters and constants they were written with.
+
+    Synthesis takes registers into slices where it can, and those of an instance are taken.
+    """
+    slices = {name: cell for name, cell in cells.items() if cell["type"] == "DSP48E1"}
+    if odd := set(slices) ^ set(written):
+        raise ToolError(f"the netlist must have the DSP48E1 of the design, but {min(odd)} is only "
+                        f"{'there' if min(odd) in slices else 'in the design'}")
+    for name, cell in slices.items():
+        before = written[name]
+        for parameter in sorted(set(before["parameters"]) | set(cell["parameters"])):
+            old, new = (side["parameters"].get(parameter) for side in (before, cell))
+            if old != new:
+                raise ToolError(f"{parameter} of the DSP48E1 {name} must be {old}, as it was "
+                                f"written, but synthesis made it {new}")
+        for pin, bits in before["connections"].items():
+            now = cell["connections"].get(pin, ())
+            for place, bit in enumerate(bits):
+                if bit in ("0", "1") and now[place:place + 1] != [bit]:
+                    raise ToolError(f"{pin}[{place}] of the DSP48E1 {name} must be {bit}, as it "
+                                    f"was written, but synthesis made it another")
 
 
 def check_crowding(crowded, flip_flops):
@@ -193,7 +238,7 @@ def _estimate(netlist, top):
     return [path.to_dict() for path in estimate_paths({"modules": {top: module}}, top=top)]
 
 
-def build_spartan7(top, output, *, seeds=3, router=None, progress=None):
+def build_spartan7(top, output, *, seeds=3, router=None, limit=None, progress=None):
     """Synthesize a board's `top`, place and route it and write its bitstream into `output`.
 
     Without the tools of openXC7 it ends after synthesis, with ``bitstream`` None and ``missing``
@@ -211,6 +256,8 @@ def build_spartan7(top, output, *, seeds=3, router=None, progress=None):
         Number of placements.
     router : str, optional
         nextpnr's router (``router1`` or ``router2``), by default its own default.
+    limit : float, optional
+        Most seconds that one run of a tool may take.
     progress : callable, optional
         Called with one short text whenever the step changes.
 
@@ -231,10 +278,11 @@ def build_spartan7(top, output, *, seeds=3, router=None, progress=None):
     with scratch(output) as folder:
         progress("elaborating")
         board.platform(mhz).prepare(top, name).extract(folder)
-        run_yosys(folder, None, progress)
+        run_yosys(folder, None, progress, limit)
         modules = module_sizes(json.loads((folder / "stat.json").read_text())["modules"], name)
         netlist = json.loads((folder / f"{name}.json").read_text())
-        kinds = check_netlist(netlist, name, board.limits["dsp"])
+        kinds = check_netlist(netlist, name, board.limits["dsp"],
+                              json.loads((folder / _WRITTEN).read_text()))
         crowded = crowding(netlist, top=name)
         check_crowding(crowded, board.limits["ff"])
         # What is left when the modules are together, which is less than their sum.
@@ -247,33 +295,84 @@ def build_spartan7(top, output, *, seeds=3, router=None, progress=None):
                        path: {"instances": size.instances, **asdict(size.total),
                               "own": asdict(size.own)} for path, size in modules.items()}})
         if not missing:
-            _route(result, folder, board, mhz, seeds, router, chipdb, database, progress)
+            run = _Run(result, netlist["modules"][name], folder, board, chipdb, database, limit,
+                       progress)
+            run.route(mhz, seeds, router)
+            run.pack()
             result.bitstream = str(Path(output) / f"{name}.bit")
         result.seconds = round(time.perf_counter() - start, 1)
         publish_result(result, folder, output, f"{name}.xdc")
     return result
 
 
-def _route(result, folder, board, mhz, seeds, router, chipdb, database, progress):
-    """Place and route with `seeds` seeds and make the bitstream of the fastest."""
-    name, part = board.name, board.part
+@dataclass
+class _Run:
+    """The tools of openXC7 at work on one netlist, in a scratch folder."""
 
-    def place_and_route(seed):
-        options = nextpnr_options(name, mhz=mhz, seed=seed, router=router, chipdb=chipdb)
-        run_tool([TOOLS[0], *options], folder, f"nextpnr-{seed}.log", TOOLS[0])
-        _written(folder / f"{name}-{seed}.fasm", TOOLS[0])
-        return core_fmax((folder / f"nextpnr-{seed}.log").read_text(errors="replace")), None
+    result: BoardResult
+    module: dict
+    folder: Path
+    board: object
+    chipdb: str
+    database: str
+    limit: float | None
+    progress: Callable
 
-    best_of(result, place_and_route, seeds, progress)
-    run_tool([TOOLS[1], *frames_options(name, part, seed=result.seed, database=database)], folder,
-             "fasm2frames.log", TOOLS[1], stdout=f"{name}.frames")
-    _written(folder / f"{name}.frames", TOOLS[1])
-    run_tool([TOOLS[2], *bit_options(name, part, database=database)], folder,
-             "xc7frames2bit.log", TOOLS[2])
-    _written(folder / f"{name}.bit", TOOLS[2])
+    def route(self, mhz, seeds, router):
+        """Place and route with `seeds` seeds; check what each came to; note the fastest."""
+        name, part = self.board.name, self.board.part
+        try:
+            fabric = Fabric(self.database, re.match(r"xc7s\d+", part)[0])
+        except (OSError, ValueError, KeyError) as error:
+            raise ToolError(f"the Project X-Ray database {self.database!r} must have the tiles of "
+                            f"{part}, but cannot be read: {error}") from None
 
+        def place_and_route(seed, said):
+            options = nextpnr_options(name, mhz=mhz, seed=seed, router=router, chipdb=self.chipdb)
+            log = f"nextpnr-{seed}.log"
+            self._tool(TOOLS[0], options, log, f"{name}-{seed}.fasm", said=lambda line: (
+                said(text) if (text := doing(line)) else None))
+            said("checking")
+            checked = self._check(fabric, seed)
+            return core_fmax((self.folder / log).read_text(errors="replace")), checked
 
-def _written(path, tool):
-    """Raise `ToolError` unless `tool` left something in `path`."""
-    if not path.is_file() or not path.stat().st_size:
-        raise ToolError(f"{tool} ended without an error, but wrote no {path.name}")
+        checked = best_of(self.result, place_and_route, seeds, self.progress)
+        self.result.extra["checked"] = checked
+
+    def pack(self):
+        """Make the bitstream of the fastest seed and read it back."""
+        name, part, folder = self.board.name, self.board.part, self.folder
+        frames = f"{name}.frames"
+        self._tool(TOOLS[1], frames_options(name, part, seed=self.result.seed,
+                                            database=self.database),
+                   f"{TOOLS[1]}.log", frames, stdout=frames)
+        self._tool(TOOLS[2], bit_options(name, part, database=self.database), f"{TOOLS[2]}.log",
+                   f"{name}.bit")
+        try:
+            self.result.extra["checked"] |= check_bitstream(
+                folder / f"{name}.bit", part, folder / frames, self.database)
+        except (BitstreamError, OSError, ValueError, KeyError) as error:
+            raise ToolError(f"the bitstream cannot be believed: {error}") from None
+
+    def _check(self, fabric, seed):
+        """Return what was looked at in the FASM of a seed; raise `ToolError` if it is wrong."""
+        name, folder = self.board.name, self.folder
+        try:
+            features = parse_fasm((folder / f"{name}-{seed}.fasm").read_text())
+            placed, = json.loads((folder / f"{name}-{seed}.json").read_text())["modules"].values()
+            found = {"features": check_cells(self.module, placed, features, fabric),
+                     "pins": check_pins(self.module, placed, features, fabric)}
+        except (FasmError, OSError, ValueError, KeyError) as error:
+            raise ToolError(f"the FASM of seed {seed} cannot be checked: {error!r}") from None
+        wrong = [text for _, texts in found.values() for text in texts]
+        if wrong:
+            more = f"; {len(wrong) - 1} more of the kind" if len(wrong) > 1 else ""
+            raise ToolError(f"the FASM of seed {seed} is wrong: {wrong[0]}{more}")
+        return {what: count for what, (count, _) in found.items()}
+
+    def _tool(self, tool, options, log, written, **settings):
+        """Run a tool; raise `ToolError` unless it leaves something in the file `written`."""
+        run_tool([tool, *options], self.folder, log, tool, limit=self.limit, **settings)
+        path = self.folder / written
+        if not path.is_file() or not path.stat().st_size:
+            raise ToolError(f"{tool} ended without an error, but wrote no {written}")

@@ -14,6 +14,7 @@ from amaranth.back import rtlil
 from systola.boards.synthesis.depth import Depth, logic_depth
 from systola.boards.synthesis.rtlil import keep_large, merge_identical, quote_indices
 from systola.boards.synthesis.sizes import ModuleSize, Size, module_sizes
+from systola.boards.synthesis.watch import OutOfTime, tail, watch
 from systola.hw.accelerator import Accelerator
 from systola.hw.contract.config import AcceleratorConfig
 from systola.hw.contract.dsp_packing import plan_packing
@@ -192,43 +193,38 @@ def _write_design(design, top, folder, smallest, family):
     return "read_verilog -lib +/xilinx/cells_sim.v\nread_rtlil design.il"
 
 
-def run_yosys(folder, log, progress):
-    """Run the script in `folder`, telling `progress` the pass; the log is kept even on failure."""
+def run_yosys(folder, log, progress, limit=None):
+    """Run the script in `folder`, telling `progress` the pass; the log is kept even on failure.
+
+    Raises `SynthesisError` if it fails or takes more than `limit` seconds.
+    """
     written, shown = folder / "yosys.log", None
     command = [find_yosys(), "-q", "-l", written.name, "-s", "run.ys"]
+
+    def look():
+        nonlocal shown
+        for step, module in _STEP.findall(tail(written))[-1:]:
+            text = f"mapping {module}" if module else f"Yosys {step}"
+            if text != shown:
+                progress(text)
+            shown = text
+
     try:
-        with (folder / "output").open("w+") as output, subprocess.Popen(
-                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT) as process:
-            try:
-                while process.poll() is None:
-                    time.sleep(0.2)
-                    for step, module in _STEP.findall(_tail(written))[-1:]:
-                        text = f"mapping {module}" if module else f"Yosys {step}"
-                        if text != shown:
-                            progress(text)
-                        shown = text
-            except BaseException:
-                process.kill()
-                raise
+        with (folder / "output").open("w+") as output:
+            code = watch(command, folder, stdout=output, stderr=subprocess.STDOUT, limit=limit,
+                         look=look)
+    except OutOfTime:
+        raise SynthesisError(f"Yosys did not end within {limit / 60:g} minutes; it was at: "
+                             f"{shown}") from None
     except OSError as error:
         raise SynthesisError(f"Yosys cannot be started: {error}") from None
     finally:
         if log is not None and written.exists():
             Path(log).parent.mkdir(parents=True, exist_ok=True)
             Path(log).write_bytes(written.read_bytes())
-    if process.returncode or not (folder / "stat.json").exists():
-        text = (_tail(written, 1 << 20) + "\n" + _tail(folder / "output")).strip()
-        raise SynthesisError(_reason(text, process.returncode))
-
-
-def _tail(path, size=4096):
-    """Return the end of a growing file."""
-    if not path.exists():
-        return ""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - size))
-        return file.read().decode(errors="replace")
+    if code or not (folder / "stat.json").exists():
+        text = (tail(written, 1 << 20) + "\n" + tail(folder / "output")).strip()
+        raise SynthesisError(_reason(text, code))
 
 
 def _reason(text, code):

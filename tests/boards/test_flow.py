@@ -7,29 +7,37 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from amaranth import Module, Signal
 from amaranth.back import rtlil
-from amaranth.lib.wiring import Component
+from amaranth.lib.wiring import Component, In
+from openxc7_files import PART, part_json, wired_device
 
 from systola.boards.board import find_board
 from systola.boards.build import build_board
 from systola.boards.flows import ecp5, spartan7
-from systola.boards.flows.flow import ToolError
-from systola.boards.flows.openxc7 import DOCUMENTATION, TOOLS, core_fmax, missing_tools
+from systola.boards.flows.bitstream import read_bitstream
+from systola.boards.flows.fasm_check import demands
+from systola.boards.flows.flow import ToolError, run_tool
+from systola.boards.flows.openxc7 import DOCUMENTATION, TOOLS, core_fmax, doing, missing_tools
 from systola.boards.flows.spartan7 import check_crowding, check_netlist, yosys_script
 from systola.boards.synthesis.crowding import crowding
 from systola.cli.main import main
 from systola.hw.accelerator import Accelerator
 from systola.hw.contract.config import PRESETS
+from systola.hw.contract.dsp_packing import plan_packing
+from systola.hw.matrix.pe import PackedElement
+from systola.hw.parts.target import Primitives
 from systola.hw.verilog import find_yosys
 
-TINY, PART = PRESETS["tiny"], "xc7s50csga324-1"
+TINY = PRESETS["tiny"]
+YOSYS_WRITES = "stat.json", "arty_s7_50.json", "written.json", "yosys.log"
 
 STAND_INS = {
     "nextpnr-xilinx": """
-names = ["--chipdb", "--xdc", "--json", "--fasm", "--freq", "--seed", "--router"]
+names = ["--chipdb", "--xdc", "--json", "--fasm", "--write", "--freq", "--seed", "--router"]
 options = dict(zip(names, map(value, names)))
 assert set(arguments) == {x for item in options.items() if item[1] for x in item} | {
     "--timing-allow-fail"}
@@ -41,18 +49,23 @@ seed = int(options["--seed"])
 final = {1: 61.5, 2: 70.25, 3: 55.125}[seed]
 print("Info: Max frequency for clock 'sync_clk': 99.00 MHz (PASS at 50.00 MHz)", file=sys.stderr)
 print(f"Info: Max frequency for clock 'sync_clk': {final} MHz (PASS)", file=sys.stderr)
-open(options["--fasm"], "w").write(f"seed {seed} router {options['--router']}")
+fasm = open(f"{tools}/good.fasm").read()
+open(options["--fasm"], "w").write(f"# seed {seed} router {options['--router']}\\n{fasm}")
+shutil.copy(f"{tools}/placed.json", options["--write"])
 """,
     "fasm2frames": """
 assert arguments[:3] == ["--part", "xc7s50csga324-1", "--db-root"] and len(arguments) == 5
 assert os.path.isdir(arguments[3]) and arguments[3].endswith("/spartan7")
 print("a warning", file=sys.stderr)
-print("frames of", open(arguments[4]).read())
+_, _, seed, _, router = open(arguments[4]).readline().split()
+print(files.frames_text({0: [int(seed), int(router[6:] or 0)] + [0] * 99}), end="")
 """,
     "xc7frames2bit": """
 assert open(value("--part_file")).read() == "part"
 assert value("--part_name") == "xc7s50csga324-1" and len(arguments) == 8
-open(value("--output_file"), "w").write("bits of " + open(value("--frm_file")).read())
+frames = {int(line[:10], 16): [int(word, 16) for word in line[11:].split(",")]
+          for line in open(value("--frm_file"))}
+open(value("--output_file"), "wb").write(files.bit_file(frames))
 """}
 
 
@@ -71,9 +84,10 @@ def stash(tmp_path_factory):
     """Return the folder of one real run of Yosys for the Arty, and its result."""
     folder, real = tmp_path_factory.mktemp("stash"), spartan7.run_yosys
 
-    def run_yosys(work, log, progress):
-        real(work, log, progress)
-        for name in "stat.json", "arty_s7_50.json", "yosys.log":
+    def run_yosys(work, log, progress, limit=None):
+        assert limit == 120 * 60
+        real(work, log, progress, limit)
+        for name in YOSYS_WRITES:
             shutil.copy(work / name, folder)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -89,13 +103,20 @@ def stash(tmp_path_factory):
 @pytest.fixture
 def arty(stash, monkeypatch, tmp_path):
     """Install stand-ins and databases; Yosys repeats what it said before. Return their folder."""
-    def run_yosys(work, log, progress):
-        for name in "stat.json", "arty_s7_50.json", "yosys.log":
+    def run_yosys(work, log, progress, limit=None):
+        for name in YOSYS_WRITES:
             shutil.copy(stash[0] / name, work)
 
     tools = tmp_path / "tools"
     (tools / "db/spartan7" / PART).mkdir(parents=True)
     (tools / "db/spartan7" / PART / "part.yaml").write_text("part")
+    (tools / "db/spartan7" / PART / "part.json").write_text(json.dumps(part_json()))
+    module = json.loads((stash[0] / "arty_s7_50.json").read_text())["modules"]["arty_s7_50"]
+    sites = wired_device(module, tools / "db/spartan7")
+    (tools / "good.fasm").write_text(fasm_of(module, sites))
+    (tools / "placed.json").write_text(json.dumps({"modules": {"top": {"cells": {
+        name: {"attributes": {"NEXTPNR_BEL": f"{site}/RAMB18E1"}}
+        for name, site in sites.items()}}}}))
     (tools / "chips").mkdir()
     (tools / "chips" / f"{PART}.bin").write_text("chip")
     for name, body in STAND_INS.items():
@@ -110,8 +131,24 @@ def arty(stash, monkeypatch, tmp_path):
     return tools
 
 
+def fasm_of(module, sites):
+    """Return what the cells at `sites` demand, as FASM."""
+    lines = []
+    for name, site in sites.items():
+        cell = module["cells"][name]
+        for feature, (value, _) in demands(cell["type"], cell["parameters"], cell["connections"],
+                                           0).items():
+            bits = f"[255:0] = 256'b{value:0256b}" if value > 1 or "INIT" in feature else ""
+            if value:
+                lines.append(f"BRAM_L_{site.split('_')[1]}.{feature}{bits}")
+    return "\n".join(lines)
+
+
 def write_tool(path, body):
-    path.write_text(f"#!{sys.executable}\nimport json, os, sys\narguments = sys.argv[1:]\n"
+    path.write_text(f"#!{sys.executable}\nimport json, os, shutil, sys\n"
+                    f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+                    f"import openxc7_files as files\ntools = {str(path.parent)!r}\n"
+                    "arguments = sys.argv[1:]\n"
                     "def value(name):\n    if name in arguments:\n"
                     "        return arguments[arguments.index(name) + 1]\n" + body)
     path.chmod(0o755)
@@ -193,7 +230,9 @@ def test_with_the_tools_the_fastest_seed_becomes_the_bitstream(arty, capfd):
     assert (report["median_meets_clock"], report["worst_meets_clock"]) == (True, True)
     assert report["bitstream"] == "build/synth/arty_s7_50/arty_s7_50.bit"
     output = arty.parent / "build/synth/arty_s7_50"
-    assert (output / "arty_s7_50.bit").read_text() == "bits of frames of seed 2 router router1\n"
+    assert list(read_bitstream(output / "arty_s7_50.bit").words[:2]) == [2, 1]  # seed and router
+    assert report["checked"]["features"] > 50 < report["checked"]["pins"]
+    assert report["checked"]["frames"] == 6
     assert sorted(path.name for path in output.iterdir()) == [
         "arty_s7_50.bit", "arty_s7_50.xdc", "fasm2frames.log", "nextpnr-1.log", "nextpnr-2.log",
         "nextpnr-3.log", "report.json", "xc7frames2bit.log", "yosys.log"]
@@ -210,6 +249,12 @@ def test_with_the_tools_the_fastest_seed_becomes_the_bitstream(arty, capfd):
 @pytest.mark.parametrize(("body", "message"), [
     ("sys.exit('Info: x\\nERROR: no way to go\\nend')", "{} failed: no way to go"),
     ("", "{} ended without an error, but wrote no .*"),
+    ("print('Info: Running main analytical placer', flush=True)\nos.kill(os.getpid(), 9)",
+     "{} failed: ended by SIGKILL; (it was at: Running main analytical placer|it said nothing)"),
+    (("print('Info: packing', flush=True)\nprint('terminate called: no room', file=sys.stderr, "
+     "flush=True)\nos.abort()"),
+     "{} failed: ended by SIGABRT; it said: terminate called: no room(, it was at: packing)?"),
+    ("sys.exit(3)", "{} failed: ended with exit code 3; it said nothing"),
 ])
 def test_a_tool_that_fails_is_one_line_and_leaves_nothing(arty, capfd, name, body, message):
     write_tool(arty / name, body)
@@ -230,6 +275,80 @@ def test_a_seed_that_does_not_route_is_told(arty, capfd):
     assert "seed 2 failed: nextpnr-xilinx failed: congested\n" in out
     assert "55.12 MHz (median of 2 placements; 55.12 to 61.5); the PLL makes 50 MHz\n" in out
     assert "arty_s7_50.bit: bitstream of seed 1\n" in out
+
+
+def test_a_tool_that_does_not_end_is_ended(arty, capfd):
+    write_tool(arty / TOOLS[0], "import time\nprint('Info: placing', flush=True)\n"
+               "os.fork()\ntime.sleep(600)")
+    assert main(["synth", "--board", "arty_s7_50", "--config", "tiny", "--seeds", "1", "--minutes",
+                 "0.02"]) == 1
+    assert capfd.readouterr().err.splitlines()[-1] == (
+        "systola: nextpnr-xilinx did not end within 0.02 minutes; it was at: placing")
+
+
+def test_what_a_tool_says_is_passed_on(tmp_path):
+    said = []
+    run_tool([sys.executable, "-c", ("import time\nfor k in range(2):\n"
+              "    print(f'Info:   round {k}\\n', flush=True)\n    time.sleep(1)")],
+             tmp_path, "log", "python", said=said.append)
+    assert said == ["round 0", "round 1"] or said == ["", "round 0", "round 1"]
+
+
+@pytest.mark.parametrize(("line", "text"), [
+    ("Info:     iter=12 wires=1069780 overused=1034 overuse=1100 archfail=NA",
+     "routing, round 12, 1,034 wires used twice"),
+    ("Info:     at iteration #7, type ALL: wirelen solved = 1, spread = 2", "placing, round 7"),
+    ("Info:   at iteration #30: temp = 0.0", "refining the placement, round 30"),
+    ("Info: Packing", None)])
+def test_progress_of_nextpnr(line, text):
+    assert doing(line) == text
+
+
+def test_a_wrong_configuration_is_no_bitstream(arty, capfd):
+    good = (arty / "good.fasm").read_text()
+    line = next(line for line in good.splitlines() if line.endswith("WRITE_WIDTH_A_9"))
+    (arty / "good.fasm").write_text(good.replace(line, ""))
+    assert main(["synth", "--board", "arty_s7_50", "--config", "tiny", "-o", "out"]) == 1
+    assert re.fullmatch(
+        r"systola: the FASM of seed 1 is wrong: RAMB18E1 \S+ at RAMB18_X\dY0: "
+        r"RAMB18_Y0.WRITE_WIDTH_A_9 must be 1, as WRITE_WIDTH_A is 9, WRITE_WIDTH_B 0, but is 0",
+        capfd.readouterr().err.splitlines()[-1])
+    assert not (arty.parent / "out").exists()
+
+
+def test_a_wrong_connection_is_no_bitstream(arty, capfd):
+    path = arty / "db/spartan7/xc7s50/tileconn.json"
+    joints = json.loads(path.read_text())
+    joints[0]["wire_pairs"][3][1] = joints[0]["wire_pairs"][4][1]
+    path.write_text(json.dumps(joints))
+    assert main(["synth", "--board", "arty_s7_50", "--config", "tiny", "-o", "out"]) == 1
+    assert re.fullmatch(r"systola: the FASM of seed 1 is wrong: .* must have another source than "
+                        r".*, but CLBLL_L_X0Y0/NET\d+ reaches both.*",
+                        capfd.readouterr().err.splitlines()[-1])
+
+
+def test_fasm_that_cannot_be_read(arty, capfd):
+    (arty / "good.fasm").write_text("= 1")
+    assert main(["synth", "--board", "arty_s7_50", "--config", "tiny", "-o", "out"]) == 1
+    assert "systola: the FASM of seed 1 cannot be checked: " in capfd.readouterr().err
+
+
+def test_a_bitstream_that_is_not_what_it_was_made_of(arty, capfd):
+    write_tool(arty / TOOLS[2], STAND_INS[TOOLS[2]].replace(
+        "files.bit_file(frames)", "files.bit_file(frames | {1: [1] * 101})"))
+    assert main(["synth", "--board", "arty_s7_50", "--config", "tiny", "-o", "out"]) == 1
+    assert capfd.readouterr().err.splitlines()[-1] == (
+        "systola: the bitstream cannot be believed: frame 0x00000001 of arty_s7_50.bit is not what "
+        "it was made of")
+    assert not (arty.parent / "out").exists()
+
+
+def test_a_database_without_the_part(arty, capfd):
+    shutil.rmtree(arty / "db/spartan7/xc7s50")
+    assert main(["synth", "--board", "arty_s7_50", "--config", "tiny", "-o", "out"]) == 1
+    assert re.match(r"systola: the Project X-Ray database '.*' must have the tiles of "
+                    r"xc7s50csga324-1, but cannot be read: ",
+                    capfd.readouterr().err.splitlines()[-1])
 
 
 @pytest.mark.parametrize(("chip", "database", "missing"), [
@@ -254,6 +373,10 @@ def cell(kind, **pins):
         pins = {"INMODE": [9000] * 5, "ALUMODE": ["0", "0", 9000, 9000],
                 "OPMODE": [*"101010", 9000], **pins}
     return {"type": kind, "connections": pins}
+
+
+def memory(kind="RAMB36E1", **widths):
+    return {"type": kind, "connections": {}, "parameters": {"READ_WIDTH_A": "10010", **widths}}
 
 
 def chain(length, **changes):
@@ -292,14 +415,79 @@ def chain(length, **changes):
                  r"has, but s10 ends a longer one")),
     ({str(k): cell("DSP48E1") for k in range(97)},
      "the design needs 97 DSP48E1, but the part has 96"),
+    ({"a": memory(READ_WIDTH_A="1001")}, (
+        "READ_WIDTH_A of a RAMB36E1 must not be 9, of which nextpnr-xilinx loses a bit, but that "
+        "of a is; a memory of another depth or width has another")),
+    ({"a": memory(WRITE_WIDTH_B="1")}, "WRITE_WIDTH_B of a RAMB36E1 must not be 1, .* of a is; .*"),
 ])
 def test_netlists_that_do_not_route_are_refused(cells, message):
     with pytest.raises(ToolError, match=f"^{message}$"):
         check_netlist({"modules": {"top": {"cells": cells}}}, "top",
                       find_board("arty_s7_50").limits["dsp"])
     fine = {"a": cell("DSP48E1", PCIN=["x"]), "b": cell("LUT2"), "c": cell("LUT2"), **chain(10)}
+    ports = {"d": memory(), "e": memory("RAMB18E1", READ_WIDTH_A="1001")}
+    check_netlist({"modules": {"top": {"cells": ports}}}, "top", 0)
     assert check_netlist({"modules": {"top": {"cells": fine}}}, "top", 11) == {
         "DSP48E1": 11, "LUT2": 2}
+
+
+class Registered(Component):
+    """A packed element with registers around it, which a tool might take into its slice."""
+
+    def __init__(self):
+        self.inner = PackedElement(plan_packing(8, 8, 4), link="fabric")
+        super().__init__(dict(self.inner.signature.members))
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.inner = inner = self.inner
+        for name, member in inner.signature.members.items():
+            source, target = (self, inner) if member.flow is In else (inner, self)
+            kept = Signal.like(getattr(source, name), reset_less=True)
+            m.d.sync += kept.eq(getattr(source, name))
+            m.d.comb += getattr(target, name).eq(kept)
+        return m
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nodsp", [True, False])
+def test_slices_are_as_they_were_written(tmp_path, nodsp):
+    """Yosys' own DSP pass takes registers into an instance; the flow's script has none."""
+    (tmp_path / "top.il").write_text(rtlil.convert(
+        Registered(), name="top", platform=Primitives("xc7"), emit_src=False))
+    script = yosys_script("top", "top.il")
+    (tmp_path / "run.ys").write_text(script if nodsp else script.replace(" -nodsp", ""))
+    subprocess.run([find_yosys(), "-q", "-s", "run.ys"], cwd=tmp_path, check=True)
+    netlist, written = (json.loads((tmp_path / name).read_text())
+                        for name in ("top.json", "written.json"))
+    if nodsp:
+        assert check_netlist(netlist, "top", 1, written)["DSP48E1"] == 1
+        return
+    with pytest.raises(ToolError, match=r"^[A-Z]+REG of the DSP48E1 inner.dsp must be 0{32}, as "
+                                        r"it was written, but synthesis made it 0*1$"):
+        check_netlist(netlist, "top", 1, written)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda cells: cells.pop("a"), (
+        "the netlist must have the DSP48E1 of the design, but a is only in the design")),
+    (lambda cells: cells.update(b=cells["a"]), "the netlist must .*, but b is only there"),
+    (lambda cells: cells["a"]["parameters"].update(MREG="0"),
+     "MREG of the DSP48E1 a must be 1, as it was written, but synthesis made it 0"),
+    (lambda cells: cells["a"]["parameters"].update(CREG="1"),
+     "CREG of the DSP48E1 a must be None, as it was written, but synthesis made it 1"),
+    (lambda cells: cells["a"]["connections"].update(CEM=[5]),
+     r"CEM\[0\] of the DSP48E1 a must be 1, as it was written, but synthesis made it another"),
+])
+def test_slices_that_synthesis_changed_are_refused(change, message):
+    def cells():
+        return {"a": {**cell("DSP48E1", CEM=["1"], A=[7]), "parameters": {"MREG": "1"}}}
+
+    netlist, written = ({"modules": {"top": {"cells": cells()}}} for _ in range(2))
+    check_netlist(netlist, "top", 9, written)
+    change(netlist["modules"]["top"]["cells"])
+    with pytest.raises(ToolError, match=f"^{message}$"):
+        check_netlist(netlist, "top", 9, written)
 
 
 def test_the_slowest_clock_after_routing_counts():
@@ -341,7 +529,7 @@ def test_ecp5_all_the_way(monkeypatch, tmp_path, capfd):
         raise ToolError("nextpnr failed: too large")
 
     monkeypatch.setattr(ecp5, "nextpnr", too_large)
-    monkeypatch.setattr(ecp5, "run_yosys", lambda folder, log, progress: (
+    monkeypatch.setattr(ecp5, "run_yosys", lambda folder, log, progress, limit: (
         folder / "stat.json").write_text('{"design": {"num_cells_by_type": {}}}'))
     assert main(arguments) == 1
     assert capfd.readouterr().err.splitlines()[-1] == "systola: nextpnr failed: too large"
@@ -354,6 +542,8 @@ def test_ecp5_all_the_way(monkeypatch, tmp_path, capfd):
     (["--board", "ulx3s_85f", "--max-tokens", "2"], "--max-tokens and --board exclude each other"),
     (["--seeds", "2"], "--seeds needs --board"),
     (["--board", "ulx3s_85f", "--seeds", "0"], "seeds must be a positive integer, not 0"),
+    (["--board", "ulx3s_85f", "--minutes", "0"], "minutes must be a positive number, not 0.0"),
+    (["--minutes", "3"], "--minutes needs --board"),
     (["--board", "ulx3s_85f", "--router", "x"], "router must be router1 or router2, not 'x'"),
     (["--board", "ulx3s_85f", "--freq", "9000"],
      "frequency must be from 3.125 to 400 MHz, not 9000.0"),

