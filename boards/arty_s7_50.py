@@ -15,4 +15,4 @@ class ArtyS7Platform(Spartan7Flow, ArtyS7_50Platform):
 
 BOARD = Board(name="arty_s7_50", family="xc7", part="xc7s50csga324-1", config="arty_s7_50",
               clock_mhz=50.0, platform=ArtyS7Platform, source=("clk100", 100.0), pll=XC7_PLL,
-              reset=("rst", 0), limits={"lut": 32600, "ff": 65200, "dsp": 96, "bram36": 75})
+              reset=("rst", 0), limits={"lut": 32600, "ff": 65200, "dsp": 120, "bram36": 75})

@@ -39,7 +39,9 @@ from systola.boards.synthesis.sizes import module_sizes
 from systola.boards.synthesis.synth import run_yosys
 from systola.hw.contract.dsp_packing import DSP48E1, FABRIC_PINS
 
-__all__ = ["Spartan7Flow", "build_spartan7", "check_crowding", "check_netlist", "yosys_script"]
+__all__ = ["Spartan7Flow", "build_spartan7", "check_fit", "check_netlist", "yosys_script"]
+
+_NAMES = {"lut": "LUTs", "ff": "flip-flops", "dsp": "DSP48E1", "bram36": "RAMB36E1"}
 
 _LEAST_SHARED = 32
 """Flip-flops from which an enable or a reset is worth a control set; below, it becomes logic."""
@@ -131,7 +133,7 @@ class Spartan7Flow:
         return super().toolchain_prepare(fragment, name, emit_src=False, **options)
 
 
-def check_netlist(netlist, top, dsp_limit, written=None):
+def check_netlist(netlist, top, written=None):
     """Return how often each primitive occurs in a flat netlist, as Yosys' ``write_json`` wrote it.
 
     Raises `ToolError` if it has what nextpnr-xilinx cannot route on this part or configures
@@ -159,11 +161,7 @@ def check_netlist(netlist, top, dsp_limit, written=None):
     _check_cascades(cells)
     if written is not None:
         _check_written(cells, written["modules"].get(top, {"cells": {}})["cells"])
-    kinds = Counter(cell["type"] for cell in cells.values())
-    if kinds["DSP48E1"] > dsp_limit:
-        raise ToolError(f"the design needs {kinds['DSP48E1']} DSP48E1, but the part has "
-                        f"{dsp_limit}")
-    return kinds
+    return Counter(cell["type"] for cell in cells.values())
 
 
 def _check_written(cells, written):
@@ -190,12 +188,23 @@ def _check_written(cells, written):
                                     f"was written, but synthesis made it another")
 
 
-def check_crowding(crowded, flip_flops):
-    """Raise `ToolError` if what `crowding` found cannot fit a part of that many flip-flops."""
-    slices = flip_flops // SLICE_FLIP_FLOPS
+def check_fit(total, crowded, limits):
+    """Raise `ToolError` if a netlist is too large for a part.
+
+    Placement of what does not fit may never end. `total` and `limits` are sizes by the names in the
+    table of sizes, `crowded` is what `crowding` found.
+    """
+    for name, limit in limits.items():
+        if total[name] > limit:
+            raise ToolError(f"the design needs {total[name]:,} {_NAMES[name]}, but the part has "
+                            f"{limit:,}")
+    slices = limits["ff"] // SLICE_FLIP_FLOPS
     if crowded["flip_flop_slices"] > slices:
         raise ToolError(f"the flip-flops of {crowded['control_sets']} control sets need "
                         f"{crowded['flip_flop_slices']} slices, but the part has {slices}")
+    if (needed := crowded["dsp_regions"]) > (regions := limits["dsp"] // DSP48E1.chain):
+        raise ToolError(f"the chains of DSP slices need {needed} halves of clock regions, which "
+                        f"have {DSP48E1.chain} slices each in pairs, but the part has {regions}")
 
 
 def _check_cascades(cells):
@@ -281,12 +290,11 @@ def build_spartan7(top, output, *, seeds=3, router=None, limit=None, progress=No
         run_yosys(folder, None, progress, limit)
         modules = module_sizes(json.loads((folder / "stat.json").read_text())["modules"], name)
         netlist = json.loads((folder / f"{name}.json").read_text())
-        kinds = check_netlist(netlist, name, board.limits["dsp"],
-                              json.loads((folder / _WRITTEN).read_text()))
+        kinds = check_netlist(netlist, name, json.loads((folder / _WRITTEN).read_text()))
         crowded = crowding(netlist, top=name)
-        check_crowding(crowded, board.limits["ff"])
         # What is left when the modules are together, which is less than their sum.
         total = module_sizes({name: {"num_cells_by_type": kinds}}, name)[name].total
+        check_fit(asdict(total), crowded, board.limits)
         result = BoardResult(
             name, board.part, board.family, f"{top.config.hash:016x}", round(mhz, 4),
             asdict(total), board.limits, missing=missing,

@@ -3,7 +3,8 @@
 from collections import Counter
 
 from systola.boards.synthesis.depth import top_module
-from systola.boards.synthesis.primitives import FLIP_FLOP, LUT
+from systola.boards.synthesis.primitives import CASCADES, FLIP_FLOP, LUT
+from systola.hw.contract.dsp_packing import DSP48E1
 
 __all__ = ["SLICE_FLIP_FLOPS", "crowding"]
 
@@ -31,8 +32,12 @@ def crowding(netlist, *, top=None):
         ``control_sets``: different triples of clock, enable and reset, with the clock's edge and
         whether the reset waits for it. ``flip_flop_slices``: slices that flip-flops need at
         least, as those of a slice share their control set. ``lut_ff_pairs``: flip-flops with a LUT
-        that drives nothing else, which placers keep together. ``fan_out``: the eight nets that
-        most pins read, as ``{"net", "pins"}``, clocks left out.
+        that drives nothing else, which placers keep together. ``dsp_regions``: halves of clock
+        regions that DSP slices need: the tile of two slices is filled by a chain only, and chains
+        do not leave their half. ``connections``: pins that nets lead to by the wires between
+        slices, clocks and cascades left out; ``dsp_connections``: pins of DSP slices among them,
+        with outputs that something reads, which crowd in few columns. ``fan_out``: the eight nets
+        that most pins read, as ``{"net", "pins"}``, clocks left out.
 
     Raises
     ------
@@ -40,18 +45,20 @@ def crowding(netlist, *, top=None):
         If there is no such module.
     """
     module = top_module(netlist, top)
-    sets, readers, drivers, clocks = Counter(), Counter(), {}, set()
-    for cell in module["cells"].values():
+    sets, readers, drivers, clocks, slices = Counter(), Counter(), {}, set(), {}
+    for name, cell in module["cells"].items():
         pins = cell["connections"]
         if FLIP_FLOP.fullmatch(cell["type"]):
             reset = [pins[pin][0] for pin in _RESETS if pin in pins]
             sets[*(pins[pin][0] for pin in _CONTROL), *reset, *_kind(cell["type"])] += 1
+        if cell["type"] == "DSP48E1":
+            slices[name] = pins
         for pin, bits in pins.items():
             if cell["port_directions"][pin] == "output":
                 drivers |= dict.fromkeys(bits, cell["type"])
                 if cell["type"].startswith("BUFG"):
                     clocks.update(bits)
-            else:
+            elif pin not in CASCADES:
                 readers.update(bit for bit in bits if isinstance(bit, int))
     pairs = sum(1 for cell in module["cells"].values() if FLIP_FLOP.fullmatch(cell["type"])
                 and readers[cell["connections"]["D"][0]] == 1
@@ -68,8 +75,40 @@ def crowding(netlist, *, top=None):
             if bit not in clocks][:_SHOWN]
     return {"control_sets": len(sets),
             "flip_flop_slices": sum(-(-count // SLICE_FLIP_FLOPS) for count in sets.values()),
-            "lut_ff_pairs": pairs,
+            "lut_ff_pairs": pairs, "dsp_regions": _regions(_chains(slices)),
+            "connections": sum(count for bit, count in readers.items() if bit not in clocks),
+            "dsp_connections": sum(
+                bit in readers and bit not in clocks for pins in slices.values()
+                for pin, bits in pins.items() if pin not in CASCADES for bit in bits),
             "fan_out": [{"net": names.get(bit, str(bit)), "pins": count} for bit, count in most]}
+
+
+def _chains(slices):
+    """Return how many slices each chain of DSP slices has, those alone included."""
+    owners = {bit: name for name, pins in slices.items() for bit in pins.get("PCOUT", ())
+              if isinstance(bit, int)}
+    below = {name: owners[bit] for name, pins in slices.items()
+             for bit in pins.get("PCIN", ())[:1] if bit in owners}
+    lengths = []
+    for name in set(slices) - set(below.values()):
+        length = 1
+        while name in below:
+            name, length = below[name], length + 1
+        lengths.append(length)
+    return lengths
+
+
+def _regions(chains):
+    """Return how many halves of clock regions chains fit into, the longest first."""
+    free = []
+    for length in sorted(chains, reverse=True):
+        tiles = -(-length // 2)
+        place = next((k for k, left in enumerate(free) if left >= tiles), None)
+        if place is None:
+            place = len(free)
+            free.append(DSP48E1.chain // 2)
+        free[place] -= tiles
+    return len(free)
 
 
 def _kind(flip_flop):

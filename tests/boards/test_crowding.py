@@ -32,11 +32,40 @@ def test_of_a_netlist_by_hand():
     assert found["lut_ff_pairs"] == 1
     assert found["fan_out"][:2] == [{"net": "enable", "pins": 10}, {"net": "data[1]", "pins": 6}]
     assert {"net": "data[2]", "pins": 2} in found["fan_out"]
+    assert (found["connections"], found["dsp_connections"]) == (31, 0)
     assert not any("clock" in entry["net"] for entry in found["fan_out"])
 
 
 def test_of_nothing():
     assert crowding(netlist()) == {"control_sets": 0, "flip_flop_slices": 0, "lut_ff_pairs": 0,
+                                   "dsp_regions": 0, "connections": 0, "dsp_connections": 0,
                                    "fan_out": []}
     with pytest.raises(ValueError, match=r"^top must be one of top, not 'other'$"):
         crowding(netlist(), top="other")
+
+
+def chain(first, length):
+    """Return cells of a chain of DSP slices with one pin to a net, and one output that is read."""
+    return {f"d{first + k}": {
+        "type": "DSP48E1", "port_directions": {
+            "A": "input", "B": "input", "CLK": "input", "PCIN": "input", "P": "output",
+            "PCOUT": "output"},
+        "connections": {"A": [2, "0"], "B": ["1", 3], "CLK": [1],
+                        "PCIN": [1000 + first + k if k else "x"],
+                        "PCOUT": [1001 + first + k if k < length - 1 else "x"],
+                        "P": [2000 + first + k, 3000]}} for k in range(length)}
+
+
+@pytest.mark.parametrize(("lengths", "regions"), [
+    ([8] * 12, 12), ([10] * 12, 12), ([1] * 60, 12), ([1] * 61, 13), ([8] * 12 + [2], 12),
+    ([8] * 12 + [3], 13), ([6, 4, 6, 4], 2), ([], 0)])
+def test_halves_of_clock_regions_that_chains_need(lengths, regions):
+    cells = {}
+    for length in lengths:
+        cells |= chain(len(cells), length)
+    cells["reader"] = cell("LUT1", out="O", I0=2000, O=5000)
+    found = crowding(netlist(buffer=cell("BUFG", out="O", I=9, O=1), **cells))
+    assert found["dsp_regions"] == regions
+    slices = sum(lengths)
+    assert found["dsp_connections"] == 2 * slices + (slices > 0)
+    assert found["connections"] == 2 * slices + 2  # and the buffer's and the LUT's own
