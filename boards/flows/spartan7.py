@@ -50,6 +50,7 @@ _WRITTEN = "written.json"
 
 _BOARD_CELLS = {"IBUF", "OBUFT", "BUFG", "PLLE2_ADV"}
 
+_UNPLACED = {"RAM256X1S", "RAM256X1D", "RAM512X1S"}
 _RAM_WIDTHS = "READ_WIDTH_A", "READ_WIDTH_B", "WRITE_WIDTH_A", "WRITE_WIDTH_B"
 
 _ARRAY = "array"
@@ -146,6 +147,9 @@ def check_netlist(netlist, top, written=None):
             raise ToolError(f"the netlist must have primitives only, but has a {kind} ({name})")
         if kind in {"LDCE", "LDPE"}:
             raise ToolError(f"the netlist must not have latches, but has {name}")
+        if kind in _UNPLACED:
+            raise ToolError(f"the netlist must not have a {kind}, which nextpnr-xilinx does not "
+                            f"place, but has {name}; a memory of another depth is something else")
         if kind == "SRLC32E" and any(isinstance(bit, int) for bit in pins.get("Q31", ())):
             raise ToolError(f"shift registers must have at most 32 bits, but {name} is cascaded")
         for pin, places in FABRIC_PINS.items() if kind == "DSP48E1" else ():

@@ -8,7 +8,7 @@ from pathlib import Path
 from systola.boards.synthesis.depth import Graph, top_module
 from systola.boards.synthesis.primitives import CASCADES
 
-__all__ = ["PathEstimate", "delays", "estimate_paths"]
+__all__ = ["PathEstimate", "bram_setup", "delays", "dsp_setup", "estimate_paths"]
 
 _HARD = {"dsp", "bram", "bram_reg"}
 _REGISTERS = {"A": ("AREG", "MREG", "PREG"), "B": ("BREG", "MREG", "PREG"), "C": ("CREG", "PREG"),
@@ -120,14 +120,28 @@ def _arrivals(graph, kind, figures):
     return arrival
 
 
+def dsp_setup(parameters, pin):
+    """Return the setup time of a pin of a DSP slice in ns; a bus goes by its name."""
+    table = delays()["setup"]["dsp"]
+    if pin in _REGISTERS:
+        register = next(name for name in _REGISTERS[pin] if int(parameters.get(name, "1"), 2))
+        return table[f"{pin} {register}"]["ns"]
+    return _longest(table, pin)
+
+
+def bram_setup(pin):
+    """Return the setup time of a pin of a block RAM in ns."""
+    return _longest(delays()["setup"]["bram"], pin)
+
+
+def _longest(table, pin):
+    """Return the figure of the longest beginning of the pin's name that a table has."""
+    return table[max((name for name in table if pin.startswith(name)), key=len)]["ns"]
+
+
 def _end(module, graph, index, figures):
     """Return kind and setup time of a register input."""
     kind, _, pin = graph.ends[index]
-    if kind == "dsp" and pin in _REGISTERS:
-        parameters = module["cells"][graph.end_cells[index]]["parameters"]
-        register = next(name for name in _REGISTERS[pin] if int(parameters.get(name, "1"), 2))
-        return kind, figures["setup"][kind][f"{pin} {register}"]["ns"]
-    table = figures["setup"][kind.removesuffix("_reg")]
-    # The longest beginning of the pin's name that the table has.
-    name = max((name for name in table if pin.startswith(name)), key=len)
-    return kind, table[name]["ns"]
+    if kind == "dsp":
+        return kind, dsp_setup(module["cells"][graph.end_cells[index]]["parameters"], pin)
+    return kind, _longest(figures["setup"][kind.removesuffix("_reg")], pin)

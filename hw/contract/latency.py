@@ -4,14 +4,18 @@ from systola.hw.contract.config import RESIDUAL_BITS, mult_limb, requant_slots
 from systola.hw.contract.dsp_packing import plan_packing
 from systola.hw.contract.numbers import NORM_ROOT_BITS
 
-__all__ = ["CHECK_LATENCY", "LANE_LATENCY", "ROOT_LOWEST", "array_delays", "array_latency",
-           "matmul_latency", "requant_latency", "root_cycles", "root_skip", "slice_columns"]
+__all__ = ["CHECK_LATENCY", "LANE_LATENCY", "ROOT_LOWEST", "SUM_GAP", "array_delays",
+           "array_latency", "matmul_latency", "requant_latency", "root_cycles", "root_skip",
+           "slice_columns"]
 
 CHECK_LATENCY = 8
 """Cycles of the dispatcher's checks beyond those of the steps."""
 
 LANE_LATENCY = 8
 """Cycles of a requantizer's lane from the operands of a slot to its result."""
+
+SUM_GAP = 4
+"""Cycles from a sum to the next one for the same entry of an accumulator buffer, at least."""
 
 ROOT_LOWEST = 3
 """Groups of four bits of a variance at its lower end, above which one that matters has bits."""
@@ -46,7 +50,8 @@ def array_latency(rows, style):
 def matmul_latency(config):
     """Return the cycles from a tile's last word at the array to the first group at the requantizer.
 
-    For the MATRIX engine of an `AcceleratorConfig`, see ``hw/matrix/matrix_engine.py``.
+    For the MATRIX engine of an `AcceleratorConfig`, see ``hw/matrix/matrix_engine.py``; one more
+    if the tile has a single row.
     """
     delays = array_delays(config.cols, slice_columns(config))
     return array_latency(config.rows, config.pe_style) + delays[-1] + 4

@@ -7,6 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.contract.latency import SUM_GAP
 from systola.hw.parts import shapes
 from systola.hw.parts.arguments import check_positive
 
@@ -17,8 +18,9 @@ class Accumulators(wiring.Component):
     """Add up partial sums: entry (buffer, t) := (first ? 0 : entry) + (psum << act_bits*digit).
 
     The control `i` of column 0 comes one cycle before its psum, when the entry is read; the new
-    value is written with the psum. Column c takes both ``delays[c]`` cycles later. One sum a cycle;
-    two sums for the same entry must be at least `gap` = 2 cycles apart. Sums wrap at `acc_bits`.
+    value is written two cycles after the psum, with registers on both sides of the addition: block
+    RAM may be far from it. Column c takes both ``delays[c]`` cycles later. One sum a cycle; two
+    sums for the same entry must be at least `gap` cycles apart. Sums wrap at `acc_bits`.
 
     Meanwhile another buffer can be read: ``row_en`` in one cycle gives all columns of entry
     ``row_t`` of ``row_buffer`` in the next and holds them. Meanwhile, that buffer's entries may
@@ -47,7 +49,8 @@ class Accumulators(wiring.Component):
     psum : In(ArrayLayout(signed(psum_bits), len(delays)))
         Sums, column c delayed by ``delays[c]`` cycles.
     done : Out(1)
-        The last column has written the ``last`` sum in the previous cycle.
+        From now on the rows of a tile that is complete with its ``last`` sum can be read, in their
+        order and one a cycle; the last of several is written one cycle later.
     row_en, row_t, row_buffer : In
         Read request.
     row : Out(ArrayLayout(signed(acc_bits), cols))
@@ -60,7 +63,7 @@ class Accumulators(wiring.Component):
         names it.
     """
 
-    gap = 2
+    gap = SUM_GAP
 
     def __init__(self, *, delays, psum_bits, act_bits, digits, acc_bits, depth, buffers=2):
         delays = tuple(delays)
@@ -81,19 +84,23 @@ class Accumulators(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         valids, controls = [self.valid], [self.i]
-        for stage in range(1, self.delays[-1] + 2):
+        for stage in range(1, self.delays[-1] + 4):
             valids.append(Signal(name=f"valid_{stage}"))
             controls.append(Signal(self.i.shape(), name=f"control_{stage}", reset_less=True))
             m.d.sync += [valids[stage].eq(valids[stage - 1]),
                          controls[stage].eq(controls[stage - 1])]
-        m.d.sync += self.done.eq(valids[-1] & controls[-1].last)
+        # Of one row, which is read at once, its write is awaited.
+        ends = [valid & control.last & ((control.t == 0) == alone) for alone, valid, control in (
+            (0, valids[-3], controls[-3]), (1, valids[-2], controls[-2]))]
+        m.d.sync += self.done.eq(ends[0] | ends[1])
         row_buffer = Signal.like(self.row_buffer)
         with m.If(self.row_en):
             m.d.sync += row_buffer.eq(self.row_buffer)
         for c, delay in enumerate(self.delays):
-            old = Array()
-            total = Signal(signed(self.acc_bits), name=f"total_{c}")
-            here, after = controls[delay], controls[delay + 1]
+            old, before = Array(), Array()
+            total = Signal(signed(self.acc_bits), name=f"total_{c}", reset_less=True)
+            weighted = Signal.like(total, name=f"weighted_{c}")
+            here, summed, adds, after = controls[delay:delay + 4]
             for buffer in range(self.buffers):
                 memory = Memory(shape=signed(self.acc_bits), depth=self.depth, init=[])
                 m.submodules[f"memory_{c}_{buffer}"] = memory
@@ -102,17 +109,19 @@ class Accumulators(wiring.Component):
                 m.d.comb += [
                     read.en.eq(drain | (valids[delay] & (here.buffer == buffer) & ~here.first)),
                     read.addr.eq(Mux(drain, self.row_t, here.t)),
-                    write.en.eq(valids[delay + 1] & (after.buffer == buffer)),
+                    write.en.eq(valids[delay + 3] & (after.buffer == buffer)),
                     write.addr.eq(after.t), write.data.eq(total),
                 ]
                 old.append(read.data)
-            # The digit's weight is applied while the memory reads: it costs no time.
-            weighted = self.psum[c]
+                before.append(Signal.like(total, name=f"before_{c}_{buffer}"))
+                m.d.sync += before[buffer].eq(read.data)
+            shifted = self.psum[c]
             for digit in range(1, self.digits):
-                weighted = Mux(after.digit == digit, self.psum[c] << self.act_bits * digit,
-                               weighted)
-            m.d.comb += [
-                total.eq(weighted + Mux(after.first, 0, old[after.buffer])),
-                self.row[c].eq(old[row_buffer]),
+                shifted = Mux(summed.digit == digit, self.psum[c] << self.act_bits * digit,
+                              shifted)
+            m.d.sync += [
+                weighted.eq(shifted),
+                total.eq(weighted + Mux(adds.first, 0, before[adds.buffer])),
             ]
+            m.d.comb += self.row[c].eq(old[row_buffer])
         return m

@@ -185,7 +185,8 @@ class Feeder(wiring.Component):
             m.d.comb += self.acts[lane].eq(Cat(byte[:bits], sign))
         with m.If(self.valid & note.last):
             m.d.sync += buffer.eq(Mux(buffer == buffers - 1, 0, buffer + 1))
-        with m.If(self.valid & note.begin):
-            m.d.sync += since.eq(Accumulators.gap - 1)
+        # Rows of a pass may have come with pauses: its last one counts, and how many there were.
+        with m.If(self.valid):
+            m.d.sync += since.eq(Mux(note.t < Accumulators.gap, Accumulators.gap - 1 - note.t, 0))
         with m.Elif(since != 0):
             m.d.sync += since.eq(since - 1)

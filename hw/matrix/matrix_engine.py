@@ -27,8 +27,9 @@ class MatrixEngine(wiring.Component):
     Cycles, with memories that answer at once and weights in time; the test computes them so:
 
     - The first word enters the array 3 cycles after the instruction is taken; then a word a cycle.
-      Swaps are at least max(R, C) cycles apart, passes at least 2. Of two instructions that follow
-      each other directly, the second's first word enters 2 cycles after the first's last word.
+      Swaps are at least max(R, C) cycles apart, and the sums of a row `SUM_GAP`
+      (``hw/contract/latency.py``). Of two instructions that follow each other directly, the
+      second's first word enters 2 cycles after the first's last word.
     - A tile's first group leaves `matmul_latency` cycles (``hw/contract/latency.py``; R + C + 5
       for ``dsp`` and ``lut``, R + C / group + 6 for ``dsp_packed``) after its last word, or 2
       cycles after the previous tile's last group, 1 if that took more than one. It takes rows *

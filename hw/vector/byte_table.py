@@ -29,7 +29,7 @@ class ByteTable(wiring.Component):
     entry_bytes : int
         Bytes of an entry; the table after `table` is the second of each, and so on.
     in_luts : bool
-        On 7 series, memory of LUTs instead, about 45 for a lane's bytes.
+        On 7 series, memory of LUTs where two lanes share one, about 45 for a lane's bytes.
 
     Members
     -------
@@ -59,9 +59,12 @@ class ByteTable(wiring.Component):
                       for k in range(self.entry_bytes))
         writes = enables.any()
         for first in range(0, self.lanes, 2):
+            # One port and LUTs would be a RAM256X1S, which nextpnr-xilinx does not place.
+            luts = self.in_luts and first + 1 < self.lanes
             m.submodules[f"memory_{first}"] = memory = Memory(
                 shape=8 * self.entry_bytes, depth=256, init=[], attrs={
-                    "ram_style": "distributed"} if self.in_luts and has_dsp48e1(platform) else {})
+                    "ram_style": "distributed" if luts else "block"
+                } if has_dsp48e1(platform) else {})
             write = memory.write_port(granularity=8)
             m.d.comb += [write.en.eq(enables),
                          write.data.eq(self.w.p.data.as_unsigned().replicate(self.entry_bytes))]

@@ -403,6 +403,8 @@ def chain(length, **changes):
 @pytest.mark.parametrize(("cells", "message"), [
     ({"a": cell("LUT2"), "b": cell("$scopeinfo")},
      r"the netlist must have primitives only, but has a \$scopeinfo \(b\)"),
+    ({"a": cell("RAM256X1S")}, ("the netlist must not have a RAM256X1S, which nextpnr-xilinx does "
+     "not place, but has a; a memory of another depth is something else")),
     ({"a": cell("LDCE")}, "the netlist must not have latches, but has a"),
     ({"a": cell("SRLC32E", Q31=["x"]), "b": cell("SRLC32E", Q31=[4])},
      "shift registers must have at most 32 bits, but b is cascaded"),

@@ -9,7 +9,7 @@ import pytest
 
 from systola.hw.contract.config import AcceleratorConfig
 from systola.hw.contract.isa import Flag, Opcode
-from systola.hw.contract.latency import matmul_latency
+from systola.hw.contract.latency import SUM_GAP, matmul_latency
 from systola.hw.matrix.matrix_engine import MatrixEngine
 from systola.hw.parts import shapes
 from systola.model.operators.matmul import matmul
@@ -223,6 +223,7 @@ def predict(config, jobs, columns_ready):
     buffers = config.acc_buffers
     enter, swap, begun, drained, released, done = 3, -period, -2, -2, [0] * buffers, []
     reads = [[0]] * buffers  # of the tiles before: when the drain has read each row
+    ended = -SUM_GAP
     after = 0  # earliest next group by the writes of a wide instruction
     enter, earliest = max(enter, columns_ready), [0] * buffers
     for job in jobs:
@@ -237,15 +238,17 @@ def predict(config, jobs, columns_ready):
             free, behind = released[-buffers] + 1, reads[-buffers]  # of the buffer, its rows
             for p in range(f["act_words"] * f["digits"]):
                 swaps = p % f["digits"] == 0
-                enter = max(enter, begun + 2, min(free, behind[0]) if p == 0 else free,
+                enter = max(enter, begun + SUM_GAP, ended + SUM_GAP - f["rows"] + 1,
+                            min(free, behind[0]) if p == 0 else free,
                             swap + period if swaps else 0)
                 swap, begun = enter if swaps else swap, enter
                 for t in range(f["rows"]):
                     ahead = p == 0 and t < len(behind)
                     enter = max(enter, min(free, behind[t]) if ahead else free) + 1
+                ended = enter - 1
             slots = config.requant_cycles(long=wide, residual=residual)
             # The last group has left `slots` - 1 cycles before the requantizer is done with it.
-            begin = max(enter - 1 + latency, drained + 1 + (slots == 1),
+            begin = max(enter - 1 + latency + (f["rows"] == 1), drained + 1 + (slots == 1),
                         after + (10 if residual else 7))
             row = max(-(-count // config.lanes) * slots, words * (1 + (wide or residual)))
             drained = begin + f["rows"] * row - 1
