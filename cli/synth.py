@@ -134,9 +134,15 @@ def show_board(result):
         click.echo(f"{result['fmax_mhz_median']} MHz (median of {len(result['fmax_mhz'])} "
                    f"placements; {low} to {high}); the PLL makes {result['clock_mhz']:g} MHz"
                    + ("" if result["bitstream_meets_clock"] else ", which is too fast"))
+    if result["routed_mhz"]:
+        click.echo(f"{min(result['routed_mhz'].values())} to {max(result['routed_mhz'].values())} "
+                   "MHz with the paths through DSP slices and block RAM; the bitstream's slowest:")
+        table("", ["from", "to", "ns", "of nets", "MHz", "at", "to"],
+              [(path["start_kind"], path["end_kind"], path["ns"], path["net_ns"], path["mhz"],
+                path["start"], path["end"]) for path in result["routed_paths"][:5]])
     for seed, reason in result["failed_seeds"].items():
         click.echo(f"seed {seed} failed: {reason}")
-    if "timing_note" in result:
+    if "timing_note" in result and not result["routed_mhz"]:
         click.echo(f"note: {result['timing_note']}; estimates of the others:")
         table("", ["from", "to", "ns", "ns, low to high", "MHz", "at"],
               [(path["start_kind"], path["end_kind"], path["ns"],

@@ -173,7 +173,7 @@ def build_ecp5(top, output, *, seeds=3, router=None, limit=None, progress=None):
         def place_and_route(seed, said):
             report = nextpnr(folder, name, platform.command_lines(name, seed)[0], seed,
                              router=router, limit=limit, said=said)
-            return core_fmax(report), report["utilization"]
+            return core_fmax(report), None, report["utilization"]
 
         used = best_of(result, place_and_route, seeds, progress)
         result.extra = {"placed": {kind: use for kind, use in used.items() if use["used"]}}

@@ -30,9 +30,10 @@ class ToolError(RuntimeError):
 class BoardResult:
     """What a flow found out about a board.
 
-    ``fmax`` has MHz by seed (None if the tool told none), ``failed`` the reason by seed that did
-    not place or route; ``seed`` is the one of the bitstream. ``missing`` names what a bitstream
-    would need beside what is installed, ``extra`` what only one family has.
+    ``fmax`` has MHz by seed as the router says (None if it told none), ``routed`` those of the
+    slowest path of all where the router leaves some out; ``failed`` the reason by seed that did not
+    place or route; ``seed`` is the one of the bitstream. ``missing`` names what a bitstream would
+    need beside what is installed, ``extra`` what only one family has.
     """
 
     board: str
@@ -45,6 +46,7 @@ class BoardResult:
     bitstream: str | None = None
     seed: int | None = None
     fmax: dict = field(default_factory=dict)
+    routed: dict = field(default_factory=dict)
     failed: dict = field(default_factory=dict)
     missing: list = field(default_factory=list)
     seconds: float = 0.0
@@ -54,12 +56,13 @@ class BoardResult:
         """Return plain dictionaries, lists and numbers; frequencies in MHz.
 
         ``fmax_mhz_median`` (the lower one of two), ``fmax_mhz_range`` and whether the median, the
-        slowest seed and the bitstream meet ``clock_mhz`` are None without a frequency.
+        slowest seed and the bitstream meet ``clock_mhz``, by ``routed_mhz`` where it is known, are
+        None without a frequency.
         """
         known = {seed: mhz for seed, mhz in self.fmax.items() if mhz is not None}
         median = statistics.median_low(known.values()) if known else None
         low, high = (min(known.values()), max(known.values())) if known else (None, None)
-        own = known.get(self.seed)
+        every = {seed: min(mhz, self.routed.get(seed, mhz)) for seed, mhz in known.items()}
 
         def meets(mhz):
             return None if mhz is None else mhz >= self.clock_mhz
@@ -68,10 +71,12 @@ class BoardResult:
             "board": self.board, "part": self.part, "family": self.family,
             "config_hash": self.config_hash, "clock_mhz": self.clock_mhz,
             "bitstream": self.bitstream, "bitstream_seed": self.seed,
-            "bitstream_meets_clock": meets(own), "missing": self.missing,
+            "bitstream_meets_clock": meets(every.get(self.seed)), "missing": self.missing,
             "fmax_mhz": known, "fmax_mhz_median": median,
             "fmax_mhz_range": [low, high] if known else None,
-            "median_meets_clock": meets(median), "worst_meets_clock": meets(low),
+            "routed_mhz": self.routed,
+            "median_meets_clock": meets(statistics.median_low(every.values()) if every else None),
+            "worst_meets_clock": meets(min(every.values(), default=None)),
             "failed_seeds": self.failed, "seconds": self.seconds,
             "total": self.total, "available": self.available, **self.extra}
 
@@ -173,14 +178,16 @@ def run_seeds(work, seeds, progress):
 def best_of(result, place, seeds, progress):
     """Place and route as `run_seeds` does, and note in `result` what came of it.
 
-    `place(seed, said)` returns the frequency in MHz, or None, and what else there is to know of a
-    seed; this returns the latter of the fastest, whose bitstream comes next.
+    `place(seed, said)` returns the frequency in MHz that the router says, or None, that of all
+    paths if the router leaves some out, or None, and what else there is to know of a seed; this
+    returns the latter of the fastest, whose bitstream comes next.
     """
     found, result.failed = run_seeds(place, seeds, progress)
-    result.fmax = {seed: mhz for seed, (mhz, _) in found.items()}
-    result.seed = max(found, key=lambda seed: found[seed][0] or 0)
+    result.fmax = {seed: mhz for seed, (mhz, _, _) in found.items()}
+    result.routed = {seed: mhz for seed, (_, mhz, _) in found.items() if mhz is not None}
+    result.seed = max(found, key=lambda seed: result.routed.get(seed, found[seed][0] or 0))
     progress("packing the bitstream")
-    return found[result.seed][1]
+    return found[result.seed][2]
 
 
 def publish_result(result, folder, output, constraints):

@@ -16,13 +16,14 @@ DOCUMENTATION = "https://github.com/openXC7"
 
 TIMING_NOTE = (
     "nextpnr-xilinx gives the ports of DSP48E1 and block RAM no timing and every flip-flop a fixed "
-    "0.1 ns: Fmax counts paths through LUTs and carry chains only")
+    "0.1 ns: its Fmax counts paths through LUTs and carry chains only, routed_mhz all paths")
 
 
 def nextpnr_options(name, *, mhz, seed, router=None, chipdb):
     """Return the options of nextpnr-xilinx for the design `name`."""
     return ["--chipdb", chipdb, "--xdc", f"{name}.xdc", "--json", f"{name}.json",
             "--fasm", f"{name}-{seed}.fasm", "--write", f"{name}-{seed}.json",
+            "--sdf", f"{name}-{seed}.sdf",
             "--freq", f"{mhz:g}", "--seed", str(seed), "--timing-allow-fail",
             *(["--router", router] if router else [])]
 

@@ -31,6 +31,8 @@ from systola.boards.flows.openxc7 import (
     missing_tools,
     nextpnr_options,
 )
+from systola.boards.flows.routed_timing import routed_paths
+from systola.boards.flows.sdf import parse_sdf
 from systola.boards.synthesis.crowding import SLICE_FLIP_FLOPS, crowding
 from systola.boards.synthesis.estimate import estimate_paths
 from systola.boards.synthesis.primitives import CASCADES
@@ -345,11 +347,12 @@ class _Run:
             self._tool(TOOLS[0], options, log, f"{name}-{seed}.fasm", said=lambda line: (
                 said(text) if (text := doing(line)) else None))
             said("checking")
-            checked = self._check(fabric, seed)
-            return core_fmax((self.folder / log).read_text(errors="replace")), checked
+            checked, paths = self._check(fabric, seed), self._paths(seed)
+            return (core_fmax((self.folder / log).read_text(errors="replace")),
+                    paths[0].mhz if paths else None,
+                    {"checked": checked, "routed_paths": [path.to_dict() for path in paths]})
 
-        checked = best_of(self.result, place_and_route, seeds, self.progress)
-        self.result.extra["checked"] = checked
+        self.result.extra |= best_of(self.result, place_and_route, seeds, self.progress)
 
     def pack(self):
         """Make the bitstream of the fastest seed and read it back."""
@@ -381,6 +384,17 @@ class _Run:
             more = f"; {len(wrong) - 1} more of the kind" if len(wrong) > 1 else ""
             raise ToolError(f"the FASM of seed {seed} is wrong: {wrong[0]}{more}")
         return {what: count for what, (count, _) in found.items()}
+
+    def _paths(self, seed):
+        """Return the slowest paths of a seed, with the delays after routing."""
+        path = self.folder / f"{self.board.name}-{seed}.sdf"
+        try:
+            with path.open() as lines:
+                return routed_paths(self.module, parse_sdf(lines))
+        except (OSError, ValueError, KeyError) as error:
+            raise ToolError(f"the delays of seed {seed} cannot be read: {error!r}") from None
+        finally:
+            path.unlink(missing_ok=True)
 
     def _tool(self, tool, options, log, written, **settings):
         """Run a tool; raise `ToolError` unless it leaves something in the file `written`."""

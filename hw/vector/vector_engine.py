@@ -190,11 +190,13 @@ class VectorEngine(wiring.Component):
                 ("out_bits", 5))}
         take, busy, opcode = Signal(), Signal(), Signal(len(codes))
         m.d.comb += [
-            self.instr.ready.eq(~busy | self.done), take.eq(self.instr.valid & self.instr.ready),
+            self.instr.ready.eq(~busy), take.eq(self.instr.valid & self.instr.ready),
             reader.i.valid.eq(take), writer.region.valid.eq(take),
         ]
-        with m.If(self.instr.ready):
-            m.d.sync += busy.eq(take)
+        with m.If(take):
+            m.d.sync += busy.eq(1)
+        with m.Elif(self.done):
+            m.d.sync += busy.eq(0)
         for name in "base", "stride", "plane":
             m.d.comb += [reader.i.p[name].eq(ins[f"src_{name}"]),
                          writer.region.p[name].eq(ins[f"dst_{name}"])]
