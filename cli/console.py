@@ -7,8 +7,12 @@ import threading
 import click
 from click.core import ParameterSource
 
-__all__ = ["config_option", "emit", "engine_option", "engine_text", "given_options", "json_option",
-           "progress", "table"]
+__all__ = ["CONFIGURATION", "config_option", "emit", "engine_option", "engine_text",
+           "given_options", "json_option", "progress", "table"]
+
+CONFIGURATION = ("a preset (digits, small, tiny, arty_s7_50, arty_s7_50_small, array_16x16, "
+                 "array_16x16_large, ulx3s_85f) or a .toml or .json file of fields")
+"""What a configuration may be; the names of the presets without what they are made with."""
 
 json_option = click.option("--json", "as_json", is_flag=True,
                            help="Print one JSON object on stdout and nothing else.")
@@ -16,8 +20,7 @@ json_option = click.option("--json", "as_json", is_flag=True,
 config_option = click.option(
     "--config", "config", default="digits", show_default=True, metavar="CONFIG",
     callback=lambda ctx, param, value: _config(value),
-    help="Accelerator: a preset (digits, small, tiny, arty_s7_50, array_16x16, "
-         "array_16x16_large, ulx3s_85f) or a .toml or .json file of fields.")
+    help=f"Accelerator: {CONFIGURATION}.")
 
 engine_option = click.option(
     "--engine", default="auto", show_default=True, metavar="auto|c|numpy",

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import click
 
-from systola.cli.console import emit, given_options, json_option, progress, table
+from systola.cli.console import (
+    CONFIGURATION,
+    emit,
+    given_options,
+    json_option,
+    progress,
+    table,
+)
 from systola.cli.model_options import say_images
 
 __all__ = ["conform", "simulate"]
@@ -100,9 +107,8 @@ def _html(value):
               help="Images that one run of the program computes: it is sent once for all of them.")
 @click.option("--data", metavar="PATH", help="Images and labels, as `systola evaluate` takes them; "
               "default: those of digits or fashion.")
-@click.option("--config", metavar="CONFIG", help="Accelerator: a preset (digits, small, tiny, "
-              "arty_s7_50, array_16x16, array_16x16_large, ulx3s_85f) or a .toml or .json file of "
-              "fields [default: digits; with --random-weights one that holds MODEL].")
+@click.option("--config", metavar="CONFIG", help=f"Accelerator: {CONFIGURATION} [default: digits; "
+              "with --random-weights one that holds MODEL].")
 @click.option("--attention", type=click.Choice(["published", "normalised", "deferred"]),
               help="Replaces the configuration's form of attention.")
 @click.option("--stalls", type=int, metavar="SEED",

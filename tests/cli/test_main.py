@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from systola.cli.console import CONFIGURATION
 from systola.files.tensors import ModelError, read_tensors
 from systola.hw.contract.config import PRESETS
 from systola.model.data.digits import checkpoint_path
@@ -200,6 +201,11 @@ def test_heads_reach_the_measured_options(run, monkeypatch):
                         lambda source, **options: seen.update(options) or {})
     code, *_ = run("evaluate", "--model", "digits", "--heads", "8", "--options", "--json")
     assert (code, seen["facts"]["heads"]) == (0, 8)
+
+
+def test_help_names_the_presets():
+    names = CONFIGURATION[CONFIGURATION.index("(") + 1:CONFIGURATION.index(")")].split(", ")
+    assert sorted(names) == sorted(PRESETS)
 
 
 @pytest.mark.slow
