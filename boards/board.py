@@ -38,6 +38,9 @@ class Board:
         Pins to keep high: (resource, number, subsignal).
     limits : dict
         Primitives of the part, by the names in the table of sizes.
+    presets : dict
+        Presets that were placed and routed for the board: by name the tool and its version, minutes
+        on two cores, and MHz of each seed.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Board:
     baud: int = 1_000_000
     high: tuple = ()
     limits: dict = field(default_factory=dict)
+    presets: dict = field(default_factory=dict)
 
 
 def find_board(name):

@@ -150,6 +150,9 @@ def show_board(result):
                for path in result["timing_estimate"]])
     if result["bitstream"]:
         click.echo(f"{result['bitstream']}: bitstream of seed {result['bitstream_seed']}")
+    for preset, routed in result["presets"].items():
+        click.echo(f"preset {preset}: placed and routed by {routed['tool']} in {routed['minutes']} "
+                   f"minutes, {', '.join(map(str, routed['fmax_mhz']))} MHz")
     for name in result["missing"]:
         click.echo(f"no bitstream, not found: {name}")
     if result["missing"]:

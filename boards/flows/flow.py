@@ -32,7 +32,7 @@ class BoardResult:
 
     ``fmax`` has MHz by seed as the router says (None if it told none), ``routed`` those of the
     slowest path of all where the router leaves some out; ``failed`` the reason by seed that did not
-    place or route; ``seed`` is the one of the bitstream. ``missing`` names what a bitstream would
+    place or route; ``seed`` is the one of the bitstream; ``presets`` are the board's. ``missing`` names what a bitstream would
     need beside what is installed, ``extra`` what only one family has.
     """
 
@@ -43,6 +43,7 @@ class BoardResult:
     clock_mhz: float
     total: dict
     available: dict
+    presets: dict
     bitstream: str | None = None
     seed: int | None = None
     fmax: dict = field(default_factory=dict)
@@ -78,7 +79,8 @@ class BoardResult:
             "median_meets_clock": meets(statistics.median_low(every.values()) if every else None),
             "worst_meets_clock": meets(min(every.values(), default=None)),
             "failed_seeds": self.failed, "seconds": self.seconds,
-            "total": self.total, "available": self.available, **self.extra}
+            "total": self.total, "available": self.available, "presets": self.presets,
+            **self.extra}
 
 
 def find_tool(name):

@@ -103,8 +103,11 @@ def _without_shared_pins(cells, sdf):
         own = cells.get(sink[0])
         if own is None or not LUT.fullmatch(own["type"]) or (before := written(source[0])) is None:
             return True
-        return before in {drivers.get(bit) for pin, bits in own["connections"].items()
-                          if own["port_directions"][pin] == "input" for bit in bits}
+        true = {drivers.get(bit) for pin, bits in own["connections"].items()
+                if own["port_directions"][pin] == "input" for bit in bits}
+        # Chains of carries are cut anew: the one placed may hold outputs of the next one's name.
+        return before in true or (cells[before]["type"] == "CARRY4" and any(
+            cell is not None and cells[cell]["type"] == "CARRY4" for cell in true))
 
     return replace(sdf, nets={sink: (source, ns) for sink, (source, ns) in sdf.nets.items()
                               if needed(sink, source)})

@@ -303,7 +303,7 @@ def build_spartan7(top, output, *, seeds=3, router=None, limit=None, progress=No
         check_fit(asdict(total), crowded, board.limits)
         result = BoardResult(
             name, board.part, board.family, f"{top.config.hash:016x}", round(mhz, 4),
-            asdict(total), board.limits, missing=missing,
+            asdict(total), board.limits, board.presets, missing=missing,
             extra={**crowded, "timing_note": TIMING_NOTE, "documentation": DOCUMENTATION,
                    "timing_estimate": _estimate(netlist, name), "modules": {
                        path: {"instances": size.instances, **asdict(size.total),

@@ -105,10 +105,11 @@ class Accumulators(wiring.Component):
                 memory = Memory(shape=signed(self.acc_bits), depth=self.depth, init=[])
                 m.submodules[f"memory_{c}_{buffer}"] = memory
                 write, read = memory.write_port(), memory.read_port()
-                drain = self.row_en & (self.row_buffer == buffer)
+                # The request of a row comes late in its cycle: no address waits for it.
+                adds_here = valids[delay] & (here.buffer == buffer) & ~here.first
                 m.d.comb += [
-                    read.en.eq(drain | (valids[delay] & (here.buffer == buffer) & ~here.first)),
-                    read.addr.eq(Mux(drain, self.row_t, here.t)),
+                    read.en.eq((self.row_en & (self.row_buffer == buffer)) | adds_here),
+                    read.addr.eq(Mux(adds_here, here.t, self.row_t)),
                     write.en.eq(valids[delay + 3] & (after.buffer == buffer)),
                     write.addr.eq(after.t), write.data.eq(total),
                 ]
