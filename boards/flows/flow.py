@@ -30,10 +30,10 @@ class ToolError(RuntimeError):
 class BoardResult:
     """What a flow found out about a board.
 
-    ``fmax`` has MHz by seed as the router says (None if it told none), ``routed`` those of the
-    slowest path of all where the router leaves some out; ``failed`` the reason by seed that did not
-    place or route; ``seed`` is the one of the bitstream; ``presets`` are the board's. ``missing`` names what a bitstream would
-    need beside what is installed, ``extra`` what only one family has.
+    ``presets`` are the board's. ``fmax`` has MHz by seed as the router says (None if it told none),
+    ``routed`` those of the slowest path of all where the router leaves some out; ``failed`` the
+    reason by seed that did not place or route; ``seed`` is the one of the bitstream. ``missing``
+    names what a bitstream would need beside what is installed, ``extra`` what only one family has.
     """
 
     board: str

@@ -2,7 +2,9 @@
 
 nextpnr-xilinx writes the delay of every net and of LUTs, carry chains and multiplexers, but gives
 DSP slices and block RAM no timing and every flip-flop the same: what is missing is from
-``boards/synthesis/delays.toml``.
+``boards/synthesis/delays.toml``. For inputs of LUTs that it has permuted, which it does after its
+own analysis, it writes what it had estimated before routing. So all nets count by as much more as
+the slowest path of its analysis is slower than the same kind of path is with what it writes.
 """
 
 import re
@@ -16,6 +18,7 @@ __all__ = ["RoutedPath", "routed_paths"]
 _RAM = re.compile(r"RAMB(18|36)E1")
 _OUTPUTS = {"ff": re.compile(r"Q"), "bram": re.compile(r"DO\w+"), "dsp": re.compile(r"P\d*"),
             "lutram": re.compile(r"O[56]")}
+_ORIGIN = "X_ORIG_PORT_"
 _ENABLES = {"D": "", "CE": "CE", "SR": "R"}
 
 
@@ -40,15 +43,19 @@ class RoutedPath:
         return asdict(self)
 
 
-def routed_paths(module, sdf):
+def routed_paths(module, placed, sdf, fmax=None):
     """Return the `RoutedPath` of every pair of kinds of registers, the slowest first.
 
     Parameters
     ----------
     module : dict
         The flat module of the netlist that was placed, as Yosys' ``write_json`` writes it.
+    placed : dict
+        The module that place and route wrote.
     sdf : Sdf
         The delays after routing.
+    fmax : float, optional
+        MHz of the slowest path between flip-flops by the router's own analysis.
 
     Raises
     ------
@@ -56,7 +63,7 @@ def routed_paths(module, sdf):
         If there is a loop without a register.
     """
     figures, cells = delays(), module["cells"]
-    sdf = _without_shared_pins(cells, sdf)
+    sdf = _without_shared_pins(placed["cells"], sdf)
     kinds = {cell: _kind(cell, kind, cells) for cell, kind in sdf.kinds.items()}
     order, found = _order(sdf), {}
     ends = [(sink, setup) for sink in sdf.nets
@@ -69,48 +76,39 @@ def routed_paths(module, sdf):
                 continue
             ns, nets, start = arrival[source]
             pair, ns = (kind, kinds[sink[0]]), ns + net + setup
-            if pair not in found or ns > found[pair].ns:
-                found[pair] = RoutedPath(*pair, round(ns, 3), round(nets + net, 3),
-                                         round(1e3 / ns, 2), " ".join(start), " ".join(sink))
-    return sorted(found.values(), key=lambda path: -path.ns)
+            if pair not in found or ns > found[pair][0]:
+                found[pair] = ns, nets + net, " ".join(start), " ".join(sink)
+    more = _more(found.get(("ff", "ff")), fmax)
+    paths = []
+    for pair, (ns, nets, start, end) in found.items():
+        ns += (more - 1) * nets
+        paths.append(RoutedPath(*pair, round(ns, 3), round(more * nets, 3), round(1e3 / ns, 2),
+                                start, end))
+    return sorted(paths, key=lambda path: -path.ns)
 
 
-def _without_shared_pins(cells, sdf):
+def _more(between_flip_flops, fmax):
+    """Return by what factor the nets of the slowest path are slower than what was written."""
+    if between_flip_flops is None or not fmax or not between_flip_flops[1]:
+        return 1.0
+    ns, nets, *_ = between_flip_flops
+    return max(1.0, (1e3 / fmax - (ns - nets)) / nets)
+
+
+def _without_shared_pins(placed, sdf):
     """Return the delays without those to inputs that the table of a LUT does not depend on.
 
-    Two LUTs at one place share their pins, so that each has the nets of both.
+    Two LUTs at one place share their pins, so that each has the nets of both; the attributes say
+    which pins are those of the netlist's cell.
     """
-    drivers = {bit: name for name, cell in cells.items()
-               for pin, bits in cell["connections"].items()
-               if cell["port_directions"][pin] == "output" for bit in bits}
-
-    def written(cell):
-        """Return the cell of the netlist that drives a placed one's output."""
-        for _ in range(100):
-            base = cell.partition("$split$")[0].rpartition("/")
-            if cell in cells or base[2] in cells:
-                return cell if cell in cells else base[2]
-            if base[0] in cells:
-                return base[0]
-            inputs = {sdf.nets[before][0][0] for out in ("O5", "O6")
-                      for before, _ in sdf.paths.get((cell, out), ()) if before in sdf.nets}
-            if len(inputs) != 1:
-                return None
-            cell, = inputs
-        return None
-
-    def needed(sink, source):
-        own = cells.get(sink[0])
-        if own is None or not LUT.fullmatch(own["type"]) or (before := written(source[0])) is None:
-            return True
-        true = {drivers.get(bit) for pin, bits in own["connections"].items()
-                if own["port_directions"][pin] == "input" for bit in bits}
-        # Chains of carries are cut anew: the one placed may hold outputs of the next one's name.
-        return before in true or (cells[before]["type"] == "CARRY4" and any(
-            cell is not None and cells[cell]["type"] == "CARRY4" for cell in true))
-
-    return replace(sdf, nets={sink: (source, ns) for sink, (source, ns) in sdf.nets.items()
-                              if needed(sink, source)})
+    own = {}
+    for name, cell in placed.items():
+        pins = {key.removeprefix(_ORIGIN) for key, pin in cell["attributes"].items()
+                if key.startswith(f"{_ORIGIN}A") and pin}
+        if pins and LUT.fullmatch(cell["attributes"].get("X_ORIG_TYPE", "")):
+            own[name] = pins
+    return replace(sdf, nets={sink: found for sink, found in sdf.nets.items()
+                              if sink[1] in own.get(sink[0], (sink[1],))})
 
 
 def _kind(cell, kind, cells):

@@ -347,10 +347,11 @@ class _Run:
             self._tool(TOOLS[0], options, log, f"{name}-{seed}.fasm", said=lambda line: (
                 said(text) if (text := doing(line)) else None))
             said("checking")
-            checked, paths = self._check(fabric, seed), self._paths(seed)
-            return (core_fmax((self.folder / log).read_text(errors="replace")),
-                    paths[0].mhz if paths else None,
-                    {"checked": checked, "routed_paths": [path.to_dict() for path in paths]})
+            fmax = core_fmax((self.folder / log).read_text(errors="replace"))
+            placed = self._placed(seed)
+            checked, paths = self._check(fabric, placed, seed), self._paths(placed, seed, fmax)
+            return fmax, paths[0].mhz if paths else None, {
+                "checked": checked, "routed_paths": [path.to_dict() for path in paths]}
 
         self.result.extra |= best_of(self.result, place_and_route, seeds, self.progress)
 
@@ -369,12 +370,20 @@ class _Run:
         except (BitstreamError, OSError, ValueError, KeyError) as error:
             raise ToolError(f"the bitstream cannot be believed: {error}") from None
 
-    def _check(self, fabric, seed):
+    def _placed(self, seed):
+        """Return the module that place and route wrote."""
+        try:
+            placed, = json.loads((self.folder / f"{self.board.name}-{seed}.json").read_text())[
+                "modules"].values()
+            return placed
+        except (OSError, ValueError, KeyError) as error:
+            raise ToolError(f"the placement of seed {seed} cannot be read: {error!r}") from None
+
+    def _check(self, fabric, placed, seed):
         """Return what was looked at in the FASM of a seed; raise `ToolError` if it is wrong."""
         name, folder = self.board.name, self.folder
         try:
             features = parse_fasm((folder / f"{name}-{seed}.fasm").read_text())
-            placed, = json.loads((folder / f"{name}-{seed}.json").read_text())["modules"].values()
             found = {"features": check_cells(self.module, placed, features, fabric),
                      "pins": check_pins(self.module, placed, features, fabric)}
         except (FasmError, OSError, ValueError, KeyError) as error:
@@ -385,12 +394,12 @@ class _Run:
             raise ToolError(f"the FASM of seed {seed} is wrong: {wrong[0]}{more}")
         return {what: count for what, (count, _) in found.items()}
 
-    def _paths(self, seed):
+    def _paths(self, placed, seed, fmax):
         """Return the slowest paths of a seed, with the delays after routing."""
         path = self.folder / f"{self.board.name}-{seed}.sdf"
         try:
             with path.open() as lines:
-                return routed_paths(self.module, parse_sdf(lines))
+                return routed_paths(self.module, placed, parse_sdf(lines), fmax)
         except (OSError, ValueError, KeyError) as error:
             raise ToolError(f"the delays of seed {seed} cannot be read: {error!r}") from None
         finally:

@@ -47,6 +47,14 @@ PATHS = {"and": [("A1", "O6", 120), ("A2", "O6", 130), ("A5", "O6", 140)],
          "store/DPR0": [("A4", "O6", 150)], "f0": [("CK", "Q", 100)], "f1": [("CK", "Q", 100)]}
 
 
+def placement(**pins):
+    """Return the placed LUTs with the pins that are theirs; those of `CELLS` by default."""
+    pins = {"and": "A1 A2", "other": "A3", "pass$legal$1": ""} | pins
+    return {"cells": {name: {"attributes": {
+        "X_ORIG_TYPE": "LUT2", **{f"X_ORIG_PORT_{pin}": "I0" for pin in own.split()}}}
+        for name, own in pins.items()}}
+
+
 def lines(scale="1ps", nets=NETS):
     def escaped(text):
         return text.replace("$", r"\$")
@@ -86,7 +94,7 @@ def test_paths():
                             "store/DPR0 DI1"),
         ("lutram", "ff"): (OUT["lutram"]["ns"] + 0.35 + SETUP["ff"][""]["ns"], 0.35, "f0 D"),
     }
-    found = routed_paths({"cells": CELLS}, parse_sdf(lines()))
+    found = routed_paths({"cells": CELLS}, placement(), parse_sdf(lines()))
     assert [path.ns for path in found] == sorted((path.ns for path in found), reverse=True)
     assert {(path.start_kind, path.end_kind): (path.ns, path.net_ns, path.end)
             for path in found} == {kinds: (pytest.approx(ns, abs=1e-3), pytest.approx(nets), end)
@@ -95,18 +103,32 @@ def test_paths():
     assert (slowest.start, slowest.mhz) == ("ram DOADO0", pytest.approx(1e3 / slowest.ns, rel=1e-3))
 
 
+@pytest.mark.parametrize("fmax", [None, 900.0, 400.0])
+def test_nets_count_by_as_much_more_as_the_router_says(fmax):
+    module, sdf = {"cells": CELLS}, parse_sdf(lines())
+    plain = {(path.start_kind, path.end_kind): path
+             for path in routed_paths(module, placement(), sdf)}
+    between = plain["ff", "ff"]  # 2.11 ns, 1.6 of nets
+    more = 1 if fmax is None or 1e3 / fmax < between.ns else (
+        1e3 / fmax - between.ns + between.net_ns) / between.net_ns
+    assert (more > 1) == (fmax == 400.0)
+    for path in routed_paths(module, placement(), sdf, fmax):
+        before = plain[path.start_kind, path.end_kind]
+        assert path.net_ns == pytest.approx(more * before.net_ns, abs=2e-3)
+        assert path.ns == pytest.approx(before.ns + (more - 1) * before.net_ns, abs=2e-3)
+
+
 def test_registers_of_memories_and_slices_count():
     cells = CELLS | {"ram": cell("RAMB36E1", {"DIADI": [4]}, {"DOADO": [3]}, DOA_REG="1"),
                      "slice": cell("DSP48E1", {"A": [3]}, {"P": [6]}, AREG="0", MREG="1")}
     found = {(path.start_kind, path.end_kind): path.ns
-             for path in routed_paths({"cells": cells}, parse_sdf(lines()))}
+             for path in routed_paths({"cells": cells}, placement(), parse_sdf(lines()))}
     assert found["bram_reg", "dsp"] == pytest.approx(
         OUT["bram_reg"]["ns"] + 0.7 + SETUP["dsp"]["A MREG"]["ns"])
     assert not any("bram" in kinds for kinds in found)
 
 
 def test_a_loop_is_refused():
-    cells = CELLS | {"other": cell("LUT2", {"I0": 5, "I1": 4}, {"O": 10}),
-                     "and": cell("LUT3", {"I0": 2, "I1": 3, "I2": 10}, {"O": 4})}
     with pytest.raises(ValueError, match=r"^there is a loop through (and O6|other O5)$"):
-        routed_paths({"cells": cells}, parse_sdf(lines()))
+        routed_paths({"cells": CELLS}, placement(**{"and": "A1 A2 A5", "other": "A3 A5"}),
+                     parse_sdf(lines()))
