@@ -39,8 +39,8 @@ class Board:
     limits : dict
         Primitives of the part, by the names in the table of sizes.
     presets : dict
-        Presets that were placed and routed for the board: by name the tool and its version, minutes
-        on two cores, and MHz of each seed.
+        Presets that were placed and routed for the board: by name the ``tool`` and its version,
+        ``minutes`` on two cores, and ``fmax_mhz`` of each seed.
     """
 
     name: str

@@ -80,6 +80,8 @@ def test_unknown_boards_and_families():
 def test_boards_as_data(name):
     board = find_board(name)
     assert (board.name, board.config in PRESETS) == (name, True)
+    assert board.config in board.presets
+    assert set(board.presets) <= set(PRESETS)
     top = BoardTop(board, TINY, accelerator=Loopback())
     assert top.plan.output == pytest.approx(board.clock_mhz)
     assert abs(top.plan.output * 1e6 / top.divisor / board.baud - 1) < 0.02
