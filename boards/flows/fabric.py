@@ -141,7 +141,7 @@ class Routing:
             for name in names:
                 destination, dot, source = name.partition(".")
                 if dot and "." not in source:
-                    self._drivers.setdefault((tile, destination), source)
+                    self._drivers.setdefault((tile, destination), []).append(source)
 
     def source(self, tile, wire):
         """Return where the signal on a wire comes from, as ``(tile, wire)``; None if nowhere.
@@ -189,7 +189,7 @@ class Routing:
         for tile, wire in node:
             always, default = self._fabric.fixed(self._fabric.kind(tile))
             if (tile, wire) in self._drivers:
-                found.add((tile, self._drivers[tile, wire]))
+                found |= {(tile, source) for source in self._drivers[tile, wire]}
             elif wire in always:
                 found.add((tile, always[wire]))
             elif wire in default:

@@ -134,6 +134,8 @@ def test_pins_as_in_the_netlist(device):
      "DSP48E1 high: pin A1 must be 1, but what reaches it is CLBLL_L_X0Y0/CLBLL_LL_B"),
     ("DSP_L_X0Y0", {"DSP_0_INMODE0__DSP_GND_L": 1},
      "DSP48E1 low: pin INMODE0 is not connected"),
+    ("INT_L_X0Y0", {"IMUX0__LOGIC_OUTS1": 1},
+     "DSP48E1 low: pin A0: several connections drive the wire DSP_L_X0Y0/DSP_0_A0"),
     ("DSP_L_X0Y0", {"DSP_0_A0__DSP_BYP": 1},
      r"DSP48E1 low: pin A0: several connections drive the wire DSP_L_X0Y0/DSP_0_A0"),
 ])
