@@ -54,6 +54,7 @@ _BOARD_CELLS = {"IBUF", "OBUFT", "BUFG", "PLLE2_ADV"}
 
 _UNPLACED = {"RAM256X1S", "RAM256X1D", "RAM512X1S"}
 _RAM_WIDTHS = "READ_WIDTH_A", "READ_WIDTH_B", "WRITE_WIDTH_A", "WRITE_WIDTH_B"
+_RAM_VALUES = "INIT_A", "INIT_B", "SRVAL_A", "SRVAL_B"
 
 _ARRAY = "array"
 
@@ -164,6 +165,10 @@ def check_netlist(netlist, top, written=None):
                 raise ToolError(
                     f"{parameter} of a RAMB36E1 must not be {width}, of which nextpnr-xilinx loses "
                     f"a bit, but that of {name} is; a memory of another depth or width has another")
+        for parameter in _RAM_VALUES if kind in ("RAMB18E1", "RAMB36E1") else ():
+            if "1" in cell["parameters"].get(parameter, ""):
+                raise ToolError(f"{parameter} of a {kind} must be 0, as nextpnr-xilinx makes it, "
+                                f"but that of {name} is not")
     _check_cascades(cells)
     if written is not None:
         _check_written(cells, written["modules"].get(top, {"cells": {}})["cells"])

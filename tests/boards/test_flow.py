@@ -452,6 +452,8 @@ def chain(length, **changes):
     ({"a": memory(READ_WIDTH_A="1001")}, (
         "READ_WIDTH_A of a RAMB36E1 must not be 9, of which nextpnr-xilinx loses a bit, but that "
         "of a is; a memory of another depth or width has another")),
+    ({"a": memory("RAMB18E1", SRVAL_A="0010")},
+     "SRVAL_A of a RAMB18E1 must be 0, as nextpnr-xilinx makes it, but that of a is not"),
     ({"a": memory(WRITE_WIDTH_B="1")}, "WRITE_WIDTH_B of a RAMB36E1 must not be 1, .* of a is; .*"),
 ])
 def test_netlists_that_do_not_route_are_refused(cells, message):
