@@ -2,14 +2,25 @@
 
 import re
 from collections import Counter
+from itertools import count
 
-__all__ = ["keep_large", "merge_identical", "quote_indices"]
+__all__ = ["keep_large", "merge_identical", "own_wires", "prepared", "quote_indices"]
 
 _NAME = re.compile(r"\\[^\s\"]+")
 _MODULE = re.compile(r"^module (\S+)\n(.*?)^end\n", re.MULTILINE | re.DOTALL)
 _PORT = re.compile(r"((?:in|out)put) \d+")
 _TOP = "attribute \\top 1\n"
 _CELL = re.compile(r"^( *cell )(\\\S+)( )", re.MULTILINE)
+_UNNAMED = re.compile(r"(?<=\s)\$(?=\d+\s)")
+
+
+def prepared(text, smallest, always=(), inline=()):
+    """Return RTLIL `text` as Yosys gets it: equal modules once, small ones to be flattened.
+
+    The parameters are those of `keep_large`.
+    """
+    text = own_wires(merge_identical(quote_indices(text)))
+    return keep_large(text, smallest, always=always, inline=inline)
 
 
 def quote_indices(text):
@@ -62,6 +73,18 @@ def keep_large(text, lines, instances=8, always=(), inline=()):
         return ("attribute \\keep_hierarchy 1\n" if kept else "") + match[0]
 
     return _MODULE.sub(mark, text)
+
+
+def own_wires(text):
+    """Return RTLIL `text` in which no two modules have an unnamed wire of the same name.
+
+    Yosys orders the operands of a sum by which of their names it has seen first, and the first one
+    goes into the carry chain by itself, too. That should be the register, not the unnamed
+    expression, or each bit takes two look-up tables instead of one. In a module, registers are
+    first; but names of unnamed wires begin anew in every module.
+    """
+    numbers = count()
+    return _MODULE.sub(lambda match: _UNNAMED.sub(f"$m{next(numbers)}_", match[0]), text)
 
 
 def _key(body):

@@ -12,7 +12,7 @@ from pathlib import Path
 from amaranth.back import rtlil
 
 from systola.boards.synthesis.depth import Depth, logic_depth
-from systola.boards.synthesis.rtlil import keep_large, merge_identical, quote_indices
+from systola.boards.synthesis.rtlil import prepared
 from systola.boards.synthesis.sizes import ModuleSize, Size, module_sizes
 from systola.boards.synthesis.watch import OutOfTime, tail, watch
 from systola.hw.accelerator import Accelerator
@@ -187,9 +187,7 @@ def _write_design(design, top, folder, smallest, family):
         design = Accelerator(design)
     platform = Primitives(family) if family == "xc7" else None
     text = rtlil.convert(design, name=top, platform=platform, emit_src=False)
-    text = keep_large(merge_identical(quote_indices(text)), smallest, always=(_ARRAY,),
-                      inline=inline)
-    (folder / "design.il").write_text(text)
+    (folder / "design.il").write_text(prepared(text, smallest, always=(_ARRAY,), inline=inline))
     return "read_verilog -lib +/xilinx/cells_sim.v\nread_rtlil design.il"
 
 

@@ -3,13 +3,13 @@ import re
 from dataclasses import replace
 
 import pytest
-from amaranth import Module, Signal
+from amaranth import Module, Mux, Signal
 from amaranth.back import rtlil
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from systola.boards.synthesis.rtlil import keep_large, merge_identical, quote_indices
+from systola.boards.synthesis.rtlil import keep_large, merge_identical, own_wires, quote_indices
 from systola.boards.synthesis.sizes import UNITS
 from systola.boards.synthesis.synth import SynthesisError, array_of, synthesize
 from systola.hw.accelerator import Accelerator
@@ -178,6 +178,56 @@ def test_large_and_frequent_modules_are_kept():
     for options, kept in (({"instances": 2}, r"\top.one"), ({"always": ["half"]}, r"\top.half")):
         assert re.findall(r"keep_hierarchy 1\nmodule (\S+)",
                           keep_large(text, 10**6, **options)) == [kept]
+
+
+class Adder(wiring.Component):
+    """Adds one of two registers, or none, to another, called `name`."""
+
+    def __init__(self, name):
+        self.name = name
+        super().__init__({"a": In(8).array(3), "select": In(2), "y": Out(8)})
+
+    def elaborate(self, platform):
+        m = Module()
+        plain, *others = (Signal(8, name=f"{self.name}_{k}") for k in range(3))
+        select = Signal(2, name=f"{self.name}_select")
+        m.d.sync += [select.eq(self.select), self.y.eq(
+            plain + Mux(select[0], 0, Mux(select[1], *others)))]
+        m.d.sync += [register.eq(a) for register, a in zip((plain, *others), self.a, strict=True)]
+        return m
+
+
+class Adders(wiring.Component):
+    """Two that differ in names only."""
+
+    a: In(8).array(3)
+    select: In(2)
+    y: Out(16)
+
+    def elaborate(self, platform):
+        m = Module()
+        for k, name in enumerate(("one", "other")):
+            m.submodules[name] = adder = Adder(name)
+            m.d.comb += [adder.select.eq(self.select), self.y[8 * k:8 * k + 8].eq(adder.y)]
+            m.d.comb += [inner.eq(a) for inner, a in zip(adder.a, self.a, strict=True)]
+        return m
+
+
+def test_unnamed_wires_of_modules_have_names_of_their_own():
+    text = rtlil.convert(Adders(), name="top", emit_src=False)
+    unnamed = re.compile(r"^  wire [^\n]*(\$\S+)$", re.MULTILINE)
+    assert len(set(unnamed.findall(text))) < len(unnamed.findall(text))
+    found = unnamed.findall(own_wires(text))
+    assert len(set(found)) == len(found) == len(unnamed.findall(text))
+    assert re.sub(r"\$m\d+_", "$", own_wires(text)) == text
+
+
+@pytest.mark.slow
+def test_a_register_is_added_to_a_choice_in_a_table_for_each_bit():
+    # Of modules after the first, too: the order of a sum's operands decides.
+    modules = synthesize(Adders(), "top", smallest=0).modules
+    assert {name: modules[f"top.{name}"].own.lut for name in ("one", "other")} == {
+        "one": 8, "other": 8}
 
 
 def test_no_name_looks_like_a_bit_of_another():
