@@ -65,11 +65,14 @@ class Bank(wiring.Component):
             # Read without a clock, then a register with reset: the form that becomes block RAM.
             read = memory.read_port(domain="comb")
             m.d.comb += read.addr.eq(addr)
+            # Without the reset of the domain: that would be logic between it and the memories.
+            word = Signal.like(read.data.as_value(), reset_less=True)
             if ecp5 and output is self.b:
                 # There the reset of a port blocks its writing.
-                word, selected = Signal.like(read.data.as_value()), Signal(init=0)
+                selected = Signal(reset_less=True)
                 m.d.sync += [word.eq(read.data.as_value()), selected.eq(select)]
                 m.d.comb += output.as_value().eq(Mux(selected, word, 0))
             else:
-                m.d.sync += output.as_value().eq(Mux(select, read.data.as_value(), 0))
+                m.d.sync += word.eq(Mux(select, read.data.as_value(), 0))
+                m.d.comb += output.as_value().eq(word)
         return m

@@ -102,7 +102,8 @@ class Scratchpad(wiring.Component):
 
     def _push(self, m, read, outputs, queues):
         """Join the banks' words a cycle after `read`; push the result to the queue selected."""
-        joined, arrives, pushed = Signal.like(queues[0][0].data), Signal(), Signal()
+        joined = Signal.like(queues[0][0].data, reset_less=True)
+        arrives, pushed = Signal(), Signal()
         word = outputs[0].as_value()
         for output in outputs[1:]:
             word |= output.as_value()
@@ -117,22 +118,23 @@ class Scratchpad(wiring.Component):
                                    "data": self.w[0].req.p.data.shape(),
                                    "mask": self.config.rows})
         held, read_place = Signal(write, reset_less=True), Signal(self._offset_bits)
-        # The bank of the write and of the read, one-hot, or zero.
-        write_where, read_where = Signal(len(banks)), Signal(len(banks))
+        # Whether there is a write and a read, and in which bank.
+        slot = data.StructLayout({"valid": 1, "bank": range(len(banks))})
+        written, from_where = Signal(slot), Signal(slot)
         # Whether they go on; known a cycle ahead, because readiness begins here and ends far away.
         send_write, send_read = Signal(init=1), Signal(init=1)
         m.d.comb += [writes.valid.eq(Cat(port.req.valid for port in self.w)),
                      writes.free.eq(send_write)]
         for index, port in enumerate(self.w):
             m.d.comb += port.req.ready.eq(writes.grant[index])
-        next_write = self._chosen(m, self.w, writes.grant, send_write, write_where)
-        m.d.sync += write_where.eq(next_write)
+        next_write = self._chosen(m, self.w, writes.grant, send_write, written)
+        m.d.sync += written.eq(next_write)
         for index, port in enumerate(self.w):
             with m.If(writes.grant[index]):
                 m.d.sync += [held.place.eq(self._select(port.req.p.addr)[1]),
                              held.data.eq(port.req.p.data), held.mask.eq(port.req.p.mask)]
-        self._to_banks(m, banks, held, Mux(send_write, write_where, 0), read_place,
-                       Mux(send_read, read_where, 0))
+        self._to_banks(m, banks, held, (send_write, written), read_place,
+                       (send_read, from_where))
         if not queues:
             return
         m.submodules.reads = reads = Arbiter(len(queues))
@@ -142,10 +144,10 @@ class Scratchpad(wiring.Component):
                                for port, queue in zip(ports, queues, strict=True))),
             reads.free.eq(send_read),
         ]
-        next_read = self._chosen(m, ports, reads.grant, send_read, read_where)
-        conflict = (next_write & next_read).any()
+        next_read = self._chosen(m, ports, reads.grant, send_read, from_where)
+        conflict = (next_write.valid & next_read.valid & (next_write.bank == next_read.bank))
         # The older one goes first, of equals the read. At most one of the two has waited.
-        m.d.sync += [read_where.eq(next_read), send_read.eq(~(conflict & ~send_write)),
+        m.d.sync += [from_where.eq(next_read), send_read.eq(~(conflict & ~send_write)),
                      send_write.eq(~(conflict & send_write))]
         whose = [Signal(len(queues), name=f"whose_{stage}") for stage in range(4)]
         with m.If(reads.free):
@@ -162,28 +164,29 @@ class Scratchpad(wiring.Component):
         self._push(m, read, [bank.b for bank in banks],
                    [(queue, whose[3][index]) for index, queue in enumerate(queues)])
 
-    def _chosen(self, m, ports, grant, free, where):
-        """Return the bank of the granted request, one-hot, zero for none; `where` if not free."""
-        chosen = Signal.like(where)
-        banks = Mux(free, 0, where)
+    def _chosen(self, m, ports, grant, free, slot):
+        """Return the granted request's `slot`; if not `free`, that of the one that waits."""
+        chosen = Signal.like(slot)
+        bank, upper = Mux(free, 0, slot.bank), self._offset_bits
         for index, port in enumerate(ports):
-            banks |= Mux(grant[index], self._select(port.req.p.addr)[0], 0)
-        m.d.comb += chosen.eq(banks)
+            bank |= Mux(grant[index], port.req.p.addr[upper:upper + len(slot.bank)], 0)
+        m.d.comb += [chosen.valid.eq(grant.any() | (slot.valid & ~free)), chosen.bank.eq(bank)]
         return chosen
 
     def _to_banks(self, m, banks, write, written, read_place, read_from):
         """Register what port B of each bank does in the next cycle.
 
-        `written` and `read_from` are the banks of the write and the read that go on, one-hot.
+        `written` and `read_from` are, of the write and the read, whether it goes on, and its slot.
         """
         word = Signal(write.data.shape(), reset_less=True)
         m.d.sync += word.eq(write.data)
         for index, bank in enumerate(banks):
             place = Signal(self._offset_bits, name=f"place_{index}", reset_less=True)
-            mask = Signal(self.config.rows, name=f"mask_{index}")
-            read = Signal(name=f"read_{index}")
-            writes = written[index]
+            mask = Signal(self.config.rows, name=f"mask_{index}", reset_less=True)
+            read = Signal(name=f"read_{index}", reset_less=True)
+            writes, reads = (goes & slot.valid & (slot.bank == index)
+                             for goes, slot in (written, read_from))
             m.d.sync += [place.eq(Mux(writes, write.place, read_place)),
-                         mask.eq(Mux(writes, write.mask, 0)), read.eq(read_from[index])]
+                         mask.eq(Mux(writes, write.mask, 0)), read.eq(reads)]
             m.d.comb += [bank.b_addr.eq(place), bank.b_write.eq(mask), bank.b_read.eq(read),
                          bank.b_data.eq(word)]
