@@ -1,6 +1,6 @@
 """Back end of the MATRIX engine: accumulators to requantized words in the scratchpad."""
 
-from amaranth import Array, Module, Mux, Signal, signed
+from amaranth import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -99,7 +99,11 @@ class Drain(wiring.Component):
         buffers = config.acc_buffers
         tiles, buffer = Signal(range(buffers + 1)), Signal(range(buffers))
         t, group = self.rows_read, Signal(range(self.groups))
-        has_row, go = Signal(), Signal()
+        has_row, ahead, go = Signal(), Signal(), Signal()
+        # What the row's last group needs is in `kept` when the memories have the next row (`ahead`).
+        bits = lanes * config.acc_bits
+        kept = Signal(data.ArrayLayout(bits, max(self.groups - 1, 1)), reset_less=True)
+        here = Signal()
         beat = requant.i.p
         has_factor = 1
         if config.factor_depth:
@@ -114,17 +118,26 @@ class Drain(wiring.Component):
             beat.tag.eq(note.tag), beat.bits.eq(note.bits), beat.use_res.eq(note.use_res),
             beat.symmetric.eq(note.symmetric), beat.long.eq(note.long),
             self.free.eq(go & note.tile_end),
-            # A row is read when the group before it leaves, or as soon as its tile is complete.
-            self.row_en.eq(Mux(has_row, go & note.row_end & ~note.tile_end, tiles != 0)),
+            here.eq((group == 0) & ~ahead),
+            # A row is read when the last group of the one before is next, or as soon as its tile is
+            # complete. Not when a group leaves: that is known late, and the memories are far away.
+            self.row_en.eq(Mux(has_row, source.valid & note.row_end & ~note.tile_end & ~ahead,
+                               tiles != 0)),
             self.row_t.eq(t), self.row_buffer.eq(buffer),
         ]
-        rows = Array(self.row[k:k + lanes] for k in range(0, config.cols, lanes))
+        first, *others = (self.row.as_value()[k * bits:(k + 1) * bits] for k in range(self.groups))
+        with m.If(here):
+            m.d.sync += kept.eq(Cat(others))
+            with m.If(note.row_end):
+                m.d.sync += kept[0].eq(first)
+        held = Array([kept[0], *(kept[k] for k in range(self.groups - 1))])
+        z = Mux(here, first, held[group])
         pairs = Array(residual.o.p[k:k + lanes] for k in range(0, config.rows, lanes))
         slot = Signal(range(config.rows // lanes))
         for index in range(config.rows // lanes):
             with m.If(note.tag.lane == index * lanes):
                 m.d.comb += slot.eq(index)
-        m.d.comb += [beat.z.eq(rows[group]), beat.res.eq(pairs[slot])]
+        m.d.comb += [Value.cast(beat.z).eq(z), beat.res.eq(pairs[slot])]
         m.d.comb += [beat.p[k].eq(Mux(note.broadcast, self.param.rsp.p[0], self.param.rsp.p[k]))
                      for k in range(lanes)]
         if config.factor_depth:
@@ -132,9 +145,11 @@ class Drain(wiring.Component):
                 m.d.comb += [beat.p[k].mult.eq(self.factor.rsp.p) for k in range(lanes)]
         m.d.sync += tiles.eq(tiles + self.tile - self.free)
         with m.If(self.row_en):
-            m.d.sync += [t.eq(t + 1), has_row.eq(1)]
+            m.d.sync += [t.eq(t + 1), has_row.eq(1), ahead.eq(has_row)]
         with m.If(go):
             m.d.sync += group.eq(Mux(note.row_end, 0, group + 1))
+            with m.If(note.row_end):
+                m.d.sync += ahead.eq(0)
         with m.If(self.free):
             m.d.sync += [t.eq(0), has_row.eq(0),
                          buffer.eq(Mux(buffer == buffers - 1, 0, buffer + 1))]
