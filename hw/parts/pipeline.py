@@ -2,7 +2,8 @@
 
 from amaranth import Cat, Const, Mux, Signal, Value
 
-__all__ = ["Pipeline", "add_with_carry", "booth_row", "booth_term", "delay", "node", "saturate"]
+__all__ = ["Pipeline", "add_with_carry", "booth_digits", "booth_row", "booth_term", "delay", "node",
+           "saturate"]
 
 
 def node(m, value):
@@ -51,6 +52,23 @@ def booth_term(a, low, mid, high):
     once, twice, minus = (flag.as_signed() for flag in (
         low ^ mid, Mux(high, ~mid & ~low, mid & low), high))
     return (Cat(a, a[-1]).as_signed() & once | Cat(Const(0, 1), a).as_signed() & twice) ^ minus
+
+
+def booth_digits(b, carry=Const(0, 1)):
+    """Return ``(low, mid, high)`` of each radix-4 digit ``low + mid - 2*high`` of ``b + carry``.
+
+    `b` is signed, `carry` a bit. All digits but the last are -2 to 1 with `low` zero, so that a bit
+    of a term is a function of four bits and shares a look-up table of five inputs with its adder:
+    nextpnr-xilinx puts no larger one beside a carry chain. They are the pairs of bits of a sum with
+    2 in each place, less that 2; what the sum carries is for the last digit, -2 to 2.
+    """
+    b = Value.cast(b)
+    b = Cat(b, b[-1]) if len(b) % 2 else b
+    lower, upper = b[:-2], b[-2:]
+    total = (Cat(carry, lower) + Cat(carry, Const(int("10" * (len(lower) // 2) or "0", 2),
+                                                  len(lower))))[1:len(lower) + 2]
+    return [*((Const(0, 1), total[k], ~total[k + 1]) for k in range(0, len(lower), 2)),
+            (total[-1], upper[0], upper[1])]
 
 
 def booth_row(total, a, low, mid, high):
@@ -107,19 +125,19 @@ class Pipeline:
         slice. Nothing needs to be registered before or behind.
         """
         bits = len(a) + len(b)
-        b = Cat(Const(0, 1), b, b[-1])
+        digits = [self.node(Cat(digit)) for digit in booth_digits(b)]
         total, low_bits = None, []  # the sum from the current digit's weight on, and below it
-        for start in range(0, bits - len(a), 2):
-            digit = b[start], b[start + 1], b[start + 2]
+        for row in range(len(digits)):
             if total is None:
-                total = add_with_carry(booth_term(a, *digit), Const(0, 1), digit[2], len(a) + 2)
+                total = add_with_carry(booth_term(a, *digits[0]), Const(0, 1), digits[0][2],
+                                       len(a) + 2)
             else:
                 low_bits.append(total[:2])
-                total = booth_row(total[2:].as_signed(), a, *digit)
+                total = booth_row(total[2:].as_signed(), a, *digits[row])
             total = self.node(total)
-            if start // 2 % rows == rows - 1 or start + 2 >= bits - len(a):
+            if row % rows == rows - 1 or row == len(digits) - 1:
                 low_bits, total = [self.reg(Cat(low_bits))], self.reg(total)
-                a, b = self.reg(a), self.reg(b)
+                a, digits = self.reg(a), [self.reg(digit) for digit in digits]
         return Cat(low_bits, total)[:bits].as_signed()
 
     def add_up(self, values):

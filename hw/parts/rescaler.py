@@ -2,7 +2,7 @@
 
 from amaranth import Cat, Const, Mux, Signal, signed
 
-from systola.hw.parts.pipeline import Pipeline, add_with_carry, booth_row
+from systola.hw.parts.pipeline import Pipeline, add_with_carry, booth_digits, booth_row
 
 __all__ = ["LaneRescaler", "sign_mask"]
 
@@ -63,7 +63,8 @@ class LaneRescaler(Pipeline):
             addend = Mux(*res_mult, addend)
         summed = self.node((z + Mux(high, back, addend))[:bits].as_signed())
         carried = (total >> size)[:bits + whole].as_signed()
-        a, digits = self.reg(summed), self.reg(Cat(before, limb[whole:]))
+        a = self.reg(summed)
+        digits = [self.reg(Cat(digit)) for digit in booth_digits(limb[whole:], before)]
         if whole:
             start = self.reset_reg(Mux(high, carried, summed), ~high & ~limb[0])
         else:
@@ -71,10 +72,11 @@ class LaneRescaler(Pipeline):
         low = self.reset_reg(total[:size], ~high)
         known, upper = start[:whole], start[whole:].as_signed()
         for row in range(rows):
-            upper = booth_row(upper, a, *digits[2 * row:2 * row + 3])
+            upper = booth_row(upper, a, *digits[row])
             if row == rows // 2 - 1:
                 known, upper, a = self.reg(known), self.reg(upper), self.reg(a)
-                digits, low = self.reg(digits, reset_less=False), self.reg(low)
+                digits = [self.reg(digit, reset_less=False) for digit in digits]
+                low = self.reg(low)
             if row < rows - 1:
                 known, upper = Cat(known, upper[:2]), upper[2:].as_signed()
         self.m.d.comb += [back.eq(a), total.eq(Cat(known, upper))]
