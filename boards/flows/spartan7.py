@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from systola.boards.flows.bitstream import BitstreamError, check_bitstream
+from systola.boards.flows.carry_luts import keep_carry_luts
 from systola.boards.flows.fabric import Fabric
 from systola.boards.flows.fasm import FasmError, parse_fasm
 from systola.boards.flows.fasm_check import check_cells, check_pins
@@ -36,7 +37,7 @@ from systola.boards.flows.sdf import parse_sdf
 from systola.boards.synthesis.crowding import SLICE_FLIP_FLOPS, crowding
 from systola.boards.synthesis.estimate import estimate_paths
 from systola.boards.synthesis.primitives import CASCADES
-from systola.boards.synthesis.rtlil import keep_large, merge_identical, quote_indices
+from systola.boards.synthesis.rtlil import prepared
 from systola.boards.synthesis.sizes import module_sizes
 from systola.boards.synthesis.synth import run_yosys
 from systola.hw.contract.dsp_packing import DSP48E1, FABRIC_PINS
@@ -129,8 +130,7 @@ class Spartan7Flow:
 
     def prepared(self, text):
         """Return RTLIL `text` as Yosys gets it: equal modules once, small ones to be flattened."""
-        return keep_large(merge_identical(quote_indices(text)), 1000, always=(_ARRAY,),
-                          inline=(_ARRAY,))
+        return prepared(text, 1000, always=(_ARRAY,), inline=(_ARRAY,))
 
     def toolchain_prepare(self, fragment, name, **options):
         """Return the build plan; the stock board's overrides are Vivado's."""
@@ -306,10 +306,12 @@ def build_spartan7(top, output, *, seeds=3, router=None, limit=None, progress=No
         # What is left when the modules are together, which is less than their sum.
         total = module_sizes({name: {"num_cells_by_type": kinds}}, name)[name].total
         check_fit(asdict(total), crowded, board.limits)
+        carry_luts = keep_carry_luts(netlist["modules"][name])
+        (folder / f"{name}.json").write_text(json.dumps(netlist))
         result = BoardResult(
             name, board.part, board.family, f"{top.config.hash:016x}", round(mhz, 4),
             asdict(total), board.limits, board.presets, missing=missing,
-            extra={**crowded, "timing_note": TIMING_NOTE, "documentation": DOCUMENTATION,
+            extra={**crowded, "carry_luts": carry_luts, "timing_note": TIMING_NOTE, "documentation": DOCUMENTATION,
                    "timing_estimate": _estimate(netlist, name), "modules": {
                        path: {"instances": size.instances, **asdict(size.total),
                               "own": asdict(size.own)} for path, size in modules.items()}})
