@@ -1,8 +1,8 @@
 """Amaranth's RTLIL text prepared for hierarchical synthesis."""
 
+import itertools
 import re
 from collections import Counter
-from itertools import count
 
 __all__ = ["keep_large", "merge_identical", "own_wires", "prepared", "quote_indices"]
 
@@ -83,7 +83,7 @@ def own_wires(text):
     expression, or each bit takes two look-up tables instead of one. In a module, registers are
     first; but names of unnamed wires begin anew in every module.
     """
-    numbers = count()
+    numbers = itertools.count()
     return _MODULE.sub(lambda match: _UNNAMED.sub(f"$m{next(numbers)}_", match[0]), text)
 
 

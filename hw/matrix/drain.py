@@ -100,7 +100,7 @@ class Drain(wiring.Component):
         tiles, buffer = Signal(range(buffers + 1)), Signal(range(buffers))
         t, group = self.rows_read, Signal(range(self.groups))
         has_row, ahead, go = Signal(), Signal(), Signal()
-        # What the row's last group needs is in `kept` when the memories have the next row (`ahead`).
+        # When the memories have the next row (`ahead`), the last group of this one is in `kept`.
         bits = lanes * config.acc_bits
         kept = Signal(data.ArrayLayout(bits, max(self.groups - 1, 1)), reset_less=True)
         here = Signal()

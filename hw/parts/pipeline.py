@@ -54,7 +54,7 @@ def booth_term(a, low, mid, high):
     return (Cat(a, a[-1]).as_signed() & once | Cat(Const(0, 1), a).as_signed() & twice) ^ minus
 
 
-def booth_digits(b, carry=Const(0, 1)):
+def booth_digits(b, carry):
     """Return ``(low, mid, high)`` of each radix-4 digit ``low + mid - 2*high`` of ``b + carry``.
 
     `b` is signed, `carry` a bit. All digits but the last are -2 to 1 with `low` zero, so that a bit
@@ -125,7 +125,7 @@ class Pipeline:
         slice. Nothing needs to be registered before or behind.
         """
         bits = len(a) + len(b)
-        digits = [self.node(Cat(digit)) for digit in booth_digits(b)]
+        digits = [self.node(Cat(digit)) for digit in booth_digits(b, Const(0, 1))]
         total, low_bits = None, []  # the sum from the current digit's weight on, and below it
         for row in range(len(digits)):
             if total is None:

@@ -22,8 +22,9 @@ from systola.boards.flows import ecp5, spartan7
 from systola.boards.flows.bitstream import read_bitstream
 from systola.boards.flows.fasm_check import demands
 from systola.boards.flows.flow import ToolError, run_tool
+from systola.boards.flows.netlist_check import check_fit, check_netlist
 from systola.boards.flows.openxc7 import DOCUMENTATION, TOOLS, core_fmax, doing, missing_tools
-from systola.boards.flows.spartan7 import check_fit, check_netlist, yosys_script
+from systola.boards.flows.spartan7 import yosys_script
 from systola.boards.synthesis.crowding import crowding
 from systola.cli.main import main
 from systola.hw.accelerator import Accelerator
