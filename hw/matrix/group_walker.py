@@ -109,12 +109,14 @@ class GroupWalker(wiring.Component):
         config, lanes = self.config, self.config.lanes
         place = data.StructLayout({"word": 16, "last": 1, "final": 1, "lane": range(config.rows),
                                    "param": 16})
-        here, tile, after = Signal(place), Signal(place), Signal(place)  # `tile`: its first group
-        rows_left, group = Signal(range(config.token_depth)), Signal(range(self.groups))
-        out_row, res_row, factor = Signal(16), Signal(16), Signal(16)
+        here, tile = (Signal(place, reset_less=True) for _ in range(2))  # `tile`: its first group
+        after, group = Signal(place), Signal(range(self.groups))
+        rows_left = Signal(range(config.token_depth), reset_less=True)
+        out_row, res_row, factor = (Signal(16, reset_less=True) for _ in range(3))
         # Of the last word: its index, its valid lanes, and the lane of its last group.
-        last_word, lanes_last = Signal(16), Signal(range(config.rows + 1))
-        last_lane = Signal(range(config.rows))
+        last_word = Signal(16, reset_less=True)
+        lanes_last = Signal(range(config.rows + 1), reset_less=True)
+        last_lane = Signal(range(config.rows), reset_less=True)
         word_end, row_end, tile_end = Signal(), Signal(), Signal()
         # Signals of their own: read back out of `after`, older simulators take them for a loop.
         word_after, last_after, lane_after = Signal(16), Signal(), Signal(range(config.rows))

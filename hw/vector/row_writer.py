@@ -75,9 +75,10 @@ class RowWriter(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         region, busy = Signal(_write_region(self.config), reset_less=True), Signal()
-        rows, more = Signal(16), Signal()  # rows yet to end at the input; whether there are any
-        full, row_end, final, move = Signal(), Signal(), Signal(), Signal()
-        take = Signal()
+        # Rows yet to end at the input; whether there are any.
+        rows, more = Signal(16, reset_less=True), Signal()
+        row_end, final = Signal(reset_less=True), Signal(reset_less=True)
+        full, move, take = Signal(), Signal(), Signal()
         m.d.comb += [
             self.region.ready.eq(~busy), move.eq(full & ~self.dst.req.valid),
             self.i.ready.eq(more & (~full | move)), take.eq(self.i.valid & self.i.ready),
@@ -101,7 +102,9 @@ class RowWriter(wiring.Component):
         size, lanes = self.config.rows, self.config.vector_lanes
         word = Signal(data.ArrayLayout(shapes.word(self.config), self.config.vector_planes),
                       reset_less=True)
-        group = Signal(range(size // lanes))
+        group = Signal(range(size // lanes), reset_less=True)
+        with m.If(self.region.valid & self.region.ready):
+            m.d.sync += group.eq(0)
         with m.If(take):
             end = (group == size // lanes - 1) | self.i.p.last
             m.d.sync += [full.eq(end), group.eq(Mux(end, 0, group + 1))]
@@ -115,11 +118,13 @@ class RowWriter(wiring.Component):
     def _write(self, m, region, word, row_end, final, move):
         """Write `word` from the cycle after `move` on; return when the region is complete."""
         req, planes = self.dst.req, self.config.vector_planes
-        sent, sent_final = Signal.like(word), Signal()
-        plane, last = Signal(range(planes + 1)), Signal()
-        plane_end = Signal(init=planes == 1)  # known early: the memory's readiness comes late
+        sent, sent_final = Signal.like(word), Signal(reset_less=True)
+        plane, last = Signal(range(planes + 1), reset_less=True), Signal()
+        # Known early: the memory's readiness comes late.
+        plane_end = Signal(init=planes == 1, reset_less=True)
         bits = address_bits(self.config)
-        row_addr, addr, write_addr, after = (Signal(bits) for _ in range(4))
+        row_addr, addr, write_addr = (Signal(bits, reset_less=True) for _ in range(3))
+        after = Signal(bits)
         m.d.comb += [
             req.p.addr.eq(write_addr), req.p.data.eq(choose(list(sent), plane[:(planes - 1)
                                                                               .bit_length()])),
