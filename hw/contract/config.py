@@ -389,8 +389,7 @@ PRESETS = {
     # A DeiT-Tiny on an XC7S50: 96 DSP slices with two products each, activations in block RAM.
     "arty_s7_50": AcceleratorConfig(rows=24, cols=8, lanes=4, vector_lanes=2, norm_lanes=1,
                                     norm_roots=1, pe_style="dsp_packed", acc_bits=24, banks=5,
-                                    bank_depth=2048, code_mult_bits=12, max_row=256,
-                                    weight_fifo=32),
+                                    bank_depth=2048, code_mult_bits=12, max_row=256),
     # A third of its array and block RAM on the same part: placed and routed in minutes.
     "arty_s7_50_small": AcceleratorConfig(rows=8, cols=8, lanes=2, vector_lanes=1, norm_lanes=1,
                                           norm_roots=1, pe_style="dsp_packed", acc_bits=24, banks=5,

@@ -23,8 +23,8 @@ class Accumulators(wiring.Component):
     sums for the same entry must be at least `gap` cycles apart. Sums wrap at `acc_bits`.
 
     Meanwhile another buffer can be read: ``row_en`` in one cycle gives all columns of entry
-    ``row_t`` of ``row_buffer`` in the next and holds them. Meanwhile, that buffer's entries may
-    only be written with ``first`` sums.
+    ``row_t`` of ``row_buffer`` in the next, in its place of ``rows``, and holds them. Meanwhile,
+    that buffer's entries may only be written with ``first`` sums.
 
     Model: model/operators/matmul.py
 
@@ -53,8 +53,8 @@ class Accumulators(wiring.Component):
         order and one a cycle; the last of several is written one cycle later.
     row_en, row_t, row_buffer : In
         Read request.
-    row : Out(ArrayLayout(signed(acc_bits), cols))
-        The entry read.
+    rows : Out(ArrayLayout(ArrayLayout(signed(acc_bits), cols), buffers))
+        The entry read, at its buffer.
 
     Raises
     ------
@@ -78,7 +78,7 @@ class Accumulators(wiring.Component):
             "psum": In(data.ArrayLayout(signed(psum_bits), len(delays))), "done": Out(1),
             "row_en": In(1), "row_t": In(range(depth)),
             "row_buffer": In(range(buffers)),
-            "row": Out(data.ArrayLayout(signed(acc_bits), len(delays))),
+            "rows": Out(data.ArrayLayout(data.ArrayLayout(signed(acc_bits), len(delays)), buffers)),
         })
 
     def elaborate(self, platform):
@@ -93,11 +93,8 @@ class Accumulators(wiring.Component):
         ends = [valid & control.last & ((control.t == 0) == alone) for alone, valid, control in (
             (0, valids[-3], controls[-3]), (1, valids[-2], controls[-2]))]
         m.d.sync += self.done.eq(ends[0] | ends[1])
-        row_buffer = Signal.like(self.row_buffer)
-        with m.If(self.row_en):
-            m.d.sync += row_buffer.eq(self.row_buffer)
         for c, delay in enumerate(self.delays):
-            old, before = Array(), Array()
+            before = Array()
             total = Signal(signed(self.acc_bits), name=f"total_{c}", reset_less=True)
             weighted = Signal.like(total, name=f"weighted_{c}")
             here, summed, adds, after = controls[delay:delay + 4]
@@ -113,7 +110,7 @@ class Accumulators(wiring.Component):
                     write.en.eq(valids[delay + 3] & (after.buffer == buffer)),
                     write.addr.eq(after.t), write.data.eq(total),
                 ]
-                old.append(read.data)
+                m.d.comb += self.rows[buffer][c].eq(read.data)
                 before.append(Signal.like(total, name=f"before_{c}_{buffer}"))
                 m.d.sync += before[buffer].eq(read.data)
             shifted = self.psum[c]
@@ -124,5 +121,4 @@ class Accumulators(wiring.Component):
                 weighted.eq(shifted),
                 total.eq(weighted + Mux(adds.first, 0, before[adds.buffer])),
             ]
-            m.d.comb += self.row[c].eq(old[row_buffer])
         return m

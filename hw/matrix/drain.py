@@ -9,6 +9,7 @@ from systola.hw.matrix.group_walker import GroupWalker
 from systola.hw.matrix.residual_reader import ResidualReader
 from systola.hw.matrix.word_writer import WordWriter
 from systola.hw.parts import shapes
+from systola.hw.parts.pipeline import up_down
 from systola.hw.parts.requant import Requantizer
 
 __all__ = ["Drain"]
@@ -44,7 +45,7 @@ class Drain(wiring.Component):
         The oldest tile has been read out.
     rows_read : Out(range(token_depth + 1))
         Rows of the oldest tile that have been read, 0 between tiles.
-    row_en, row_t, row_buffer, row
+    row_en, row_t, row_buffer, rows
         Read port of `systola.hw.matrix.accumulator.Accumulators`.
     param, factor, res, out
         Ports of the engine; `factor` only with ``config.factor_depth``.
@@ -62,7 +63,8 @@ class Drain(wiring.Component):
             "row_buffer": Out(range(config.acc_buffers)),
             "row_t": Out(range(config.token_depth)),
             "rows_read": Out(range(config.token_depth + 1)),
-            "row": In(data.ArrayLayout(signed(config.acc_bits), config.cols)),
+            "rows": In(data.ArrayLayout(
+                data.ArrayLayout(signed(config.acc_bits), config.cols), config.acc_buffers)),
             "param": Out(shapes.ParamPort(config)), "res": Out(shapes.ReadPort(config)),
             "out": Out(shapes.WritePort(config)), "done": Out(1), **factor,
         })
@@ -125,7 +127,12 @@ class Drain(wiring.Component):
                                tiles != 0)),
             self.row_t.eq(t), self.row_buffer.eq(buffer),
         ]
-        first, *others = (self.row.as_value()[k * bits:(k + 1) * bits] for k in range(self.groups))
+        row_of = Signal.like(buffer)
+        with m.If(self.row_en):
+            m.d.sync += row_of.eq(buffer)
+        # Chosen here, where a look-up table chooses the group as well.
+        row = Array(self.rows[k].as_value() for k in range(buffers))[row_of]
+        first, *others = (row[k * bits:(k + 1) * bits] for k in range(self.groups))
         with m.If(here):
             m.d.sync += kept.eq(Cat(others))
             with m.If(note.row_end):
@@ -143,7 +150,7 @@ class Drain(wiring.Component):
         if config.factor_depth:
             with m.If(note.row_scale):
                 m.d.comb += [beat.p[k].mult.eq(self.factor.rsp.p) for k in range(lanes)]
-        m.d.sync += tiles.eq(tiles + self.tile - self.free)
+        m.d.sync += tiles.eq(up_down(tiles, self.tile, self.free))
         with m.If(self.row_en):
             m.d.sync += [t.eq(t + 1), has_row.eq(1), ahead.eq(has_row)]
         with m.If(go):

@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.isa import Flag, Opcode
 from systola.hw.parts import shapes
+from systola.hw.parts.pipeline import up_down
 from systola.hw.parts.register_slice import RegisterSlice
 
 __all__ = ["GroupWalker"]
@@ -169,7 +170,7 @@ class GroupWalker(wiring.Component):
             first.lane.eq(lane_first), first.last.eq(only_word), first.param.eq(ins.param_base),
             first.final.eq(only_word & (lane_first >= last_lane)),
         ]
-        m.d.sync += [in_flight.eq(in_flight + taken - self.done), begin.eq(taken)]
+        m.d.sync += [in_flight.eq(up_down(in_flight, taken, self.done)), begin.eq(taken)]
         with m.If(taken):
             new = self.instr.p
             m.d.sync += [ins.eq(new), last_word.eq(new.words - 1), lanes_last.eq(new.lanes_last),

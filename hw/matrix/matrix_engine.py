@@ -116,7 +116,7 @@ class MatrixEngine(wiring.Component):
             feeder.tiles.eq(tiles), feeder.rows_read.eq(drain.rows_read),
             sums.psum.eq(array.psum), drain.tile.eq(sums.done),
             sums.row_en.eq(drain.row_en), sums.row_t.eq(drain.row_t),
-            sums.row_buffer.eq(drain.row_buffer), drain.row.eq(sums.row),
+            sums.row_buffer.eq(drain.row_buffer), drain.rows.eq(sums.rows),
             self.done.eq(drain.done),
             self.left.eq(loader.left), self.entered.eq(feeder.valid),
             self.wait_weights.eq(feeder.wait_weights),

@@ -6,6 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.parts.arguments import check_least
+from systola.hw.parts.pipeline import up_down
 
 __all__ = ["CreditQueue"]
 
@@ -71,7 +72,7 @@ class CreditQueue(wiring.Component):
         ]
         # `pop` comes late in its cycle: it only chooses between what is known before.
         for count, step in (reserved, self.take), (filled, self.push):
-            m.d.sync += count.eq(Mux(step == pop, count, Mux(step, count + 1, count - 1)))
+            m.d.sync += count.eq(up_down(count, step, pop))
         m.d.sync += [
             room.eq(Mux(self.take, pop | (reserved < self.depth - 1),
                         pop | (reserved != self.depth))),
@@ -80,6 +81,7 @@ class CreditQueue(wiring.Component):
         for index, step in (write, self.push), (read, pop):
             with m.If(step):
                 m.d.sync += index.eq(index + 1)
-                with m.If(index == self.depth - 1):
-                    m.d.sync += index.eq(0)
+                if self.depth & (self.depth - 1):
+                    with m.If(index == self.depth - 1):
+                        m.d.sync += index.eq(0)
         return m

@@ -3,7 +3,7 @@
 from amaranth import Cat, Const, Mux, Signal, Value
 
 __all__ = ["Pipeline", "add_with_carry", "booth_digits", "booth_row", "booth_term", "delay", "node",
-           "saturate"]
+           "saturate", "up_down"]
 
 
 def node(m, value):
@@ -25,6 +25,16 @@ def delay(m, value, cycles, *, reset=False):
         m.d.sync += later.eq(value)
         value = later
     return value
+
+
+def up_down(count, up, down):
+    """Return ``count + up - down`` of flags, in as many bits as `count`.
+
+    A look-up table for each of up to four bits, where a sum would take two adders and a choice.
+    """
+    moves = up ^ down
+    return Cat(count[k] ^ (moves & Mux(up, count[:k].all(), ~count[:k].any()))
+               for k in range(len(count)))
 
 
 def saturate(value, bits):

@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 from systola.hw.contract.isa import Opcode
 from systola.hw.contract.numbers import GELU_SHIFT, INT_BITS, SOFTMAX_SHIFT, epsilon_bits
 from systola.hw.parts import shapes
+from systola.hw.parts.pipeline import up_down
 from systola.hw.parts.register_slice import RegisterSlice
 from systola.hw.vector.expmax import ExpMax
 from systola.hw.vector.lanes import Narrow, Widen
@@ -232,7 +233,7 @@ class VectorEngine(wiring.Component):
             self.factor.p.factor.eq(softmax.factor.p), self.factor.p.addr.eq(addr),
             complete.eq((written | waits) & (rows == 0)),
         ]
-        m.d.sync += [rows.eq(rows + end - softmax.factor.valid), started.eq(take),
+        m.d.sync += [rows.eq(up_down(rows, end, softmax.factor.valid)), started.eq(take),
                      waits.eq((written | waits) & ~complete)]
         with m.If(softmax.factor.valid):
             m.d.sync += addr.eq(addr + 1)

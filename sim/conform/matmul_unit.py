@@ -78,7 +78,7 @@ class MatmulUnit(wiring.Component):
         """Read the entries one by one once the last sum is in, and send them."""
         final, t = (Signal(self.act.p.control.t.shape()) for _ in range(2))
         reading = Signal()
-        m.d.comb += [self._sums.row_t.eq(t), self.o.payload.eq(self._sums.row),
+        m.d.comb += [self._sums.row_t.eq(t), self.o.payload.eq(self._sums.rows[0]),
                      self._sums.row_en.eq(reading & (~self.o.valid | self.o.ready))]
         with m.If(start):
             m.d.sync += [draining.eq(1), final.eq(self.act.p.control.t), t.eq(0)]

@@ -44,7 +44,7 @@ def simulate(sums, reads, *, act_bits=4, acc_bits=20, buffers=2):
             ctx.set(dut.row_en, 0)
             ctx.set(dut.row_buffer, (buffer + 1) % buffers)  # the row must hold without its request
             await ctx.tick()
-            rows.append([ctx.get(dut.row[c]) for c in range(COLS)])
+            rows.append([ctx.get(dut.rows[buffer][c]) for c in range(COLS)])
 
     run(dut, testbench)
     return rows, done
@@ -111,7 +111,7 @@ def test_rows_are_read_as_soon_as_done(rows):
             ctx.set(dut.row_en, 1)
             ctx.set(dut.row_t, t)
             await ctx.tick()
-            got.append([ctx.get(dut.row[c]) for c in range(COLS)])
+            got.append([ctx.get(dut.rows[0][c]) for c in range(COLS)])
 
     run(dut, writer, reader)
     assert got == [[t * 10 + c for c in range(COLS)] for t in range(rows)]
@@ -131,14 +131,14 @@ def test_a_buffer_is_read_while_another_is_added_to():
             ctx.set(dut.row_en, 7 <= cycle)
             ctx.set(dut.row_t, cycle % 4)
             if cycle > 7:
-                rows.append(ctx.get(dut.row[0]))
+                rows.append(ctx.get(dut.rows[0][0]))
             await ctx.tick()
         await ctx.tick()
         for t in range(4):
             ctx.set(dut.row_buffer, 1)
             ctx.set(dut.row_t, t)
             await ctx.tick()
-            rows.append(ctx.get(dut.row[0]))
+            rows.append(ctx.get(dut.rows[1][0]))
 
     run(dut, testbench)
     assert rows[:6] == [9 + 1 + t for t in (3, 0, 1, 2, 3, 0)]
@@ -157,7 +157,7 @@ def test_first_sums_leave_the_row_in_hand_alone():
                 ctx.set(dut.row_en, value == 50 and t == 0)
                 ctx.set(dut.row_t, 0)
                 if rows or (value, t) > (50, 0):
-                    rows.append(ctx.get(dut.row[0]))
+                    rows.append(ctx.get(dut.rows[0][0]))
                 await ctx.tick()
                 ctx.set(dut.psum[0], value + t)
         ctx.set(dut.valid, 0)
