@@ -76,9 +76,12 @@ def _show(rows):
     table("", ["file", "operator", "array", "status", "elements", "exact %", "largest", "note"],
           [line(row) for row in rows])
     judged = [row for row in rows if row.status in {"judged", "by arithmetic"}]
+    bounded = [row for row in rows if row.status == "judged to a bound"]
     failed = sum(row.failed for row in rows)
-    click.echo(f"\n{len(judged)} judged arrays with {sum(row.elements for row in judged):,} "
-               f"elements: {f'{failed} FAILED' if failed else 'all equal'}")
+    near = f", {len(bounded)} within a bound" if bounded else ""
+    click.echo(f"\n{len(judged) + len(bounded)} judged arrays with "
+               f"{sum(row.elements for row in judged + bounded):,} elements: "
+               f"{f'{failed} FAILED' if failed else f'all equal{near}'}")
 
 
 def _html(value):

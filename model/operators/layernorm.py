@@ -12,8 +12,8 @@ from systola.hw.contract.numbers import (
 )
 from systola.model.operators.requant import requantize
 
-__all__ = ["ITERATIONS", "LayerNormTrace", "NormalisedTrace", "layernorm", "layernorm_requant",
-           "layernorm_trace", "normalised_root", "normalised_trace"]
+__all__ = ["ITERATIONS", "LayerNormTrace", "NormalisedTrace", "centred", "layernorm",
+           "layernorm_requant", "layernorm_trace", "normalised_root", "normalised_trace"]
 
 ITERATIONS = 10
 """Steps of the root iteration of I-ViT, always all of them."""
@@ -44,17 +44,22 @@ class NormalisedTrace:
 
 def layernorm_trace(x, variant="published"):
     """Return the published `layernorm` of `x` with every intermediate, as a `LayerNormTrace`."""
-    x = np.asarray(x, np.int64)
-    channels, total = x.shape[-1], x.sum(axis=-1)
-    mean = total // channels
-    twice = 2 * (total - mean * channels)
-    mean = mean + ((twice > channels) | ((twice == channels) & (mean & 1 == 1)))
-    y = x - mean[..., None]
+    mean, y = centred(x)
     variance = (y * y).sum(axis=-1)
     iterates = _root_iterates(variance, variant)
     root = iterates[..., -1]
     factor = MAX31 // root
     return LayerNormTrace(mean, variance, iterates, root, factor, y * factor[..., None] >> 1)
+
+
+def centred(x):
+    """Return the means of rows (..., C), rounded half to even, and ``x - mean``, both int64."""
+    x = np.asarray(x, np.int64)
+    channels, total = x.shape[-1], x.sum(axis=-1)
+    mean = total // channels
+    twice = 2 * (total - mean * channels)
+    mean = mean + ((twice > channels) | ((twice == channels) & (mean & 1 == 1)))
+    return mean, x - mean[..., None]
 
 
 def normalised_trace(x, epsilon=0):
