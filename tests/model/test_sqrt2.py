@@ -63,8 +63,8 @@ def test_scale_is_a_high_quantile_of_least_error():
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: code_thresholds(0), r"delta must be above 0 and at most 1, not 0"),
     (lambda: code_thresholds(1.5), r"delta must be above 0 and at most 1, not 1.5"),
-    (lambda: encode_sqrt2([1], (3, 2, 1)), r"thresholds must be 16 that do not increase, not "),
-    (lambda: encode_sqrt2([1], range(16)), r"thresholds must be 16 that do not increase, not "),
+    (lambda: encode_sqrt2([1], (3, 2, 1)), r"thresholds must be 16 that do not increase, from "),
+    (lambda: encode_sqrt2([1], range(16)), r"thresholds must be 16 that do not increase, from "),
     (lambda: encode_sqrt2([-1], code_thresholds(1)), r"a must be from 0 to 32768, not -1 to -1"),
     (lambda: encode_sqrt2([1], code_thresholds(1), "Sqrt2"),
      r"scheme must be one of Sqrt2_17, Sqrt2_16, not 'Sqrt2'"),
