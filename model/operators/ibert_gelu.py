@@ -4,7 +4,7 @@ from math import floor
 
 import numpy as np
 
-from systola.model.operators.operations import Count, Operations
+from systola.model.operators.operations import RESCALING, Count, Operations
 
 __all__ = ["OPERATIONS", "check_gelu_constants", "gelu_constants", "gelu_scale", "ibert_gelu"]
 
@@ -18,10 +18,10 @@ _LIMITS = 1 << 21, 1 << 42, 1 << 36
 """What b, c and one stay below in magnitude: results of 8-bit codes then have 46 bits."""
 
 OPERATIONS = Operations(
-    element=Count(add=5, multiply=4, shift=2),
+    element=Count(add=6, multiply=2, shift=1) + RESCALING,
     row=Count(),
-    why="magnitude, clamp, its subtraction, square, addition, sign, shift, addition; product with "
-        "x; rescaling (product, shift, rounding), which the table of the default has inside")
+    why="magnitude, clamp, addition, square, addition, sign, shift, addition, product with x; "
+        "rescaling to codes")
 """Of one row: for each element, and once."""
 
 

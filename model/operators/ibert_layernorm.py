@@ -6,18 +6,19 @@ from math import isqrt
 import numpy as np
 
 from systola.model.operators.layernorm import centred
-from systola.model.operators.operations import Count, Operations
+from systola.model.operators.operations import RESCALING, Count, Operations
 
 __all__ = ["OPERATIONS", "IbertLayerNormTrace", "ibert_layernorm", "ibert_layernorm_trace"]
 
 _NUMERATOR = 1 << 31
 
 OPERATIONS = Operations(
-    element=Count(add=5, multiply=3, shift=2),
-    row=Count(add=11, shift=11, divide=12),
-    why="sum, centring, square, sum of squares, product with the factor, shift; bias, rescaling "
-        "(product, shift, rounding); once the mean's division with rounding, the root (at most "
-        "ten steps of a division, an addition and a shift) and its reciprocal")
+    element=Count(add=4, multiply=2, shift=1) + RESCALING,
+    row=Count(add=6, shift=4, divide=6),
+    why="sum, centring, square, sum of squares, product with the factor, shift, bias; rescaling "
+        "to codes; once the mean (a division and its rounding), the root, which the publication "
+        "takes from a library, as the four steps of Newton of its repository, and a division for "
+        "the factor")
 """Of one row: for each element, and once."""
 
 

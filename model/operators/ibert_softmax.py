@@ -12,11 +12,11 @@ __all__ = ["OPERATIONS", "ibert_softmax"]
 _FULL = (1 << RESIDUAL_BITS - 1) - 1
 
 OPERATIONS = Operations(
-    element=Count(add=8, multiply=4, shift=3),
+    element=Count(add=12, multiply=5, shift=3),
     row=Count(divide=1),
-    why="maximum, its subtraction, clamp, octave as a product with 1 / x0, remainder (product "
-        "and subtraction), polynomial (two additions, a product), clamp at 0, shift; rescaling "
-        "(product, shift, rounding); sum; product with the factor, shift")
+    why="maximum, its subtraction, clamp, octave (a division by a constant), remainder (product, "
+        "addition), polynomial (two additions, a product), clamp at 0; rescaling to 16 bits with "
+        "the octave in its shift, sum, product with the factor, shift, clamp")
 """Of one row: for each element, and once."""
 
 

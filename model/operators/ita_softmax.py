@@ -19,11 +19,12 @@ SUM_BITS = 19
 _ONE, _NUMERATOR = 256, 65280
 
 OPERATIONS = Operations(
-    element=Count(add=4, shift=4),
+    element=Count(add=6, shift=4),
     row=Count(divide=1),
-    why="maximum, its subtraction and the shift with rounding to whole octaves, for the sum and "
-        "again for the result; a shift and a sum, a shift of the row's factor")
-"""Of one row: for each element, and once; a block with a new maximum costs a shift more."""
+    why="maximum; its subtraction and the shift with rounding to whole octaves, for the sum and "
+        "again for the result; a shift and an addition for the sum, a shift of the factor; what a "
+        "block with a new maximum costs beside is left out")
+"""Of one row: for each element, and once."""
 
 
 def octave_shift(below, softmax_shift):

@@ -17,11 +17,12 @@ ZERO = -1
 """Stands for a share of 0: its exponential is below ``2**-15.5`` of the row's sum."""
 
 OPERATIONS = Operations(
-    element=Count(add=9, multiply=3, shift=2, divide=1),
+    element=Count(add=13, multiply=3, shift=3, divide=1),
     row=Count(),
-    why="maximum, its subtraction, clamp, octave (product with 1 / x0), remainder (product and "
-        "subtraction), polynomial (two additions, a product), clamp at 0, shift; sum; a division "
-        "of 45 bits for each element, its leading one (shift) and the comparison that rounds")
+    why="maximum, its subtraction, clamp, octave (a division by a constant), remainder (product, "
+        "addition), polynomial (two additions, a product), clamp at 0, shift by what is left of "
+        "30 octaves, sum; a division of 45 bits and its rounding, leading one, rounding to it "
+        "(two), comparison with zero")
 """Of one row: for each element, and once."""
 
 

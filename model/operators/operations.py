@@ -3,15 +3,15 @@
 import dataclasses
 from dataclasses import dataclass
 
-__all__ = ["Count", "Operations"]
+__all__ = ["RESCALING", "Count", "Operations"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
     """Operations on two numbers, by kind.
 
-    A comparison, a maximum and a clamp are each an addition, as is adding up an element; a shift
-    by a constant is one too, since that costs nothing in hardware but a step in software.
+    A comparison, a maximum, a magnitude and a clamp are an addition each; a division by a constant
+    is a product and a shift; finding a leading one is a shift.
     """
 
     add: int = 0
@@ -20,10 +20,19 @@ class Count:
     divide: int = 0
     look_up: int = 0
 
+    def __add__(self, other):
+        """Return the count of both."""
+        return Count(**{name: count + getattr(other, name)
+                        for name, count in dataclasses.asdict(self).items()})
+
     def __str__(self):
         """Return the kinds there are: ``4 add, 1 divide``."""
         return ", ".join(f"{count} {name.replace('_', ' ')}"
-                         for name, count in dataclasses.asdict(self).items() if count) or "0"
+                         for name, count in dataclasses.asdict(self).items() if count) or "none"
+
+
+RESCALING = Count(add=2, multiply=1, shift=1)
+"""Of a result to codes: product, shift with rounding, clamp."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,3 +45,7 @@ class Operations:
     element: Count
     row: Count
     why: str
+
+    def to_dict(self):
+        """Return it as plain data."""
+        return dataclasses.asdict(self)

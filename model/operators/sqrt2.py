@@ -24,9 +24,9 @@ _SCHEMES = {"Sqrt2_17": 15, "Sqrt2_16": 14}
 _QUANTILES = (0.999, 0.9999, 0.99999)
 
 OPERATIONS = Operations(
-    element=Count(add=5, shift=1),
+    element=Count(add=5),
     row=Count(),
-    why="on top of Shiftmax: a search among 16 thresholds (four comparisons); the channels of A.V "
+    why="on top of Shiftmax: zero, and a search among 16 thresholds (four); the channels of A.V "
         "take a shift and an addition for each element instead of a product, in two sums, of which "
         "the odd one is multiplied by sqrt 2 at the end")
 """Of one row, beside the softmax: for each element, and once."""
