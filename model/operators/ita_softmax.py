@@ -14,7 +14,7 @@ BLOCK = 16
 """Keys that come at once."""
 
 SUM_BITS = 19
-"""Bits at which the sum saturates: from 2048 equal keys on."""
+"""Bits at which the sum saturates: from 2048 equal keys on. From 256 on all results are 0."""
 
 _ONE, _NUMERATOR = 256, 65280
 

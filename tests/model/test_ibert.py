@@ -75,6 +75,16 @@ def softmax_by_fractions(row, constants, bits):
     return [min(value * factor >> 33 - bits, 2 ** (bits - 1) - 1) for value in e16]
 
 
+@pytest.mark.parametrize("scale", [4e-5, 2.0**-14, 0.0011])
+def test_softmax_of_wide_scores(scale):
+    """Fine steps and many octaves: shifts beyond 63 bits are those of nothing."""
+    constants = exp_constants(scale)
+    row = -np.r_[0, np.arange(1, 34) * -constants[0]]
+    got = ibert_softmax(row[None], constants)
+    assert got.tolist() == [softmax_by_fractions(row, constants, 16)]
+    assert got[0, -1] == 0 < got[0, 12]
+
+
 def test_the_softmax_loses_a_row_at_8_bits():
     """197 equal scores: each share is less than one code, as in the published form."""
     x, constants = np.zeros((1, 197), int), exp_constants(0.05)

@@ -57,7 +57,15 @@ def test_a_late_maximum_costs_a_bit():
 
 
 def test_sum_saturates():
-    assert ita_softmax(np.zeros((1, 4096), int)).max() == 65280 // (2**SUM_BITS - 1) == 0
+    row = np.r_[np.zeros(4096, int), 10]  # a late maximum brings back what saturated before
+    assert ita_softmax(row[None]).tolist() == [definition(row.tolist(), 0, 16)]
+    assert ita_softmax(row[None]).max() == 65280 // ((2**SUM_BITS - 1 >> 10) + 256)
+
+
+def test_long_flat_rows_are_zero_everywhere():
+    """A share of less than 1/255 has no code: from 256 equal keys on all of a row is lost."""
+    assert ita_softmax(np.zeros((1, 197), int)).sum() == 197
+    assert ita_softmax(np.zeros((1, 256), int)).sum() == 0
 
 
 @pytest.mark.parametrize(("options", "message"), [
