@@ -65,7 +65,7 @@ def ablate(source, data, calibration, config, batch, engine, workers, scheduler,
         ranges = accuracy.calibration_images(source, vit, calibration, scored=data)
         result = replaced(source, vit, ranges, images, baseline=baseline, batch=batch,
                           engine=engine, cluster=cluster, progress=update,
-                          measure=_cycles(source, vit, ranges, config), **settings)
+                          measure=_cycles(source, vit, ranges, config, settings), **settings)
     _add_sizes(result["rows"])
     shared = ranges.shared_with(images)
     if shared:
@@ -105,20 +105,22 @@ def _check_settings(baseline, settings):
                                      if name != "method"})
 
 
-def _cycles(source, vit, ranges, config):
+def _cycles(source, vit, ranges, config, settings):
     """Return a function that predicts the cycles of an image on `config` with given operators.
 
-    They hang on sizes and widths and not on the numbers, so that ranges of a few images do. Where
-    the accelerator has no room, ``cycles`` is None and ``why_no_cycles`` says so.
+    The accelerator has them, and the widths that were given, instead of its own. Cycles hang on
+    sizes and widths and not on the numbers, so that ranges of a few images do. Where there is no
+    room, ``cycles`` is None and ``why_no_cycles`` says so.
     """
     from systola.model.evaluation.accuracy import quantized
     from systola.sw_driver.compiler.compiler import compile_network
 
     few = ranges.thinned(_FEW)
+    widths = {name: value for name, value in settings.items() if name != "method"}
 
     def measure(operators):
         try:
-            chosen = dataclasses.replace(config, **operators)
+            chosen = dataclasses.replace(config, **widths, **operators)
             model = quantized(source, vit, few, method="minmax", **chosen.model_settings)
             return {"cycles": compile_network(model, chosen).predicted["cycles"]}
         except ValueError as error:
