@@ -7,6 +7,7 @@ import click
 from systola.cli.cluster_options import chosen_cluster, cluster_options
 from systola.cli.console import config_option, emit, engine_option, json_option, progress, table
 from systola.cli.model_options import (
+    check_data,
     check_source,
     chosen_settings,
     data_option,
@@ -55,7 +56,7 @@ def ablate(source, data, calibration, config, batch, engine, workers, scheduler,
 
     facts, settings = given_facts(options), chosen_settings(options)
     check_source(source, "ablate quantizes the float checkpoint once for every operator")
-    _check_data(source, data, calibration)
+    check_data(source, data, calibration)
     baseline = {name: settings.pop(name, getattr(AcceleratorConfig, name))
                 for name in ("attention", "gelu", "norm")}
     _check_settings(baseline, settings)
@@ -79,22 +80,6 @@ def ablate(source, data, calibration, config, batch, engine, workers, scheduler,
     say_assumed(vit)
     say_images(result["data"], result["calibration"])
     _show(result)
-
-
-def _check_data(source, data, calibration):
-    """Refuse a checkpoint without images to score, or to take ranges from."""
-    from systola.model.data.examples import is_example
-    from systola.model.data.images import has_training
-
-    if is_example(source):
-        return
-    if data is None:
-        raise click.UsageError(f"--data must name a file or folder of labelled test images for "
-                               f"--model {source!r}")
-    if calibration is None and not has_training(data):
-        raise click.UsageError("--calibration must name a file or folder of training images, "
-                               "from which ranges are taken; those of --data would flatter the "
-                               "result")
 
 
 def _check_settings(baseline, settings):

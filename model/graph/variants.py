@@ -37,13 +37,12 @@ class Variant:
     check: Callable | None = None
 
 
-_UNITS = range(1, 2**24)
+_UNITS, _OCTAVES = range(1, 2**24), tuple(1 << s for s in range(8))
 
 SOFTMAXES = {
     "ibert": Variant(words="I-BERT softmax", bits=(8, 16), check=check_constants),
     "log_int": Variant(words="log-int-softmax (FQ-ViT)", bits=(17,), check=check_constants),
-    "ita": Variant(words="streaming softmax (ITA)", bits=(9,), units=tuple(1 << s
-                                                                          for s in range(8))),
+    "ita": Variant(words="streaming softmax (ITA)", bits=(9,), units=_OCTAVES),
     "half_16": Variant(words="Shiftmax with Half_16 codes (BitLog2)", bits=(9,), units=_UNITS),
     "sqrt2_17": Variant(words="Shiftmax with Sqrt2_17 codes (RepQ-ViT)", bits=(25,), units=_UNITS,
                         check=check_thresholds),
