@@ -14,6 +14,7 @@ from systola.cli.console import (
     table,
 )
 from systola.cli.model_options import (
+    check_data,
     check_output,
     check_source,
     chosen_settings,
@@ -63,7 +64,7 @@ def evaluate(source, quantized, data, calibration, batch, engine, workers, sched
         check_output(logits, data=data, calibration=calibration)
     with progress("quantizing") as update, chosen_cluster(workers, scheduler) as cluster:
         vit = open_reference(source, data=data, **facts)
-        _check_data(source, data, calibration, needed=measure or not quantized)
+        check_data(source, data, calibration, needed=measure or not quantized)
         images = accuracy.scored_images(source, vit, data)
         if quantized:
             model, ranges = accuracy.open_network(quantized), None
@@ -114,22 +115,6 @@ def _check_evaluation(source, quantized, calibration, settings, measure):
                                f"--{sorted(settings)[0].replace('_', '-')}")
     if quantized and calibration and not measure:
         raise click.UsageError("--calibration is for quantizing now, without --quantized")
-
-
-def _check_data(source, data, calibration, needed):
-    """Refuse a checkpoint without images to score, or to take ranges from if they are `needed`."""
-    from systola.model.data.examples import is_example
-    from systola.model.data.images import has_training
-
-    if is_example(source):
-        return
-    if data is None:
-        raise click.UsageError(f"--data must name a file or folder of labelled test images for "
-                               f"--model {source!r}")
-    if calibration is None and needed and not has_training(data):
-        raise click.UsageError("--calibration must name a file or folder of training images, "
-                               "from which ranges are taken; those of --data would flatter the "
-                               "result")
 
 
 def _about_calibration(ranges, images):

@@ -14,6 +14,7 @@ _COMMANDS = {
     "demo": ("systola.cli.demo", "Run the whole chain on real digits and draw the result."),
     "quantize": ("systola.cli.quantize", "Turn a float checkpoint into an integer model."),
     "evaluate": ("systola.cli.evaluate", "Compare float and integer accuracy on the test images."),
+    "ablate": ("systola.cli.ablate", "Replace each operator alone: accuracy, error, cost."),
     "benchmark": ("systola.cli.benchmark", "Measure the speed of the integer model."),
     "inspect": ("systola.cli.inspect", "Show a network's graph: a table, data, or a picture."),
     "generate": ("systola.cli.synth", "Write Verilog, C header, FuseSoC file and manifest."),

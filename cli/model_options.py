@@ -7,8 +7,9 @@ import click
 from systola.hw.contract.config import MODEL_SETTINGS, AcceleratorConfig
 from systola.model.quantization.methods import BEST, METHODS
 
-__all__ = ["check_output", "check_source", "chosen_settings", "data_option", "facts_options",
-           "given_facts", "model_option", "say_assumed", "say_images", "settings_options"]
+__all__ = ["check_data", "check_output", "check_source", "chosen_settings", "data_option",
+           "facts_options", "given_facts", "model_option", "say_assumed", "say_images",
+           "settings_options"]
 
 model_option = click.option("--model", "source", required=True, metavar="MODEL",
                       help="`digits`, `fashion`, or a checkpoint: a folder or file of timm or "
@@ -87,7 +88,8 @@ def settings_options(command):
                          help="The same, of results of at most 8 bits."),
             click.option("--gelu", metavar="published|table", help="Form of ShiftGELU."),
             click.option("--method", type=click.Choice(list(METHODS)),
-                         help=f"Recipe of quantization, {BEST} unless given: docs/MODELS.md."),
+                         help=f"Recipe of quantization, {BEST} unless given (ablate: minmax): "
+                              f"docs/MODELS.md."),
             click.option("--norm", metavar="published|leading_one|normalised",
                          help="I-LayerNorm with that start of its root, or one accurate for all "
                               "rows, with epsilon.")]):
@@ -120,6 +122,22 @@ def check_source(source, doing):
         raise click.UsageError(
             f"--model {source!r} is an integer model already, and {doing}; systola simulate "
             f"--model {source} runs it")
+
+
+def check_data(source, data, calibration, needed=True):
+    """Refuse a checkpoint without images to score, or to take ranges from if they are `needed`."""
+    from systola.model.data.examples import is_example
+    from systola.model.data.images import has_training
+
+    if is_example(source):
+        return
+    if data is None:
+        raise click.UsageError(f"--data must name a file or folder of labelled test images for "
+                               f"--model {source!r}")
+    if calibration is None and needed and not has_training(data):
+        raise click.UsageError("--calibration must name a file or folder of training images, "
+                               "from which ranges are taken; those of --data would flatter the "
+                               "result")
 
 
 def check_output(output, **inputs):

@@ -7,9 +7,10 @@ import numpy as np
 
 from systola.hw.contract.numbers import FACTOR_BITS, INT_BITS
 from systola.model.graph.node import MOST, Node, Tensor, with_inputs
+from systola.model.graph.variants import SOFTMAXES
 from systola.model.operators.deferred import numerator_bits
 
-__all__ = ["Context", "Scores", "Softmax"]
+__all__ = ["EXPONENTIALS", "Context", "Scores", "Softmax"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,7 +115,11 @@ class Scores(Node):
         return _pairs(tensor) * self.heads * self.head_dim
 
 
-_BITS = {"published": (8, 16), "normalised": (16,), "deferred": (8,)}
+EXPONENTIALS = "normalised", "deferred"
+"""Variants of softmax whose results `Context` divides."""
+
+_BITS = {"published": (8, 16), "normalised": (16,), "deferred": (8,),
+         **{name: variant.bits for name, variant in SOFTMAXES.items()}}
 """Bits that each variant of softmax makes."""
 
 
@@ -125,13 +130,15 @@ class Softmax(Node):
     Variants of integers: ``published`` (Shiftmax as published, ``bits`` of attention),
     ``normalised`` (exponentials of 16 bits, from 0 to 32768; `Context` divides) and ``deferred``
     (the same of 8 bits, from 0 to 128). ``unit`` is the score of 1, at least 1: -x0 of the
-    publication.
+    publication. For comparison there are those of `systola.model.graph.variants.SOFTMAXES`, some
+    with ``constants``.
     """
 
     input: str
     variant: str | None = None
     unit: int | None = None
     bits: int | None = None
+    constants: tuple | None = None
 
     @property
     def inputs(self):
@@ -144,10 +151,20 @@ class Softmax(Node):
             self.refuse("input", "scores", scores.stage or "rows of channels")
         if self.bits is not None:
             self.choice("variant", *_BITS)
-            self.integer("unit", 1, 2**24 - 1)
+            self._check_variant(SOFTMAXES.get(self.variant))
             self.choice("bits", *_BITS[self.variant])
         return dataclasses.replace(scores, bits=self.bits, stage=(
-            "shares" if self.variant in {None, "published"} else "exponentials"))
+            "exponentials" if self.variant in EXPONENTIALS else "shares"))
+
+    def _check_variant(self, variant):
+        """Check unit and constants, of a variant that hardware has (None) or has not."""
+        if variant is None or isinstance(variant.units, range):
+            self.integer("unit", 1, 2**24 - 1)
+        elif variant.units:
+            self.choice("unit", *variant.units)
+        else:
+            self.absent("unit")
+        self.checked_constants(variant)
 
     def renamed(self, inputs):
         """Return the node reading other tensors."""

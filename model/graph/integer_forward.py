@@ -7,7 +7,7 @@ from functools import singledispatch
 
 import numpy as np
 
-from systola.hw.contract.numbers import GELU_SHIFT, SOFTMAX_SHIFT
+from systola.hw.contract.numbers import GELU_SHIFT
 from systola.model.graph.nodes import (
     Activation,
     Add,
@@ -28,19 +28,16 @@ from systola.model.graph.row_arrays import (
     score_bias,
     side_by_side,
 )
-from systola.model.operators.deferred import (
-    deferred_context,
-    deferred_softmax,
-    exp_table,
-    row_factors,
-)
+from systola.model.graph.softmax_operators import softmax_operator
+from systola.model.operators.deferred import deferred_context, row_factors
+from systola.model.operators.ibert_gelu import ibert_gelu
+from systola.model.operators.ibert_layernorm import ibert_layernorm
+from systola.model.operators.l1_layernorm import l1_layernorm
 from systola.model.operators.layernorm import layernorm_requant
 from systola.model.operators.matmul import linear, matmul
-from systola.model.operators.normalised import normalised_softmax
 from systola.model.operators.requant import requantize, residual_add
 from systola.model.operators.row_mean import row_mean
 from systola.model.operators.shiftgelu import shiftgelu
-from systola.model.operators.shiftmax import shiftmax
 
 __all__ = ["check_inputs", "check_kept", "compute", "forward"]
 
@@ -169,13 +166,7 @@ def _(node: Scores, graph, query, key):
 
 @compute.register
 def _(node: Softmax, graph, scores):
-    sequences = graph.tensors[node.input].sequences
-    if node.variant != "published":
-        softmax = deferred_softmax if node.variant == "deferred" else normalised_softmax
-        table = exp_table(-node.unit, node.bits)
-        return over_keys(sequences, lambda x: softmax(x, table)[0], scores)
-    return over_keys(sequences, lambda x: shiftmax(x, -node.unit, SOFTMAX_SHIFT, node.bits),
-                     scores)
+    return over_keys(graph.tensors[node.input].sequences, softmax_operator(node), scores)
 
 
 @compute.register
@@ -196,16 +187,24 @@ def _(node: Context, graph, attention, value):
 def _(node: Activation, graph, x):
     if node.variant == "table":
         return node.table.astype(np.int64)[x + 128]
-    return requantize(shiftgelu(x, -node.unit, GELU_SHIFT), node.mult, node.shift, node.bits)
+    y = (ibert_gelu(x, node.constants) if node.variant == "ibert"
+         else shiftgelu(x, -node.unit, GELU_SHIFT))
+    return requantize(y, node.mult, node.shift, node.bits)
 
 
 @compute.register
 def _(node: Norm, graph, x):
     parts = x.reshape(*x.shape[:-1], node.groups, x.shape[-1] // node.groups)
     shape = node.groups, parts.shape[-1]
-    return layernorm_requant(parts, node.bias.reshape(shape), node.mult.reshape(shape),
-                             node.shift.reshape(shape), node.bits, node.variant,
-                             node.epsilon or 0).reshape(x.shape)
+    bias, mult, shift = (a.reshape(shape) for a in (node.bias, node.mult, node.shift))
+    if node.variant in _NORMS:
+        y = requantize(_NORMS[node.variant](parts) + bias.astype(np.int64), mult, shift, node.bits)
+    else:
+        y = layernorm_requant(parts, bias, mult, shift, node.bits, node.variant, node.epsilon or 0)
+    return y.reshape(x.shape)
+
+
+_NORMS = {"ibert": ibert_layernorm, "l1": l1_layernorm}
 
 
 @compute.register

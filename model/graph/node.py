@@ -19,6 +19,7 @@ MOST = 2**20 - 1
 """Most rows and channels of a tensor."""
 
 _SHOWN = 120
+_LARGEST = 2**62
 
 
 class GraphError(ValueError):
@@ -92,6 +93,20 @@ class Node:
         """Check that an attribute is one of `values`."""
         if getattr(self, attribute) not in values:
             self.refuse(attribute, " or ".join(map(repr, values)), repr(getattr(self, attribute)))
+
+    def checked_constants(self, variant):
+        """Check the ``constants`` of a `systola.model.graph.variants.Variant`, or that of none."""
+        if variant is None or variant.check is None:
+            self.absent("constants")
+            return
+        value = self.constants
+        if not isinstance(value, tuple) or not value or not all(
+                type(number) is int and abs(number) < _LARGEST for number in value):
+            self.refuse("constants", "a tuple of integers", repr(value))
+        try:
+            variant.check(value)
+        except ValueError as error:
+            raise GraphError(f"node {self.name!r}: {str(error)[:2 * _SHOWN]}") from None
 
     def absent(self, *attributes):
         """Check that attributes that this variant of the node does not read are None."""

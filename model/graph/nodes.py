@@ -9,9 +9,11 @@ import numpy as np
 from systola.hw.contract.numbers import MAX31, epsilon_bits
 from systola.model.graph.attention_nodes import Context, Scores, Softmax
 from systola.model.graph.node import MOST, GraphError, Node, Tensor, with_inputs
+from systola.model.graph.variants import ACTIVATIONS, NORMS, SOFTMAXES
 
-__all__ = ["CODES", "FUNCTIONS", "KINDS", "Activation", "Add", "Constant", "Context", "GraphError",
-           "Input", "Linear", "Mean", "Node", "Norm", "Rows", "Scores", "Softmax", "Tensor"]
+__all__ = ["ALTERNATIVES", "CODES", "FUNCTIONS", "KINDS", "Activation", "Add", "Constant",
+           "Context", "GraphError", "Input", "Linear", "Mean", "Node", "Norm", "Rows",
+           "Scores", "Softmax", "Tensor"]
 
 FUNCTIONS = "gelu", "gelu_tanh", "quick_gelu"
 """Activations: ``x Phi(x)``, its form with tanh, and ``x / (1 + exp(-1.702 x))``."""
@@ -140,7 +142,8 @@ class Activation(Node):
 
     Variants of integers: ``published`` (ShiftGELU, which stands for all three functions, ``unit``
     being the code of 1 / 1.702, requantized by ``mult`` and ``shift`` to ``bits``), ``table``
-    (``table[code + 128]`` of any function).
+    (``table[code + 128]`` of any function). For comparison there are those of
+    `systola.model.graph.variants.ACTIVATIONS`, which stand for all three as well.
     """
 
     input: str
@@ -152,6 +155,7 @@ class Activation(Node):
     mult: np.ndarray | None = None
     shift: np.ndarray | None = None
     table: np.ndarray | None = None
+    constants: tuple | None = None
 
     @property
     def inputs(self):
@@ -168,13 +172,17 @@ class Activation(Node):
                 self.refuse("offset", "a finite number", repr(self.offset))
         else:
             self.absent("offset")
-            self.choice("variant", "published", "table")
+            self.choice("variant", "published", "table", *ACTIVATIONS)
             self.integer("bits", 2, 8)
             self.operands(input=source)
-            if self.variant == "published":
-                self.integer("unit", 1, 2**24 - 1)
+            self.checked_constants(ACTIVATIONS.get(self.variant))
+            if self.variant != "table":
                 self.dyadic()
                 self.absent("table")
+                if self.variant == "published":
+                    self.integer("unit", 1, 2**24 - 1)
+                else:
+                    self.absent("unit")
             else:
                 self.absent("unit", "mult", "shift")
                 half = 1 << self.bits - 1
@@ -194,7 +202,8 @@ class Norm(Node):
 
     Integers: ``sat(rne((o + bias) * mult, shift), bits)`` with mult and shift (C,); variants:
     I-LayerNorm, with its root's start ``published`` or ``leading_one``, and ``normalised``, which
-    adds ``epsilon`` to the sum of squares, in units of ``2**(-2 * NORM_FRACTION)``.
+    adds ``epsilon`` to the sum of squares, in units of ``2**(-2 * NORM_FRACTION)``. For comparison
+    there are those of `systola.model.graph.variants.NORMS`.
     """
 
     input: str
@@ -228,7 +237,7 @@ class Norm(Node):
             self.absent("epsilon")
         else:
             self.absent("weight", "eps")
-            self.choice("variant", "published", "leading_one", "normalised")
+            self.choice("variant", "published", "leading_one", "normalised", *NORMS)
             if self.variant == "normalised":
                 channels = source.channels // self.groups
                 self.integer("epsilon", 0, (1 << epsilon_bits(channels)) - 1)
@@ -373,3 +382,6 @@ class Mean(Node):
 KINDS = {kind.__name__.lower(): kind for kind in (
     Input, Constant, Linear, Scores, Softmax, Context, Activation, Norm, Add, Rows, Mean)}
 """Node classes by the name of their kind."""
+
+ALTERNATIVES = {Softmax: SOFTMAXES, Activation: ACTIVATIONS, Norm: NORMS}
+"""By the class of a node, its variants that neither hardware nor kernel has."""

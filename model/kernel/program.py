@@ -207,6 +207,8 @@ def _dtype(tensor):
     """Return the type of a tensor's numbers in the workspace."""
     if tensor.stage == "exponentials":
         return np.uint16 if is_wide(tensor) else np.uint8
+    if tensor.bits > 16:  # of attention that only models make and read
+        return np.int32
     return np.int16 if is_wide(tensor) else np.int8
 
 

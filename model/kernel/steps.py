@@ -29,6 +29,7 @@ from systola.hw.contract.numbers import (
     TABLE_BYTES,
 )
 from systola.model.graph.nodes import (
+    ALTERNATIVES,
     Activation,
     Add,
     Context,
@@ -96,6 +97,13 @@ def row_stride(tensor, library):
     return -(-tensor.channels // step) * step
 
 
+def _modelled(node):
+    """Return the refusal of a variant that is there to compare with."""
+    words = ALTERNATIVES[type(node)][node.variant].words
+    return Unfit(f"variant {node.variant!r} of node {node.name!r} ({words}) has no C code, only "
+                 f"the model of its operator")
+
+
 @singledispatch
 def step_of(node, graph, library):
     """Return the `Step` of a node; raises `Unfit` where there is none."""
@@ -158,7 +166,7 @@ def _(node: Softmax, graph, library):
     if node.variant == "normalised":
         return _normalised(node, tensors, numbers, row_stride(y, library))
     if node.variant != "published":
-        raise Unfit(f"variant {node.variant} has no C code")
+        raise _modelled(node)
     reciprocal = (1 << _RECIPROCAL_SHIFT) // node.unit + 1
     if not _shift_exp_fits(node.unit, reciprocal):
         raise Unfit(f"exponentials of unit {node.unit} do not fit 31 bits")
@@ -194,6 +202,9 @@ def _shift_exp_fits(unit, reciprocal):
 @step_of.register
 def _(node: Context, graph, library):
     attention, value = graph.tensors[node.attention], graph.tensors[node.value]
+    softmax = graph.by_name[node.attention]
+    if isinstance(softmax, Softmax) and softmax.variant in ALTERNATIVES[Softmax]:
+        raise _modelled(softmax)
     if attention.stage not in {"shares", "exponentials"}:
         raise Unfit(f"attention of {attention.stage} has no C code")
     most = _row_sum(graph, node) << value.bits - 1
@@ -236,7 +247,7 @@ def _(node: Activation, graph, library):
     elif node.variant == "published":
         table = _gelu_tables(node)
     else:
-        raise Unfit(f"variant {node.variant} has no C code")
+        raise _modelled(node)
     return Step(function="table", tensors={"x": node.input, "y": node.name}, numbers={
         "rows": x.rows, "channels": x.channels, "by_maximum": int(node.variant == "published"),
         "table": np.ascontiguousarray(table, np.int8)})
@@ -254,7 +265,7 @@ def _(node: Norm, graph, library):
     x = graph.tensors[node.input]
     channels = x.channels // node.groups
     if node.variant not in _NORM_BITS:
-        raise Unfit(f"variant {node.variant} has no C code")
+        raise _modelled(node)
     if channels << RESIDUAL_BITS - 1 > MAX31:
         raise Unfit(f"sums of {channels} channels reach 32 bits")
     bound = (1 << _NORM_BITS[node.variant]) + np.abs(node.bias.astype(np.int64))

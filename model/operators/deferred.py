@@ -16,9 +16,18 @@ from systola.hw.contract.numbers import (
     TABLE_BYTES,
 )
 from systola.model.operators.matmul import matmul
+from systola.model.operators.operations import Count, Operations
 from systola.model.operators.requant import requantize
 
-__all__ = ["deferred_context", "deferred_softmax", "exp_table", "numerator_bits", "row_factors"]
+__all__ = ["OPERATIONS", "deferred_context", "deferred_softmax", "exp_table", "numerator_bits",
+           "row_factors"]
+
+OPERATIONS = Operations(
+    element=Count(add=3, look_up=1),
+    row=Count(divide=1),
+    why="maximum, its subtraction, table, sum; once the division for A.V, whose product is that of "
+        "the rescaling")
+"""Of one row: for each element, and once."""
 
 _LEAST_SUM = {CODE_BITS: PEAK, 2 * CODE_BITS: 1 << INT_BITS - FACTOR_BITS}
 """By bits of the codes: what every row of them adds up to at least."""

@@ -10,13 +10,31 @@ from systola.hw.contract.numbers import (
     NORM_NUMERATOR,
     NORM_ROOT_BITS,
 )
+from systola.model.operators.operations import RESCALING, Count, Operations
 from systola.model.operators.requant import requantize
 
-__all__ = ["ITERATIONS", "LayerNormTrace", "NormalisedTrace", "layernorm", "layernorm_requant",
-           "layernorm_trace", "normalised_root", "normalised_trace"]
+__all__ = ["ITERATIONS", "OPERATIONS", "LayerNormTrace", "NormalisedTrace", "centred", "layernorm",
+           "layernorm_requant", "layernorm_trace", "normalised_root", "normalised_trace"]
 
 ITERATIONS = 10
 """Steps of the root iteration of I-ViT, always all of them."""
+
+OPERATIONS = {
+    "published": Operations(
+        element=Count(add=4, multiply=2, shift=1) + RESCALING,
+        row=Count(add=22, shift=10, divide=12),
+        why="sum, centring, square, sum of squares, product with the factor, shift, bias; "
+            "rescaling to codes; once the mean (a division and its rounding), ten steps of the "
+            "root (division, addition, shift, clamp) and a division for the factor"),
+    "normalised": Operations(
+        element=Count(add=4, multiply=2, shift=3) + RESCALING,
+        row=Count(add=21, multiply=18, shift=3, divide=2),
+        why="sum, fraction, centring, square, sum of squares, shift to the row's size, product "
+            "with the factor, shift, bias; rescaling to codes; once the mean (a division and its "
+            "rounding), epsilon, the row's size, 18 bits of the root (a square and a comparison "
+            "each) and a division for the factor"),
+}
+"""By variant, of one row: for each element, and once."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +62,22 @@ class NormalisedTrace:
 
 def layernorm_trace(x, variant="published"):
     """Return the published `layernorm` of `x` with every intermediate, as a `LayerNormTrace`."""
-    x = np.asarray(x, np.int64)
-    channels, total = x.shape[-1], x.sum(axis=-1)
-    mean = total // channels
-    twice = 2 * (total - mean * channels)
-    mean = mean + ((twice > channels) | ((twice == channels) & (mean & 1 == 1)))
-    y = x - mean[..., None]
+    mean, y = centred(x)
     variance = (y * y).sum(axis=-1)
     iterates = _root_iterates(variance, variant)
     root = iterates[..., -1]
     factor = MAX31 // root
     return LayerNormTrace(mean, variance, iterates, root, factor, y * factor[..., None] >> 1)
+
+
+def centred(x):
+    """Return the means of rows (..., C), rounded half to even, and ``x - mean``, both int64."""
+    x = np.asarray(x, np.int64)
+    channels, total = x.shape[-1], x.sum(axis=-1)
+    mean = total // channels
+    twice = 2 * (total - mean * channels)
+    mean = mean + ((twice > channels) | ((twice == channels) & (mean & 1 == 1)))
+    return mean, x - mean[..., None]
 
 
 def normalised_trace(x, epsilon=0):

@@ -7,11 +7,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["SCHEMES", "Scheme", "attention_times_v", "best_delta", "decode", "encode", "levels",
-           "public_code"]
+from systola.model.operators.operations import Count, Operations
+
+__all__ = ["OPERATIONS", "SCHEMES", "Scheme", "attention_times_v", "best_delta", "decode",
+           "encode", "levels", "public_code"]
 
 ZERO = -1
 """The leading-one position that stands for a probability of zero."""
+
+OPERATIONS = Operations(
+    element=Count(add=1, shift=3),
+    row=Count(),
+    why="on top of Shiftmax: shift to full scale, clamp, leading one, bit below it; the channels "
+        "of A.V then take two shifts and additions for each element instead of a product")
+"""Of Half_16 codes of one row, beside the softmax: for each element, and once."""
 
 
 @dataclass(frozen=True)

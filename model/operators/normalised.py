@@ -10,8 +10,17 @@ number of significant bits.
 import numpy as np
 
 from systola.hw.contract.numbers import NORMALISED_PEAK
+from systola.model.operators.operations import Count, Operations
 
-__all__ = ["normalised_softmax", "row_bound"]
+__all__ = ["OPERATIONS", "normalised_softmax", "row_bound"]
+
+OPERATIONS = Operations(
+    element=Count(add=5, shift=1, look_up=1),
+    row=Count(shift=1, divide=1),
+    why="maximum, its subtraction, table, sum, rounding and shift, sum of the shifted; once the "
+        "shift of the row (a leading one) and the division for A.V, whose product is that of the "
+        "rescaling")
+"""Of one row: for each element, and once."""
 
 
 def normalised_softmax(scores, table):

@@ -5,9 +5,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from systola.hw.contract.numbers import MAX31
+from systola.model.operators.operations import RESCALING, Count, Operations
 from systola.model.operators.shiftmax import shift_exp
 
-__all__ = ["ShiftGeluTrace", "shiftgelu", "shiftgelu_trace"]
+__all__ = ["OPERATIONS", "ShiftGeluTrace", "shiftgelu", "shiftgelu_trace"]
+
+OPERATIONS = Operations(
+    element=Count(add=11, multiply=4, shift=6, divide=1) + RESCALING,
+    row=Count(add=7, multiply=2, shift=5),
+    why="maximum, its subtraction; ShiftExp as of Shiftmax; sum of the two exponentials, clamp, "
+        "division, product, shift, clamp, product with x; rescaling to codes; once the exponential "
+        "of the maximum, saturated")
+"""Of one row: for each element, and once."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from systola.hw.contract.numbers import MAX31
+from systola.model.operators.operations import Count, Operations
 
-__all__ = ["ShiftmaxTrace", "shift_exp", "shiftmax", "shiftmax_trace"]
+__all__ = ["OPERATIONS", "ShiftmaxTrace", "shift_exp", "shiftmax", "shiftmax_trace"]
+
+OPERATIONS = Operations(
+    element=Count(add=10, multiply=3, shift=6),
+    row=Count(add=1, divide=1),
+    why="maximum, its subtraction; ShiftExp: two shifts and additions, clamp, octave (a division "
+        "by a constant), remainder (product, addition), mantissa, shift by what is left of the "
+        "octaves and by one; sum, product with the factor, shift, clamp; once the clamp of the sum "
+        "and the division")
+"""Of one row: for each element, and once."""
 
 
 @dataclass(frozen=True)

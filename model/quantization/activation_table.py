@@ -4,7 +4,12 @@ from math import erf, exp, sqrt, tanh
 
 import numpy as np
 
-__all__ = ["activation_table"]
+from systola.model.operators.operations import Count, Operations
+
+__all__ = ["OPERATIONS", "activation_table"]
+
+OPERATIONS = Operations(element=Count(look_up=1), row=Count(), why="a look-up")
+"""Of one row of results: for each element, and once."""
 
 
 def activation_table(function, source, target, bits, offset=0.0):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from systola.model.graph import float_forward, integer_forward
+from systola.model.graph.attention_nodes import EXPONENTIALS
 from systola.model.graph.nodes import Constant, Input, Softmax
 from systola.model.quantization.lockstep import Lockstep
 from systola.model.quantization.uniform import quantize as to_codes
@@ -73,7 +74,7 @@ def _real(codes, made, scale):
 
 def _relative(made):
     """Tell whether a node makes exponentials that only A.V divides."""
-    return isinstance(made, Softmax) and made.variant != "published"
+    return isinstance(made, Softmax) and made.variant in EXPONENTIALS
 
 
 def _snr(value, got):

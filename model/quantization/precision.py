@@ -3,6 +3,7 @@
 from systola.hw.contract.config import AcceleratorConfig
 from systola.hw.contract.numbers import CODE_BITS, RESIDUAL_BITS
 from systola.model.graph.nodes import (
+    ALTERNATIVES,
     Activation,
     Constant,
     Context,
@@ -65,8 +66,10 @@ def tensor_bits(graph, settings, choices=None):
             raise GraphError(f"node {node.name!r}: a {node.kind} cannot be read as {role}")
         roles[node.name] = role
         if isinstance(node, Softmax):
-            bits[node.name] = 8 if settings["attention"] == "deferred" else (
-                settings["attention_bits"])  # normalised: 16
+            variant = ALTERNATIVES[Softmax].get(settings["attention"])
+            bits[node.name] = variant.bits[-1] if variant else (
+                8 if settings["attention"] == "deferred"
+                else settings["attention_bits"])  # normalised: 16
         else:
             bits[node.name] = choices.get(node.name, {}).get("bits", fixed[role])
     for node in graph.of(Rows):  # in order: of rows of rows, too

@@ -14,6 +14,7 @@ from systola.hw.contract.numbers import (
     RESIDUAL_BITS,
     epsilon_bits,
 )
+from systola.model.graph.attention_nodes import EXPONENTIALS
 from systola.model.graph.nodes import (
     Constant,
     Context,
@@ -27,6 +28,8 @@ from systola.model.graph.nodes import (
     Softmax,
 )
 from systola.model.operators.deferred import numerator_bits
+from systola.model.operators.ibert_gelu import gelu_constants, gelu_scale
+from systola.model.operators.l1_layernorm import l1_root
 from systola.model.operators.requant import dyadic
 from systola.model.quantization.activation_table import activation_table
 from systola.model.quantization.calibrate import BATCH, calibrate
@@ -35,6 +38,11 @@ from systola.model.quantization.lockstep import Lockstep
 from systola.model.quantization.methods import BEST, method_named
 from systola.model.quantization.node_report import node_report
 from systola.model.quantization.precision import MAX_UNIT, tensor_bits
+from systola.model.quantization.replacements import (
+    SharesSample,
+    check_operators,
+    softmax_parameters,
+)
 from systola.model.quantization.rounding import fit, round_columns, row_scales
 from systola.model.quantization.scales import (
     UNIT_FACTOR,
@@ -56,7 +64,8 @@ _INT32 = (-2**31, 2**31 - 1)
 
 def quantize(graph, images, *, weight_bits=8, act_bits=8, attention=AcceleratorConfig.attention,
              attention_bits=16, mult_bits=24, code_mult_bits=24, gelu=AcceleratorConfig.gelu,
-             norm=AcceleratorConfig.norm, method=BEST, choices=None, nodes=None, progress=None):
+             norm=AcceleratorConfig.norm, operators=None, method=BEST, choices=None, nodes=None,
+             progress=None):
     """Return the integer network of a float one; docs/ARITHMETIC.md has the operators.
 
     Weights have a scale per output channel, activations one per tensor, from ranges over the
@@ -75,6 +84,9 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention=AcceleratorC
     weight_bits, act_bits, attention, attention_bits, mult_bits, code_mult_bits, gelu, norm
         As in `systola.hw.contract.config.AcceleratorConfig`, which also gives their ranges. No
         multiplier has more than `mult_bits`, whatever `code_mult_bits` is.
+    operators : dict of str to str, optional
+        By ``attention``, ``gelu`` or ``norm``, a variant instead that only models have, see
+        `systola.model.graph.variants`.
     method : str
         Recipe, see `systola.model.quantization.methods.METHODS`.
     choices : dict of str to dict, optional
@@ -102,23 +114,33 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention=AcceleratorC
     settings = {"weight_bits": weight_bits, "act_bits": act_bits, "attention": attention,
                 "attention_bits": attention_bits, "mult_bits": mult_bits,
                 "code_mult_bits": code_mult_bits, "gelu": gelu, "norm": norm}
-    AcceleratorConfig(**settings)  # checks every setting
+    factor_bits = AcceleratorConfig(**settings).factor_bits  # checks every setting
+    check_operators(operators or {})
+    settings |= operators or {}
     choices = choices or {}
     for name, choice in choices.items():
         _check_choice(graph, name, choice)
     recipe, bits = method_named(method), tensor_bits(graph, settings, choices)
     weights = {node.name: choices.get(node.name, {}).get("weight_bits", weight_bits)
                for node in graph.of(Linear)}
-    watch = _Epsilon(graph)
+    watch, shares = _Epsilon(graph), SharesSample(graph, settings["attention"])
     if recipe.equalize:
-        graph, images = _equalized(graph, images, bits, weights, gelu == "table", progress)
-    ranges = calibrate(graph, images, how=recipe.ranges, bits=bits, progress=progress, watch=watch)
-    scales = activation_scales(graph, ranges, bits, weights, settings)
+        graph, images = _equalized(graph, images, bits, weights, settings["gelu"] == "table",
+                                   progress)
+
+    def watched(name, x):
+        watch(name, x)
+        shares(name, x)
+
+    ranges = calibrate(graph, images, how=recipe.ranges, bits=bits, progress=progress,
+                       watch=watched)
+    scales = activation_scales(graph, ranges, bits, weights, settings, shares)
     lockstep = Lockstep(graph, images, scales) if recipe.reconstruct else None
-    made = _Quantizer(graph, settings, bits, weights, scales, lockstep).graph()
+    made = _Quantizer(graph, settings, bits, weights, scales, lockstep, shares,
+                      factor_bits).graph()
     if nodes is not None:
         nodes.update(node_report(graph, made, images))
-    effects = {} if norm == "normalised" else watch.effects()
+    effects = {} if settings["norm"] == "normalised" else watch.effects()
     about = {"method": method, "fitted_images": lockstep.images if lockstep else 0,
              "coarse": [name for name, (low, high) in ranges.items()
                         if scales[name] == MIN_SCALE and max(-low, high) > 0]}
@@ -172,12 +194,13 @@ def _check_choice(graph, name, choice):
 class _Quantizer:
     """One quantization: the float network, the settings, bits and scale of every tensor."""
 
-    def __init__(self, graph, settings, bits, weight_bits, scales, lockstep):
+    def __init__(self, graph, settings, bits, weight_bits, scales, lockstep, shares,
+                 factor_bits):
         self.float, self.settings = graph, settings
         self.mult_bits = settings["mult_bits"]
         self.code_mult_bits = min(settings["code_mult_bits"], self.mult_bits)
         self.bits, self.weight_bits, self.scales = bits, weight_bits, scales
-        self.lockstep = lockstep
+        self.lockstep, self.shares, self.factor_bits = lockstep, shares, factor_bits
         self.constant = {}  # real values of channels that a norm does not deliver
 
     def graph(self):
@@ -263,8 +286,16 @@ class _Quantizer:
                 "bias_mult": mult, "bias_shift": shift}
 
     def _softmax(self, node):
-        return Softmax(name=node.name, input=node.input, variant=self.settings["attention"],
-                       unit=self.unit(node), bits=self.bits[node.name])
+        variant, scale = self.settings["attention"], self.scales[node.input]
+        try:
+            parameters = softmax_parameters(node, variant, scale, lambda: self.unit(node),
+                                            self.shares)
+        except ModelError:
+            raise
+        except ValueError as error:
+            raise ModelError(f"node {node.name!r}: {error}") from None
+        return Softmax(name=node.name, input=node.input, variant=variant,
+                       bits=self.bits[node.name], **parameters)
 
     def _context(self, node):
         """Rescale A.V, or give the numerator of its row factors.
@@ -272,8 +303,8 @@ class _Quantizer:
         A row of exponentials still has to be divided by their sum; their scale cancels.
         """
         s = self.scales
-        if self.settings["attention"] != "published":
-            factor_bits = AcceleratorConfig(**self.settings).factor_bits
+        if self.settings["attention"] in EXPONENTIALS:
+            factor_bits = self.factor_bits
             mult, shift = self.dyadic(_ratio(s[node.value], s[node.name]), numerator_bits(
                 self.bits[node.attention], factor_bits))
         else:
@@ -289,10 +320,21 @@ class _Quantizer:
         if self.settings["gelu"] == "table":
             table = activation_table(node.function, source, target, bits, node.offset or 0.0)
             return dataclasses.replace(node, offset=None, variant="table", bits=bits, table=table)
+        if self.settings["gelu"] == "ibert":
+            return self._ibert_gelu(node, source, target, bits)
         mult, shift = self.dyadic(
             _ratio(source * np.float32(2.0 ** (1 - _SIGMOID_BITS)), target), self.code_mult_bits)
         return dataclasses.replace(node, variant="published", unit=self.unit(node), bits=bits,
                                    mult=mult, shift=shift)
+
+    def _ibert_gelu(self, node, source, target, bits):
+        try:
+            constants = gelu_constants(source)
+        except ValueError as error:
+            raise ModelError(f"node {node.name!r}: {error}") from None
+        mult, shift = self.dyadic(_ratio(gelu_scale(source), target), self.code_mult_bits)
+        return dataclasses.replace(node, variant="ibert", bits=bits, mult=mult, shift=shift,
+                                   constants=constants)
 
     def _norm(self, node):
         """Quantize a layer norm.
@@ -302,7 +344,9 @@ class _Quantizer:
         of beta / gamma is beyond the 32 bits of a bias, which ends at about 2 sqrt(C).
         """
         gamma, beta = node.weight.astype(np.float64), node.bias.astype(np.float64)
-        root, dead = sqrt(len(gamma) // node.groups), gamma == 0
+        channels = len(gamma) // node.groups
+        root, dead = sqrt(channels), gamma == 0
+        root *= l1_root(channels) if self.settings["norm"] == "l1" else 1
         ratio = np.divide(beta, gamma, out=np.zeros_like(beta), where=~dead)
         most = _INT32[1] * root / 2.0**30
         kept = np.clip(ratio, -most, most)

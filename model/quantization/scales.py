@@ -4,6 +4,7 @@ import numpy as np
 
 from systola.model.graph.nodes import Activation, Add, Constant, Linear, Mean, Rows, Softmax
 from systola.model.quantization.precision import MAX_UNIT
+from systola.model.quantization.replacements import octave_scale
 from systola.model.quantization.uniform import MIN_SCALE, scale_for
 
 __all__ = ["BIAS_BITS", "UNIT_FACTOR", "activation_scales", "exact_exponential", "least_scales",
@@ -35,7 +36,7 @@ def least_scales(bias, source):
     return np.maximum(least, MIN_SCALE)
 
 
-def activation_scales(graph, ranges, bits, weight_bits, settings):
+def activation_scales(graph, ranges, bits, weight_bits, settings, shares):
     """Return the float32 scale of every tensor.
 
     Parameters
@@ -48,6 +49,8 @@ def activation_scales(graph, ranges, bits, weight_bits, settings):
         Of every tensor, and of the weights of every linear node.
     settings : dict
         ``mult_bits``, ``attention``, ``gelu``.
+    shares : SharesSample
+        Of that attention.
     """
     ranges = dict(ranges)
     for node in graph.of(Constant):
@@ -57,16 +60,19 @@ def activation_scales(graph, ranges, bits, weight_bits, settings):
     for node in graph.nodes:
         name = node.name
         if isinstance(node, Softmax):  # deferred and normalised: before the division
-            scale = np.float32(2.0 ** (-7 if settings["attention"] == "deferred"
-                                       else 1 - bits[name]))
+            scale = shares.scale(name, bits[name])
         else:
             low, high = (function(ranges[other][end] for other in tied[name])
                          for end, function in enumerate((min, max)))
             scale = scale_for(low, high, bits[name])
             factor = max((UNIT_FACTOR.get(type(reader), 0) for reader in graph.consumers[name]
-                          if not (isinstance(reader, Activation) and settings["gelu"] == "table")),
-                         default=0)
-            scale = exact_exponential(scale, factor) if factor else scale
+                          if not (isinstance(reader, Activation)
+                                  and settings["gelu"] != "published")), default=0)
+            if factor and settings["attention"] == "ita" and any(
+                    isinstance(reader, Softmax) for reader in graph.consumers[name]):
+                scale = octave_scale(scale)
+            elif factor:
+                scale = exact_exponential(scale, factor)
         scales[name] = scale
     # Operands of few bits and a short multiplier can ask for a ratio of 2**mult_bits or more, which
     # no right shift expresses; a sum needs no steps that much finer than its terms.

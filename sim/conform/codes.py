@@ -1,17 +1,17 @@
-"""Checks of the golden files of alternative operators: log2 codes, and those not implemented."""
+"""Checks of the golden files of attention codes: BitLog2, and the sqrt(2) codes of RepQ-ViT."""
 
 import re
 
 import numpy as np
 
-from systola.model.operators import log2
+from systola.model.operators import log2, sqrt2
 from systola.sim.conform.golden import ARITHMETIC
 
-__all__ = ["check_ablation", "check_log2"]
+__all__ = ["check_log2"]
 
 
 def check_log2(report):
-    """BitLog2 codes, decoded values, divisors and A.V; the sqrt(2) codes do not exist here."""
+    """BitLog2 codes, decoded values, divisors and A.V; sqrt(2) codes, scales and values."""
     golden = report.golden
     for name in golden:
         match = re.fullmatch(r"BitLog2_(\w+?)_(?:(grid|float)_(code10|dq|delta)|(av))", name)
@@ -19,8 +19,10 @@ def check_log2(report):
             scheme, kind, part = match[1], match[2] or "grid", match[3] or match[4]
             x = golden.ints("a_int") if kind == "grid" else golden.floats("x_float")
             _check_log2_array(report, name, x, scheme, part)
-        elif name.startswith(("BitLog2_", "Sqrt2_")) and not name.endswith("_delta"):
-            report.missing("log2", name)
+        elif match := re.fullmatch(r"(Sqrt2_1[67])_(grid|float)_(code|deq|delta)", name):
+            _check_sqrt2_array(report, name, *match.groups())
+        elif name.startswith(("BitLog2_", "Sqrt2_")):
+            report.missing("log2", name, "no scheme of this name is known")
 
 
 def _check_log2_array(report, name, x, scheme, part):
@@ -53,11 +55,19 @@ def _check_delta(report, name, x, decoded, scheme):
         report.compare("log2 calibrate", name, delta, published)
 
 
-def check_ablation(report):
-    """List the arrays of operators that do not exist here."""
-    names = {"sm": "I-BERT softmax", "lis": "log-int softmax", "ge": "I-BERT GELU",
-             "ln": "I-BERT LayerNorm"}
-    for name in report.golden:
-        operator = names.get(name.split("_")[0])
-        if operator and name.endswith(("_f64", "_f32", "_consts")):
-            report.missing(operator, name)
+def _check_sqrt2_array(report, name, scheme, kind, part):
+    """Codes of the grid by integer thresholds, of floats as published; scales, decoded values."""
+    golden = report.golden
+    grid, stem = kind == "grid", f"{scheme}_{kind}"
+    x = golden.ints("a_int") if grid else golden.floats("x_float")
+    delta = float(golden.scale(f"{stem}_delta"))
+    if part == "delta":
+        found = sqrt2.best_scale(x / 2 ** 15 if grid else x, scheme)
+        report.compare("sqrt2 calibrate", name, np.float32(found), np.float32(delta))
+        return
+    codes = (sqrt2.encode_sqrt2(x, sqrt2.code_thresholds(delta), scheme) if grid
+             else sqrt2.encode_real(x, delta, scheme))
+    if part == "code":
+        report.stored("sqrt2 encode", name, codes)
+    else:
+        report.compare("sqrt2 decode", name, sqrt2.real_value(codes, delta), golden.floats(name))

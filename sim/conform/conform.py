@@ -7,8 +7,8 @@ An engine is any object with these methods of the models; arrays are int64 and b
 - ``digit_matmul(a, v)``: (M, K) non-negative codes of up to 16 bits by (K, N) 8-bit codes
 - ``shiftmax(x, x0, n, bits)``, ``shiftgelu(x, x0, n, bits)``, ``layernorm(x)``
 - optional ``shiftmax_trace`` and so on, with the fields of the models' traces, to show more
-- optional ``offline = True``: also report quantization, calibration, constants and log2 codes,
-  which are always the models'
+- optional ``offline = True``: also report quantization, calibration, constants, attention codes
+  and the operators that are here for ablations, which are always the models'
 - optional ``judged_only = True``: skip the runs whose results are only shown
 """
 
@@ -22,8 +22,9 @@ from systola.model.operators.matmul import digit_matmul, linear, matmul
 from systola.model.operators.requant import requantize
 from systola.model.operators.shiftgelu import shiftgelu, shiftgelu_trace
 from systola.model.operators.shiftmax import shiftmax, shiftmax_trace
+from systola.sim.conform.alternatives import check_alternatives
 from systola.sim.conform.block import check_block
-from systola.sim.conform.codes import check_ablation, check_log2
+from systola.sim.conform.codes import check_log2
 from systola.sim.conform.golden import Golden, GoldenError, Report
 from systola.sim.conform.matrix import check_linear, check_requant
 from systola.sim.conform.vector import check_layernorm, check_shiftgelu, check_shiftmax
@@ -37,7 +38,7 @@ _CHECKS = {
     "shiftgelu": check_shiftgelu,
     "ilayernorm": check_layernorm,
     "log2_codes": check_log2,
-    "ibert_lis": check_ablation,
+    "ibert_lis": check_alternatives,
 }
 
 

@@ -12,6 +12,7 @@ from systola.hw.contract.numbers import (
     SOFTMAX_SHIFT,
 )
 from systola.model.graph.nodes import (
+    ALTERNATIVES,
     Activation,
     Constant,
     Context,
@@ -39,6 +40,9 @@ def check_network(graph, config):
         for name, value in ("rows", tensor.rows), ("channels", tensor.channels):
             if value > 0xFFFF:
                 raise _refused(node, name, "at most 65535", value)
+        alternative = ALTERNATIVES.get(type(node), {}).get(getattr(node, "variant", None))
+        if alternative:
+            raise _unsupported(node, alternative.words)
         _check(node, graph, config)
 
 

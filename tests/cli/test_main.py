@@ -42,8 +42,8 @@ def checkpoint(path, change=lambda tensors, metadata: None):
 def test_help_is_quick_and_names_every_command(run):
     code, out, _ = run("--help")
     assert code == 0
-    for name in ("demo", "quantize", "evaluate", "inspect", "generate", "synth", "simulate",
-                 "conform"):
+    for name in ("demo", "quantize", "evaluate", "ablate", "inspect", "generate", "synth",
+                 "simulate", "conform"):
         assert f"\n  {name} " in out
         assert run(name, "--help")[0] == 0
     slow = "import systola.cli.main, sys; systola.cli.main.main(['--help']); print({'numpy', " \

@@ -7,11 +7,21 @@ from systola.model.operators.requant import dyadic, requantize
 from systola.model.operators.shiftmax import shiftmax
 from systola.model.quantization.uniform import exp_constant
 from systola.sim.conform.conform import ModelEngine, conform, passed
-from systola.sim.conform.golden import ARITHMETIC, JUDGED, MISSING, OPAQUE, SHOWN, GoldenError
+from systola.sim.conform.golden import (
+    ARITHMETIC,
+    BOUNDED,
+    JUDGED,
+    MISSING,
+    OPAQUE,
+    SHOWN,
+    GoldenError,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = sorted(path.name for path in GOLDEN.glob("*.npz"))
-UNITS = [name for name in FILES if name != "ibert_lis.npz"]
+VERDICTS = {JUDGED, ARITHMETIC, BOUNDED}
+NEAR = {"sm_a_out_f64", "ln_b_y_f64"}
+"""Where the publication rounds in float32: judged to a bound."""
 
 
 def arrays(name):
@@ -31,15 +41,19 @@ def rows():
 
 def test_every_judged_row_is_exact(rows):
     judged = [row for row in rows if row.status in {JUDGED, ARITHMETIC}]
-    assert len(judged) > 250
-    assert {row.file for row in judged} == set(UNITS)
+    assert len(judged) > 300
+    assert {row.file for row in judged} == set(FILES)
     assert [row for row in judged if row.exact != 100 or row.largest != 0 or not row.elements] == []
+    near = {row.array: row for row in rows if row.status == BOUNDED}
+    assert near.keys() == NEAR
+    assert all(row.within and row.note and row.exact < 100 for row in near.values())
+    assert near["sm_a_out_f64"].exact > 99.9
     assert passed(rows)
 
 
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("name", FILES)
 def test_every_exact_array_is_judged(rows, name):
-    judged = {row.array for row in rows if row.file == name and row.status in {JUDGED, ARITHMETIC}}
+    judged = {row.array for row in rows if row.file == name and row.status in VERDICTS}
     stored = {key for key in arrays(name) if key.endswith(("_f64", "_exact", ".out_int"))}
     assert stored or name == "log2_codes.npz"
     assert stored <= judged
@@ -47,7 +61,7 @@ def test_every_exact_array_is_judged(rows, name):
 
 def test_float32_is_only_shown(rows):
     float32 = [row for row in rows if row.array.endswith("_f32")]
-    assert {row.status for row in float32} == {SHOWN, MISSING}
+    assert {row.status for row in float32} == {SHOWN}
     assert len([row for row in float32 if row.status == SHOWN]) > 100
 
 
@@ -59,24 +73,43 @@ def test_arithmetic_rules_where_the_publication_is_wrong(rows):
     assert {row.status for row in rows if row.array == "adv_out_exact"} == {JUDGED}
 
 
-def test_the_rest_is_named(rows):
-    missing = {row.array for row in rows if row.status == MISSING}
-    assert {"sm_a_out_f64", "ge_a_out_f64", "ln_a_y_f64", "lis_a_code_f64",
-            "Sqrt2_17_grid_code"} <= missing
-    assert all(row.exact is None for row in rows if row.status == MISSING)
+def test_every_operator_exists(rows):
+    assert [row for row in rows if row.status == MISSING] == []
+    judged = {row.array for row in rows if row.status in VERDICTS}
+    assert {"sm_a_out_f64", "ge_a_out_f64", "ln_a_y_f64", "lis_a_code_f64", "Sqrt2_17_grid_code",
+            "Sqrt2_16_float_delta", "Sqrt2_17_float_deq", "ln_b_bias_int"} <= judged
 
 
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize(("array", "many", "most"), [("sm_a_out_f64", 60, 1),
+                                                     ("ln_b_y_f64", 384, 9)])
+def test_a_bound_can_be_left(tmp_path, array, many, most):
+    """By more codes than float32 explains, or by more in a single one."""
+    contents = arrays("ibert_lis.npz")
+    for count, by in (many, most), (1, 40):
+        changed = contents[array].copy()
+        changed.ravel()[:count] += np.where(changed.ravel()[:count] < 0, -by, by).astype(
+            changed.dtype)
+        worse = conform(write(tmp_path, "ibert_lis.npz", {**contents, array: changed}))
+        assert [row.array for row in worse if row.failed] == [array]
+        assert not passed(worse)
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_every_judged_array_can_fail(tmp_path, rows, name):
-    judged = {row.array for row in rows if row.file == name and row.status in {JUDGED, ARITHMETIC}}
+    judged = {row.array for row in rows if row.file == name and row.status in VERDICTS}
     contents = arrays(name)
     judged = {key for key in judged & set(contents)
-              if not key.endswith("_delta") and key != "adv_out_f64"}  # judged by another array
+              if not (key.startswith("BitLog2") and key.endswith("_delta"))
+              and key != "adv_out_f64"}  # judged by another array
     for key in judged:
         changed = contents[key]
-        contents[key] = changed ^ 1 if changed.dtype.kind == "i" else changed * 1.01
+        contents[key] = changed ^ 1 if changed.dtype.kind == "i" else changed * 0.99
         if key.endswith("_expmax_f64"):  # equal above MAX31
             contents[key] = changed & 15
+        elif key.startswith("sm_c_out"):  # equal above full scale
+            contents[key] = changed - 2
+        elif key in NEAR or key == "ln_a_y_f64":
+            contents[key] = changed + 1 + (changed >> 4)
     worse = conform(write(tmp_path, name, contents))
     assert {row.array for row in worse if row.failed} >= judged
     assert not passed(worse)
@@ -143,6 +176,9 @@ def test_an_engine_may_show_outputs_only(rows):
             ("shiftmax.npz", "a_exp_f64", OPAQUE), ("shiftgelu.npz", "a_sig_f64", OPAQUE),
             ("ilayernorm.npz", "a_iters_f64", OPAQUE), ("linear.npz", "a_w_int", OPAQUE),
             ("requant.npz", "frexp_m", OPAQUE), ("log2_codes.npz", "BitLog2_Half_16_av", OPAQUE),
+            ("log2_codes.npz", "Sqrt2_16_grid_code", OPAQUE),
+            ("ibert_lis.npz", "sm_a_out_f64", OPAQUE), ("ibert_lis.npz", "ge_a_out_f64", OPAQUE),
+            ("ibert_lis.npz", "ln_b_y_f64", OPAQUE), ("ibert_lis.npz", "lis_c_code_f64", OPAQUE),
             ("shiftmax.npz", "a_out_f64", JUDGED), ("ilayernorm.npz", "a_q8_f64", JUDGED),
             ("block_clean.npz", "qact4.out_int", JUDGED)]:
         assert by_array[name, array] == status, array
@@ -224,6 +260,12 @@ def put(key, value):
      "linear.npz must hold arrays that fit together: "),
     ("ilayernorm.npz", put("a_x", np.array([{}], object)),
      "ilayernorm.npz must be a complete .npz file of plain arrays: 'a_x.npy' must"),
+    ("ibert_lis.npz", put("sm_b_scale", np.float32(2)),
+     "ibert_lis.npz must hold arrays that fit together: constants must be x0 below 0"),
+    ("ibert_lis.npz", put("xy_x", np.zeros((2, 3), int)),
+     "ibert_lis.npz array 'xy_x' must start with sm, ge, ln: no other operator is known"),
+    ("ibert_lis.npz", put("ln_a_y_f64", np.zeros((2, 3), int)),
+     r"ibert_lis.npz array 'ln_a_y_f64' must be of shape \(6, 192\), not \(2, 3\)"),
     ("shiftgelu.npz", lambda contents: contents.clear(),
      "shiftgelu.npz must hold at least one case, but no array is known"),
 ])
