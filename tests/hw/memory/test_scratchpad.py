@@ -104,6 +104,15 @@ def test_two_reads_and_a_write_each_cycle_in_different_banks():
     assert cycles == 64 + 6  # the latency of reader 0, then a word each cycle
 
 
+@pytest.mark.parametrize("bank", range(5))
+def test_reads_or_writes_alone_never_wait(bank):
+    words = [16 * bank + k % 16 for k in range(64)]
+    cycles, _ = simulate([[], words], [[]], banks=5)
+    assert cycles == 64 + 5
+    cycles, monitor = simulate([[], []], [[(k, [1] * 4, 15) for k in words]], banks=5)
+    assert monitor.accepted[:64] == [[2]] * 64
+
+
 @pytest.mark.parametrize(("port", "latency"), [(0, 6), (1, 5)])
 def test_latency(port, latency):
     reads = [[], []]

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from amaranth import Cat, Module, Signal
+from amaranth import Cat, Module, ResetInserter, Signal
 from amaranth.sim import Simulator
 
 from systola.hw.contract.config import AcceleratorConfig
@@ -94,6 +94,27 @@ def test_a_beat_and_a_write_a_cycle(planes, cycles):
     first = taken[::planes]
     assert first[0] == 1 + 3 + 1  # region, three beats, then the second cycle after the last beat
     assert (first[-1] - first[0]) == cycles * (len(first) - 1)
+
+
+def test_a_reset_inside_a_word_leaves_nothing_behind():
+    config, reset = config_of({"vector_lanes": 1, "lanes": 2}), Signal()
+    dut, row = RowWriter(config), [3, 1, 4, 1, 5, 9]
+    region = {"base": 7, "stride": 1, "plane": 0, "rows": 1, "words": 1, "planes": 1}
+    writes = []
+
+    async def bench(ctx):
+        await drive(ctx, dut.region, [region])
+        await drive(ctx, dut.i, [{"x": [[8]] * config.vector_planes}] * 2)
+        ctx.set(reset, 1)
+        await ctx.tick()
+        ctx.set(reset, 0)
+        await drive(ctx, dut.region, [region])
+        await drive(ctx, dut.i, [{"x": [[value]] * config.vector_planes, "last": k == 5}
+                                 for k, value in enumerate(row)])
+        writes.extend(await collect(ctx, dut.dst.req, 1))
+
+    run(ResetInserter(reset)(dut), bench)
+    assert [(p.addr, list(p.data)) for p in writes] == [(7, row)]
 
 
 @pytest.mark.parametrize(("digit_bits", "count"), [(2, 3), (4, 2), (4, 4), (8, 2)])
