@@ -55,10 +55,10 @@ ROOMS = {
                     "sw_driver/program boards/synthesis",
     "report": "matplotlib numpy files hw/contract model/data model/evaluation model/graph "
               "model/quantization sw_driver/compiler sim/runs boards/power boards/synthesis",
-    "cli": "click rich cluster hw hw/contract model/benchmark model/data model/evaluation "
-           "model/graph model/kernel model/quantization/methods sw_driver/compiler "
-           "sw_driver/driver sim/conform sim/runs sim/soak boards boards/flows boards/power "
-           "boards/synthesis report",
+    "cli": "click rich cluster files hw hw/contract model/allocation model/benchmark model/data "
+           "model/evaluation model/graph model/kernel model/quantization/methods "
+           "sw_driver/compiler sw_driver/driver sim/conform sim/runs sim/soak boards boards/flows "
+           "boards/power boards/synthesis report",
     "systola": "hw/contract model/data model/evaluation model/graph model/quantization "
                "sim/runs sw_driver/compiler cli",
 }
