@@ -6,8 +6,9 @@ from functools import cached_property
 from math import floor, gcd, isfinite, lcm
 
 import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
 
-__all__ = ["AllocationError", "ChoiceProblem", "Solution"]
+__all__ = ["AllocationError", "ChoiceProblem", "Solution", "exact", "text"]
 
 _PARTS = 1 << 30
 """Losses are compared in these parts of what all nodes can lose together."""
@@ -218,8 +219,6 @@ class ChoiceProblem:
 
     def _solved(self, objective, rows, cuts):
         """Return what the solver finds, rounded, or None if it finds nothing."""
-        from scipy.optimize import Bounds, LinearConstraint, milp
-
         count = self._slots[-1]
         matrix, low, high = [], [], []
         for node, start in enumerate(self._slots[:-1]):

@@ -110,8 +110,8 @@ def test_sums_are_of_decimals():
 
 
 def test_what_tolerances_let_through_is_refused():
-    """One unit of 2**40 is far below what the solver can see."""
-    large = 2**40
+    """One unit of 2**60 is far below what the solver can see."""
+    large = 2**60
     problem = ChoiceProblem(losses=[(1, 0), (2, 0), (4, 0)],
                             costs={"units": [(0, large + 1), (0, large + 3), (0, 2 * large + 5)]})
     for limit, expected in ((2 * large + 4, (1, 1, 0)), (2 * large + 3, (0, 1, 0)),
