@@ -2,7 +2,10 @@
 
 import click
 
-__all__ = ["allocate_options", "allocator", "given_limits", "precisions_option", "say_allocation"]
+from systola.model.allocation.measures import MEASURES
+
+__all__ = ["allocate_options", "allocator", "given_limits", "measure_option",
+           "precisions_option", "say_allocation"]
 
 
 def _limits(values):
@@ -31,6 +34,11 @@ precisions_option = click.option(
     help="Bits of weights x bits of activations that nodes choose from, the most first.  [8x8,4x8,"
          "4x4, as the accelerator has them]")
 
+measure_option = click.option(
+    "--measure", type=click.Choice(MEASURES), help="Loss of a node: how much the logits change if "
+    "it alone has fewer bits, or curvature of the loss times squared rounding of weights.  "
+    "[logits]")
+
 _OPTIONS = (
     click.option("--allocate", "limits", multiple=True, metavar="COST=LIMIT",
                  callback=lambda ctx, param, value: _limits(value),
@@ -38,6 +46,7 @@ _OPTIONS = (
                       "cycles, energy) is at most LIMIT: a share from 0, fewest bits everywhere, "
                       "to 1, most bits, or a number. Can be given for several costs."),
     precisions_option,
+    measure_option,
     click.option("--energies", metavar="FILE", help="What `systola report pe --json` printed, for "
                  "--allocate energy=LIMIT."))
 
@@ -51,26 +60,25 @@ def allocate_options(command):
 
 def given_limits(options):
     """Take the options of allocation out of a command's; returns limits and what they need."""
-    limits, precisions, energies = (options.pop(name)
-                                    for name in ("limits", "precisions", "energies"))
+    limits = options.pop("limits")
+    needs = {name: options.pop(name) for name in ("precisions", "measure", "energies")}
     if not limits:
-        for name, value in ("precisions", precisions), ("energies", energies):
+        for name, value in needs.items():
             if value:
                 raise click.UsageError(f"--{name} is for --allocate COST=LIMIT")
-    elif ("energy" in limits) != bool(energies):
+    elif ("energy" in limits) != bool(needs["energies"]):
         raise click.UsageError("--allocate energy=LIMIT needs --energies FILE, and the other way "
                                "round")
-    return limits, {"precisions": precisions, "energies": energies}
+    return limits, {name: value for name, value in needs.items() if value}
 
 
-def allocator(graph, images, config, *, precisions=None, energies=None, progress=None, **settings):
+def allocator(graph, images, config, *, energies=None, **settings):
     """Return an `Allocator` whose cycles are those of an accelerator of `config`."""
     from systola.model.evaluation.allocated import Allocator
     from systola.sw_driver.compiler.compiler import compile_operations
 
     return Allocator(
-        graph, images, precisions=precisions, progress=progress,
-        predict=lambda network: compile_operations(network, config)[2].cycles,
+        graph, images, predict=lambda network: compile_operations(network, config)[2].cycles,
         energies=energies and _energies(energies, config.pe_style), **settings)
 
 
@@ -102,4 +110,5 @@ def say_allocation(about, nodes):
         what = "bytes, weights packed" if name == "bytes" else name
         click.echo(f"{what}: {row['cost']:,} of at most {row['limit']:,} (the same bits "
                    f"everywhere: {row['least']:,} to {row['most']:,})")
-    click.echo(f"loss: {about['loss']:.3g} of the logits' variance, of {about['images']} images")
+    unit = " of the logits' variance" if about["measure"] == "logits" else ""
+    click.echo(f"loss: {about['loss']:.3g}{unit}, by {about['images']} calibration images")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from systola.cli.allocate_options import allocator, precisions_option
+from systola.cli.allocate_options import allocator, measure_option, precisions_option
 from systola.cli.console import config_option, emit, json_option, progress, table
 from systola.cli.model_options import (
     check_output,
@@ -14,6 +14,7 @@ from systola.cli.model_options import (
     given_facts,
     model_option,
 )
+from systola.model.allocation.measures import MEASURES
 from systola.model.quantization.methods import BEST, METHODS
 
 __all__ = ["allocations"]
@@ -54,6 +55,7 @@ def _picture(value):
               callback=lambda ctx, param, value: _limits(value),
               help="Shares or numbers, as --allocate of quantize takes them.")
 @precisions_option
+@measure_option
 @click.option("--random", "count", type=click.IntRange(min=0), default=0, show_default=True,
               metavar="N", help="N random allocations within each limit, to compare with.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S",
@@ -61,8 +63,8 @@ def _picture(value):
 @click.option("-o", "--output", metavar="FILE", callback=lambda ctx, param, value: value and
               _picture(value), help="Picture to draw (.svg or .png): accuracy over cost.")
 @json_option
-def allocations(source, data, calibration, config, method, cost, limits, precisions, count, seed,
-                output, as_json, **options):
+def allocations(source, data, calibration, config, method, cost, limits, precisions, measure, count,
+                seed, output, as_json, **options):
     """Compare bits by node with the same bits everywhere, and with chance.
 
     For each limit, a network is allocated, quantized and scored on the test images: each takes as
@@ -82,8 +84,9 @@ def allocations(source, data, calibration, config, method, cost, limits, precisi
         images = accuracy.scored_images(source, vit, data)
         training = accuracy.calibration_images(source, vit, calibration, scored=data)
         score = scorer(vit, images)
-        rows = sweep(allocator(vit, training, config, precisions=precisions, progress=update,
-                               **settings), cost, limits, score, random=count, seed=seed,
+        found = allocator(vit, training, config, precisions=precisions, progress=update,
+                          measure=measure or MEASURES[0], **settings)
+        rows = sweep(found, cost, limits, score, random=count, seed=seed,
                      progress=lambda done, total: update(
                          done, total, f"quantizing and scoring: {done} of {total}"))
     rows.sort(key=lambda row: (row["cost"], row["kind"], row["loss"]))

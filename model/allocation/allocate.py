@@ -4,14 +4,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from systola.model.allocation.choice_problem import AllocationError, ChoiceProblem, exact, text
+from systola.model.allocation.measures import COSTS
 
-__all__ = ["COSTS", "Allocation", "Limit", "allocate", "check_limits"]
-
-COSTS = {"bytes": "weights, packed at their bits",
-         "bops": "products times bits of weights times bits of activations",
-         "cycles": "as the compiler predicts for the accelerator",
-         "energy": "pJ of the products, of a table of estimates"}
-"""What can be limited."""
+__all__ = ["Allocation", "Limit", "allocate", "check_limits"]
 
 _ROUNDS = 100
 

@@ -1,11 +1,13 @@
 """What every node loses at each of its precisions: the change of the logits if it alone has them.
 
-Everything is measured on calibration images, without labels, and nothing is drawn at random.
+Everything is measured on calibration images, without labels, or as HAWQ-V3 does.
 """
 
 import numpy as np
 
 from systola.hw.contract.config import AcceleratorConfig
+from systola.model.allocation.curvature import mean_curvature, rounding_distance
+from systola.model.allocation.measures import MEASURES
 from systola.model.graph import float_forward
 from systola.model.quantization.calibrate import calibrate
 from systola.model.quantization.methods import BEST, method_named
@@ -22,16 +24,21 @@ IMAGES = 64
 
 _NUMBERS = 1 << 28  # of all tensors together, which are kept
 _ROWS = 1 << 14
+_DRAWS, _SEED = 8, 0
 
 
-def sensitivities(graph, images, nodes, *, method=BEST, progress=None, **settings):
+def sensitivities(graph, images, nodes, *, method=BEST, measure="logits", progress=None,
+                  **settings):
     """Return the loss of every node at each precision.
 
     The network is the float one, as the method's equalisation leaves it. One node at a time reads
     codes of its precision's bits, with the scale that calibration gives them, and has weights
     rounded as the method does; its result and all other nodes stay real numbers. The loss is the
     mean square of what that changes in the outputs, over their variance. Errors of different nodes
-    are taken as independent, so that losses add up.
+    are taken as independent, so that losses add up. Nothing is drawn at random.
+
+    By the measure ``trace`` the loss is the one of `systola.model.allocation.curvature`: of weights
+    alone, so that the bits of activations change nothing, with 8 random directions, seed 0.
 
     Parameters
     ----------
@@ -42,6 +49,8 @@ def sensitivities(graph, images, nodes, *, method=BEST, progress=None, **setting
         evenly spaced ones the change of the logits; fewer of large networks.
     nodes : NodePrecisions
         Its nodes and choices.
+    measure : str
+        One of `systola.model.allocation.measures.MEASURES`.
     method, **settings
         As of `systola.model.quantization.quantize.quantize`. The bits in `settings` are those of
         Q, K and V, and those that the equalisation is for.
@@ -56,8 +65,10 @@ def sensitivities(graph, images, nodes, *, method=BEST, progress=None, **setting
     Raises
     ------
     ValueError
-        As of `quantize`.
+        As of `quantize`, and if `measure` is another.
     """
+    if measure not in MEASURES:
+        raise ValueError(f"measure must be one of {', '.join(MEASURES)}, not {str(measure)[:40]!r}")
     settings = AcceleratorConfig(**settings).model_settings
     recipe = method_named(method)
     if recipe.equalize:
@@ -67,12 +78,17 @@ def sensitivities(graph, images, nodes, *, method=BEST, progress=None, **setting
                                   progress)
     scales = _scales(graph, images, nodes, recipe, settings)
     real, count = _tensors(graph, images)
-    losses = []
+    losses, rng = [], np.random.default_rng(_SEED)
     for done, name in enumerate(nodes.nodes):
         node = graph.by_name[name]
-        losses.append([_loss(graph, real, {name: _alone(
-            node, real, precision, scales[precision.act_bits][node.input], recipe)})
-            for precision in nodes.precisions])
+        steps = [scales[precision.act_bits][node.input] for precision in nodes.precisions]
+        if measure == "trace":
+            curvature = mean_curvature(graph, real, node, draws=_DRAWS, rng=rng)
+            losses.append([curvature * rounding_distance(node, step, precision.weight_bits)
+                           for step, precision in zip(steps, nodes.precisions, strict=True)])
+        else:
+            losses.append([_loss(graph, real, {name: _alone(node, real, precision, step, recipe)})
+                           for step, precision in zip(steps, nodes.precisions, strict=True)])
         if progress:
             progress(done + 1, len(nodes.nodes))
     return losses, count

@@ -51,6 +51,8 @@ class Allocator:
         pJ of a product by bits; for limits of ``energy``.
     progress : callable, optional
         Called as ``progress(done, total, text)``.
+    measure : str
+        Of losses, see `systola.model.allocation.sensitivity.sensitivities`.
     method, **settings
         As of `systola.model.quantization.quantize.quantize`.
 
@@ -66,8 +68,8 @@ class Allocator:
     """
 
     def __init__(self, graph, images, *, precisions=None, predict=None, energies=None,
-                 progress=None, method=BEST, **settings):
-        self.graph, self.images, self.method = graph, images, method
+                 progress=None, method=BEST, measure="logits", **settings):
+        self.graph, self.images, self.method, self.measure = graph, images, method, measure
         self.settings = AcceleratorConfig(**settings).model_settings
         self.nodes = NodePrecisions(graph, precisions or default_precisions(self.settings))
         for precision in self.nodes.precisions:
@@ -131,7 +133,7 @@ class Allocator:
             self._progress(0, None, "measuring the loss of every node")
             self._losses, self.measured_on = sensitivities(
                 self.graph, float_inputs(self.graph, self.images), self.nodes, method=self.method,
-                progress=lambda done, total: self._progress(
+                measure=self.measure, progress=lambda done, total: self._progress(
                     done, total, "measuring the loss of every node"), **self.settings)
         return self._losses
 
@@ -152,8 +154,8 @@ class Allocator:
     def network(self, allocation, **options):
         """Return the integer network of an `Allocation`.
 
-        Its ``meta`` says under ``quantization`` what was ``allocated``: the ``loss``, the
-        ``images`` it was measured on, the ``precisions`` that nodes chose from, ``limits``.
+        Its ``meta`` says under ``quantization`` what was ``allocated``: the ``loss``, its
+        ``measure`` and the ``images`` for it, the ``precisions`` that nodes chose from, ``limits``.
         `options` are ``nodes`` and ``progress`` of `quantize`.
         """
         made = quantize(self.graph, float_inputs(self.graph, self.images), method=self.method,
@@ -163,7 +165,7 @@ class Allocator:
 
     def about(self, allocation):
         """Return an `Allocation` as plain data."""
-        return {"loss": allocation.loss, "images": self.measured_on,
+        return {"loss": allocation.loss, "measure": self.measure, "images": self.measured_on,
                 "precisions": list(map(str, self.nodes.precisions)),
                 "limits": {name: {key: _plain(value) for key, value in row.items()}
                            for name, row in allocation.costs.items()}}

@@ -48,6 +48,13 @@ def test_what_was_allocated_is_said(run):
     assert "bytes, weights packed: " in out
 
 
+def test_the_measure_of_hawq(run):
+    code, out, _ = run(*QUANTIZE, "--allocate", "bytes=0.5", "--measure", "trace")
+    assert code == 0
+    assert out.splitlines()[-1].startswith("loss: ")
+    assert "variance" not in out
+
+
 def test_energy_is_of_a_report(run, tmp_path):
     rows = [{"operation": operation, "style": style, "bits": bits, "energy_pj_per_mac": energy}
             for operation, style, bits, energy in (
@@ -74,6 +81,7 @@ def test_energy_is_of_a_report(run, tmp_path):
      "limit of bops must be a share from 0 to 1 or a whole number above 1, not 'few'"),
     (["--allocate", "energy=0.5"],
      "--allocate energy=LIMIT needs --energies FILE, and the other way round"),
+    (["--measure", "trace"], "--measure is for --allocate COST=LIMIT"),
     (["--precisions", "8x8,4x4"], "--precisions is for --allocate COST=LIMIT"),
     (["--precisions", "8", "--allocate", "bops=1"],
      "precision must be bits of weights x bits of activations, like 4x8, not '8'"),
