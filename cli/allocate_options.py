@@ -74,12 +74,14 @@ def given_limits(options):
 
 def allocator(graph, images, config, *, energies=None, **settings):
     """Return an `Allocator` whose cycles are those of an accelerator of `config`."""
+    from systola.model.data.images import float_inputs
     from systola.model.evaluation.allocated import Allocator
     from systola.sw_driver.compiler.compiler import compile_operations
 
     return Allocator(
-        graph, images, predict=lambda network: compile_operations(network, config)[2].cycles,
-        energies=energies and _energies(energies, config.pe_style), **settings)
+        graph, float_inputs(graph, images), energies=energies and _energies(
+            energies, config.pe_style),
+        predict=lambda network: compile_operations(network, config)[2].cycles, **settings)
 
 
 _MOST_BYTES = 1 << 24

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from systola.hw.contract.config import AcceleratorConfig
-from systola.model.allocation.allocate import allocate, check_limits
+from systola.model.allocation.allocate import Limit, allocate, check_limits
 from systola.model.allocation.choice_problem import text
 from systola.model.allocation.node_costs import (
     bit_operations,
@@ -15,7 +15,6 @@ from systola.model.allocation.node_costs import (
 )
 from systola.model.allocation.node_precisions import NodePrecisions, Precision
 from systola.model.allocation.sensitivity import sensitivities
-from systola.model.data.images import float_inputs
 from systola.model.quantization.methods import BEST
 from systola.model.quantization.quantize import quantize
 
@@ -40,8 +39,8 @@ class Allocator:
     ----------
     graph : Graph
         The float network.
-    images : array or Images
-        Calibration images.
+    images : dict of str to ndarray or MappedRows
+        Training images as its inputs, (B, rows, channels).
     precisions : iterable of Precision, optional
         What nodes choose from, by default `default_precisions`; none has more bits than the
         settings.
@@ -132,13 +131,15 @@ class Allocator:
         if self._losses is None:
             self._progress(0, None, "measuring the loss of every node")
             self._losses, self.measured_on = sensitivities(
-                self.graph, float_inputs(self.graph, self.images), self.nodes, method=self.method,
+                self.graph, self.images, self.nodes, method=self.method,
                 measure=self.measure, progress=lambda done, total: self._progress(
                     done, total, "measuring the loss of every node"), **self.settings)
         return self._losses
 
     def allocate(self, limits):
-        """Return the `Allocation` of least loss within limits, a dict of `Limit` by cost.
+        """Return the `Allocation` of least loss within limits, a dict by cost.
+
+        A limit is a `Limit`, or what `Limit.parse` takes as a text or a number.
 
         Raises
         ------
@@ -147,6 +148,8 @@ class Allocator:
         AllocationError
             If limits cannot be kept.
         """
+        limits = {name: limit if isinstance(limit, Limit) else Limit.parse(name, str(limit))
+                  for name, limit in limits.items()}
         costs = {name: self.cost(name) for name in limits}
         check_limits(self.nodes, costs, limits)
         return allocate(self.nodes, self.losses, costs, limits)
@@ -158,7 +161,7 @@ class Allocator:
         ``measure`` and the ``images`` for it, the ``precisions`` that nodes chose from, ``limits``.
         `options` are ``nodes`` and ``progress`` of `quantize`.
         """
-        made = quantize(self.graph, float_inputs(self.graph, self.images), method=self.method,
+        made = quantize(self.graph, self.images, method=self.method,
                         choices=self.nodes.choices(allocation.chosen), **options, **self.settings)
         about = made.meta["quantization"] | {"allocated": self.about(allocation)}
         return dataclasses.replace(made, meta={**made.meta, "quantization": about})

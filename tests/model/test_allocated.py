@@ -7,7 +7,7 @@ from systola.hw.contract.config import PRESETS, AcceleratorConfig
 from systola.model.allocation.allocate import Limit
 from systola.model.allocation.choice_problem import AllocationError
 from systola.model.allocation.node_precisions import Precision
-from systola.model.data.images import encode, load_data
+from systola.model.data.images import encode, float_inputs, load_data
 from systola.model.evaluation.accuracy import open_float
 from systola.model.evaluation.allocated import Allocator, default_precisions
 from systola.model.evaluation.allocation_sweep import KINDS, random_choice, scorer, sweep
@@ -25,7 +25,7 @@ MIXED = [Precision(8, 8), Precision(4, 4), Precision(3, 6)]
 @pytest.fixture(scope="module")
 def digits():
     graph = open_float("digits")
-    return graph, load_data("digits", "train")[0][:200]
+    return graph, float_inputs(graph, load_data("digits", "train")[0][:200])
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_limits_are_kept_by_the_network(digits):
     """What the costs say is what the network has, and losses are those of the choices."""
     allocator = Allocator(*digits, method="mse")
     for name, share in ("bytes", "0.5"), ("bops", "0.25"), ("bops", "0"), ("bytes", "1"):
-        allocation = allocator.allocate({name: Limit.parse(name, share)})
+        allocation = allocator.allocate({name: share})
         network = allocator.network(allocation)
         cost = {"bytes": sum(-(-node.weight.size * node.weight_bits // 8)
                              for node in network.of(Linear)),
@@ -125,7 +125,7 @@ def test_cycles_that_no_precision_changes_are_refused(digits):
     with pytest.raises(ValueError, match=r"^cycles cannot be limited by fewer bits on this "
                                          r"accelerator: [\d,]+ with all nodes at any of 8x8, 4x8, "
                                          r"4x4; bytes and bops can$"):
-        allocator.allocate({"cycles": Limit.parse("cycles", "0.5")})
+        allocator.allocate({"cycles": 0.5})
 
 
 def doubled(network):
@@ -140,12 +140,12 @@ def doubled(network):
 def test_cycles_of_an_array_that_gains(digits):
     allocator = Allocator(*digits, predict=doubled, method="minmax")
     for limit in "0.5", "48000":
-        allocation = allocator.allocate({"cycles": Limit.parse("cycles", limit)})
+        allocation = allocator.allocate({"cycles": limit})
         cost = allocation.costs["cycles"]
         assert doubled(allocator.network(allocation)) == cost["cost"] <= cost["limit"]
     assert 1 not in allocation.chosen  # weights alone gain nothing here
     with pytest.raises(AllocationError, match="cycles"):
-        allocator.allocate({"cycles": Limit.parse("cycles", "39999")})
+        allocator.allocate({"cycles": 39999})
 
 
 def test_what_cannot_be_had_is_refused(digits):
