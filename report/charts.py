@@ -192,25 +192,28 @@ def option_chart(options):
 
 
 def allocation_chart(rows, cost, float_top1):
-    """Return accuracy over cost, a point an allocation.
+    """Return accuracy, and the logits' error, over cost: a point an allocation.
 
     `rows` are those of `systola.model.evaluation.allocation_sweep.sweep`, `cost` names what is
     limited; a line is at `float_top1`.
     """
-    figure, (axis,) = _axes(7.4, 4.2)
+    figure, axes = _axes(11.0, 4.2, 2)
     styles = (("random", "o", 16, "#c3c9d3"), ("the same bits everywhere", "s", 34, "#d9822b"),
               ("allocated", "o", 34, "#1a7f4b"))
-    for kind, marker, size, color in styles:
-        mine = sorted((row["cost"], row["int_top1"]) for row in rows if row["kind"] == kind)
-        if mine:
-            axis.scatter(*zip(*mine, strict=True), s=size, marker=marker, color=color, zorder=3,
-                         label=kind)
-        if kind == "allocated":
-            axis.plot(*zip(*mine, strict=True), color=color, linewidth=1, zorder=2)
-    axis.axhline(float_top1, color=_MUTED, linewidth=0.8, linestyle="--", label="float network")
-    axis.set_xlabel(cost, color=_INK, fontsize=9)
-    axis.set_ylabel("top-1 on the test images", color=_INK, fontsize=9)
-    axis.grid(color="#e3e7ed", linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.legend(frameon=False, fontsize=9, loc="lower right")
+    for axis, figures in zip(axes, ("int_top1", "error"), strict=True):
+        for kind, marker, size, color in styles:
+            mine = sorted((row["cost"], row[figures]) for row in rows if row["kind"] == kind)
+            if mine:
+                axis.scatter(*zip(*mine, strict=True), s=size, marker=marker, color=color,
+                             zorder=3, label=kind)
+            if mine and kind == "allocated":
+                axis.plot(*zip(*mine, strict=True), color=color, linewidth=1, zorder=2)
+        axis.set_xlabel(cost, color=_INK, fontsize=9)
+        axis.grid(color="#e3e7ed", linewidth=0.8)
+        axis.set_axisbelow(True)
+    axes[0].axhline(float_top1, color=_MUTED, linewidth=0.8, linestyle="--", label="float network")
+    axes[0].set_ylabel("top-1 on the test images", color=_INK, fontsize=9)
+    axes[0].legend(frameon=False, fontsize=9, loc="lower right")
+    axes[1].set_ylabel("error of the logits", color=_INK, fontsize=9)
+    axes[1].set_yscale("log")
     return figure

@@ -7,6 +7,7 @@ import numpy as np
 from systola.hw.contract.config import AcceleratorConfig
 from systola.model.allocation.allocate import Limit, allocate, check_limits
 from systola.model.allocation.choice_problem import text
+from systola.model.allocation.measures import COSTS
 from systola.model.allocation.node_costs import (
     bit_operations,
     measured,
@@ -89,6 +90,8 @@ class Allocator:
         ValueError
             If it cannot be had here, or is the same whatever the precisions are.
         """
+        if name not in COSTS:
+            raise ValueError(f"cost must be one of {', '.join(COSTS)}, not {str(name)[:40]!r}")
         if name not in self._costs:
             self._costs[name] = getattr(self, f"_{name}")()
         return self._costs[name]
