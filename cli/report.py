@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from systola.cli.console import config_option, emit, given_options, json_option, progress, table
+from systola.cli.report_allocations import allocations
 from systola.cli.report_power import power
 
 __all__ = ["report"]
@@ -155,4 +156,5 @@ def _interval(value, low, high):
     return f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 
+report.add_command(allocations)
 report.add_command(power)

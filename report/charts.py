@@ -6,7 +6,8 @@ import numpy as np
 
 from systola.hw.contract.isa import Engine
 
-__all__ = ["area_chart", "energy_chart", "option_chart", "roofline_chart", "timeline_chart"]
+__all__ = ["allocation_chart", "area_chart", "energy_chart", "option_chart", "roofline_chart",
+           "timeline_chart"]
 
 _INK, _MUTED = "#1f2a44", "#8a94a6"
 _STYLES = {"dequant_first in fabric": "#c3c9d3", "dequant_first in DSP slice": "#8a94a6",
@@ -187,4 +188,32 @@ def option_chart(options):
                     fontsize=9)
     axis.grid(axis="x", color="#e3e7ed", linewidth=0.8)
     axis.set_axisbelow(True)
+    return figure
+
+
+def allocation_chart(rows, cost, float_top1):
+    """Return accuracy, and the logits' error, over cost: a point an allocation.
+
+    `rows` are those of `systola.model.evaluation.allocation_sweep.sweep`, `cost` names what is
+    limited; a line is at `float_top1`.
+    """
+    figure, axes = _axes(11.0, 4.2, 2)
+    styles = (("random", "o", 16, "#c3c9d3"), ("the same bits everywhere", "s", 34, "#d9822b"),
+              ("allocated", "o", 34, "#1a7f4b"))
+    for axis, figures in zip(axes, ("int_top1", "error"), strict=True):
+        for kind, marker, size, color in styles:
+            mine = sorted((row["cost"], row[figures]) for row in rows if row["kind"] == kind)
+            if mine:
+                axis.scatter(*zip(*mine, strict=True), s=size, marker=marker, color=color,
+                             zorder=3, label=kind)
+            if mine and kind == "allocated":
+                axis.plot(*zip(*mine, strict=True), color=color, linewidth=1, zorder=2)
+        axis.set_xlabel(cost, color=_INK, fontsize=9)
+        axis.grid(color="#e3e7ed", linewidth=0.8)
+        axis.set_axisbelow(True)
+    axes[0].axhline(float_top1, color=_MUTED, linewidth=0.8, linestyle="--", label="float network")
+    axes[0].set_ylabel("top-1 on the test images", color=_INK, fontsize=9)
+    axes[0].legend(frameon=False, fontsize=9, loc="lower right")
+    axes[1].set_ylabel("error of the logits", color=_INK, fontsize=9)
+    axes[1].set_yscale("log")
     return figure

@@ -20,8 +20,9 @@ def graph_table(graph):
         Sums: ``integer``, ``images``, ``kinds`` (nodes of each), ``inputs``, ``outputs``,
         ``parameters`` with ``parameter_bytes``, ``products``, ``largest_tensor_bytes``. And
         ``nodes``, in order, with ``name``, ``kind``, ``inputs``, ``shape`` (rows, channels; or
-        heads, rows, keys), ``bits`` (None: float), ``variant``, ``parameters``, ``parameter_bytes``
-        (as in a file), ``tensor_bytes`` (whole bytes an element) and ``products``.
+        heads, rows, keys), ``bits`` (None: float), ``weight_bits`` (of linear nodes of integer
+        networks, else None), ``variant``, ``parameters``, ``parameter_bytes`` (as in a file),
+        ``tensor_bytes`` (whole bytes an element) and ``products``.
     """
     nodes = [_row(graph, node) for node in graph.nodes]
     summary = graph.summary()
@@ -40,7 +41,8 @@ def _row(graph, node):
     element = 4 if tensor.bits is None else -(-tensor.bits // 8)
     return {
         "name": node.name, "kind": node.kind, "inputs": list(node.inputs),
-        "shape": list(tensor.shape), "bits": tensor.bits, "variant": variant(node),
+        "shape": list(tensor.shape), "bits": tensor.bits,
+        "weight_bits": getattr(node, "weight_bits", None), "variant": variant(node),
         "parameters": sum(map(np.size, arrays.values())),
         "parameter_bytes": sum(np.size(value) * _bytes(graph, name)
                                for name, value in arrays.items()),

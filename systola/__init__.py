@@ -82,7 +82,7 @@ def load_data(source, split="test", *, labelled=True, network=None):
     return load_data(source, split, labelled=labelled, graph=network)
 
 
-def quantize(network, images, *, config=None, choices=None, progress=None):
+def quantize(network, images, *, config=None, choices=None, allocate=None, progress=None):
     """Return the integer network of a float one.
 
     Parameters
@@ -97,6 +97,10 @@ def quantize(network, images, *, config=None, choices=None, progress=None):
         gives the bits and the forms of operators. By default those of `AcceleratorConfig()`.
     choices : dict of str to dict, optional
         By node, ``bits`` of its result and ``weight_bits`` of a linear node instead.
+    allocate : dict of str to number, optional
+        Limits of ``bytes``, ``bops`` or ``cycles``, each a share from 0 to 1 or a number: every
+        linear node gets bits of its own, those of least loss (docs/MODELS.md). Instead of
+        `choices`.
     progress : callable, optional
         Called as ``progress(images done, images in total)``.
 
@@ -108,8 +112,24 @@ def quantize(network, images, *, config=None, choices=None, progress=None):
     from systola.model.quantization.quantize import quantize
 
     settings = {} if config is None else _config(config).model_settings
+    if allocate is not None:
+        if choices is not None:
+            raise ValueError("choices must be left out with allocate, which makes them")
+        return _allocated(network, _inputs(network, images), config, settings, allocate, progress)
     return quantize(network, _inputs(network, images), choices=choices, progress=progress,
                     **settings)
+
+
+def _allocated(network, inputs, config, settings, limits, progress):
+    """Return the integer network with bits by node that limits allow."""
+    from systola.model.evaluation.allocated import Allocator
+    from systola.sw_driver.compiler.compiler import compile_operations
+
+    def predict(made):
+        return compile_operations(made, _config(config))[2].cycles
+
+    allocator = Allocator(network, inputs, predict=None if config is None else predict, **settings)
+    return allocator.network(allocator.allocate(limits), progress=progress)
 
 
 def evaluate(network, images, labels, *, reference=None, batch=32, progress=None):

@@ -18,8 +18,8 @@ from systola.model.kernel.engine import engine_report, forward
 from systola.model.quantization.quantize import quantize
 
 __all__ = ["CALIBRATION_IMAGES", "OPTIONS", "calibration_images", "deviation", "evaluate",
-           "evaluate_source", "float_logits", "integer_logits", "measure_options", "open_as_is",
-           "open_float", "open_network", "quantized", "scored_images"]
+           "evaluate_source", "float_logits", "integer_logits", "measure_options", "of_source",
+           "open_as_is", "open_float", "open_network", "quantized", "scored_images"]
 
 CALIBRATION_IMAGES = 2048
 """Images that ranges are taken from, at most: evenly spaced ones of a larger set."""
@@ -164,7 +164,11 @@ def scored_images(source, graph, data=None):
 
 def quantized(source, graph, images, *, progress=None, **settings):
     """Return the integer model of `graph`, the float model of `source`; see `open_network`."""
-    model = _quantized(graph, images, progress=progress, **settings)
+    return of_source(_quantized(graph, images, progress=progress, **settings), source)
+
+
+def of_source(model, source):
+    """Return an integer model that says what it was made from, the float model of `source`."""
     return replace(model, meta={**model.meta, "source": Path(source).stem})
 
 

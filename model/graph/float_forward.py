@@ -25,7 +25,7 @@ from systola.model.graph.row_arrays import (
     side_by_side,
 )
 
-__all__ = ["compute", "float_forward", "gelu", "gelu_tanh", "quick_gelu", "softmax"]
+__all__ = ["compute", "float_forward", "gelu", "gelu_tanh", "quick_gelu", "resumed", "softmax"]
 
 
 def float_forward(graph, inputs, hook=None):
@@ -82,6 +82,26 @@ def float_forward(graph, inputs, hook=None):
             if not left[name]:
                 del values[name]
     return results
+
+
+def resumed(graph, real, changed):
+    """Return the outputs of a float network in which some tensors are others than computed.
+
+    Parameters
+    ----------
+    graph : Graph
+        The float network.
+    real : dict of str to ndarray
+        Its tensors for some images, (B, *shape of the tensor).
+    changed : dict of str to float32 array
+        What some of them are instead. Only what depends on these is computed again.
+    """
+    changed = dict(changed)
+    for node in graph.nodes:
+        if node.name not in changed and any(name in changed for name in node.inputs):
+            changed[node.name] = compute(node, graph, *(changed.get(name, real[name])
+                                                        for name in node.inputs))
+    return {name: changed.get(name, real[name]) for name in graph.outputs}
 
 
 def softmax(x):

@@ -106,9 +106,5 @@ def _with_one(graph, network, node, real):
 
     made = network.by_name[node.name]
     codes = integer_forward.compute(made, graph, *map(codes_of, node.inputs))
-    changed = {node.name: _real(codes, made, network.scales[node.name]).astype(np.float32)}
-    for other in graph.nodes[graph.nodes.index(node) + 1:]:
-        if any(name in changed for name in other.inputs):
-            changed[other.name] = float_forward.compute(
-                other, graph, *(changed.get(name, real[name]) for name in other.inputs))
-    return {name: changed.get(name, real[name]) for name in graph.outputs}
+    return float_forward.resumed(graph, real, {
+        node.name: _real(codes, made, network.scales[node.name]).astype(np.float32)})

@@ -43,17 +43,16 @@ from systola.model.quantization.replacements import (
     check_operators,
     softmax_parameters,
 )
-from systola.model.quantization.rounding import fit, round_columns, row_scales
+from systola.model.quantization.rounding import reconstructed
 from systola.model.quantization.scales import (
     UNIT_FACTOR,
     activation_scales,
-    least_scales,
     weight_scales,
 )
 from systola.model.quantization.uniform import MIN_SCALE, bias_codes, exp_constant, scale_for
 from systola.model.quantization.uniform import quantize as to_codes
 
-__all__ = ["quantize"]
+__all__ = ["equalized", "quantize"]
 
 _LEAST_EFFECT, _LARGEST_EFFECT = 0.01, 1e6
 """From what on the effect of a missing epsilon is noted, and what stands for all larger ones."""
@@ -125,8 +124,8 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention=AcceleratorC
                for node in graph.of(Linear)}
     watch, shares = _Epsilon(graph), SharesSample(graph, settings["attention"])
     if recipe.equalize:
-        graph, images = _equalized(graph, images, bits, weights, settings["gelu"] == "table",
-                                   progress)
+        graph, images = equalized(graph, images, bits, weights, settings["gelu"] == "table",
+                                  progress)
 
     def watched(name, x):
         watch(name, x)
@@ -149,8 +148,16 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention=AcceleratorC
     return dataclasses.replace(made, meta=meta)
 
 
-def _equalized(graph, images, bits, weight_bits, tables, progress):
-    """Return `equalize` of a float network, and the images as its inputs."""
+def equalized(graph, images, bits, weight_bits, tables, progress):
+    """Return `equalize` of a float network, and the images as its inputs.
+
+    Parameters
+    ----------
+    graph, images, progress
+        As of `quantize`.
+    bits, weight_bits, tables
+        As of `systola.model.quantization.equalize.equalize`.
+    """
     count = len(next(iter(images.values())))
     samples = ChannelSamples(sampled_tensors(graph), -(-count // BATCH))
     calibrate(graph, images, progress=progress, watch=samples)
@@ -259,13 +266,8 @@ class _Quantizer:
     def _reconstructed(self, node, width):
         """Return the same for outputs nearest to the float ones, whatever the layer reads."""
         inputs, targets = self.lockstep.problem(node)
-        weight, moments = fit(inputs, targets, node.weight.astype(np.float64))
         source = self.scales[node.input]
-        bias = moments.y_mean - weight @ moments.x_mean
-        scale = row_scales(weight, least_scales(bias, source), width, moments)
-        codes = round_columns(weight, scale, width, moments)
-        scale = scale.astype(np.float64)
-        bias = moments.y_mean - (codes * scale[:, None]) @ moments.x_mean
+        codes, scale, bias = reconstructed(inputs, targets, node.weight, source, width)
         # Not cut to 32 bits: what does not fit is refused.
         return codes, scale.astype(np.float32), np.rint(bias / (scale * source)).astype(np.int64)
 

@@ -9,7 +9,9 @@ Frantar et al. 2022, "GPTQ".
 
 import numpy as np
 
-__all__ = ["fit", "round_columns", "row_scales"]
+from systola.model.quantization.scales import least_scales
+
+__all__ = ["fit", "reconstructed", "round_columns", "row_scales"]
 
 _DAMPING = 0.01  # of the mean diagonal of X'X: what keeps the inverse, and the weights, tame
 _RIDGE = 0.1
@@ -44,6 +46,30 @@ def fit(inputs, targets, weight):
     regular = moments.square + ridge * np.eye(len(moments.square))
     fitted = np.linalg.solve(regular, (moments.product + ridge * weight).T).T
     return fitted, moments
+
+
+def reconstructed(inputs, targets, weight, source, bits):
+    """Return what of a layer is nearest to `targets`, rounded: codes, their scales and the bias.
+
+    Parameters
+    ----------
+    inputs, targets, weight
+        As of `fit`.
+    source : float
+        Scale of the codes that the layer reads.
+    bits : int
+        Of the codes.
+
+    Returns
+    -------
+    int64 array (N, K), float64 array (N,), float64 array (N,)
+        The bias is a real number.
+    """
+    weight, moments = fit(inputs, targets, weight.astype(np.float64))
+    bias = moments.y_mean - weight @ moments.x_mean
+    scale = row_scales(weight, least_scales(bias, source), bits, moments)
+    codes, scale = round_columns(weight, scale, bits, moments), scale.astype(np.float64)
+    return codes, scale, moments.y_mean - (codes * scale[:, None]) @ moments.x_mean
 
 
 def row_scales(weight, least, bits, moments):

@@ -16,9 +16,9 @@ EVERYWHERE = {"files": "#12a5b5", "hw/contract": "#e0a800"}
 
 PLACES = {
     "files": (0, 0, 7), "hw/contract": (0, 0.85, 7),
-    "model/operators": (0.5, 2.25), "model/graph": (0.5, 3.25), "model/importers": (0, 4.25),
-    "model/quantization": (1, 4.25), "model/kernel": (0, 5.25), "model/data": (1, 5.25),
-    "model/evaluation": (0, 6.25), "model/benchmark": (1, 6.25),
+    "model/operators": (0.5, 2.25), "model/graph": (0.5, 3.1), "model/importers": (0, 3.95),
+    "model/quantization": (1, 3.95), "model/kernel": (0, 4.8), "model/allocation": (1, 4.8),
+    "model/data": (0.5, 5.65), "model/evaluation": (0, 6.5), "model/benchmark": (1, 6.5),
     "sw_driver/program": (2.5, 2.25), "sw_driver/compiler": (2, 3.75),
     "sw_driver/driver": (3, 3.75),
     "hw/parts": (5, 2.25), "hw/memory": (4, 3.25), "hw/load": (5, 3.25), "hw/host": (6, 3.25),

@@ -15,9 +15,10 @@ ROOMS = {
     "model/kernel": "numpy files hw/contract model/operators model/graph",
     "model/importers": "numpy files model/graph",
     "model/quantization": "numpy files hw/contract model/operators model/graph",
+    "model/allocation": "numpy hw/contract model/graph model/quantization",
     "model/data": "numpy files model/graph model/importers model/quantization",
     "model/evaluation": "numpy files hw/contract model/operators model/importers model/graph "
-                        "model/kernel model/quantization model/data",
+                        "model/kernel model/quantization model/allocation model/data",
     "model/benchmark": "numpy model/data model/graph model/kernel model/quantization",
     "model": "",
     "sw_driver/program": "numpy files hw/contract",
@@ -54,10 +55,10 @@ ROOMS = {
                     "sw_driver/program boards/synthesis",
     "report": "matplotlib numpy files hw/contract model/data model/evaluation model/graph "
               "model/quantization sw_driver/compiler sim/runs boards/power boards/synthesis",
-    "cli": "click rich cluster hw hw/contract model/benchmark model/data model/evaluation "
-           "model/graph model/kernel model/quantization/methods sw_driver/compiler "
-           "sw_driver/driver sim/conform sim/runs sim/soak boards boards/flows boards/power "
-           "boards/synthesis report",
+    "cli": "click rich cluster files hw hw/contract model/allocation model/benchmark model/data "
+           "model/evaluation model/graph model/kernel model/quantization/methods "
+           "sw_driver/compiler sw_driver/driver sim/conform sim/runs sim/soak boards boards/flows "
+           "boards/power boards/synthesis report",
     "systola": "hw/contract model/data model/evaluation model/graph model/quantization "
                "sim/runs sw_driver/compiler cli",
 }
@@ -73,6 +74,7 @@ EXTRA = {
     "boards/ulx3s_85f.py": "amaranth_boards",
     "cli/cases.py": "numpy",
     "cluster/cluster.py": "distributed",
+    "model/allocation/choice_problem.py": "scipy",
     "model/benchmark/onnx_network.py": "onnx onnxruntime",
     "model/benchmark/torch_network.py": "torch",
     "model/data/digits.py": "sklearn",

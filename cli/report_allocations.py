@@ -1,0 +1,114 @@
+"""`systola report allocations`."""
+
+from pathlib import Path
+
+import click
+
+from systola.cli.allocate_options import allocator, measure_option, precisions_option
+from systola.cli.console import config_option, emit, json_option, progress, table
+from systola.cli.model_options import (
+    check_output,
+    check_source,
+    data_option,
+    facts_options,
+    given_facts,
+    model_option,
+)
+from systola.model.allocation.measures import MEASURES
+from systola.model.quantization.methods import BEST, METHODS
+
+__all__ = ["allocations"]
+
+
+def _limits(value):
+    from systola.model.allocation.allocate import Limit
+
+    shares = value.split(",")
+    for share in shares:
+        Limit.parse("bytes", share)
+    return shares
+
+
+def _picture(value):
+    """Refuse now what would only be refused after the work."""
+    from systola.report.diagram import FORMATS
+
+    path = Path(value)
+    if path.suffix not in FORMATS or not path.absolute().parent.is_dir():
+        raise click.UsageError(f"output must be a file that ends in {' or '.join(FORMATS)}, in an "
+                               f"existing folder, not {value!r}")
+    return value
+
+
+@click.command()
+@model_option
+@data_option
+@click.option("--calibration", metavar="PATH", help="Training images to take ranges and losses "
+              "from  [default: those of --data, where it has such].")
+@facts_options
+@config_option
+@click.option("--method", type=click.Choice(list(METHODS)), default=BEST, show_default=True,
+              help="Recipe of quantization.")
+@click.option("--cost", type=click.Choice(["bytes", "bops", "cycles"]), default="bops",
+              show_default=True, help="What is limited.")
+@click.option("--limits", default="0,0.1,0.2,0.3,0.5,0.7,1", show_default=True, metavar="L,L",
+              callback=lambda ctx, param, value: _limits(value),
+              help="Shares or numbers, as --allocate of quantize takes them.")
+@precisions_option
+@measure_option
+@click.option("--random", "count", type=click.IntRange(min=0), default=0, show_default=True,
+              metavar="N", help="N random allocations within each limit, to compare with.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S",
+              help="Of these.")
+@click.option("-o", "--output", metavar="FILE", callback=lambda ctx, param, value: value and
+              _picture(value), help="Picture to draw (.svg or .png): accuracy over cost.")
+@json_option
+def allocations(source, data, calibration, config, method, cost, limits, precisions, measure, count,
+                seed, output, as_json, **options):
+    """Compare bits by node with the same bits everywhere, and with chance.
+
+    For each limit, a network is allocated, quantized and scored on the test images: each takes as
+    long as `systola quantize`. `error` is the mean square of what differs in the logits from the
+    float network's, over their variance; of a few hundred images it says more than accuracy.
+    """
+    from systola.model.evaluation import accuracy
+    from systola.model.evaluation.allocation_sweep import scorer, sweep
+
+    facts = given_facts(options)
+    check_source(source, "allocations are made of a float checkpoint")
+    if output:
+        check_output(output, model=source, data=data, calibration=calibration)
+    settings = {**config.model_settings, "method": method}
+    with progress("reading") as update:
+        vit = accuracy.open_float(source, **facts)
+        images = accuracy.scored_images(source, vit, data)
+        training = accuracy.calibration_images(source, vit, calibration, scored=data)
+        score = scorer(vit, images)
+        found = allocator(vit, training, config, precisions=precisions, progress=update,
+                          measure=measure or MEASURES[0], **settings)
+        rows = sweep(found, cost, limits, score, random=count, seed=seed,
+                     progress=lambda done, total: update(
+                         done, total, f"quantizing and scoring: {done} of {total}"))
+    rows.sort(key=lambda row: (row["cost"], row["kind"], row["loss"]))
+    result = {"cost": cost, "images": len(images.labels), "float_top1": score.float_top1,
+              "seed": seed, "method": method, "rows": rows}
+    if output:
+        from systola.report.charts import allocation_chart
+
+        allocation_chart(rows, cost, score.float_top1).savefig(output, dpi=150)
+        result["picture"] = output
+    if as_json:
+        return emit(result)
+    table(f"{len(images.labels)} test images, float top-1 {score.float_top1:.4f}:",
+          ["bits", "limit", cost, "predicted loss", "error", "integer top-1", "equal predictions"],
+          [(_bits(row), row["limit"] or "", row["cost"], f"{row['loss']:.3g}",
+            f"{row['error']:.3g}", round(row["int_top1"], 4), round(row["agreement"], 4))
+           for row in rows])
+    if output:
+        click.echo(f"{output}: accuracy over {cost}")
+
+
+def _bits(row):
+    """Return the kind of a row, or the precision of all its nodes."""
+    shared = set(row["precisions"].values())
+    return f"all {shared.pop()}" if len(shared) == 1 else row["kind"]
