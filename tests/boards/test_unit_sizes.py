@@ -21,4 +21,4 @@ def test_the_page_says_so():
     line = next(line for line in PAGE.read_text().splitlines()
                 if line.startswith("| LUT of softmax"))
     for key, words in WORDS.items():
-        assert words.format(UNIT_LUTS[key]) in line, key
+        assert words.format(f"{UNIT_LUTS[key]:,}") in line, key
