@@ -64,7 +64,7 @@ def booth_term(a, low, mid, high):
     return (Cat(a, a[-1]).as_signed() & once | Cat(Const(0, 1), a).as_signed() & twice) ^ minus
 
 
-def booth_digits(b, carry):
+def booth_digits(m, b, carry):
     """Return ``(low, mid, high)`` of each radix-4 digit ``low + mid - 2*high`` of ``b + carry``.
 
     `b` is signed, `carry` a bit. All digits but the last are -2 to 1 with `low` zero, so that a bit
@@ -75,8 +75,8 @@ def booth_digits(b, carry):
     b = Value.cast(b)
     b = Cat(b, b[-1]) if len(b) % 2 else b
     lower, upper = b[:-2], b[-2:]
-    total = (Cat(carry, lower) + Cat(carry, Const(int("10" * (len(lower) // 2) or "0", 2),
-                                                  len(lower))))[1:len(lower) + 2]
+    twos = Const(int("10" * (len(lower) // 2) or "0", 2), len(lower))
+    total = node(m, (Cat(carry, lower) + Cat(carry, twos))[1:len(lower) + 2])
     return [*((Const(0, 1), total[k], ~total[k + 1]) for k in range(0, len(lower), 2)),
             (total[-1], upper[0], upper[1])]
 
@@ -135,7 +135,7 @@ class Pipeline:
         slice. Nothing needs to be registered before or behind.
         """
         bits = len(a) + len(b)
-        digits = [self.node(Cat(digit)) for digit in booth_digits(b, Const(0, 1))]
+        digits = [self.node(Cat(digit)) for digit in booth_digits(self.m, b, Const(0, 1))]
         total, low_bits = None, []  # the sum from the current digit's weight on, and below it
         for row in range(len(digits)):
             if total is None:

@@ -64,7 +64,7 @@ class LaneRescaler(Pipeline):
         summed = self.node((z + Mux(high, back, addend))[:bits].as_signed())
         carried = (total >> size)[:bits + whole].as_signed()
         a = self.reg(summed)
-        digits = [self.reg(Cat(digit)) for digit in booth_digits(limb[whole:], before)]
+        digits = [self.reg(Cat(digit)) for digit in booth_digits(self.m, limb[whole:], before)]
         if whole:
             start = self.reset_reg(Mux(high, carried, summed), ~high & ~limb[0])
         else:
