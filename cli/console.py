@@ -3,12 +3,13 @@
 import contextlib
 import json
 import threading
+from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
 __all__ = ["CONFIGURATION", "config_option", "emit", "engine_option", "engine_text",
-           "given_options", "json_option", "progress", "table"]
+           "given_options", "json_option", "picture_file", "progress", "table"]
 
 CONFIGURATION = ("a preset (digits, small, tiny, arty_s7_50, arty_s7_50_small, array_16x16, "
                  "array_16x16_large, ulx3s_85f) or a .toml or .json file of fields")
@@ -58,6 +59,17 @@ def given_options(ctx):
     """
     return {param.name: max(param.opts, key=len) for param in ctx.command.params
             if ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE}
+
+
+def picture_file(name, value):
+    """Return the option's path of a picture; refuse now what would only be refused after work."""
+    from systola.report.diagram import FORMATS
+
+    path = Path(value)
+    if path.suffix not in FORMATS or not path.absolute().parent.is_dir():
+        raise click.UsageError(f"{name} must be a file that ends in {' or '.join(FORMATS)}, in an "
+                               f"existing folder, not {value!r}")
+    return value
 
 
 def emit(result):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from systola.cli.console import emit, json_option, progress, table
+from systola.cli.console import emit, json_option, picture_file, progress, table
 from systola.cli.model_options import facts_options, given_facts
 
 __all__ = ["inspect"]
@@ -13,21 +13,10 @@ _ITEMS = 8
 """Most items of a list that a table shows whole."""
 
 
-def _picture(value):
-    """Refuse now what would only be refused after the work."""
-    from systola.report.diagram import FORMATS
-
-    path = Path(value)
-    if path.suffix not in FORMATS or not path.absolute().parent.is_dir():
-        raise click.UsageError(f"picture must be a file that ends in {' or '.join(FORMATS)}, in an "
-                               f"existing folder, not {value!r}")
-    return value
-
-
 @click.command()
 @click.argument("model", metavar="MODEL")
 @click.option("--draw", metavar="FILE", callback=lambda ctx, param, value: value and
-              _picture(value), help="Draw the graph into FILE (.svg or .png).")
+              picture_file("picture", value), help="Draw the graph into FILE (.svg or .png).")
 @click.option("--no-presets", is_flag=True, help="Do not find out which presets can run it.")
 @facts_options
 @json_option

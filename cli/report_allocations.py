@@ -1,11 +1,16 @@
 """`systola report allocations`."""
 
-from pathlib import Path
-
 import click
 
 from systola.cli.allocate_options import allocator, measure_option, precisions_option
-from systola.cli.console import config_option, emit, json_option, progress, table
+from systola.cli.console import (
+    config_option,
+    emit,
+    json_option,
+    picture_file,
+    progress,
+    table,
+)
 from systola.cli.model_options import (
     check_output,
     check_source,
@@ -29,17 +34,6 @@ def _limits(value):
     return shares
 
 
-def _picture(value):
-    """Refuse now what would only be refused after the work."""
-    from systola.report.diagram import FORMATS
-
-    path = Path(value)
-    if path.suffix not in FORMATS or not path.absolute().parent.is_dir():
-        raise click.UsageError(f"output must be a file that ends in {' or '.join(FORMATS)}, in an "
-                               f"existing folder, not {value!r}")
-    return value
-
-
 @click.command()
 @model_option
 @data_option
@@ -61,7 +55,8 @@ def _picture(value):
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S",
               help="Of these.")
 @click.option("-o", "--output", metavar="FILE", callback=lambda ctx, param, value: value and
-              _picture(value), help="Picture to draw (.svg or .png): accuracy over cost.")
+              picture_file("output", value),
+              help="Picture to draw (.svg or .png): accuracy over cost.")
 @json_option
 def allocations(source, data, calibration, config, method, cost, limits, precisions, measure, count,
                 seed, output, as_json, **options):

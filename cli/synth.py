@@ -129,6 +129,11 @@ def show_board(result):
         click.echo(f"flip-flops of {result['control_sets']} control sets (clock, enable, reset), "
                    f"{result['lut_ff_pairs']} of them with a LUT of their own; the widest net, "
                    f"{most['net']}, has {most['pins']} pins")
+    if "carry_luts" in result:
+        luts = result["carry_luts"]
+        click.echo(f"LUTs of carry chains: {luts['kept']} beside them, {luts['apart']} apart; "
+                   f"{luts['passed_on'] + luts['copied']} were added for that, which the table has "
+                   "not")
     if result["fmax_mhz"]:
         low, high = result["fmax_mhz_range"]
         click.echo(f"{result['fmax_mhz_median']} MHz (median of {len(result['fmax_mhz'])} "

@@ -20,6 +20,7 @@ from systola.boards.board import find_board
 from systola.boards.build import build_board
 from systola.boards.flows import ecp5, spartan7
 from systola.boards.flows.bitstream import read_bitstream
+from systola.boards.flows.carry_luts import keep_carry_luts
 from systola.boards.flows.fasm_check import demands
 from systola.boards.flows.flow import ToolError, run_tool
 from systola.boards.flows.netlist_check import check_fit, check_netlist
@@ -194,6 +195,14 @@ def test_without_the_tools_it_ends_after_synthesis_and_says_what_is_missing(stas
     assert (report["total"]["ff"], report["total"]["bram36"]) == (flops, 1)
     assert report["modules"]["arty_s7_50"]["ff"] >= flops
     assert 1 < report["control_sets"] < report["flip_flop_slices"] < flops
+    # The netlist has its carry chains' LUTs kept already, the table without those added for it.
+    kept = report["carry_luts"]
+    added = kept["passed_on"] + kept["copied"]
+    assert added > 0
+    assert keep_carry_luts(netlist["modules"]["arty_s7_50"]) == {**kept, "passed_on": 0,
+                                                                 "copied": 0}
+    luts = sum(count for kind, count in kinds.items() if re.fullmatch("LUT[1-6]|INV", kind))
+    assert report["total"]["lut"] >= luts - added
     assert 0 < report["lut_ff_pairs"] < flops
     pins = [entry["pins"] for entry in report["fan_out"]]
     assert pins == sorted(pins, reverse=True)
@@ -310,6 +319,7 @@ def test_a_seed_that_does_not_route_is_told(arty, capfd):
     assert "seed 2 failed: nextpnr-xilinx failed: congested\n" in out
     assert "55.12 MHz (median of 2 placements; 55.12 to 61.5); the PLL makes 50 MHz\n" in out
     assert "arty_s7_50.bit: bitstream of seed 1\n" in out
+    assert re.search(r"LUTs of carry chains: \d+ beside them, \d+ apart; \d+ were added", out)
 
 
 def test_a_tool_that_does_not_end_is_ended(arty, capfd):
