@@ -88,6 +88,8 @@ CASES = {
     # What others read, in a chain or elsewhere, is needed twice.
     "shared": (carry([20, 20, 22, 11], ["0", 10, "1", "0"], [90, 91, 92, 93]),
                [lut(20, 10, 11, init=6), lut(21, 20, 22, init=8), inverter(22, 12)], (3, 0, 3, 0)),
+    "twice in a chain": (carry([20, 20, "0", "0"], ["0", "0", "0", "0"], [90, 91, 92, 93]),
+                         [lut(20, 10, 11, init=6)], (2, 0, 1, 0)),
     "shared five": (carry([20, "0", "0", "0"], [10, "0", "0", "0"], [90, 91, 92, 93]),
                     [lut(20, 10, 11, 12, 13, 14, init=0x1234ABCD), lut(21, 20, 10, init=8)],
                     (1, 1, 1, 0)),
