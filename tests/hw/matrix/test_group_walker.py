@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from amaranth import ResetInserter, Signal
 
 from systola.hw.contract.config import AcceleratorConfig
 from systola.hw.contract.isa import FORMATS, Flag, Opcode
@@ -57,33 +58,56 @@ def expected(fields, config):
     return notes, asked
 
 
+_BEGUN = 15
+"""Cycles until the reset of a job that is interrupted."""
+
+
 def observe(note):
     tag = note.tag
     return (tag.lane, tag.mask, tag.addr, tag.flush, tag.wide, tag.end, note.bits, note.symmetric,
             note.broadcast, note.use_res, note.row_scale, note.row_end, note.tile_end)
 
 
-def simulate(jobs, config, rng=None):
+def simulate(jobs, config, rng=None, interrupted=None):
     """Walk over all `jobs`; every instruction is reported done as its last note is taken.
+
+    With a job `interrupted`, that is begun first, and a reset comes while it is worked on.
 
     Only notes are stalled: none may be taken before what it asks for. As long as an instruction
     needs its held values, they must be its own.
     """
-    dut, got = GroupWalker(config), {}
+    dut, got, reset = GroupWalker(config), {}, Signal()
     held = dut.out_plane, dut.res_plane, dut.res_mult, dut.res_shift
     wanted = [expected(fields, config) for fields in jobs]
     ports = ["param", "residual"] + ["factor"] * bool(config.factor_depth)
     asked = {name: [a for _, lists in wanted for a in lists[name]] for name in ports}
     notes = [note for lists, _ in wanted for note in lists]
 
+    async def begun(ctx):
+        for _ in range(bool(interrupted) * _BEGUN):
+            await ctx.tick()
+
     async def feed(ctx):
+        if interrupted:
+            ctx.set(dut.instr.payload, interrupted)
+            ctx.set(dut.instr.valid, 1)
+            await begun(ctx)
+            ctx.set(dut.instr.valid, 0)
         await drive(ctx, dut.instr, jobs, rng)
 
+    async def restart(ctx):
+        for cycle in range(bool(interrupted) * _BEGUN):
+            ctx.set(reset, cycle == _BEGUN - 1)
+            await ctx.tick()
+        ctx.set(reset, 0)
+
     async def take(ctx):
+        await begun(ctx)
         got["note"] = [observe(note) for note in await collect(ctx, dut.note, len(notes), rng)]
 
     async def complete(ctx):
         index = 0
+        await begun(ctx)
         async for _, _, valid, ready, note, *values in ctx.tick().sample(
                 dut.note.valid, dut.note.ready, dut.note.payload, *held):
             if valid and (note.use_res or note.tag.wide):
@@ -93,13 +117,22 @@ def simulate(jobs, config, rng=None):
 
     def taker(name):
         async def take_port(ctx):
+            await begun(ctx)
             got[name] = list(await collect(ctx, getattr(dut, name), len(asked[name])))
         return take_port
 
-    cycles = run(dut, feed, take, *(taker(name) for name in ports), background=[complete])
+    cycles = run(ResetInserter(reset)(dut), feed, restart, take,
+                 *(taker(name) for name in ports), background=[complete])
     assert got["note"] == notes
     assert {name: got[name] for name in ports} == asked
     return cycles
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_reset_leaves_nothing_behind(seed):
+    config, rng = configure(6, 4, 2), random.Random(seed)
+    first, *jobs = (random_fields(rng, config) for _ in range(3))
+    simulate(jobs, config, interrupted=first | {"rows": 16, "words": 3})
 
 
 @pytest.mark.parametrize("shape", [(4, 4, 1), (8, 4, 4), (6, 4, 2), (5, 3, 1), (12, 8, 4)])
