@@ -16,7 +16,7 @@ ROOMS = {
     "model/importers": "numpy files model/graph",
     "model/quantization": "numpy files hw/contract model/operators model/graph",
     "model/allocation": "numpy hw/contract model/graph model/quantization",
-    "model/data": "numpy files model/graph model/importers model/quantization",
+    "model/data": "numpy files model/allocation model/graph model/importers model/quantization",
     "model/evaluation": "numpy files hw/contract model/operators model/importers model/graph "
                         "model/kernel model/quantization model/allocation model/data",
     "model/benchmark": "numpy model/data model/graph model/kernel model/quantization",
@@ -41,8 +41,8 @@ ROOMS = {
     "sim/formal": "amaranth hw/contract hw/verilog",
     "sim/conform": "numpy files hw/contract hw/parts hw/matrix hw/vector model/operators "
                    "model/quantization/uniform sim/verilog",
-    "sim/runs": "numpy files hw hw/contract hw/host/uart model/data model/graph sim/verilog "
-                "sw_driver/compiler sw_driver/program",
+    "sim/runs": "numpy files hw hw/contract hw/host/uart model/allocation model/data model/graph "
+                "sim/verilog sw_driver/compiler sw_driver/program",
     "sim/soak": "numpy hw hw/contract hw/control/watchdog hw/parts/shapes model/data model/graph "
                 "sim/machine sim/runs sim/verilog sw_driver/compiler sw_driver/driver "
                 "sw_driver/program",
