@@ -50,9 +50,9 @@ ROOMS = {
     "boards/synthesis": "hw hw/contract hw/matrix/systolic hw/parts/target",
     "boards/flows": "hw/accelerator hw/contract hw/parts/target boards/synthesis",
     "boards": "amaranth hw/linked hw/contract hw/host/uart hw/parts/target boards/flows",
-    "boards/power": "numpy files hw/matrix/baselines hw/verilog model/data model/evaluation "
-                    "model/graph model/operators sim/runs/pins sim/verilog sw_driver/compiler "
-                    "sw_driver/program boards/synthesis",
+    "boards/power": "numpy files hw/matrix/baselines hw/matrix/systolic hw/verilog model/data "
+                    "model/evaluation model/graph model/operators sim/runs/pins sim/verilog "
+                    "sw_driver/compiler sw_driver/program boards/synthesis",
     "report": "matplotlib numpy files hw/contract model/data model/evaluation model/graph "
               "model/quantization sw_driver/compiler sim/runs boards/power boards/synthesis",
     "cli": "click rich cluster files hw hw/contract model/allocation model/benchmark model/data "
