@@ -14,8 +14,9 @@ from functools import partial
 
 import numpy as np
 
+from systola.hw.contract.numbers import CODE_BITS
 from systola.model.graph.nodes import CODEBOOK_BITS
-from systola.model.quantization.grid import CodebookGrid
+from systola.model.quantization.grid import CodebookGrid, UniformGrid
 from systola.model.quantization.rounding import round_columns, row_scales
 
 __all__ = ["EXPONENTS", "exponent_of", "kmeans_values", "nupes_values",
@@ -153,8 +154,9 @@ def _kmeans(weight, least, moments):
     energy = np.diag(moments.square) + moments.damping  # so that dead inputs count a little, too
 
     def rounds():
-        scale = np.maximum(np.abs(weight).max(axis=1) / _TOP, least)
+        scale = row_scales(weight, least, UniformGrid(CODE_BITS), moments)
         for _ in range(_ROUNDS):
+            scale = scale.astype(np.float64)
             x = weight / scale[:, None]
             grid = CodebookGrid(kmeans_values(x, np.square(scale)[:, None] * energy))
             yield grid
