@@ -290,7 +290,8 @@ class _Quantizer:
             moments = Moments.of_weights(weight)
             grid = search(weight, least, moments)
             scale = row_scales(weight, least, grid, moments)
-            codes, codebook = grid.nearest(weight / scale[:, None]), self._note(node, grid)
+            codes = grid.nearest(weight / scale[:, None]).astype(np.int64)
+            codebook = self._note(node, grid)
         else:
             scale, codebook = weight_scales(node.weight, node.bias, width, source), None
             top = 2 ** (width - 1) - 1
