@@ -55,7 +55,7 @@ class CodebookGrid:
 
     def __init__(self, values):
         self.values = np.asarray(values, np.int64)
-        self.top, self.shrinks = max(int(np.abs(self.values).max()), 1), _CODEBOOK_CUTS
+        self.top, self.shrinks = int(np.abs(self.values).max()), _CODEBOOK_CUTS
         # Values meet at multiples of a half: a table of halves is three times as fast as a search.
         between = self.values[1:] + self.values[:-1]
         table = np.searchsorted(between, np.arange(-_HALVES, _HALVES + 1))
