@@ -90,28 +90,31 @@ class CodeUnpacker(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        rows, entries = self.config.rows, CODEBOOK_ENTRIES
+        entries, per_beat = CODEBOOK_ENTRIES, min(self.config.rows, CODEBOOK_ENTRIES)
         filling, high = Signal(), Signal()
-        entry, lane = Signal(range(entries)), Signal(range(min(rows, entries)))
-        last = entry == entries - 1
+        entry, lane = Signal(range(entries)), Signal(range(per_beat))
+        last, ends = Signal(), Signal()  # the entry is the codebook's or the beat's last
         m.d.comb += [
             self.o.valid.eq(self.i.valid & ~filling),
-            self.i.ready.eq(Mux(filling, last | (lane == min(rows, entries) - 1),
-                                high & self.o.ready)),
+            self.i.ready.eq(Mux(filling, ends, high & self.o.ready)),
         ]
         with m.If(self.start):
-            m.d.sync += [filling.eq(1), entry.eq(0), lane.eq(0), high.eq(0)]
+            m.d.sync += [filling.eq(1), entry.eq(0), lane.eq(0), high.eq(0), last.eq(0),
+                         ends.eq(0)]
         with m.Elif(filling & self.i.valid):
-            m.d.sync += [entry.eq(entry + 1), lane.eq(Mux(self.i.ready, 0, lane + 1)),
-                         filling.eq(~last)]
+            m.d.sync += [entry.eq(entry + 1), lane.eq(Mux(ends, 0, lane + 1)), filling.eq(~last),
+                         last.eq(entry == entries - 2),
+                         ends.eq((entry == entries - 2) | ~ends & (lane == per_beat - 2))]
         with m.Elif(self.o.valid & self.o.ready):
             m.d.sync += high.eq(~high)
-        for k in range(rows):
+        value = Signal(8)
+        m.d.comb += value.eq(Array(self.i.p[j] for j in range(per_beat))[lane])
+        for k in range(self.config.rows):
             memory = Memory(shape=8, depth=entries, init=[])
             m.submodules[f"book_{k}"] = memory
             write, read = memory.write_port(), memory.read_port(domain="comb")
             m.d.comb += [write.en.eq(filling & self.i.valid), write.addr.eq(entry),
-                         write.data.eq(Array(self.i.p[j] for j in range(min(rows, entries)))[lane]),
+                         write.data.eq(value),
                          read.addr.eq(Mux(high, self.i.p[k][4:], self.i.p[k][:4])),
                          self.o.p[k].eq(read.data)]
         return m

@@ -183,8 +183,8 @@ class SystolicArray(wiring.Component):
         m = Module()
         psums = connect_cells(
             m, swap=self.swap, w_col=self.w_col, cell=self._cell,
-            acts=[self._acts(r) for r in range(self.rows)],
-            weights=[self._weights(r) for r in range(self.rows)])
+            acts=[self._acts(m, r) for r in range(self.rows)],
+            weights=[self._weights(m, r) for r in range(self.rows)])
         narrow = self.psum_narrow if self.narrow else None
         for j, column in enumerate(psums):
             if j and self.narrow:  # the vector of column j's sums is a cycle behind
@@ -193,25 +193,37 @@ class SystolicArray(wiring.Component):
             self._outputs(m, j, column, narrow)
         return m
 
-    def _acts(self, row):
+    def _acts(self, m, row):
         """Return what the cells of a row take of `acts`."""
         values = [self.acts[k * self.rows + row] for k in range(self.tokens)]
-        return Cat(pack_fields(values, self.act_bits + 1)) if self.packing else values[0]
+        return self._side_by_side(m, values, self.act_bits + 1, f"act_{row}")
 
-    def _weights(self, row):
+    def _weights(self, m, row):
         """Return what the cells of a row take of `w`."""
         values = [self.w[k * self.rows + row] for k in range(self.group)]
         if not self.packing:
             return values[0]
-        packed, plan, narrow = pack_fields(values, self.weight_bits), self.packing, self.narrow
+        packed = self._side_by_side(m, values, self.weight_bits, f"w_{row}")
+
+        def spread(plan, bits):
+            # Weights less the borrow of the one below are also narrow ones, two in each, less it.
+            place = len(packed) // plan.group
+            return spread_fields([packed.word_select(k, place) for k in range(plan.group)],
+                                 plan.weight_offsets, bits)
+
+        plan, narrow = self.packing, self.narrow
         if not narrow:
-            return spread_fields(packed, plan.weight_offsets, plan.weight_span)
-        # Weights less the borrow of the one below are also halves less the borrow of the one below.
-        place = self.weight_bits // 2
-        halves = [half for both in packed for half in (both[:place], both[place:])]
+            return spread(plan, plan.weight_span)
         bits = max(plan.weight_span, narrow.weight_span)
-        return Mux(self.w_narrow, spread_fields(halves, narrow.weight_offsets, bits),
-                   spread_fields(packed, plan.weight_offsets, bits)).as_signed()
+        return Mux(self.w_narrow, spread(narrow, bits), spread(plan, bits)).as_signed()
+
+    def _side_by_side(self, m, values, bits, name):
+        """Return `values` for `spread_fields`; a signal, as an expression would come as often."""
+        if not self.packing:
+            return values[0]
+        packed = Signal(len(values) * bits, name=name)
+        m.d.comb += packed.eq(Cat(pack_fields(values, bits)))
+        return packed
 
     def _cell(self, row):
         if self.packing:

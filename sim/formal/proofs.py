@@ -255,7 +255,7 @@ _ARITHMETIC = [
           claim="2 products of 4-bit or 4 of 2-bit weights in a slice, in turn, all operands",
           bench=partial(arithmetic.two_precisions, bits=4, narrow_bits=2),
           method="induction", depth=8,
-          fault=("(both[:place], both[place:])", "(both[:place - 1], both[place:])")),
+          fault=("packed.word_select(k, place)", "packed.word_select(0, place)")),
     Proof(name="field counter", module="systola.hw.matrix.unwrap",
           claim="the count follows a sum of 7 bits through any step that a tap may see",
           bench=arithmetic.field_counter, method="induction", depth=2,
