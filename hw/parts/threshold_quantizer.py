@@ -62,7 +62,7 @@ class ThresholdQuantizer(wiring.Component):
             "i": In(stream.Signature(data.StructLayout(
                 {"z": data.ArrayLayout(signed(in_bits), lanes), "set": range(sets)}))),
             "w": In(stream.Signature(threshold_write(
-                signed(in_bits + 1), bits=bits, sets=sets, lanes=lanes), always_ready=True)),
+                signed(in_bits + 1), bits=bits, sets=sets, lanes=lanes))),
             "o": Out(stream.Signature(data.ArrayLayout(signed(bits), lanes))),
         })
 
@@ -78,6 +78,7 @@ class ThresholdQuantizer(wiring.Component):
         m.d.comb += [
             search.en.eq(advance), self.i.ready.eq(search.en), search.set.eq(self.i.p.set),
             search.w.p.eq(self.w.p), search.w.valid.eq(self.w.valid),
+            self.w.ready.eq(1),
             write.addr.eq(self.w.p.set), write.data.eq(self.w.p.data[0].replicate(self.lanes)),
             write.en.eq((self.w.valid & (self.w.p.level == 0)) << self.w.p.lane),
             flags.addr.eq(self.i.p.set), flags.en.eq(search.en),

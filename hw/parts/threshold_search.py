@@ -62,7 +62,7 @@ class ThresholdSearch(wiring.Component):
             "en": In(1), "x": In(data.ArrayLayout(shape, lanes)), "set": In(range(sets)),
             "code": Out(data.ArrayLayout(unsigned(bits), lanes)),
             "w": In(stream.Signature(threshold_write(
-                shape, bits=bits, sets=sets, lanes=None if shared else lanes), always_ready=True)),
+                shape, bits=bits, sets=sets, lanes=None if shared else lanes))),
         })
 
     @staticmethod
@@ -74,6 +74,7 @@ class ThresholdSearch(wiring.Component):
         m = Module()
         pipe, found = Pipeline(m, self.en), [Const(0, 0)] * self.lanes
         x, where = list(self.x), self.set
+        m.d.comb += self.w.ready.eq(1)
         for stage in range(self.bits):
             thresholds = self._memories(m, stage, [Cat(f, where) for f in found])
             x, where = [pipe.reg(value) for value in x], pipe.reg(where)
