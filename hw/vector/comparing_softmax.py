@@ -1,6 +1,6 @@
 """Softmax codes of few bits: exponentials compared with multiples of their sum."""
 
-from amaranth import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth import Cat, Module, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from systola.hw.contract.numbers import NORMALISED_PEAK, SHARE_FRACTION
 from systola.hw.parts.arguments import check_integers
 from systola.hw.parts.credit_queue import CreditQueue
-from systola.hw.parts.pipeline import Pipeline, saturate, up_down
+from systola.hw.parts.pipeline import Pipeline, add_with_carry, saturate, up_down
 from systola.hw.parts.shapes import row_beat, table_write
 from systola.hw.parts.threshold_search import ThresholdSearch
 from systola.hw.vector.byte_table import ByteTable
@@ -31,8 +31,8 @@ class ComparingSoftmax(wiring.Component):
 
     Four stages work on successive rows at once: buffering for the maximum; the table, whose
     exponentials are kept in a second buffer, and their sum; the thresholds; the search. A long run
-    of rows of B beats takes ``max(B, period)`` cycles a row, `period` being an attribute
-    (``f + 2**bits``). A row's first beat is out ``latency + B`` cycles after its last beat was in.
+    of rows of B beats takes ``max(B, period)`` cycles a row, `period` being an attribute (``f + 1 +
+    2**bits``). A row's first beat is out ``latency + B`` cycles after its last beat was in.
 
     Model: model/operators/softmax_codes.py
 
@@ -65,7 +65,7 @@ class ComparingSoftmax(wiring.Component):
     def __init__(self, *, lanes, max_row, bits):
         check_integers(lanes=(lanes, 1, 1024), max_row=(max_row, 1, 1 << 16), bits=(bits, 2, 8))
         self.lanes, self.max_row, self.bits = lanes, max_row, bits
-        self.period = SHARE_FRACTION + (1 << bits)
+        self.period = SHARE_FRACTION + 1 + (1 << bits)
         # Row maximum 2, lookup, sum and its queue, the thresholds, the search.
         self.latency = (2 + LOOKUP + -(-(lanes - 1).bit_length() // 2) + 1 + self.period
                         + ThresholdSearch.latency_for(bits))
@@ -105,34 +105,39 @@ class ComparingSoftmax(wiring.Component):
     def _thresholds(self, m, sums, room, w):
         """Write a row's thresholds through `w`; return when one begins, and when it is done.
 
-        ``e * 2**(f + 1) >= T`` holds for the e above ``(T - 1) >> (f + 1)``.
+        ``e * 2**(f + 1) >= T`` holds for the e above ``(T - 1) >> (f + 1)``. Added up is -T, whose
+        complement is T - 1: the step times the sum, and then twice that for each further level.
         """
-        slot = Signal(range(_SLOTS))
-        den, step = Signal.like(sums.p, reset_less=True), Signal(SHARE_FRACTION, reset_less=True)
-        unit = Signal(len(den) + SHARE_FRACTION, reset_less=True)  # step * den
-        edge = Signal(len(unit) + self.bits + 1, reset_less=True)  # T - 1
-        left, level = Signal(range(SHARE_FRACTION)), Signal(self.bits)
-        begins, complete, product = Signal(), Signal(), Signal.like(unit)
-        m.d.comb += [
-            product.eq((unit << 1) + Mux(step[-1], den, 0)),
-            w.p.set.eq(slot), w.p.level.eq(level),
-            w.p.data.eq(saturate(edge[SHARE_FRACTION + 1:], EXP_BITS)),
-        ]
+        slot, level = Signal(range(_SLOTS)), Signal(self.bits)
+        step, left = Signal(SHARE_FRACTION, reset_less=True), Signal(range(SHARE_FRACTION))
+        addend = Signal(signed(len(sums.p) + SHARE_FRACTION + 2), reset_less=True)
+        edge = Signal(signed(len(addend) + self.bits), reset_less=True)
+        begins, complete, less, use = Signal(), Signal(), Signal(), Signal()
+        # One adder: less the sum, shifted, where the step has a bit; plus what is negative by then.
+        term = (addend & use.replicate(len(addend)).as_signed()) ^ less.replicate(
+            len(addend)).as_signed()
+        total = add_with_carry(edge, term, less, len(edge))
+        m.d.comb += [w.p.set.eq(slot), w.p.level.eq(level), use.eq(~less | step[0]),
+                     w.p.data.eq(saturate((~edge).as_unsigned()[SHARE_FRACTION + 1:], EXP_BITS))]
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += [sums.ready.eq(room), begins.eq(sums.valid & room)]
-                m.d.sync += [den.eq(sums.p), step.eq(self.step), unit.eq(0),
+                m.d.sync += [addend.eq(sums.p), edge.eq(0), step.eq(self.step),
                              left.eq(SHARE_FRACTION - 1)]
                 with m.If(begins):
                     m.next = "MULTIPLY"
             with m.State("MULTIPLY"):
-                m.d.sync += [unit.eq(product), step.eq(step << 1), left.eq(left - 1), level.eq(1),
-                             edge.eq(product - 1)]
+                m.d.comb += less.eq(1)
+                m.d.sync += [edge.eq(total), addend.eq(addend << 1), step.eq(step >> 1),
+                             left.eq(left - 1)]
                 with m.If(left == 0):
-                    m.next = "WRITE"
+                    m.next = "DOUBLE"
+            with m.State("DOUBLE"):
+                m.d.sync += [addend.eq(edge << 1), level.eq(1)]
+                m.next = "WRITE"
             with m.State("WRITE"):
                 m.d.comb += [w.valid.eq(1), complete.eq(level.all())]
-                m.d.sync += [edge.eq(edge + (unit << 1)), level.eq(level + 1)]
+                m.d.sync += [edge.eq(total), level.eq(level + 1)]
                 with m.If(complete):
                     m.d.sync += slot.eq(slot + 1)
                     m.next = "IDLE"
