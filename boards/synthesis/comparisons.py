@@ -1,9 +1,11 @@
 """Units without division beside those that divide: their sizes, and the table of them.
 
-``python -m systola.boards.synthesis.comparisons`` measures all anew into ``comparisons.json``.
+``python -m systola.boards.synthesis.comparisons [unit ...]`` measures all of them anew, or some,
+into ``comparisons.json``; ``make docs`` makes the table in docs/PERFORMANCE.md of it.
 """
 
 import json
+import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -90,8 +92,9 @@ def _with_records(bits):
     return [unit, _Records(unit.i.p.p.shape())], latency + 1, cycles
 
 
-def _thresholds(bits):
-    unit = ThresholdQuantizer(lanes=CONFIG.lanes, in_bits=CONFIG.acc_bits, bits=bits, sets=_SETS)
+def _thresholds(bits, in_luts=False):
+    unit = ThresholdQuantizer(lanes=CONFIG.lanes, in_bits=CONFIG.acc_bits, bits=bits, sets=_SETS,
+                              in_luts=in_luts)
     return [unit], unit.latency, 1
 
 
@@ -136,12 +139,13 @@ UNITS = {
     "requantizer with its parameters": _with_records,
     "the same without them": partial(_requantizer, CONFIG.lanes, CONFIG.acc_bits, symmetric=True),
     "threshold quantizer": _thresholds,
+    "the same, thresholds in LUTs": partial(_thresholds, in_luts=True),
     "Shiftmax": _shiftmax,
     "normalised softmax, codes of 16 bits": _normalised,
     "comparing softmax": _comparing,
     "normalised layer norm, requantizer": _norm,
     "comparing norm, one gain": _comparing_norm,
-    "what each gain of a channel's own adds": _product,
+    "product for channels' own gains, one of b a lane": _product,
 }
 """By what the table calls them: functions of the bits that return the components, the cycles from
 the first input that matters to the first result, and those between beats or rows at least."""
@@ -157,17 +161,23 @@ def measure(name, bits):
 
 def comparison_table():
     """Return what was measured as a Markdown table."""
-    lines = ["| unit | bits | LUT | FF | carry | DSP | RAMB36 | latency | cycles |",
+    lines = ["| unit | bits b | LUT | FF | carry | DSP | RAMB36 | latency | cycles |",
              "|---|---|---|---|---|---|---|---|---|"]
     for name, by_bits in json.loads(RECORD.read_text()).items():
-        lines += [f"| {name} | {bits} | " + " | ".join(f"{value:,}" for value in found.values())
-                  + " |" for bits, found in by_bits.items()]
+        sizes = list(by_bits.items())
+        if all(size == sizes[0][1] for _, size in sizes):
+            sizes = [("any", sizes[0][1])]
+        lines += [f"| {name} | {bits} | " + " | ".join(f"{value:,}" for value in size.values())
+                  + " |" for bits, size in sizes]
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    found = {}
-    for name in UNITS:
-        found[name] = {str(bits): measure(name, bits) for bits in BITS}
-        print(name, found[name], flush=True)
-    RECORD.write_text(json.dumps(found, indent=1) + "\n")
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    for name in sys.argv[1:] or UNITS:
+        if name not in UNITS:
+            sys.exit(f"unit must be one of {', '.join(UNITS)}, not {name!r}")
+        record[name] = {str(bits): measure(name, bits) for bits in BITS}
+        print(name, record[name], flush=True)
+        RECORD.write_text(json.dumps({name: record[name] for name in UNITS if name in record},
+                                     indent=1) + "\n")

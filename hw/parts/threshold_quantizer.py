@@ -35,6 +35,8 @@ class ThresholdQuantizer(wiring.Component):
         Bits of a code, 2 to 8.
     sets : int
         Sets of channels, one for each lane: ``lanes * sets`` channels.
+    in_luts : bool
+        On 7 series, thresholds in memory of LUTs; else the tool chooses.
 
     Members
     -------
@@ -53,10 +55,10 @@ class ThresholdQuantizer(wiring.Component):
         If a parameter is not an integer in its range.
     """
 
-    def __init__(self, *, lanes, in_bits, bits, sets):
+    def __init__(self, *, lanes, in_bits, bits, sets, in_luts=False):
         check_integers(lanes=(lanes, 1, 64), in_bits=(in_bits, 2, 48), bits=(bits, 2, 8),
                        sets=(sets, 1, 1 << 16))
-        self.lanes, self.bits, self.sets = lanes, bits, sets
+        self.lanes, self.bits, self.sets, self.in_luts = lanes, bits, sets, in_luts
         self.in_bits, self.latency = in_bits, ThresholdSearch.latency_for(bits)
         super().__init__({
             "i": In(stream.Signature(data.StructLayout(
@@ -70,7 +72,7 @@ class ThresholdQuantizer(wiring.Component):
         m = Module()
         m.submodules.search = search = ThresholdSearch(
             lanes=self.lanes, bits=self.bits, shape=signed(self.in_bits + 1), sets=self.sets,
-            shared=False)
+            shared=False, in_luts=self.in_luts)
         m.submodules.falling = falling = Memory(shape=self.lanes, depth=self.sets, init=[])
         flags, write = falling.read_port(), falling.write_port(granularity=1)
         advance = ~self.o.valid | self.o.ready

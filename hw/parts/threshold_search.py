@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 from systola.hw.parts.arguments import check_integers, check_positive
 from systola.hw.parts.pipeline import Pipeline
 from systola.hw.parts.shapes import threshold_write
+from systola.hw.parts.target import has_dsp48e1
 
 __all__ = ["ThresholdSearch"]
 
@@ -34,6 +35,8 @@ class ThresholdSearch(wiring.Component):
         Sets of thresholds; a beat says which one is for it.
     shared : bool
         Whether the lanes have the same thresholds; else each has its own.
+    in_luts : bool
+        On 7 series, memory of LUTs whatever the number of sets; else the tool chooses.
 
     Members
     -------
@@ -53,10 +56,11 @@ class ThresholdSearch(wiring.Component):
         If a parameter is not an integer in its range.
     """
 
-    def __init__(self, *, lanes, bits, shape, sets, shared):
+    def __init__(self, *, lanes, bits, shape, sets, shared, in_luts=False):
         check_integers(bits=(bits, 1, 8))
         check_positive(lanes=lanes, sets=sets)
         self.lanes, self.bits, self.sets, self.shared = lanes, bits, sets, shared
+        self.in_luts = in_luts
         self.shape, self.latency = Shape.cast(shape), self.latency_for(bits)
         super().__init__({
             "en": In(1), "x": In(data.ArrayLayout(shape, lanes)), "set": In(range(sets)),
@@ -72,11 +76,12 @@ class ThresholdSearch(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        attrs = {"ram_style": "distributed"} if self.in_luts and has_dsp48e1(platform) else {}
         pipe, found = Pipeline(m, self.en), [Const(0, 0)] * self.lanes
         x, where = list(self.x), self.set
         m.d.comb += self.w.ready.eq(1)
         for stage in range(self.bits):
-            thresholds = self._memories(m, stage, [Cat(f, where) for f in found])
+            thresholds = self._memories(m, stage, [Cat(f, where) for f in found], attrs)
             x, where = [pipe.reg(value) for value in x], pipe.reg(where)
             before = [pipe.reg(f) if stage else f for f in found]
             found = [pipe.node(Cat(threshold < value, f))
@@ -84,7 +89,7 @@ class ThresholdSearch(wiring.Component):
         m.d.comb += [self.code[k].eq(pipe.reg(f)) for k, f in enumerate(found)]
         return m
 
-    def _memories(self, m, stage, addresses):
+    def _memories(self, m, stage, addresses, attrs):
         """Return what the lanes read at their addresses, a cycle later, of a stage's thresholds."""
         level, below = self.w.p.level, self.bits - 1 - stage
         write = Signal()
@@ -92,7 +97,8 @@ class ThresholdSearch(wiring.Component):
         m.d.comb += write.eq(self.w.valid & level[below] & ~level[:below].any())
         reads = []
         for lane in range(1 if self.shared else self.lanes):
-            memory = Memory(shape=self.shape, depth=self.sets << stage, init=[])
+            memory = Memory(shape=self.shape, depth=self.sets << stage, init=[],
+                            attrs=attrs)
             m.submodules[f"stage_{stage}_{lane}"] = memory
             port = memory.write_port()
             m.d.comb += [port.addr.eq(Cat(level[below + 1:], self.w.p.set)),

@@ -6,6 +6,7 @@ from math import floor
 import numpy as np
 import pytest
 
+from systola.model.evaluation import attention_error
 from systola.model.operators.deferred import exp_table
 from systola.model.operators.softmax_codes import softmax_codes, softmax_step
 
@@ -54,6 +55,25 @@ def test_step_of_a_largest_share():
     assert softmax_step(1.0, 4) == 17
     assert softmax_step(0.001, 4) == 1
     assert softmax_codes([5, -120], exp_table(-9, 16), softmax_step(1.0, 3), 3).tolist() == [7, 0]
+
+
+@pytest.mark.parametrize(("bits", "errors"), [
+    (2, [0.22, 0.45, 0.46, 0.26, 0.18]), (3, [0.19, 0.31, 0.33, 0.15, 0.09]),
+    (4, [0.19, 0.21, 0.23, 0.09, 0.05])])
+def test_error_of_attention(bits, errors, monkeypatch):
+    """What docs/ARITHMETIC.md says, to the tolerance of 40 rows."""
+    def attention(scores, x0, _):
+        table, found = exp_table(x0, 16), []
+        exact = table[scores.max(axis=-1, keepdims=True) - scores].astype(float)
+        exact /= exact.sum(axis=-1, keepdims=True)
+        for step in [*range(1, 18), *range(18, 90, 4)]:
+            shares = softmax_codes(scores, table, step, bits) * (step / 256)
+            found.append((((shares - exact)**2).sum(), step, shares))
+        return min(found, key=lambda entry: entry[:2])[2]
+
+    monkeypatch.setattr(attention_error, "OPERATORS", {"codes": (attention, bits)})
+    found = attention_error.attention_error(rows=40)["codes"]
+    assert [entry["operator"] for entry in found] == pytest.approx(errors, abs=0.04)
 
 
 @pytest.mark.parametrize(("step", "bits", "message"), [
