@@ -1,6 +1,6 @@
 """Search among sorted thresholds: a comparison for each bit of the result."""
 
-from amaranth import Cat, Const, Module, Shape, Signal, unsigned
+from amaranth import Cat, Module, Shape, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -77,7 +77,7 @@ class ThresholdSearch(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         attrs = {"ram_style": "distributed"} if self.in_luts and has_dsp48e1(platform) else {}
-        pipe, found = Pipeline(m, self.en), [Const(0, 0)] * self.lanes
+        pipe, found = Pipeline(m, self.en), [Cat()] * self.lanes
         x, where = list(self.x), self.set
         m.d.comb += self.w.ready.eq(1)
         for stage in range(self.bits):

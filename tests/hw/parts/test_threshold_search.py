@@ -23,6 +23,7 @@ def simulate(dut, sets, beats, rng=None):
                     lanes = {} if dut.shared else {"lane": lane}
                     ctx.set(dut.w.payload, {"set": index, "level": level, "data": value, **lanes})
                     ctx.set(dut.w.valid, 1)
+                    assert ctx.get(dut.w.ready)
                     await ctx.tick()
         ctx.set(dut.w.valid, 0)
         for index, numbers in [*beats, *[(0, [0] * dut.lanes)] * dut.latency]:
