@@ -9,25 +9,30 @@ from systola.hw.parts.threshold_search import ThresholdSearch
 from systola.sim.harness import run
 
 
-def simulate(dut, sets, beats, rng=None):
+def simulate(dut, sets, beats, rng):
     """Return the codes of `beats`, ``(set, numbers)``; `sets` has the thresholds, by lane or not.
 
-    With `rng`, the stages stand still at times.
+    The stages stand still at times, and the thresholds come in any order.
     """
     got = []
 
     async def bench(ctx):
-        for index, lists in enumerate(sets):
-            for lane, thresholds in enumerate([lists] if dut.shared else lists):
-                for level, value in enumerate(thresholds, 1):
-                    lanes = {} if dut.shared else {"lane": lane}
-                    ctx.set(dut.w.payload, {"set": index, "level": level, "data": value, **lanes})
-                    ctx.set(dut.w.valid, 1)
-                    assert ctx.get(dut.w.ready)
-                    await ctx.tick()
-        ctx.set(dut.w.valid, 0)
+        writes = [{"set": index, "level": level, "data": value,
+                   **({} if dut.shared else {"lane": lane})}
+                  for index, lists in enumerate(sets)
+                  for lane, thresholds in enumerate([lists] if dut.shared else lists)
+                  for level, value in enumerate(thresholds, 1)]
+        rng.shuffle(writes)
+        for write in writes:
+            ctx.set(dut.w.payload, write)
+            ctx.set(dut.w.valid, 1)
+            assert ctx.get(dut.w.ready)
+            await ctx.tick()
+            ctx.set(dut.w.p.data, rng.randrange(2))  # is not written
+            ctx.set(dut.w.valid, 0)
+            await ctx.tick()
         for index, numbers in [*beats, *[(0, [0] * dut.lanes)] * dut.latency]:
-            while rng and rng.random() < 0.3:
+            while rng.random() < 0.3:
                 ctx.set(dut.en, 0)
                 ctx.set(dut.x, [rng.randrange(2) for _ in range(dut.lanes)])
                 await ctx.tick()

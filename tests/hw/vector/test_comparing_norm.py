@@ -13,8 +13,11 @@ from systola.sim.harness import collect, drive, run
 from tests.hw.vector.test_layernorm import beats, edge_rows, random_rows
 
 
-def simulate(dut, made, squares, epsilon=0, rng=None):
-    """Return the cycles in which rows ended, and the codes of their kept lanes."""
+def simulate(dut, made, squares, epsilon=0, rng=None, wait=0):
+    """Return the cycles in which rows ended, and the codes of their kept lanes.
+
+    Nothing is taken in the first `wait` cycles.
+    """
     got, cycles, ends = [[]], [], []
     sent = [b for row in made for b in beats(row, dut.lanes, rng)]
 
@@ -24,6 +27,8 @@ def simulate(dut, made, squares, epsilon=0, rng=None):
         await drive(ctx, dut.i, sent, rng, idle=0.2)
 
     async def consumer(ctx):
+        for _ in range(wait):
+            await ctx.tick()
         out = await collect(ctx, dut.o, len(sent), rng, stall=0.2, cycles=cycles)
         for cycle, p, q in zip(cycles, out, sent, strict=True):
             assert (p.keep, p.last) == (q["keep"], q["last"])
@@ -58,6 +63,16 @@ def test_extreme_shares(squares):
     made = [row for n in (2, 16, 64) for row in edge_rows(n)]
     dut = ComparingNorm(lanes=2, max_row=64, bits=3)
     _, got = simulate(dut, made, squares)
+    assert got == [norm_codes(np.array(row), squares).tolist() for row in made]
+
+
+def test_many_rows_wait_for_the_output():
+    """More than there is room for thresholds of."""
+    rng = random.Random(8)
+    made = [[rng.randrange(-2**rng.randrange(1, 15), 2**14) for _ in range(rng.randint(1, 6))]
+            for _ in range(20)]
+    squares = norm_squares(0.6, 4, 3)
+    _, got = simulate(ComparingNorm(lanes=2, max_row=64, bits=3), made, squares, wait=1000)
     assert got == [norm_codes(np.array(row), squares).tolist() for row in made]
 
 

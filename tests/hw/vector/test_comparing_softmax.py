@@ -13,18 +13,25 @@ from systola.sim.harness import collect, drive, run
 from tests.hw.vector.exponentials import beats, random_rows, table_writes
 
 
-def simulate(rows, table, step, *, lanes, bits, max_row=24, rng=None):
-    """Return the rows, and the cycles in which first beats came, last ones, and went in."""
+def simulate(rows, table, step, *, lanes, bits, max_row=24, rng=None, wait=0):
+    """Return the rows, and the cycles in which first beats came, last ones, and went in.
+
+    Only the entries of `table` are written. Nothing is taken in the first `wait` cycles.
+    """
+    writes = [write for write in table_writes(np.resize(table, 256), 2, rng)
+              if write["addr"] < len(table)]
     dut = ComparingSoftmax(lanes=lanes, max_row=max_row, bits=bits)
     sent = [beat for row in rows for beat in beats(row, lanes, random.Random(1))]
     codes, times = [[]], {"in": [], "out": [], "end": []}
 
     async def producer(ctx):
         ctx.set(dut.step, step)
-        await drive(ctx, dut.w, list(table_writes(table, 2, rng)), None)
+        await drive(ctx, dut.w, writes)
         await drive(ctx, dut.i, sent, rng)
 
     async def consumer(ctx):
+        for _ in range(wait):
+            await ctx.tick()
         for beat in await collect(ctx, dut.o, len(sent), rng):
             kept = [beat.keep >> k & 1 for k in range(lanes)]
             codes[-1] += [beat.x[k] for k in range(lanes) if kept[k]]
@@ -86,6 +93,14 @@ def test_any_table(fill):
         assert got == model(rows, table, 40, 3)
 
 
+def test_many_rows_wait_for_the_output():
+    """More than there is room for thresholds of."""
+    rng = random.Random(8)
+    rows = [[rng.randrange(100, 128) for _ in range(rng.randrange(1, 5))] for _ in range(20)]
+    got, _ = simulate(rows, exp_table(-20, 16), 30, lanes=1, bits=3, rng=None, wait=1200)
+    assert got == model(rows, exp_table(-20, 16), 30, 3)
+
+
 @pytest.mark.slow
 def test_long_rows():
     rng = random.Random(5)
@@ -101,7 +116,7 @@ def test_long_rows():
 def test_latency(lanes, bits):
     dut = ComparingSoftmax(lanes=lanes, max_row=8, bits=bits)
     for count in 1, 20:
-        _, times = simulate([[3] * lanes * count], exp_table(-9, 16), 9, lanes=lanes, bits=bits,
+        _, times = simulate([[3] * lanes * count], [2**15], 9, lanes=lanes, bits=bits,
                             max_row=20 * lanes)
         assert times["out"] == [times["in"][0] + dut.latency + count]
         assert times["end"] == [times["out"][0] + count - 1]
@@ -111,7 +126,7 @@ def test_latency(lanes, bits):
 @pytest.mark.parametrize("count", [1, 16, 30])
 def test_rows_overlap(bits, period, count):
     assert ComparingSoftmax(lanes=1, max_row=8, bits=bits).period == period
-    _, times = simulate([[3] * count] * 12, exp_table(-9, 16), 9, lanes=1, bits=bits, max_row=30)
+    _, times = simulate([[3] * count] * 12, [2**15], 9, lanes=1, bits=bits, max_row=30)
     assert times["end"][-1] - times["end"][5] == 6 * max(count, period)
 
 
