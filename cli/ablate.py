@@ -86,8 +86,12 @@ def _check_settings(baseline, settings):
     """Refuse now a setting that would be refused after the float network has run."""
     from systola.hw.contract.config import AcceleratorConfig
 
-    AcceleratorConfig(**baseline, **{name: value for name, value in settings.items()
-                                     if name != "method"})
+    AcceleratorConfig(**baseline, **_widths(settings))
+
+
+def _widths(settings):
+    """Return the settings that an accelerator has, too."""
+    return {name: value for name, value in settings.items() if name not in ("method", "codebook")}
 
 
 def _cycles(source, vit, ranges, config, settings):
@@ -101,7 +105,7 @@ def _cycles(source, vit, ranges, config, settings):
     from systola.sw_driver.compiler.compiler import compile_network
 
     few = ranges.thinned(_FEW)
-    widths = {name: value for name, value in settings.items() if name != "method"}
+    widths = _widths(settings)
 
     def measure(operators):
         try:

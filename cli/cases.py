@@ -24,7 +24,7 @@ class Case:
 
 
 def choose_case(source, *, is_random, random_weights, config, attention, blocks, seed, images,
-                data, update):
+                data, update, linear_bits=None):
     """Return the `Case` that the options of the command describe; refuses contradictions."""
     if is_random == (source is not None):
         raise click.UsageError("give either --model or --random")
@@ -37,6 +37,9 @@ def choose_case(source, *, is_random, random_weights, config, attention, blocks,
     if random_weights and source not in SIZES:
         raise click.UsageError(f"--random-weights needs --model {' or '.join(SIZES)}, "
                                f"not {source!r}")
+    if linear_bits and not random_weights:
+        raise click.UsageError("--linear-bits is for --random-weights; `systola quantize "
+                               "--allocate` chooses bits of other models by node")
     if is_random:
         for name, value in (("--config", config), ("--attention", attention),
                             ("--blocks", blocks), ("--data", data)):
@@ -49,7 +52,7 @@ def choose_case(source, *, is_random, random_weights, config, attention, blocks,
                                f"like those of {data!r} need a checkpoint as --model")
     config = _config(config or SIZES.get(source, "digits"), attention)
     if random_weights:
-        return _named_case(source, config, blocks, seed or 0, images)
+        return _named_case(source, config, blocks, seed or 0, images, linear_bits or ())
     return _model_case(source, config, blocks, images, data, update)
 
 
@@ -67,16 +70,18 @@ def _random_case(seed, images):
     return Case(model=model, config=config, inputs=codes, about={"model": "random", "seed": seed})
 
 
-def _named_case(name, config, blocks, seed, images):
+def _named_case(name, config, blocks, seed, images, linear_bits):
     import numpy as np
 
     from systola.model.data.synthetic import random_codes, random_named, random_stream
     from systola.model.graph.encoder import encoder_blocks, encoder_depth
 
-    model = random_named(name, blocks=blocks, seed=seed, **config.model_settings)
+    model = random_named(name, blocks=blocks, seed=seed, linear_bits=linear_bits,
+                         **config.model_settings)
     inputs = (random_codes if blocks is None else random_stream)(
         np.random.default_rng([seed, 1]), model, images)
-    about = {"model": name, "weights": "random", "seed": seed, "blocks": encoder_depth(model)}
+    about = {"model": name, "weights": "random", "seed": seed, "blocks": encoder_depth(model),
+             **({"linear_bits": list(map(str, linear_bits))} if linear_bits else {})}
     return Case(model=model if blocks is None else encoder_blocks(model, blocks), config=config,
                 inputs=inputs, about=about)
 

@@ -11,7 +11,8 @@ from click.core import ParameterSource
 __all__ = ["CONFIGURATION", "config_option", "emit", "engine_option", "engine_text",
            "given_options", "json_option", "picture_file", "progress", "table"]
 
-CONFIGURATION = ("a preset (digits, small, tiny, arty_s7_50, arty_s7_50_small, array_16x16, "
+CONFIGURATION = ("a preset (digits, small, tiny, arty_s7_50, arty_s7_50_mixed, "
+                 "arty_s7_50_small, array_16x16, "
                  "array_16x16_large, ulx3s_85f) or a .toml or .json file of fields")
 """What a configuration may be; the names of the presets without what they are made with."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from systola.hw.contract.config import MODEL_SETTINGS, AcceleratorConfig
-from systola.model.quantization.methods import BEST, METHODS
+from systola.model.quantization.methods import BEST, CODEBOOKS, METHODS
 
 __all__ = ["check_data", "check_output", "check_source", "chosen_settings", "data_option",
            "facts_options", "given_facts", "model_option", "say_assumed", "say_images",
@@ -90,6 +90,9 @@ def settings_options(command):
             click.option("--method", type=click.Choice(list(METHODS)),
                          help=f"Recipe of quantization, {BEST} unless given (ablate: minmax): "
                               f"docs/MODELS.md."),
+            click.option("--codebook", type=click.Choice(list(CODEBOOKS)),
+                         help="Weights of 8 bits that 4-bit codes stand for, by a table of 16 "
+                              "values for each layer: docs/MODELS.md."),
             click.option("--norm", metavar="published|leading_one|normalised",
                          help="I-LayerNorm with that start of its root, or one accurate for all "
                               "rows, with epsilon.")]):
@@ -99,7 +102,7 @@ def settings_options(command):
 
 def chosen_settings(options):
     """Return the settings that were given; refuses what the others would make meaningless."""
-    chosen = {name: options[name] for name in (*MODEL_SETTINGS, "method")
+    chosen = {name: options[name] for name in (*MODEL_SETTINGS, "method", "codebook")
               if options[name] is not None}
     if chosen.get("attention", AcceleratorConfig.attention) != "published" and (
             "attention_bits" in chosen):

@@ -59,6 +59,9 @@ def quantize(source, output, data, config, nodes, as_json, **options):
     by integer programming (docs/MODELS.md). Bytes are of weights packed at their bits; streams and
     files of today hold a byte for each, whatever its bits.
 
+    With --codebook, the weights of each layer are at most 16 values of 8 bits, for which codes of 4
+    bits stand.
+
     Ranges are taken from training images only. The file goes into `systola simulate --model FILE`
     and `systola evaluate --model CHECKPOINT --quantized FILE`.
     """
@@ -69,6 +72,8 @@ def quantize(source, output, data, config, nodes, as_json, **options):
 
     facts, (limits, needs) = given_facts(options), given_limits(options)
     settings = {**config.model_settings, "method": BEST, **chosen_settings(options)}
+    if limits and "codebook" in settings:
+        raise click.UsageError("--codebook is for weights of 8 bits everywhere, without --allocate")
     check_source(source, "quantize makes one of a float checkpoint")
     check_output(output, model=source, data=data)
     with progress("calibrating and quantizing") as update:
@@ -98,7 +103,8 @@ def quantize(source, output, data, config, nodes, as_json, **options):
     kinds = ", ".join(f"{count} {kind}" for kind, count in result["nodes"].items())
     bits = "bits by node" if limits else (f"{settings['weight_bits']}-bit weights, "
                                           f"{settings['act_bits']}-bit activations")
-    click.echo(f"{output}: {bits}; nodes: {kinds}")
+    codebook = f" ({settings['codebook']} codebooks)" if "codebook" in settings else ""
+    click.echo(f"{output}: {bits}{codebook}; nodes: {kinds}")
     click.echo(f"ranges: {images.name}, {len(images)} of {len(images.source)}")
     if limits:
         say_allocation(network.meta["quantization"]["allocated"], result["allocation"])

@@ -85,6 +85,15 @@ def _show(rows):
                f"{f'{failed} FAILED' if failed else f'all equal{near}'}")
 
 
+def _precisions(value):
+    from systola.model.allocation.node_precisions import Precision
+
+    try:
+        return [Precision.parse(part) for part in value.split(",")]
+    except ValueError as error:
+        raise click.UsageError(f"--linear-bits: {error}") from None
+
+
 def _html(value):
     """Refuse now what would only be refused after the work."""
     path = Path(value)
@@ -102,6 +111,9 @@ def _html(value):
               help="A random small network on a random small accelerator instead.")
 @click.option("--random-weights", is_flag=True, help="Random weights of realistic magnitude, for "
               "models of which no checkpoint is shipped.")
+@click.option("--linear-bits", metavar="WxA[,WxA...]", callback=lambda ctx, param, value: value and
+              _precisions(value), help="With --random-weights, bits of the weights and operands of "
+              "linear layers, in turn: `8x8,4x4` makes every second one 4 bits.")
 @click.option("--seed", type=int, metavar="N", help="Which random ones [default: 0].")
 @click.option("--blocks", type=click.IntRange(min=1), metavar="N", help="Only the first N encoder "
               "blocks, without patch embedding and head.")

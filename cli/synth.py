@@ -171,10 +171,11 @@ def show(result):
             for name, module in result["modules"].items()]
     table("", ["module (and what is in it)", "instances", *columns], rows)
     if "macs" in result:
-        dsp = result["macs_per_dsp"]
+        dsp, narrow = result["macs_per_dsp"], result.get("narrow_macs_per_dsp")
         click.echo(f"systolic array: {result['macs']} multiply-accumulates a cycle, each "
                    f"{result['lut_per_mac']:.2f} LUT and {result['ff_per_mac']:.2f} FF"
-                   + (f"; {dsp:g} per DSP slice" if dsp else ""))
+                   + (f"; {dsp:g} per DSP slice" if dsp else "")
+                   + (f", {narrow:g} in the second precision" if narrow else ""))
     if "depth" in result:
         depth = result["depth"]
         click.echo(f"deepest path between registers: {depth['levels']} LUT levels and "

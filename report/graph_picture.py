@@ -52,7 +52,8 @@ def variant(node):
     """Return in a few words how a node computes: its function, variant and widths."""
     words = [getattr(node, "function", None), getattr(node, "variant", None)]
     if isinstance(node, Linear) and node.weight_bits:
-        words.append(f"{node.weight_bits}-bit weights")
+        words.append(f"{node.weight_bits}-bit weights" + (
+            "" if node.codebook is None else f" of {len(node.codebook)} values"))
     words.append("symmetric" if getattr(node, "symmetric", False) else None)
     count = len(getattr(node, "sequences", ()))
     words.append(f"{count} sequences" if count > 1 else None)

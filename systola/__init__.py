@@ -82,7 +82,8 @@ def load_data(source, split="test", *, labelled=True, network=None):
     return load_data(source, split, labelled=labelled, graph=network)
 
 
-def quantize(network, images, *, config=None, choices=None, allocate=None, progress=None):
+def quantize(network, images, *, config=None, codebook=None, choices=None, allocate=None,
+             progress=None):
     """Return the integer network of a float one.
 
     Parameters
@@ -95,12 +96,16 @@ def quantize(network, images, *, config=None, choices=None, allocate=None, progr
     config : AcceleratorConfig, str or Path, optional
         The accelerator that the network shall run on, or what `AcceleratorConfig.load` takes: it
         gives the bits and the forms of operators. By default those of `AcceleratorConfig()`.
+    codebook : str, optional
+        ``nupes``, ``squares``, ``kmeans`` or ``powers``: the weights of each linear node are at
+        most 16 values of 8 bits, for which codes of 4 bits stand (docs/MODELS.md).
     choices : dict of str to dict, optional
-        By node, ``bits`` of its result and ``weight_bits`` of a linear node instead.
+        By node, ``bits`` of its result, and ``weight_bits`` and ``codebook`` (or None) of a linear
+        node instead.
     allocate : dict of str to number, optional
         Limits of ``bytes``, ``bops`` or ``cycles``, each a share from 0 to 1 or a number: every
         linear node gets bits of its own, those of least loss (docs/MODELS.md). Instead of
-        `choices`.
+        `choices` and `codebook`.
     progress : callable, optional
         Called as ``progress(images done, images in total)``.
 
@@ -115,9 +120,12 @@ def quantize(network, images, *, config=None, choices=None, allocate=None, progr
     if allocate is not None:
         if choices is not None:
             raise ValueError("choices must be left out with allocate, which makes them")
+        if codebook is not None:
+            raise ValueError("codebook must be left out with allocate, which gives weights fewer "
+                             "bits than a codebook needs")
         return _allocated(network, _inputs(network, images), config, settings, allocate, progress)
-    return quantize(network, _inputs(network, images), choices=choices, progress=progress,
-                    **settings)
+    return quantize(network, _inputs(network, images), codebook=codebook, choices=choices,
+                    progress=progress, **settings)
 
 
 def _allocated(network, inputs, config, settings, limits, progress):

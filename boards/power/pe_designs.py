@@ -19,14 +19,18 @@ from systola.boards.synthesis.sizes import module_sizes
 from systola.boards.synthesis.synth import array_of
 from systola.files.cache import entry, sources_of
 from systola.hw.matrix.baselines import OperandScalers, fixed_point_array, shift_array
+from systola.hw.matrix.systolic import SystolicArray
 from systola.model.operators.fixed_point import decode_shift
 from systola.sim.verilog.payload_bytes import pack
 
-__all__ = ["BASELINES", "STYLES", "Design", "MappedArray", "Pass", "Shape", "make_design",
-           "map_design"]
+__all__ = ["BASELINES", "NARROW_BITS", "STYLES", "TWO_PRECISIONS", "Design", "MappedArray", "Pass",
+           "Shape", "make_design", "map_design"]
 
-STYLES = "lut", "dsp", "dsp_packed", "shift"
-"""Low-bit processing elements: the first three multiply, the last one is for A.V only."""
+STYLES = "lut", "dsp", "dsp_packed", "two_precisions", "shift"
+"""Low-bit processing elements: all but the last one multiply, which is for A.V only."""
+
+TWO_PRECISIONS, NARROW_BITS = "two_precisions", 4
+"""The style of one packed array for 8 bits and for so many."""
 
 BASELINES = {"lut": "dequant_first_lut", "dsp": "dequant_first_dsp"}
 """The style that dequantizes operands first, by what its multiplier is made of."""
@@ -56,7 +60,7 @@ class Pass:
 def make_design(style, bits, rows, cols):
     """Return the `Design` of an array, or with style ``scalers`` of what dequantizes its operands.
 
-    The baselines are the same for all bits, which may be None for them.
+    The baselines and `TWO_PRECISIONS` are the same for all bits, which may be None for them.
     """
     if style == "scalers":
         def make():
@@ -64,6 +68,10 @@ def make_design(style, bits, rows, cols):
     elif style in BASELINES.values():
         def make():
             return fixed_point_array(rows=rows, cols=cols, style=style.rpartition("_")[2])
+    elif style == TWO_PRECISIONS:
+        def make():
+            return SystolicArray(rows=rows, cols=cols, act_bits=8, weight_bits=8,
+                                 style="dsp_packed", narrow_bits=NARROW_BITS)
     elif style == "shift":
         def make():
             return shift_array(rows=rows, cols=cols, weight_bits=bits)
@@ -85,6 +93,7 @@ class Shape:
     latency: int = 2
     delays: tuple = ()
     psum_bits: int = 0
+    half: int = 0
 
     @classmethod
     def of(cls, component):
@@ -113,11 +122,11 @@ class MappedArray:
         """Products a cycle of a processing element."""
         return self.shape.group * self.shape.tokens
 
-    def multiply(self, passes):
-        """Run `passes`, one after the other without a gap; return `Activity`, products, macs.
+    def multiply(self, passes, *, narrow=False):
+        """Run `passes`, one after the other without a gap; return `Activity` and sums compared.
 
-        The cycle counts of `Activity` include loading the tiles, which happens behind the passes
-        before. All sums are compared.
+        Narrow ones have tiles of twice the columns. The cycle counts of `Activity` include loading
+        the tiles, which happens behind the passes before. All sums are compared.
 
         Raises
         ------
@@ -126,7 +135,7 @@ class MappedArray:
         RuntimeError
             If a sum differs from the integer product.
         """
-        array, inputs, places = self.shape, *self._schedule(passes)
+        array, inputs, places = self.shape, *self._schedule(passes, narrow)
         activity = self.simulation.run(inputs)
         self.check_changes(activity, ["acts", "w", "psum"])
         sums = port_values(activity.outputs["psum"], array.psum_bits,
@@ -141,7 +150,11 @@ class MappedArray:
                 begin = start + array.latency + array.delays[c]
                 got = sums[begin:begin + len(expected)].reshape(
                     len(expected), array.tokens, array.cols)[..., c]
-                if not (got == expected[..., c]).all():
+                wanted = expected[..., c]
+                if narrow:  # two sums, the first one lowest
+                    low, high = expected[..., 2 * c], expected[..., 2 * c + 1]
+                    wanted = low % (1 << array.half) + (high << array.half)
+                if not (got == wanted).all():
                     raise RuntimeError(f"the netlist of {self.design.style} at {self.design.bits} "
                                        f"bits computes other sums than the integer product")
                 compared += got.size
@@ -155,7 +168,7 @@ class MappedArray:
                     f"operands were optimized away: {name} of {self.design.style} never changes "
                     f"in {activity.cycles} cycles, so that activity would be that of constants")
 
-    def _schedule(self, passes):
+    def _schedule(self, passes, narrow):
         """Return the input streams, and the cycle in which each pass enters."""
         array, ports = self.shape, self.netlist.ports
         columns = array.cols // array.group
@@ -169,20 +182,25 @@ class MappedArray:
         weights = np.zeros((cycles, array.group * array.rows), np.int64)
         swap, select = np.zeros((2, cycles), np.int64)
         for start, item in zip(places, passes, strict=True):
+            stored = item.tile
+            if narrow:
+                stored = stored[:, ::2] + (stored[:, 1::2] << NARROW_BITS)
             vectors = _grouped(item.vectors, array.tokens).reshape(-1, acts.shape[1])
             acts[start:start + len(vectors)] = vectors
             acts[start + len(vectors):] = vectors[-1]  # held until the next pass
             swap[start] = 1
             for j in range(columns):
-                tile = item.tile[:, j * array.group:(j + 1) * array.group]
+                tile = stored[:, j * array.group:(j + 1) * array.group]
                 weights[start - columns + j:] = tile.T.ravel()
                 select[start - columns + j] = 1 << j
 
         def packed(values, name):
             return pack([(values, len(ports[name].bits) // values.shape[1])])
 
+        kinds = {} if not array.half else dict.fromkeys(
+            ("w_narrow", "psum_narrow"), np.full(cycles, int(narrow)))
         return {"acts": packed(acts, "acts"), "w": packed(weights, "w"), "swap": swap,
-                "w_col": select}, places
+                "w_col": select, **kinds}, places
 
 
 def map_design(design):

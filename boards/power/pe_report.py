@@ -17,7 +17,14 @@ from systola.boards.power.energy import (
     sample_coefficients,
 )
 from systola.boards.power.gates import OptimizedAwayError
-from systola.boards.power.pe_designs import BASELINES, STYLES, make_design, map_design
+from systola.boards.power.pe_designs import (
+    BASELINES,
+    NARROW_BITS,
+    STYLES,
+    TWO_PRECISIONS,
+    make_design,
+    map_design,
+)
 from systola.boards.power.pe_operands import OPERATIONS, operand_streams
 from systola.boards.power.pe_table import Row, describe
 from systola.boards.synthesis.sizes import Size
@@ -26,7 +33,8 @@ from systola.sim.verilog.payload_bytes import pack
 
 __all__ = ["pe_report"]
 
-_MULTIPLIERS = {"lut": ("lut",), "shift": ("lut",), "dsp_packed": ("dsp",), "dsp": ("dsp", "lut")}
+_MULTIPLIERS = {"lut": ("lut",), "shift": ("lut",), "dsp_packed": ("dsp",),
+                TWO_PRECISIONS: ("dsp",), "dsp": ("dsp", "lut")}
 """What may multiply in each style: of a `dsp` one, small products go into look-up tables."""
 
 _BIAS = ("netlists of Yosys before place and route; simulated without delays, glitches by one "
@@ -40,7 +48,7 @@ def pe_report(*, widths=(2, 3, 4, 8), mhz=100, rows=8, cols=4, data="digits", st
     Parameters
     ----------
     widths : iterable of int
-        Bits of weights and activations, 2 to 8.
+        Bits of weights and activations, 2 to 8; `TWO_PRECISIONS` is measured at its two.
     mhz : float
         Clock for the powers.
     rows, cols : int
@@ -80,9 +88,14 @@ def pe_report(*, widths=(2, 3, 4, 8), mhz=100, rows=8, cols=4, data="digits", st
     progress(0, None, text="recording operands")
     streams = operand_streams(data, widths, rows=rows, cols=cols)
     baselines = dict.fromkeys(BASELINES[kind] for style in styles for kind in _MULTIPLIERS[style])
-    designs = [(name, None) for name in baselines] + [
+    shared = TWO_PRECISIONS in styles and not {8, NARROW_BITS}.isdisjoint(widths)
+    if shared and NARROW_BITS in widths:  # tiles have twice the columns
+        narrow = operand_streams(data, [NARROW_BITS], rows=rows, cols=2 * cols)
+        streams |= {(TWO_PRECISIONS, operation): stream
+                    for (_, operation), stream in narrow.items()}
+    designs = [(name, None) for name in (*baselines, *[TWO_PRECISIONS] * shared)] + [
         (style, bits) for bits in sorted(widths, reverse=True)
-        for style in (*styles, "scalers")]
+        for style in (*styles, "scalers") if style != TWO_PRECISIONS]
     done = 0
 
     def built(design):
@@ -103,6 +116,12 @@ def pe_report(*, widths=(2, 3, 4, 8), mhz=100, rows=8, cols=4, data="digits", st
             progress(done, len(designs), text=f"simulating {operation}: {bits} bits")
             stream = streams[bits, operation]
             table += _measured(arrays, bits, operation, stream, styles, samples, mhz)
+            if shared and bits in {8, NARROW_BITS}:
+                wide = bits == 8
+                table.append(_row(
+                    arrays[TWO_PRECISIONS, None], bits, operation, TWO_PRECISIONS,
+                    (stream if wide else streams[TWO_PRECISIONS, operation]).passes, samples, mhz,
+                    narrow=not wide))
     return {"rows": describe(table, mhz), "data": data, "rows_of_array": rows,
             "cols_of_array": cols, "freq_mhz": mhz, "label": "estimate", "interval": 0.95,
             "note": _BIAS}
@@ -145,6 +164,8 @@ def _measured(arrays, bits, operation, stream, styles, samples, mhz):
     """Return the `Row` of every style and baseline for one operation and width."""
     found = []
     for style in styles:
+        if style == TWO_PRECISIONS:
+            continue
         if style != "shift":
             found.append(_row(arrays[style, bits], bits, operation, style, stream.passes, samples,
                               mhz))
@@ -161,9 +182,9 @@ def _measured(arrays, bits, operation, stream, styles, samples, mhz):
     return found
 
 
-def _row(array, bits, operation, style, passes, samples, mhz, edge=None):
+def _row(array, bits, operation, style, passes, samples, mhz, edge=None, *, narrow=False):
     """Run `passes` on `array`, and add what sits at its edge."""
-    activity, compared = array.multiply(passes)
+    activity, compared = array.multiply(passes, narrow=narrow)
     events = merged(count_events(array.netlist, activity))
     toggles = sum(activity.toggles.values()) / activity.cycles
     size, edge_size = Size(**asdict(array.netlist.total)), Size()
@@ -173,11 +194,11 @@ def _row(array, bits, operation, style, passes, samples, mhz, edge=None):
         events, toggles = merged([events, edge_events]), toggles + edge_toggles
         size.add(edge_size)
     # A MAC is one that the operation needs; cycles of loading and draining count with them.
-    macs = sum(item.vectors.size for item in passes) * array.shape.cols / activity.cycles
-    return Row(operation, bits, style, size, edge_size, array.pes, array.macs_per_pe, events,
-                dynamic_energy(events, samples) / macs, inner / macs,
-                power_at(events, samples, mhz) / array.pes, toggles / array.pes, compared,
-                "dsp" if array.netlist.total.dsp else "lut")
+    macs = sum(item.vectors.size * item.tile.shape[1] for item in passes) / activity.cycles
+    return Row(operation, bits, style, size, edge_size, array.pes, array.macs_per_pe << narrow,
+               events, dynamic_energy(events, samples) / macs, inner / macs,
+               power_at(events, samples, mhz) / array.pes, toggles / array.pes, compared,
+               "dsp" if array.netlist.total.dsp else "lut")
 
 
 def _scaled(array, bits, stream):

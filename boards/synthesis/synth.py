@@ -59,7 +59,8 @@ class Synthesis:
 
         ``total`` and each of ``modules`` have ``lut``, ``ff``, ``carry``, ``dsp``, ``bram36``; a
         module also ``instances`` and ``own``, the same without its submodules. With a systolic
-        array there are ``macs`` per cycle, ``lut_per_mac``, ``ff_per_mac`` and ``macs_per_dsp``.
+        array there are ``macs`` per cycle, ``lut_per_mac``, ``ff_per_mac`` and ``macs_per_dsp``;
+        ``narrow_macs_per_dsp`` if it has a second precision.
         ``depth`` is there if it was asked for.
         """
         modules = {name: {"instances": size.instances, **asdict(size.total),
@@ -257,5 +258,9 @@ def _per_mac(modules, design, slices):
         if macs != packing.macs_per_dsp * size.dsp:
             raise SynthesisError(f"the array should have {macs // packing.macs_per_dsp} DSP slices "
                                  f"for {macs} products, but {size.dsp} are left")
-    return {"macs": macs, "lut_per_mac": size.lut / macs, "ff_per_mac": size.ff / macs,
-            "macs_per_dsp": macs / size.dsp if size.dsp else None}
+    per_dsp = macs / size.dsp if size.dsp else None
+    result = {"macs": macs, "lut_per_mac": size.lut / macs, "ff_per_mac": size.ff / macs,
+              "macs_per_dsp": per_dsp}
+    if design.narrow_bits:
+        result["narrow_macs_per_dsp"] = per_dsp and 2 * per_dsp
+    return result

@@ -8,9 +8,12 @@ from math import gcd
 from pathlib import Path
 
 from systola.files.bounded import parse_json, parse_toml, read_file, shorten, shown
+from systola.hw.contract.dsp_packing import PackingError, plan_narrow, plan_packing
 from systola.hw.contract.numbers import (
+    CODEBOOK_ENTRIES,
     FACTOR_BITS,
     INT_BITS,
+    NARROW_SUM_BITS,
     RECORD_BYTES,
     RESIDUAL_BITS,
     TABLE_BYTES,
@@ -34,7 +37,7 @@ SCRATCHPAD_WORDS = 1 << 16
 _FILE_BYTES = 16384
 """Largest configuration file; a reader of TOML takes seconds for what a larger one could hold."""
 
-INSTRUCTION_SET_VERSION = 4
+INSTRUCTION_SET_VERSION = 5
 """Part of the configuration hash: a program for another instruction set is refused."""
 
 
@@ -97,6 +100,14 @@ class AcceleratorConfig:
         ``dsp`` (one multiply per DSP slice), ``dsp_packed`` (several, see
         ``hw/contract/dsp_packing.py``; stationary operands must not be -2**(weight_bits-1)) or
         ``lut`` (fabric multiplier).
+    narrow_bits : int
+        Bits of both operands of the array's second precision, 2 to 4: each MATMUL has one of the
+        two, and with this one R x 2C products a cycle. At most half of `weight_bits`, an even
+        number, and of `act_bits`; 0 for none. Needs ``dsp_packed``, twice as many rows as columns,
+        and row factors.
+    weight_codes : bool
+        Whether weights may be streamed as codes of 4 bits, numbers of the entries of a codebook.
+        Needs an even number of columns.
     acc_bits : int
         Bits of an accumulator.
     token_depth : int
@@ -145,6 +156,8 @@ class AcceleratorConfig:
     weight_bits: int = 8
     act_bits: int = 8
     pe_style: str = "dsp"
+    narrow_bits: int = 0
+    weight_codes: bool = False
     acc_bits: int = 32
     token_depth: int = 256
     acc_buffers: int = 2
@@ -196,9 +209,31 @@ class AcceleratorConfig:
                               f"('published' takes 8, too), not {self.attention_bits!r}")
         if self.cols > self.rows:
             raise ConfigError(f"cols must be at most rows ({self.rows}), not {self.cols!r}")
+        if not isinstance(self.weight_codes, bool):
+            raise ConfigError(f"weight_codes must be true or false, not {shown(self.weight_codes)}")
+        if self.weight_codes and self.cols % 2:
+            raise ConfigError(f"cols must be even with weight_codes, not {self.cols!r}")
+        if self.narrow_bits:
+            self._check_narrow()
         if self.scratchpad_words > SCRATCHPAD_WORDS:
             raise ConfigError(f"banks * bank_depth must be at most {SCRATCHPAD_WORDS} words, "
                               f"not {self.scratchpad_words!r}")
+
+    def _check_narrow(self):
+        for name, right, wanted in (
+                ("narrow_bits", self.narrow_bits != 1, "0 or from 2 to 4"),
+                ("pe_style", self.pe_style == "dsp_packed", "'dsp_packed'"),
+                ("attention", self.attention != "published", "'normalised' or 'deferred'"),
+                ("acc_bits", self.acc_bits >= NARROW_SUM_BITS, f"at least {NARROW_SUM_BITS}"),
+                ("cols", 2 * self.cols <= self.rows, f"at most half of rows ({self.rows})")):
+            if not right:
+                raise ConfigError(f"{name} must be {wanted} with narrow_bits "
+                                  f"{self.narrow_bits!r}, not {getattr(self, name)!r}")
+        try:
+            plan_narrow(plan_packing(self.weight_bits, self.act_bits, self.rows, cols=self.cols),
+                        self.narrow_bits)
+        except PackingError as error:
+            raise ConfigError(f"narrow_bits must not be {self.narrow_bits!r}: {error}") from None
 
     @property
     def model_settings(self):
@@ -259,8 +294,26 @@ class AcceleratorConfig:
 
     @property
     def matmul_flags(self):
-        """All flags of MATMUL; that of the row factors only if there are any."""
-        return 31 if self.factor_depth else 15
+        """All flags of MATMUL; those of the row factors and narrow tiles only if there are any."""
+        return 63 if self.narrow_bits else 31 if self.factor_depth else 15
+
+    def tile_columns(self, *, narrow):
+        """Return the columns of a tile of results."""
+        return self.cols << narrow
+
+    @property
+    def entry_bits(self):
+        """Bits of an entry of the accumulators: a sum, or two narrow ones."""
+        return max(self.acc_bits, 2 * NARROW_SUM_BITS) if self.narrow_bits else self.acc_bits
+
+    @property
+    def nibble_bits(self):
+        """Bits between the two weights of a lane of a narrow tile."""
+        return self.weight_bits // 2
+
+    def sum_bits(self, *, narrow):
+        """Return the bits of a sum in the accumulators; narrow ones lie there in pairs."""
+        return NARROW_SUM_BITS if narrow else self.acc_bits
 
     @property
     def factor_depth(self):
@@ -308,6 +361,11 @@ class AcceleratorConfig:
     def param_beats(self):
         """Stream beats of one parameter word (``lanes`` records)."""
         return -(-RECORD_BYTES * self.lanes // self.bus_bytes)
+
+    @property
+    def codebook_beats(self):
+        """Stream beats of a codebook."""
+        return -(-CODEBOOK_ENTRIES // self.rows)
 
     @property
     def table_beats(self):
@@ -366,7 +424,8 @@ class AcceleratorConfig:
 _RANGES = [
     ("rows", 2, 128), ("cols", 1, 128), ("lanes", 1, 64),
     ("vector_lanes", 1, 64), ("norm_lanes", 1, 64), ("weight_bits", 2, 8),
-    ("act_bits", 2, 8), ("acc_bits", 16, 40), ("token_depth", 2, 4096), ("acc_buffers", 2, 8),
+    ("act_bits", 2, 8), ("narrow_bits", 0, 4), ("acc_bits", 16, 40),
+    ("token_depth", 2, 4096), ("acc_buffers", 2, 8),
     ("banks", 1, 16), ("bank_depth", 16, 65536), ("weight_fifo", 2, 4096), ("stream_fifo", 4, 4096),
     ("queue_depth", 2, 64), ("param_depth", 2, 65536), ("param_ports", 1, 2),
     ("mult_bits", 8, INT_BITS), ("code_mult_bits", 8, INT_BITS), ("norm_roots", 1, 16),
@@ -378,6 +437,11 @@ _CHOICES = {
     "norm": ("published", "leading_one", "normalised"), "pooling": ("none", "mean"),
 }
 
+# A DeiT-Tiny on an XC7S50: 96 DSP slices with two products each, activations in block RAM.
+_ARTY = {"rows": 24, "cols": 8, "lanes": 4, "vector_lanes": 2, "norm_lanes": 1, "norm_roots": 1,
+         "pe_style": "dsp_packed", "acc_bits": 24, "banks": 5, "bank_depth": 2048,
+         "code_mult_bits": 12, "max_row": 256}
+
 PRESETS = {
     "digits": AcceleratorConfig(vector_lanes=4, norm_lanes=4, mult_bits=16, code_mult_bits=16,
                                 acc_buffers=4, banks=8, bank_depth=1024, weight_fifo=256,
@@ -386,10 +450,10 @@ PRESETS = {
                                token_depth=32, bank_depth=1024, max_row=256),
     "tiny": AcceleratorConfig(rows=4, cols=4, lanes=1, token_depth=16, banks=2, bank_depth=512,
                               max_row=64, weight_fifo=8, stream_fifo=8, param_depth=128),
-    # A DeiT-Tiny on an XC7S50: 96 DSP slices with two products each, activations in block RAM.
-    "arty_s7_50": AcceleratorConfig(rows=24, cols=8, lanes=4, vector_lanes=2, norm_lanes=1,
-                                    norm_roots=1, pe_style="dsp_packed", acc_bits=24, banks=5,
-                                    bank_depth=2048, code_mult_bits=12, max_row=256),
+    "arty_s7_50": AcceleratorConfig(**_ARTY),
+    # The same, and four products of 4 bits in each slice for layers that have no more.
+    "arty_s7_50_mixed": AcceleratorConfig(**{**_ARTY, "narrow_bits": 4, "weight_codes": True,
+                                             "mult_bits": 16, "code_mult_bits": 16}),
     # A third of its array and block RAM on the same part: placed and routed in minutes.
     "arty_s7_50_small": AcceleratorConfig(rows=8, cols=8, lanes=2, vector_lanes=1, norm_lanes=1,
                                           norm_roots=1, pe_style="dsp_packed", acc_bits=24, banks=5,

@@ -19,7 +19,7 @@ Weights lie in -W..W with W = 2**(weight_bits-1) - 1, activations in -X..X with 
 from dataclasses import dataclass
 
 __all__ = ["DSP48E1", "ECP5", "FABRIC_PINS", "Field", "Packing", "PackingError", "Slice",
-           "field_ranges", "plan_chains", "plan_packing"]
+           "field_ranges", "plan_chains", "plan_narrow", "plan_packing"]
 
 
 class PackingError(ValueError):
@@ -118,6 +118,11 @@ class Packing:
         return self.group * self.tokens
 
     @property
+    def weight_span(self):
+        """Bits of all weights of a slice, side by side."""
+        return self.weight_offsets[-1] + self.weight_bits
+
+    @property
     def sum_bits(self):
         """Signed bits of a column's sum of one field."""
         return _signed_bits(self.rows * _largest_product(self.weight_bits, self.act_bits))
@@ -154,6 +159,31 @@ def plan_chains(rows, longest):
     """
     count = -(-rows // longest)
     return [(rows + k) // count for k in reversed(range(count))]
+
+
+def plan_narrow(wide, bits, *, dsp=DSP48E1):
+    """Return the `Packing` of a second precision in the slices of an array planned as `wide`.
+
+    Both operands have `bits`, and each slice holds twice the weights: two of them in the bits of
+    one of `wide`.
+
+    Raises
+    ------
+    PackingError
+        If these precisions cannot share slices; the message has the reason.
+    """
+    names = (f"{bits}-bit operands cannot share slices with {wide.weight_bits}-bit weights and "
+             f"{wide.act_bits}-bit activations")
+    most = min(wide.weight_bits, wide.act_bits) // 2
+    if wide.tokens > 1 or wide.weight_bits % 2 or not 2 <= bits <= most:
+        raise PackingError(f"{names}: those weights must have an even number of bits, these "
+                           f"operands 2 to half of theirs, with one vector per cycle")
+    plans = [plan for run in range(1, 2 * wide.group + 1) if 2 * wide.group % run == 0
+             for plan in [_plan(bits, bits, wide.rows, 2 * wide.group, 1, run, dsp, 1)] if plan]
+    if not plans:
+        raise PackingError(f"{names}: {2 * wide.group} products of {bits} bits do not fit the "
+                           f"slice of a {dsp.name} in columns of {wide.rows}")
+    return min(plans, key=lambda plan: plan.cost)
 
 
 def plan_packing(weight_bits, act_bits, rows, *, cols=None, dsp=DSP48E1, max_tokens=1,

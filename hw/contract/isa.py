@@ -10,6 +10,7 @@ from enum import Enum, IntEnum, IntFlag
 
 from systola.hw.contract.numbers import (
     CODE_BITS,
+    CODEBOOK_ENTRIES,
     MAX_SHIFT,
     NORM_FRACTION,
     NORMALISED_PEAK,
@@ -18,9 +19,9 @@ from systola.hw.contract.numbers import (
     TABLE_BYTES,
 )
 
-__all__ = ["CHANNELS", "COUNT_FIELDS", "FORMATS", "HEADER_BYTES", "INSTRUCTION_BYTES",
-           "INSTRUCTION_HEADER", "Engine", "Error", "Field", "Flag", "Format", "Memory", "Opcode",
-           "Region", "Span", "When", "decode", "encode", "formats"]
+__all__ = ["CHANNELS", "COUNT_FIELDS", "FEEDERS", "FORMATS", "HEADER_BYTES", "INSTRUCTION_BYTES",
+           "INSTRUCTION_HEADER", "WEIGHT_STREAMS", "Engine", "Error", "Field", "Flag", "Format",
+           "Memory", "Opcode", "Region", "Span", "When", "decode", "encode", "formats"]
 
 INSTRUCTION_BYTES = 64
 
@@ -55,6 +56,8 @@ class Opcode(IntEnum):
     SHIFTGELU = 11
     LAYERNORM = 12
     MEAN = 13
+    LOAD_NARROW = 14
+    LOAD_CODES = 15
 
 
 class Flag(IntFlag):
@@ -65,6 +68,7 @@ class Flag(IntFlag):
     SYMMETRIC = 4  # MATMUL: saturate below at -(2**(out_bits-1) - 1), for stationary operands
     UNSIGNED = 8   # MATMUL: the top digit plane of the activations is unsigned, at most 128
     ROW_SCALE = 16  # MATMUL: row t's multiplier is row factor factor_base + t, of exponentials
+    NARROW = 32    # MATMUL: operands have config.narrow_bits, tiles 2C columns, planes weigh 1
     TRANSPOSE = 1  # FETCH: columns of the tile are channels, rows are tokens
 
 
@@ -240,6 +244,17 @@ FORMATS = {
         Engine.LOAD, "Stream to weight FIFO: one beat is one column (R lanes) of a stationary "
         "tile, C beats a tile, tiles in MATMUL order (reduction tiles inside column tiles).",
         (_BEATS,)),
+    Opcode.LOAD_NARROW: Format(
+        Engine.LOAD, "As LOAD_WEIGHTS, of a tile of 2C columns for a MATMUL with NARROW: a beat is "
+        "two of them, each lane w0 + (w1 << weight_bits / 2). Only in accelerators with "
+        "`narrow_bits`, else BAD_OPCODE.",
+        (_BEATS,)),
+    Opcode.LOAD_CODES: Format(
+        Engine.LOAD, f"As LOAD_WEIGHTS, from {CODEBOOK_ENTRIES} weights, the codebook: the first "
+        "beats, R to a beat. Every other beat is two columns of codes, each the number of one of "
+        "these: of its lanes the low nibbles, then the high ones. Only in accelerators with "
+        "`weight_codes`, else BAD_OPCODE.",
+        (_BEATS,)),
     Opcode.FETCH: Format(
         Engine.LOAD, "Scratchpad to weight FIFO, as LOAD_WEIGHTS. Plain: a column is a row of the "
         "region (Q.K^T). TRANSPOSE: a column is a channel, its lanes are rows (A.V). Lanes and "
@@ -250,8 +265,9 @@ FORMATS = {
         Engine.LOAD, "Scratchpad to output stream, one word a beat; the last beat has TLAST.",
         (*_region("", "the source"), _ROWS, _WORDS), (Region(""),)),
     Opcode.MATMUL: Format(
-        Engine.MATRIX, "out = requantize(act . weights [+ residual]); for every tile of C columns, "
-        "for every word of the activations, for every digit plane: stream `rows` rows.",
+        Engine.MATRIX, "out = requantize(act . weights [+ residual]); for every tile of C columns "
+        "(2C with NARROW), for every word of the activations, for every digit plane: stream `rows` "
+        "rows.",
         (*_region("act_", "the activations", plane=True), _ROWS,
          Field("act_words", 16, "words in a row of activations, the reduction tiles",
                count=True),
@@ -262,7 +278,8 @@ FORMATS = {
                "the residual) begins", high="last_group"),
          *_region("out_", "the output", plane=True),
          _RESULT, Field("param_base", 16, "first parameter word"),
-         Field("flags", 16, "bit 0 RESIDUAL, 1 BROADCAST, 2 SYMMETRIC, 3 UNSIGNED, 4 ROW_SCALE",
+         Field("flags", 16, "bit 0 RESIDUAL, 1 BROADCAST, 2 SYMMETRIC, 3 UNSIGNED, 4 "
+               "ROW_SCALE, 5 NARROW (operands of `narrow_bits`; digit planes weigh 1)",
                high="matmul_flags"),
          Field("factor_base", 16, "first row factor, with ROW_SCALE"),
          *_region("res_", "the 16-bit residual", plane=True),
@@ -309,6 +326,12 @@ FORMATS = {
         (Region("src_", more="wide"), Region("dst_", writes=True, rows=1, more=When.WIDE))),
 }
 
+WEIGHT_STREAMS = Opcode.LOAD_WEIGHTS, Opcode.LOAD_NARROW, Opcode.LOAD_CODES
+"""What takes the weights of a MATMUL from the stream."""
+
+FEEDERS = *WEIGHT_STREAMS, Opcode.FETCH
+"""What fills the weight FIFO for the MATMUL before it."""
+
 COUNT_FIELDS = tuple(dict.fromkeys(field.name for form in FORMATS.values()
                                    for field in form.fields if field.count))
 """Fields that must not be zero; checked first, all at once."""
@@ -316,8 +339,10 @@ COUNT_FIELDS = tuple(dict.fromkeys(field.name for form in FORMATS.values()
 
 def formats(config):
     """Return the entries of `FORMATS` that accelerators of `config` have."""
-    return {opcode: form for opcode, form in FORMATS.items()
-            if opcode is not Opcode.MEAN or config.pooling == "mean"}
+    absent = {opcode for opcode, there in ((Opcode.MEAN, config.pooling == "mean"),
+                                           (Opcode.LOAD_NARROW, config.narrow_bits),
+                                           (Opcode.LOAD_CODES, config.weight_codes)) if not there}
+    return {opcode: form for opcode, form in FORMATS.items() if opcode not in absent}
 
 
 def encode(opcode, *, wait=0, signal=0, **values):

@@ -1,12 +1,19 @@
 """Constants of the number formats that models, compiler and hardware share."""
 
-__all__ = ["BRANCH_BITS", "CODE_BITS", "FACTOR_BITS", "GELU_SHIFT", "INT_BITS", "MAX31",
-           "MAX_SHIFT", "NORMALISED_PEAK", "NORM_FRACTION", "NORM_NUMERATOR", "NORM_ROOT_BITS",
-           "PEAK", "RECORD_BYTES", "RESIDUAL_BITS", "SHARE_FRACTION", "SHIFT_BITS",
-           "SOFTMAX_SHIFT", "SQUARE_FRACTION", "TABLE_BYTES", "epsilon_bits"]
+__all__ = ["BRANCH_BITS", "CODEBOOK_ENTRIES", "CODE_BITS", "FACTOR_BITS", "GELU_SHIFT", "INT_BITS",
+           "MAX31", "MAX_SHIFT", "NARROW_SUM_BITS", "NORMALISED_PEAK", "NORM_FRACTION",
+           "NORM_NUMERATOR", "NORM_ROOT_BITS", "PEAK", "RECORD_BYTES", "RESIDUAL_BITS",
+           "SHARE_FRACTION", "SHIFT_BITS", "SOFTMAX_SHIFT", "SQUARE_FRACTION", "TABLE_BYTES",
+           "epsilon_bits"]
 
 CODE_BITS = 8
 """Bits of a code, and of a lane; a result of more has two planes and long multipliers."""
+
+CODEBOOK_ENTRIES = 16
+"""Weights that a codebook has; a code is a nibble."""
+
+NARROW_SUM_BITS = 18
+"""Bits of a sum of narrow products: two fill a word of block RAM, which has 36 bits."""
 
 RESIDUAL_BITS = 16
 """Bits of a residual, and most multiplier bits that a requantizer takes in one cycle."""

@@ -1,13 +1,13 @@
 """LOAD engine: moves words between stream, scratchpad, parameters, table and weight FIFO."""
 
-from amaranth import Cat, Module, Mux, Signal, signed
+from amaranth import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.contract.isa import Flag, Opcode
+from systola.hw.contract.isa import WEIGHT_STREAMS, Flag, Opcode, formats
 from systola.hw.load.fetch_path import FetchPath, Target
 from systola.hw.load.region_walker import RegionWalker, Walk
-from systola.hw.load.unpackers import ParamUnpacker, TableUnpacker
+from systola.hw.load.unpackers import CodeUnpacker, ParamUnpacker, TableUnpacker
 from systola.hw.parts import shapes
 from systola.hw.parts.register_slice import RegisterSlice
 
@@ -42,7 +42,7 @@ class LoadEngine(wiring.Component):
         Words of STORE.
     src : Out(shapes.ReadPort(config)), dst : Out(shapes.WritePort(config))
         Scratchpad.
-    weights : Out(stream.Signature(shapes.word(config)))
+    weights : Out(stream.Signature(shapes.weight_word(config)))
         Columns of stationary tiles.
     param : Out(stream.Signature(shapes.param_write(config)))
         Parameter memory.
@@ -58,7 +58,7 @@ class LoadEngine(wiring.Component):
             "data": In(stream.Signature(shapes.bus_beat(config))),
             "result": Out(stream.Signature(shapes.result_beat(config))),
             "src": Out(shapes.ReadPort(config)), "dst": Out(shapes.WritePort(config)),
-            "weights": Out(stream.Signature(shapes.word(config))),
+            "weights": Out(stream.Signature(shapes.weight_word(config))),
             "param": Out(stream.Signature(shapes.param_write(config))),
             "table": Out(stream.Signature(shapes.table_write())),
         })
@@ -88,7 +88,7 @@ class LoadEngine(wiring.Component):
         ]
         # Registers that say which operation runs, instead of decoded states: they begin every path.
         kind = Signal(data.StructLayout(
-            {"load": 1, "params": 1, "table": 1, "weights": 1, "read": 1}))
+            {"load": 1, "params": 1, "table": 1, "weights": 1, "narrow": 1, "codes": 1, "read": 1}))
         left = Signal(signed(33))  # beats or words still to move, less 2: negative at the last
         m.submodules.out = out = RegisterSlice(self.weights.p.shape())
         wiring.connect(m, out.o, wiring.flipped(self.weights))
@@ -103,7 +103,7 @@ class LoadEngine(wiring.Component):
             self.param.valid.eq(params.o.valid), params.o.ready.eq(self.param.ready),
             table.i.valid.eq(kind.table & self.data.valid),
             out.i.valid.eq(Mux(kind.weights, self.data.valid, path.weights.valid)),
-            out.i.p.eq(Mux(kind.weights, Cat(word), path.weights.p)),
+            Value.cast(out.i.p).eq(Mux(kind.weights, Cat(word, kind.narrow), path.weights.p)),
             path.weights.ready.eq(out.i.ready),
             self.data.ready.eq(kind.load & write.i.ready & step.valid
                                | kind.params & params.i.ready | kind.table & table.i.ready
@@ -111,6 +111,8 @@ class LoadEngine(wiring.Component):
         ]
         param_moves, moves = self.param.valid & self.param.ready, Signal()
         m.d.comb += moves.eq(param_moves | kind.weights & self.data.valid & out.i.ready)
+        if config.weight_codes:
+            self._codes(m, kind, out, moves)
         with m.If(moves):
             m.d.sync += left.eq(left - 1)
         with m.If(param_moves):
@@ -136,13 +138,27 @@ class LoadEngine(wiring.Component):
                 m.next = "IDLE"
         return m
 
+    def _codes(self, m, kind, out, moves):
+        """Let weights come from their codes."""
+        m.submodules.codes = codes = CodeUnpacker(self.config)
+        m.d.comb += [codes.i.p.eq(self.data.p), codes.i.valid.eq(kind.codes & self.data.valid),
+                     codes.start.eq(self.instr.valid & self.instr.ready)]
+        with m.If(kind.codes):
+            m.d.comb += [out.i.valid.eq(codes.o.valid), Value.cast(out.i.p).eq(codes.o.p),
+                         codes.o.ready.eq(out.i.ready), self.data.ready.eq(codes.i.ready),
+                         moves.eq(codes.i.valid & codes.i.ready)]
+
     def _start(self, m, walker, path, table, left, kind):
         """Take an instruction and hand its fields to the unit that counts for it."""
         m.d.comb += self.instr.ready.eq(1)
         kinds = {Opcode.LOAD: "load", Opcode.LOAD_PARAMS: "params", Opcode.LOAD_TABLE: "table",
-                 Opcode.LOAD_WEIGHTS: "weights", Opcode.FETCH: "read", Opcode.STORE: "read"}
+                 Opcode.LOAD_WEIGHTS: "weights", Opcode.LOAD_NARROW: "weights",
+                 Opcode.LOAD_CODES: "codes",
+                 **dict.fromkeys((Opcode.FETCH, Opcode.STORE), "read")}
         with m.If(self.instr.valid), m.Switch(self.instr.p.opcode):
             for opcode, name in kinds.items():
+                if opcode not in formats(self.config):
+                    continue
                 form = shapes.body(opcode)
                 body = form(self.instr.p.body[:form.size])
                 with m.Case(opcode):
@@ -155,8 +171,9 @@ class LoadEngine(wiring.Component):
                         m.d.sync += [left.eq(body.count - 2), self.param.p.addr.eq(body.base)]
                     if opcode is Opcode.LOAD_TABLE:
                         m.d.sync += table.table.eq(body.table)
-                    if opcode is Opcode.LOAD_WEIGHTS:
-                        m.d.sync += left.eq(body.beats - 2)
+                    if opcode in WEIGHT_STREAMS:
+                        m.d.sync += [left.eq(body.beats - 2),
+                                     kind.narrow.eq(opcode is Opcode.LOAD_NARROW)]
                     if opcode is Opcode.FETCH:
                         transpose = (body.flags & Flag.TRANSPOSE).any()
                         m.d.comb += walker.i.p.walk.eq(

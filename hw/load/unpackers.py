@@ -1,13 +1,14 @@
-"""Stream beats into parameter words and table entries."""
+"""Stream beats into parameter words, table entries, and words of weights from their codes."""
 
-from amaranth import Array, Cat, Module, Signal
+from amaranth import Array, Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.contract.numbers import RECORD_BYTES, SHIFT_BITS
+from systola.hw.contract.numbers import CODEBOOK_ENTRIES, RECORD_BYTES, SHIFT_BITS
 from systola.hw.parts import shapes
 
-__all__ = ["ParamUnpacker", "TableUnpacker"]
+__all__ = ["CodeUnpacker", "ParamUnpacker", "TableUnpacker"]
 
 
 class ParamUnpacker(wiring.Component):
@@ -56,6 +57,66 @@ class ParamUnpacker(wiring.Component):
             for k, part in enumerate(held):
                 with m.If(beat == k):
                     m.d.sync += part.eq(self.i.p)
+        return m
+
+
+class CodeUnpacker(wiring.Component):
+    """Turn beats of LOAD_CODES into weights: the codebook first, then two words from every beat.
+
+    An entry of the codebook is stored in a cycle, a copy of it for every lane; then a word leaves
+    in every cycle.
+
+    Model: sim/machine/memories.py
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        Word size.
+
+    Members
+    -------
+    start : In(1)
+        The next beat is the first of a codebook.
+    i : In(stream.Signature(shapes.bus_beat(config)))
+        Beats.
+    o : Out(stream.Signature(shapes.word(config)))
+        Words of weights.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        super().__init__({"start": In(1), "i": In(stream.Signature(shapes.bus_beat(config))),
+                          "o": Out(stream.Signature(shapes.word(config)))})
+
+    def elaborate(self, platform):
+        m = Module()
+        entries, per_beat = CODEBOOK_ENTRIES, min(self.config.rows, CODEBOOK_ENTRIES)
+        filling, high = Signal(), Signal()
+        entry, lane = Signal(range(entries)), Signal(range(per_beat))
+        last, ends = Signal(), Signal()  # the entry is the codebook's or the beat's last
+        m.d.comb += [
+            self.o.valid.eq(self.i.valid & ~filling),
+            self.i.ready.eq(Mux(filling, ends, high & self.o.ready)),
+        ]
+        with m.If(self.start):
+            m.d.sync += [filling.eq(1), entry.eq(0), lane.eq(0), high.eq(0), last.eq(0),
+                         ends.eq(0)]
+        with m.Elif(filling & self.i.valid):
+            m.d.sync += [entry.eq(entry + 1), lane.eq(Mux(ends, 0, lane + 1)), filling.eq(~last),
+                         last.eq(entry == entries - 2),
+                         ends.eq((entry == entries - 2) | ~ends & (lane == per_beat - 2))]
+        with m.Elif(self.o.valid & self.o.ready):
+            m.d.sync += high.eq(~high)
+        value = Signal(8)
+        m.d.comb += value.eq(Array(self.i.p[j] for j in range(per_beat))[lane])
+        for k in range(self.config.rows):
+            memory = Memory(shape=8, depth=entries, init=[])
+            m.submodules[f"book_{k}"] = memory
+            write, read = memory.write_port(), memory.read_port(domain="comb")
+            m.d.comb += [write.en.eq(filling & self.i.valid), write.addr.eq(entry),
+                         write.data.eq(value),
+                         read.addr.eq(Mux(high, self.i.p[k][4:], self.i.p[k][:4])),
+                         self.o.p[k].eq(read.data)]
         return m
 
 

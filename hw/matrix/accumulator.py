@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from amaranth import Array, Module, Mux, Signal, signed
+from amaranth import Array, Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -26,6 +26,9 @@ class Accumulators(wiring.Component):
     ``row_t`` of ``row_buffer`` in the next, in its place of ``rows``, and holds them. Meanwhile,
     that buffer's entries may only be written with ``first`` sums.
 
+    With `half`, a ``narrow`` control says that psum and entry are two numbers each, of `half` and
+    `half_acc` bits, the first one lowest, which are added up apart.
+
     Model: model/operators/matmul.py
 
     Parameters
@@ -41,10 +44,12 @@ class Accumulators(wiring.Component):
         Bits of an entry, and entries of a buffer.
     buffers : int
         Number of buffers, each a memory of its own for every column.
+    half, half_acc : int, optional
+        Bits of each of two narrow sums, and of each part of a narrow entry; 0 if there are none.
 
     Members
     -------
-    valid, i : In(1), In(shapes.control_layout(depth, digits, buffers))
+    valid, i : In(1), In(shapes.control_layout(depth, digits, buffers, narrow=bool(half)))
         Control of column 0.
     psum : In(ArrayLayout(signed(psum_bits), len(delays)))
         Sums, column c delayed by ``delays[c]`` cycles.
@@ -65,20 +70,27 @@ class Accumulators(wiring.Component):
 
     gap = SUM_GAP
 
-    def __init__(self, *, delays, psum_bits, act_bits, digits, acc_bits, depth, buffers=2):
+    def __init__(self, *, delays, psum_bits, act_bits, digits, acc_bits, depth, buffers=2, half=0,
+                 half_acc=0):
         delays = tuple(delays)
         if not delays or delays[0] or any(b - a not in {0, 1} for a, b in pairwise(delays)):
             raise ValueError(f"delays must start with 0 and rise by at most 1, not {delays!r}")
         check_positive(psum_bits=psum_bits, act_bits=act_bits, digits=digits, acc_bits=acc_bits,
                        depth=depth, buffers=buffers)
         self.delays, self.act_bits, self.digits = delays, act_bits, digits
+        if half and not (half <= half_acc <= acc_bits // 2 and 2 * half <= psum_bits):
+            raise ValueError(f"half must be at most half_acc ({half_acc!r}), and both at most half "
+                             f"of the whole (of {psum_bits!r} and {acc_bits!r}), not {half!r}")
         self.acc_bits, self.depth, self.buffers = acc_bits, depth, buffers
+        self.half, self.half_acc = half, half_acc
         super().__init__({
-            "valid": In(1), "i": In(shapes.control_layout(depth, digits, buffers)),
+            "valid": In(1), "i": In(shapes.control_layout(depth, digits, buffers,
+                                                            narrow=bool(half))),
             "psum": In(data.ArrayLayout(signed(psum_bits), len(delays))), "done": Out(1),
             "row_en": In(1), "row_t": In(range(depth)),
             "row_buffer": In(range(buffers)),
-            "rows": Out(data.ArrayLayout(data.ArrayLayout(signed(acc_bits), len(delays)), buffers)),
+            "rows": Out(data.ArrayLayout(
+                data.ArrayLayout(signed(self.acc_bits), len(delays)), buffers)),
         })
 
     def elaborate(self, platform):
@@ -117,8 +129,26 @@ class Accumulators(wiring.Component):
             for digit in range(1, self.digits):
                 shifted = Mux(summed.digit == digit, self.psum[c] << self.act_bits * digit,
                               shifted)
-            m.d.sync += [
-                weighted.eq(shifted),
-                total.eq(weighted + Mux(adds.first, 0, before[adds.buffer])),
-            ]
+            m.d.sync += weighted.eq(shifted)
+            if self.half:
+                with m.If(summed.narrow):
+                    m.d.sync += weighted.eq(self._pair(self.psum[c], self.half))
+            old = Mux(adds.first, 0, before[adds.buffer])
+            m.d.sync += total.eq(self._add(weighted, old, adds.narrow) if self.half
+                                 else weighted + old)
         return m
+
+    def _pair(self, psum, bits):
+        """Return the two numbers of `bits` in `psum`, each in its half of an entry."""
+        low, high = (psum[k * bits:(k + 1) * bits] for k in range(2))
+        return Cat(low, *[low[-1]] * (self.half_acc - bits), high).as_signed()
+
+    def _add(self, a, b, narrow):
+        """Return the sum of two entries; of narrow ones no carry goes from half to half.
+
+        One chain: in the place between the halves, one operand lets the carry pass or not.
+        """
+        place = self.half_acc
+        total = (Cat(a[:place], ~narrow, a[place:]).as_signed()
+                 + Cat(b[:place], Const(0, 1), b[place:]).as_signed())
+        return Cat(total[:place], total[place + 1:])

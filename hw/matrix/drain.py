@@ -55,7 +55,8 @@ class Drain(wiring.Component):
 
     def __init__(self, config):
         self.config = config
-        self.groups = config.cols // config.lanes
+        # Narrow rows have twice the groups: two sums lie in an entry.
+        self.groups = config.tile_columns(narrow=bool(config.narrow_bits)) // config.lanes
         factor = {"factor": Out(shapes.FactorPort(config))} if config.factor_depth else {}
         super().__init__({
             "instr": In(stream.Signature(shapes.body(Opcode.MATMUL))),
@@ -64,7 +65,7 @@ class Drain(wiring.Component):
             "row_t": Out(range(config.token_depth)),
             "rows_read": Out(range(config.token_depth + 1)),
             "rows": In(data.ArrayLayout(
-                data.ArrayLayout(signed(config.acc_bits), config.cols), config.acc_buffers)),
+                data.ArrayLayout(signed(config.entry_bits), config.cols), config.acc_buffers)),
             "param": Out(shapes.ParamPort(config)), "res": Out(shapes.ReadPort(config)),
             "out": Out(shapes.WritePort(config)), "done": Out(1), **factor,
         })
@@ -102,9 +103,6 @@ class Drain(wiring.Component):
         tiles, buffer = Signal(range(buffers + 1)), Signal(range(buffers))
         t, group = self.rows_read, Signal(range(self.groups))
         has_row, ahead, go = Signal(), Signal(), Signal()
-        # When the memories have the next row (`ahead`), the last group of this one is in `kept`.
-        bits = lanes * config.acc_bits
-        kept = Signal(data.ArrayLayout(bits, max(self.groups - 1, 1)), reset_less=True)
         here = Signal()
         beat = requant.i.p
         has_factor = 1
@@ -132,13 +130,7 @@ class Drain(wiring.Component):
             m.d.sync += row_of.eq(buffer)
         # Chosen here, where a look-up table chooses the group as well.
         row = Array(self.rows[k].as_value() for k in range(buffers))[row_of]
-        first, *others = (row[k * bits:(k + 1) * bits] for k in range(self.groups))
-        with m.If(here):
-            m.d.sync += kept.eq(Cat(others))
-            with m.If(note.row_end):
-                m.d.sync += kept[0].eq(first)
-        held = Array([kept[0], *(kept[k] for k in range(self.groups - 1))])
-        z = Mux(here, first, held[group])
+        z = (self._narrow_sums if config.narrow_bits else self._sums)(m, row, here, note, group)
         pairs = Array(residual.o.p[k:k + lanes] for k in range(0, config.rows, lanes))
         slot = Signal(range(config.rows // lanes))
         for index in range(config.rows // lanes):
@@ -160,3 +152,42 @@ class Drain(wiring.Component):
         with m.If(self.free):
             m.d.sync += [t.eq(0), has_row.eq(0),
                          buffer.eq(Mux(buffer == buffers - 1, 0, buffer + 1))]
+
+    def _sums(self, m, row, here, note, group):
+        """Return the sums of group `group`: of `row`, or what is kept of it when it is not `here`.
+
+        When the memories have the next row, the last group of this one is kept in any case.
+        """
+        bits = self.config.lanes * self.config.acc_bits
+        kept = Signal(data.ArrayLayout(bits, max(self.groups - 1, 1)), reset_less=True)
+        first, *others = (row[k * bits:(k + 1) * bits] for k in range(self.groups))
+        with m.If(here):
+            m.d.sync += kept.eq(Cat(others))
+            with m.If(note.row_end):
+                m.d.sync += kept[0].eq(first)
+        held = Array([kept[0], *(kept[k] for k in range(self.groups - 1))])
+        return Mux(here, first, held[group])
+
+    def _narrow_sums(self, m, row, here, note, group):
+        """Return the same of rows that may be narrow, with two sums in each entry."""
+        lanes, cols, acc_bits = self.config.lanes, self.config.cols, self.config.acc_bits
+        bits, half = self.config.entry_bits, self.config.sum_bits(narrow=True)
+        start = lanes // 2  # entries before it are in the first group only
+
+        def group_of(entries, first, index, narrow):
+            if not narrow:
+                return Cat(entries[(c - first) * bits:][:acc_bits]
+                           for c in range(index * lanes, (index + 1) * lanes))
+            sums = (entries[(n // 2 - first) * bits + n % 2 * half:][:half]
+                    for n in range(index * lanes, (index + 1) * lanes))
+            return Cat(Cat(value, *[value[-1]] * (acc_bits - half)) for value in sums)
+
+        first = Mux(note.narrow, group_of(row, 0, 0, True), group_of(row, 0, 0, False))
+        kept_first = Signal(lanes * acc_bits, reset_less=True)
+        kept = Signal((cols - start) * bits, reset_less=True)
+        with m.If(here):
+            m.d.sync += [kept_first.eq(first), kept.eq(row[start * bits:])]
+        held = [Array([kept_first, *(group_of(kept, start, index, narrow)
+                                     for index in range(1, self.groups >> (not narrow)))])
+                for narrow in (False, True)]
+        return Mux(here, first, Mux(note.narrow, held[1][group], held[0][group]))

@@ -1,6 +1,6 @@
 """Front end of the MATRIX engine: reads the activations of a MATMUL, pass by pass."""
 
-from amaranth import Cat, Module, Mux, Signal, signed
+from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
@@ -24,7 +24,8 @@ class Feeder(wiring.Component):
     it only writes; the tile's other passes wait until the buffer is free. One word a cycle
     otherwise, without a gap between passes; one cycle between instructions without requests.
 
-    The byte lanes become signed(act_bits + 1): with UNSIGNED the top digit is unsigned.
+    The byte lanes become signed(act_bits + 1): with UNSIGNED the top digit is unsigned; with NARROW
+    they have ``narrow_bits``.
 
     Model: none: moves data
 
@@ -41,6 +42,9 @@ class Feeder(wiring.Component):
         Activations.
     swap_ready : In(1)
         The array can take a swap.
+    tile_narrow : In(1)
+        With ``config.narrow_bits`` only: the loaded tile is narrow. A MATMUL of the other kind
+        waits for its weights, which never come.
     tiles : In(range(acc_buffers + 2))
         Tiles that have started and are not drained.
     rows_read : In(range(token_depth + 1))
@@ -59,11 +63,13 @@ class Feeder(wiring.Component):
 
     def __init__(self, config):
         self.config = config
-        self.control_layout = shapes.control_layout(config.token_depth, config.attention_digits,
-                                                    config.acc_buffers)
+        self.control_layout = shapes.control_layout(
+            config.token_depth, config.attention_digits, config.acc_buffers,
+            narrow=bool(config.narrow_bits))
         self.word_layout = data.StructLayout({
             "t": range(config.token_depth), "digit": range(config.attention_digits), "first": 1,
-            "last": 1, "begin": 1, "swap": 1, "top": 1})
+            "last": 1, "begin": 1, "swap": 1, "top": 1,
+            **({"narrow": 1} if config.narrow_bits else {})})
         super().__init__({
             "instr": In(stream.Signature(shapes.body(Opcode.MATMUL))),
             "act": Out(shapes.ReadPort(config)),
@@ -73,6 +79,7 @@ class Feeder(wiring.Component):
             "wait_weights": Out(1), "wait_room": Out(1), "wait_act": Out(1),
             "control": Out(self.control_layout),
             "acts": Out(data.ArrayLayout(signed(config.act_bits + 1), config.rows)),
+            **({"tile_narrow": In(1)} if config.narrow_bits else {}),
         })
 
     def elaborate(self, platform):
@@ -93,6 +100,7 @@ class Feeder(wiring.Component):
         t, digit = Signal(range(config.token_depth)), Signal(range(config.attention_digits))
         k, column = Signal(16), Signal(16)           # `column` and `lane`: the tile's first output
         lane, next_lane = Signal(range(config.rows)), Signal(range(2 * config.rows))
+        narrow = (ins.flags & Flag.NARROW).any() if config.narrow_bits else Const(0, 1)
         addr, plane, word = Signal(16), Signal(16), Signal(16)  # of this word, its plane, its k
         # Kept one step ahead in registers; `last_tile` is late, so a tile of one word takes two.
         last_t, last_digit, last_k, last_tile = Signal(), Signal(), Signal(), Signal()
@@ -103,7 +111,8 @@ class Feeder(wiring.Component):
         t_less, digit_less, k_less = Signal.like(t), Signal.like(digit), Signal.like(k)
         words_less, lanes_last = Signal(16), Signal(range(config.rows + 1))
         m.d.comb += [
-            next_lane.eq(lane + config.cols), ends.eq(last_t & last_digit & last_k),
+            next_lane.eq(lane + Mux(narrow, 2 * config.cols, config.cols)),
+            ends.eq(last_t & last_digit & last_k),
             self.instr.ready.eq(~active),
             self.act.req.valid.eq(active & words.w_rdy & ~pause),
             self.act.req.p.addr.eq(addr), step.eq(self.act.req.valid & self.act.req.ready),
@@ -121,6 +130,8 @@ class Feeder(wiring.Component):
             note.top.eq(last_digit & (ins.flags & Flag.UNSIGNED).any()),
             note.last.eq(ends),
         ]
+        if config.narrow_bits:
+            m.d.comb += note.narrow.eq(narrow)
         with m.If(step):
             m.d.sync += [t.eq(t + 1), addr.eq(addr + ins.act_stride), last_t.eq(t == t_less)]
             with m.If(last_t):
@@ -159,9 +170,13 @@ class Feeder(wiring.Component):
         buffer = Signal(range(buffers))
         since = Signal(range(Accumulators.gap))  # cycles until the next pass may begin
         may_begin, behind, room = Signal(), Signal(), Signal()
+        bits, narrow_bits, right = self.config.act_bits, self.config.narrow_bits, Const(1, 1)
+        if narrow_bits:
+            right = note.narrow == self.tile_narrow
+            m.d.comb += self.control.narrow.eq(note.narrow)
         m.d.comb += [
             self.start.eq(self.valid & note.begin & note.first),
-            may_begin.eq((since == 0) & (~note.swap | self.swap_ready)),
+            may_begin.eq((since == 0) & (~note.swap | self.swap_ready & right)),
             # With as many tiles ahead of this one, the drain is still reading this one's buffer.
             behind.eq(note.first & (note.t < self.rows_read)),
             room.eq(Mux(note.begin & note.first,
@@ -178,11 +193,13 @@ class Feeder(wiring.Component):
             self.control.first.eq(note.first), self.control.last.eq(note.last),
             self.control.buffer.eq(buffer),
         ]
-        bits = self.config.act_bits
         for lane in range(self.config.rows):
             byte = self.act.rsp.p[lane]
             sign = byte[bits] if bits < 8 else byte[7] & ~note.top
-            m.d.comb += self.acts[lane].eq(Cat(byte[:bits], sign))
+            act = Cat(byte[:bits], sign)
+            if narrow_bits:
+                act = Mux(note.narrow, byte[:narrow_bits].as_signed(), act.as_signed())
+            m.d.comb += self.acts[lane].eq(act)
         with m.If(self.valid & note.last):
             m.d.sync += buffer.eq(Mux(buffer == buffers - 1, 0, buffer + 1))
         # Rows of a pass may have come with pauses: its last one counts, and how many there were.

@@ -18,20 +18,21 @@ def _group_note(config):
 
     ``tag``: where it goes; ``bits``, ``symmetric``, ``broadcast``, ``use_res``, ``row_scale``: how
     it is requantized, ``long`` if that takes a long multiplier; ``row_end``, ``tile_end``: last
-    group of a row of the tile, of the tile.
+    group of a row of the tile, of the tile; ``narrow``, if there are such: of a narrow one.
     """
     return data.StructLayout({
         "tag": shapes.group_tag(config), "bits": 5, "symmetric": 1, "broadcast": 1, "use_res": 1,
-        "row_scale": 1, "long": 1, "row_end": 1, "tile_end": 1})
+        "row_scale": 1, "long": 1, "row_end": 1, "tile_end": 1,
+        **({"narrow": 1} if config.narrow_bits else {})})
 
 
 class GroupWalker(wiring.Component):
     """Turn a MATMUL into its groups of lanes, in the order in which tiles are drained.
 
-    For every tile of C columns, every row, every group of `lanes` columns: what to do with it, the
-    parameters it needs, the residual word if it is the first of the row that needs that word, and
-    the row's factor if it is the row's first. Up to one group a cycle, 5 cycles after `instr`, and
-    its requests a cycle before it.
+    For every tile of C columns (2C with NARROW), every row, every group of `lanes` columns: what to
+    do with it, the parameters it needs, the residual word if it is the first of the row that needs
+    that word, and the row's factor if it is the row's first. Up to one group a cycle, 5 cycles
+    after `instr`, and its requests a cycle before it.
     After an instruction with residual or 16-bit output, the next one waits until its writes are
     out, as the held values below belong to the last instruction taken.
 
@@ -62,7 +63,8 @@ class GroupWalker(wiring.Component):
 
     def __init__(self, config):
         self.config = config
-        self.groups = config.cols // config.lanes
+        self.groups, self.narrow_groups = (
+            config.tile_columns(narrow=narrow) // config.lanes for narrow in (False, True))
         factor = {"factor": Out(stream.Signature(16))} if config.factor_depth else {}
         super().__init__({
             "instr": In(stream.Signature(shapes.body(Opcode.MATMUL))), "done": In(1),
@@ -111,7 +113,8 @@ class GroupWalker(wiring.Component):
         place = data.StructLayout({"word": 16, "last": 1, "final": 1, "lane": range(config.rows),
                                    "param": 16})
         here, tile = (Signal(place, reset_less=True) for _ in range(2))  # `tile`: its first group
-        after, group = Signal(place), Signal(range(self.groups))
+        after = Signal(place)
+        group = Signal(range(self.narrow_groups if config.narrow_bits else self.groups))
         rows_left = Signal(range(config.token_depth), reset_less=True)
         out_row, res_row, factor = (Signal(16, reset_less=True) for _ in range(3))
         # Of the last word: its index, its valid lanes, and the lane of its last group.
@@ -123,9 +126,14 @@ class GroupWalker(wiring.Component):
         word_after, last_after, lane_after = Signal(16), Signal(), Signal(range(config.rows))
         flag = {name: (ins.flags & name).any() for name in Flag}
         use_res, wide = flag[Flag.RESIDUAL], ins.out_bits > 8
+        last_group = self.groups - 1
+        if config.narrow_bits:
+            last_group = Mux(flag[Flag.NARROW], self.narrow_groups - 1, last_group)
+            with m.If(step):
+                m.d.sync += found.note.narrow.eq(flag[Flag.NARROW])
         m.d.comb += [
             word_end.eq(here.lane == config.rows - lanes),
-            row_end.eq(here.final | (group == self.groups - 1)),
+            row_end.eq(here.final | (group == last_group)),
             tile_end.eq(row_end & (rows_left == 0)),
             word_after.eq(here.word + word_end), last_after.eq(word_after == last_word),
             lane_after.eq(Mux(word_end, 0, here.lane + lanes)),

@@ -38,6 +38,7 @@ class MatrixEngine(wiring.Component):
     - The next tile in the same buffer (with two of them the next tile but one) may enter 1 cycle
       after the tile's last group; but row t of its first pass already when row t of this tile is
       at the requantizer, one cycle before its first group.
+    - All of that with 2C columns for a MATMUL with NARROW.
     - ``done`` comes about 12 cycles after the last group, 13 after a 16-bit one. After an
       instruction with a residual or wide output, the next one's first group comes 7 cycles after
       its ``done`` at the earliest, 10 with a residual, and the one after that enters 5 cycles after
@@ -57,7 +58,7 @@ class MatrixEngine(wiring.Component):
         memory then.
     done : Out(1)
         One cycle per instruction, in order, after its last write has been accepted.
-    weights : In(stream.Signature(shapes.word(config)))
+    weights : In(stream.Signature(shapes.weight_word(config)))
         Columns of the stationary tiles.
     act, res : Out(shapes.ReadPort(config))
         Activations, and the residual.
@@ -77,7 +78,7 @@ class MatrixEngine(wiring.Component):
         self.config = config
         super().__init__({
             "instr": In(stream.Signature(shapes.engine_instruction())), "done": Out(1),
-            "weights": In(stream.Signature(shapes.word(config))),
+            "weights": In(stream.Signature(shapes.weight_word(config))),
             "act": Out(shapes.ReadPort(config)), "res": Out(shapes.ReadPort(config)),
             "out": Out(shapes.WritePort(config)), "param": Out(shapes.ParamPort(config)),
             "left": Out(1), "entered": Out(1),
@@ -91,12 +92,13 @@ class MatrixEngine(wiring.Component):
         size = {"rows": config.rows, "cols": config.cols, "weight_bits": config.weight_bits}
         m.submodules.feeder = feeder = Feeder(config)
         m.submodules.array = array = SystolicArray(
-            act_bits=config.act_bits, style=config.pe_style, **size)
-        m.submodules.loader = loader = TileLoader(group=array.group, **size)
+            act_bits=config.act_bits, style=config.pe_style, narrow_bits=config.narrow_bits, **size)
+        m.submodules.loader = loader = TileLoader(
+            group=array.group, narrow=bool(config.narrow_bits), **size)
         m.submodules.sums = sums = Accumulators(
             delays=array.delays, psum_bits=array.psum_bits, act_bits=config.act_bits,
-            digits=config.attention_digits, acc_bits=config.acc_bits, depth=config.token_depth,
-            buffers=config.acc_buffers)
+            digits=config.attention_digits, acc_bits=config.entry_bits, depth=config.token_depth,
+            buffers=config.acc_buffers, half=array.half, half_acc=config.sum_bits(narrow=True))
         m.submodules.drain = drain = Drain(config)
         for own, inner in ((self.weights, loader.i), (self.act, feeder.act),
                            (self.res, drain.res), (self.out, drain.out),
@@ -129,6 +131,10 @@ class MatrixEngine(wiring.Component):
             m.d.sync += [valid_next.eq(valid), control_next.eq(control)]
             valid, control = valid_next, control_next
         m.d.comb += [sums.valid.eq(valid), sums.i.eq(control)]
+        if config.narrow_bits:
+            m.d.sync += array.w_narrow.eq(loader.w_narrow)
+            m.d.comb += [feeder.tile_narrow.eq(loader.tile_narrow),
+                         array.psum_narrow.eq(control.narrow)]
         return m
 
     def _instructions(self, m, feeder, drain):

@@ -152,6 +152,8 @@ class PackedElement(wiring.Component):
     ----------
     packing : Packing
         The plan.
+    narrow : Packing, optional
+        That of a second precision, by `plan_narrow`: what the slice adds up is then either.
     link : str
         Where the sum comes from: ``none`` (the uppermost of its column), ``fabric``, or
         ``cascade``, the `cascade` of another.
@@ -164,10 +166,11 @@ class PackedElement(wiring.Component):
         ``packing.tokens`` activations of act_bits + 1 bits, prepared by `pack_fields`.
     swap, load : In(1)
         As in `ProcessingElement`.
-    w : In
-        ``packing.group`` weights of weight_bits bits, prepared by `pack_fields`.
+    w : In(signed(packing.weight_span))
+        Its weights side by side, made by `spread_fields`: once for the slices of all columns.
     psum, psum_out : In, Out(signed(packing.packed_bits))
-        Sums of all fields; from a `cascade`, `psum` has its bits.
+        Sums of all fields; from a `cascade`, `psum` has its bits. This and `w` have the bits of
+        the plan that needs more.
     cascade : Out(signed(48))
         The same sum, if it `passes`.
 
@@ -177,17 +180,19 @@ class PackedElement(wiring.Component):
         If there is no such `link`.
     """
 
-    def __init__(self, packing, *, link="fabric", passes=False):
+    def __init__(self, packing, *, narrow=None, link="fabric", passes=False):
         if link not in _LINKS:
             raise ValueError(f"link must be {' or '.join(map(repr, _LINKS))}, not {link!r}")
         self.packing, self.link, self.passes = packing, link, passes
+        plans = [packing] if narrow is None else [packing, narrow]
+        total = signed(max(plan.packed_bits for plan in plans))
         wide = signed(DSP48E1.sum_port)
         super().__init__({
             "act": In(packing.tokens * (packing.act_bits + 1)),
             "act_out": Out(packing.tokens * (packing.act_bits + 1)),
-            "swap": In(1), "w": In(packing.group * packing.weight_bits), "load": In(1),
-            "psum": In(wide if link == "cascade" else signed(packing.packed_bits)),
-            "psum_out": Out(signed(packing.packed_bits)),
+            "swap": In(1), "w": In(signed(max(plan.weight_span for plan in plans))),
+            "load": In(1), "psum": In(wide if link == "cascade" else total),
+            "psum_out": Out(total),
             **({"cascade": Out(wide)} if passes else {}),
         })
 
@@ -197,10 +202,8 @@ class PackedElement(wiring.Component):
         act = Signal.like(self.act, reset_less=True)
         m.d.sync += act.eq(self.act)
         m.d.comb += self.act_out.eq(act)
-        weights = [self.w.word_select(k, plan.weight_bits) for k in range(plan.group)]
         acts = [self.act.word_select(k, plan.act_bits + 1) for k in range(plan.tokens)]
-        a = spread_fields(weights, plan.weight_offsets,
-                          plan.weight_offsets[-1] + plan.weight_bits)
+        a = self.w
         b = spread_fields(acts, plan.token_offsets, plan.token_offsets[-1] + plan.act_bits + 1)
         if has_dsp48e1(platform):
             total = Signal(DSP48E1.sum_port)

@@ -2,14 +2,14 @@
 
 from itertools import accumulate
 
-from amaranth import Cat, Module, Signal, signed
+from amaranth import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.contract.dsp_packing import DSP48E1, plan_chains, plan_packing
+from systola.hw.contract.dsp_packing import DSP48E1, plan_chains, plan_narrow, plan_packing
 from systola.hw.contract.latency import array_delays, array_latency
 from systola.hw.matrix.pe import STYLES, PackedElement, ProcessingElement, check_cell
-from systola.hw.matrix.unwrap import FieldCounter, pack_fields, split_fields
+from systola.hw.matrix.unwrap import FieldCounter, pack_fields, split_fields, spread_fields
 from systola.hw.parts.arguments import check_positive
 
 __all__ = ["SystolicArray", "check_array", "connect_cells"]
@@ -89,6 +89,11 @@ class SystolicArray(wiring.Component):
     -2**(act_bits-1) .. 2**(act_bits-1). With `tokens` above one, that many vectors enter in every
     cycle.
 
+    With `narrow_bits`, each tile is of one of two precisions: of the parameters above, or a
+    *narrow* one of operands with so many bits, of which a slice holds twice as many. An element of
+    `w` then holds two weights, ``w0 + (w1 << weight_bits / 2)``, of neighbouring columns, and one
+    of `psum` their two sums. Activations of narrow vectors must lie in the range of their bits.
+
     The exact model is the integer matrix product, ``systola.model.operators.matmul``.
 
     Model: model/operators/matmul.py
@@ -101,6 +106,8 @@ class SystolicArray(wiring.Component):
         See `ProcessingElement`; ``dsp_packed`` is made of `PackedElement`.
     packing : Packing, optional
         The plan for ``dsp_packed``; by default the densest for one vector per cycle.
+    narrow_bits : int, optional
+        Bits of both operands of narrow tiles, see `plan_narrow` (``dsp_packed`` only); 0 for none.
 
     Attributes
     ----------
@@ -112,6 +119,10 @@ class SystolicArray(wiring.Component):
         Columns that share a slice, and vectors per cycle.
     psum_bits : int
         Bits of a sum.
+    narrow : Packing or None
+        The plan of narrow tiles.
+    half : int
+        Bits of each of two narrow sums.
 
     Members
     -------
@@ -124,7 +135,11 @@ class SystolicArray(wiring.Component):
     w_col : In(cols / group)
         One-hot: the slice column that takes `w`; 0 for none.
     psum : Out(ArrayLayout(signed(psum_bits), tokens * cols))
-        Column sums, column c delayed by ``delays[c]`` cycles; vectors one after the other.
+        Column sums, column c delayed by ``delays[c]`` cycles; vectors one after the other. If there
+        are narrow tiles, of at least ``2 * half`` bits: columns 2c and 2c + 1 of a narrow tile.
+    w_narrow, psum_narrow : In(1)
+        Only with `narrow_bits`: `w` is of a narrow tile; in the cycle before those of column 0, the
+        sums are.
 
     Raises
     ------
@@ -132,7 +147,7 @@ class SystolicArray(wiring.Component):
         If a parameter is out of range; the message names it. `PackingError` if nothing packs.
     """
 
-    def __init__(self, *, rows, cols, act_bits, weight_bits, style, packing=None):
+    def __init__(self, *, rows, cols, act_bits, weight_bits, style, packing=None, narrow_bits=0):
         check_array(rows=rows, cols=cols, act_bits=act_bits, weight_bits=weight_bits, style=style)
         if packing is not None and (style != "dsp_packed" or cols % packing.group or (
                 rows, act_bits, weight_bits) != (
@@ -145,6 +160,13 @@ class SystolicArray(wiring.Component):
             self.psum_bits = self.packing.sum_bits
         else:  # rows products of at most (2**act_bits - 1) * 2**(weight_bits - 1)
             self.psum_bits = act_bits + weight_bits + (rows - 1).bit_length()
+        self.narrow, self.half, self.narrow_bits = None, 0, narrow_bits
+        if narrow_bits:
+            if not self.packing:
+                raise ValueError(f"narrow_bits need style 'dsp_packed', not {style!r}")
+            self.narrow = plan_narrow(self.packing, narrow_bits)
+            self.half = self.narrow.sum_bits
+            self.psum_bits = max(self.psum_bits, 2 * self.half)
         self.group = self.packing.group if self.packing else 1
         self.tokens = self.packing.tokens if self.packing else 1
         self.latency = array_latency(rows, style)
@@ -154,50 +176,88 @@ class SystolicArray(wiring.Component):
             "swap": In(1), "w": In(data.ArrayLayout(signed(weight_bits), self.group * rows)),
             "w_col": In(cols // self.group),
             "psum": Out(data.ArrayLayout(signed(self.psum_bits), self.tokens * cols)),
+            **({"w_narrow": In(1), "psum_narrow": In(1)} if self.narrow else {}),
         })
 
     def elaborate(self, platform):
         m = Module()
         psums = connect_cells(
             m, swap=self.swap, w_col=self.w_col, cell=self._cell,
-            acts=[self._packed(self.acts, self.tokens, r, self.act_bits + 1)
-                  for r in range(self.rows)],
-            weights=[self._packed(self.w, self.group, r, self.weight_bits)
-                     for r in range(self.rows)])
+            acts=[self._acts(m, r) for r in range(self.rows)],
+            weights=[self._weights(m, r) for r in range(self.rows)])
+        narrow = self.psum_narrow if self.narrow else None
         for j, column in enumerate(psums):
-            self._outputs(m, j, column)
+            if j and self.narrow:  # the vector of column j's sums is a cycle behind
+                narrow, before = Signal(name=f"narrow_{j}", reset_less=True), narrow
+                m.d.sync += narrow.eq(before)
+            self._outputs(m, j, column, narrow)
         return m
 
-    def _packed(self, lanes, count, row, bits):
-        """Return what the cells of a row take of `lanes`."""
-        values = [lanes[k * self.rows + row] for k in range(count)]
-        return Cat(pack_fields(values, bits)) if self.packing else values[0]
+    def _acts(self, m, row):
+        """Return what the cells of a row take of `acts`."""
+        values = [self.acts[k * self.rows + row] for k in range(self.tokens)]
+        return self._side_by_side(m, values, self.act_bits + 1, f"act_{row}")
+
+    def _weights(self, m, row):
+        """Return what the cells of a row take of `w`."""
+        values = [self.w[k * self.rows + row] for k in range(self.group)]
+        if not self.packing:
+            return values[0]
+        packed = self._side_by_side(m, values, self.weight_bits, f"w_{row}")
+
+        def spread(plan, bits):
+            # Weights less the borrow of the one below are also narrow ones, two in each, less it.
+            place = len(packed) // plan.group
+            return spread_fields([packed.word_select(k, place) for k in range(plan.group)],
+                                 plan.weight_offsets, bits)
+
+        plan, narrow = self.packing, self.narrow
+        if not narrow:
+            return spread(plan, plan.weight_span)
+        bits = max(plan.weight_span, narrow.weight_span)
+        return Mux(self.w_narrow, spread(narrow, bits), spread(plan, bits)).as_signed()
+
+    def _side_by_side(self, m, values, bits, name):
+        """Return `values` for `spread_fields`; a signal, as an expression would come as often."""
+        if not self.packing:
+            return values[0]
+        packed = Signal(len(values) * bits, name=name)
+        m.d.comb += packed.eq(Cat(pack_fields(values, bits)))
+        return packed
 
     def _cell(self, row):
         if self.packing:
             starts = {0, *accumulate(plan_chains(self.rows, DSP48E1.chain))}
             return PackedElement(
-                self.packing, passes=row + 1 not in starts,
+                self.packing, narrow=self.narrow, passes=row + 1 not in starts,
                 link="none" if not row else "fabric" if row in starts else "cascade")
         return ProcessingElement(act_bits=self.act_bits, weight_bits=self.weight_bits,
                                  psum_bits=self.psum_bits, style=self.style)
 
-    def _outputs(self, m, j, psums):
-        """Take the sums of slice column `j` apart."""
+    def _outputs(self, m, j, psums, narrow):
+        """Take the sums of slice column `j` apart, as of a narrow tile in the cycles `narrow`."""
         if not self.packing:
             m.d.comb += self.psum[j].eq(psums[-1])
             return
+        sums = self._split(m, psums, self.packing, f"{j}")
+        pairs = self._split(m, psums, self.narrow, f"{j}_narrow") if self.narrow else None
+        for index, (field, value) in enumerate(zip(self.packing.fields, sums, strict=True)):
+            lane = field.token * self.cols + j * self.group + field.weight
+            out = Signal(signed(self.psum_bits), name=f"sum_{lane}", reset_less=True)
+            m.d.sync += out.eq(value)
+            if narrow is not None:
+                with m.If(narrow):
+                    m.d.sync += out.eq(Cat(pairs[2 * index:2 * index + 2]).as_signed())
+            m.d.comb += self.psum[lane].eq(out)
+
+    def _split(self, m, psums, packing, name):
+        """Return the sums of the fields of `packing`, lowest first."""
         counts = []
-        for index, field in enumerate(self.packing.fields[:-1]):
-            m.submodules[f"counter_{j}_{index}"] = counter = FieldCounter(self.packing, index)
+        for index, field in enumerate(packing.fields[:-1]):
+            m.submodules[f"counter_{name}_{index}"] = counter = FieldCounter(packing, index)
             top = field.offset + field.width
             for look, rows in enumerate((field.first, *field.taps)):
                 m.d.comb += counter.seen[look].eq(
                     psums[rows - 1][top - len(counter.seen[look]):top])
             counts.append(counter.count)
-        sums = split_fields(self.packing, psums[-1], counts)
-        for field, value in zip(self.packing.fields, sums, strict=True):
-            lane = field.token * self.cols + j * self.group + field.weight
-            out = Signal(signed(self.psum_bits), name=f"sum_{lane}", reset_less=True)
-            m.d.sync += out.eq(value)
-            m.d.comb += self.psum[lane].eq(out)
+        return split_fields(packing, psums[-1], counts)

@@ -1,6 +1,6 @@
 """Stationary tiles from a stream of columns into the systolic array, behind the swap's wave."""
 
-from amaranth import Cat, Module, Mux, Signal, signed
+from amaranth import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
@@ -32,11 +32,13 @@ class TileLoader(wiring.Component):
         Bits of a weight, the low bits of each lane.
     group : int
         Columns that the array takes at once; divides cols.
+    narrow : bool
+        Whether there are narrow tiles. All words of a tile must say the same.
 
     Members
     -------
     i : In(stream.Signature(ArrayLayout(unsigned(8), rows)))
-        Columns of the tiles, in order.
+        Columns of the tiles, in order; with `narrow`, a structure of that ``word`` and ``narrow``.
     swap : In(1)
         A vector with the swap flag enters the array in this cycle. Only while `ready`.
     ready : Out(1)
@@ -45,27 +47,33 @@ class TileLoader(wiring.Component):
         Some of a tile is here whose swap has not come.
     w, w_col : Out(ArrayLayout(signed(weight_bits), group * rows)), Out(cols / group)
         To the array.
+    w_narrow, tile_narrow : Out(1)
+        Only with `narrow`: `w` is of a narrow tile; while `ready`, the next tile is.
     """
 
-    def __init__(self, *, rows, cols, weight_bits, group=1):
+    def __init__(self, *, rows, cols, weight_bits, group=1, narrow=False):
         check_positive(rows=rows, cols=cols, weight_bits=weight_bits, group=group)
         if cols % group:
             raise ValueError(f"group must divide cols ({cols}), not {group!r}")
         self.rows, self.cols, self.weight_bits, self.group = rows, cols, weight_bits, group
+        self.narrow = narrow
+        word = data.ArrayLayout(8, rows)
         super().__init__({
-            "i": In(stream.Signature(data.ArrayLayout(8, rows))),
+            "i": In(stream.Signature(data.StructLayout({"word": word, "narrow": 1}) if narrow
+                                     else word)),
             "swap": In(1), "ready": Out(1), "left": Out(1),
             "w": Out(data.ArrayLayout(signed(weight_bits), group * rows)),
             "w_col": Out(cols // group),
+            **({"w_narrow": Out(1), "tile_narrow": Out(1)} if narrow else {}),
         })
 
     def elaborate(self, platform):
         m = Module()
         cols = self.cols // self.group
         m.submodules.fifo = fifo = SyncFIFO(
-            width=self.group * self.rows * self.weight_bits, depth=cols)
+            width=self.group * self.rows * self.weight_bits + self.narrow, depth=cols)
         part = self._collect(m, fifo)
-        m.d.comb += self.w.eq(fifo.r_data)
+        m.d.comb += Value.cast(self.w).eq(fifo.r_data)
         col = Signal(range(cols + 1))     # slice columns of the next tile that are loaded
         known = Signal(range(2 * cols + 1))  # these and the ones in the FIFO
         taken = Signal()                  # its swap is already on the way
@@ -87,6 +95,10 @@ class TileLoader(wiring.Component):
                      self.ready.eq(~taken & ~self.swap & (loaded != 0) & (after >= cols))]
         with m.If(ends):
             m.d.sync += [col.eq(0), taken.eq(0), known.eq(after - cols)]
+        if self.narrow:
+            m.d.comb += self.w_narrow.eq(fifo.r_data[-1])
+            with m.If(load & (col == 0)):
+                m.d.sync += self.tile_narrow.eq(self.w_narrow)
         with m.If(self.swap):
             m.d.sync += hold.eq(max(self.rows - 2, 0))
         with m.Elif(hold != 0):
@@ -95,12 +107,14 @@ class TileLoader(wiring.Component):
 
     def _collect(self, m, fifo):
         """Put `group` columns side by side into `fifo`; return whether some wait for the rest."""
-        word = Cat(lane[:self.weight_bits] for lane in self.i.payload)
+        lanes = self.i.payload.word if self.narrow else self.i.payload
+        word = Cat(lane[:self.weight_bits] for lane in lanes)
         have = Signal(range(self.group))
         last = have == self.group - 1
         before = [Signal(len(word), name=f"word_{k}", reset_less=True)
                   for k in range(self.group - 1)]
-        m.d.comb += [fifo.w_data.eq(Cat(*before, word)), fifo.w_en.eq(self.i.valid & last),
+        kind = [self.i.payload.narrow] if self.narrow else []
+        m.d.comb += [fifo.w_data.eq(Cat(*before, word, *kind)), fifo.w_en.eq(self.i.valid & last),
                      self.i.ready.eq(fifo.w_rdy | ~last)]
         for k, held in enumerate(before):
             with m.If(have == k):  # also while nothing comes: what comes later replaces it

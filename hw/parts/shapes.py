@@ -19,7 +19,7 @@ __all__ = ["FactorPort", "ParamPort", "ReadPort", "WritePort", "access_layout", 
            "bus_beat", "control_layout", "engine_instruction", "factor_write", "first_lane",
            "frame_header", "group_tag", "instruction_header", "param_record", "param_word",
            "param_write", "read_request", "result_beat", "row_beat", "scaling", "table_write",
-           "threshold_write", "trace_layout", "walk_item", "word", "write_request"]
+           "threshold_write", "trace_layout", "walk_item", "weight_word", "word", "write_request"]
 
 
 def word(config):
@@ -158,14 +158,24 @@ def block_tag(rows):
                               "pad": range(rows + 1), "final": 1})
 
 
-def control_layout(depth, digits, buffers):
+def weight_word(config):
+    """Return what goes to the array for a column of a stationary tile: a word.
+
+    If there are narrow tiles, ``narrow``: it holds two columns of such a one.
+    """
+    if not config.narrow_bits:
+        return word(config)
+    return data.StructLayout({"word": word(config), "narrow": 1})
+
+
+def control_layout(depth, digits, buffers, *, narrow=False):
     """Return what goes with every partial sum of column 0, `valid` apart.
 
     ``t``: entry of ``buffer``; ``digit``: the sum weighs ``2**(act_bits*digit)``; ``first``: forget
-    the entry's old value; ``last``: the tile's last sum.
+    the entry's old value; ``last``: the tile's last sum; ``narrow``, if there are such: it is two.
     """
     return data.StructLayout({"t": range(depth), "buffer": range(buffers), "digit": range(digits),
-                              "first": 1, "last": 1})
+                              "first": 1, "last": 1, **({"narrow": 1} if narrow else {})})
 
 
 def group_tag(config):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from systola.model.graph.nodes import Linear, Rows
 
-__all__ = ["PRECISIONS", "NodePrecisions", "Precision"]
+__all__ = ["PRECISIONS", "NodePrecisions", "Precision", "take_turns"]
 
 
 @dataclass(frozen=True, order=True)
@@ -73,18 +73,8 @@ class NodePrecisions:
         self.nodes = [node.name for node in graph.of(Linear)]
         if not self.nodes:
             raise ValueError("the network must have linear nodes, to give them bits")
-        self._made = [_made(graph, graph.by_name[name].input) for name in self.nodes]
-        self.tied = [group for group in self._groups() if len(group) > 1]
-
-    def _groups(self):
-        """Return the nodes by index in groups that read something in common."""
-        groups = []  # of tensors and nodes
-        for index, made in enumerate(self._made):
-            joined = [group for group in groups if group[0] & made]
-            groups = [group for group in groups if group not in joined]
-            groups.append((made.union(*(tensors for tensors, _ in joined)),
-                           sorted([index, *(node for _, nodes in joined for node in nodes)])))
-        return [nodes for _, nodes in groups]
+        self._made = _read_by(graph, self.nodes)
+        self.tied = [group for group in _groups(self._made) if len(group) > 1]
 
     @property
     def labels(self):
@@ -110,16 +100,55 @@ class NodePrecisions:
         ValueError
             If nodes that read the same tensor read it with different bits.
         """
-        choices = {}
-        for name, made, index in zip(self.nodes, self._made, chosen, strict=True):
-            precision = self.precisions[index]
-            choices.setdefault(name, {})["weight_bits"] = precision.weight_bits
-            for source in made:
-                if choices.setdefault(source, {}).setdefault(
-                        "bits", precision.act_bits) != precision.act_bits:
-                    raise ValueError(f"bits of {source!r} must be the same for all its readers, "
-                                     f"not {choices[source]['bits']} and {precision.act_bits}")
-        return choices
+        return _choices(self.nodes, self._made, [self.precisions[index] for index in chosen])
+
+
+def take_turns(graph, precisions):
+    """Return ``choices`` in which linear nodes have `precisions` in turn, in their order.
+
+    Nodes that read the same tensor, or rows of the same, have the same one.
+
+    Parameters
+    ----------
+    graph : Graph
+        The network, float or integer.
+    precisions : sequence of Precision
+        As many as come before the first one again.
+    """
+    nodes = [node.name for node in graph.of(Linear)]
+    made, chosen = _read_by(graph, nodes), {}
+    for turn, group in enumerate(sorted(_groups(made))):
+        chosen |= dict.fromkeys(group, precisions[turn % len(precisions)])
+    return _choices(nodes, made, [chosen[index] for index in range(len(nodes))])
+
+
+def _read_by(graph, nodes):
+    """Return for each linear node what makes the tensors that it reads."""
+    return [_made(graph, graph.by_name[name].input) for name in nodes]
+
+
+def _groups(read):
+    """Return nodes, by index, in groups that read something in common."""
+    groups = []  # of tensors and nodes
+    for index, made in enumerate(read):
+        joined = [group for group in groups if group[0] & made]
+        groups = [group for group in groups if group not in joined]
+        groups.append((made.union(*(tensors for tensors, _ in joined)),
+                       sorted([index, *(node for _, nodes in joined for node in nodes)])))
+    return [nodes for _, nodes in groups]
+
+
+def _choices(nodes, read, precisions):
+    """Return ``choices`` of the quantizer that give each node its precision."""
+    choices = {}
+    for name, made, precision in zip(nodes, read, precisions, strict=True):
+        choices.setdefault(name, {})["weight_bits"] = precision.weight_bits
+        for source in made:
+            if choices.setdefault(source, {}).setdefault(
+                    "bits", precision.act_bits) != precision.act_bits:
+                raise ValueError(f"bits of {source!r} must be the same for all its readers, "
+                                 f"not {choices[source]['bits']} and {precision.act_bits}")
+    return choices
 
 
 def _made(graph, name):

@@ -130,8 +130,8 @@ def _alone(node, real, precision, source, recipe):
         if node.residual is not None:
             targets = targets - real[node.residual].reshape(targets.shape)
         step = -(-len(x) // _ROWS)
-        codes, scale, bias = reconstructed(x[::step], targets[::step].astype(np.float64),
-                                           node.weight, source, precision.weight_bits)
+        codes, scale, bias, _ = reconstructed(x[::step], targets[::step].astype(np.float64),
+                                              node.weight, source, precision.weight_bits)
     else:
         scale = weight_scales(node.weight, node.bias, precision.weight_bits, source)
         top = (1 << precision.weight_bits - 1) - 1

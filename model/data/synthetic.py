@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from systola.model.allocation.node_precisions import take_turns
 from systola.model.graph.encoder import stream_name
 from systola.model.graph.integer_forward import forward
 from systola.model.importers.vision_transformer import block_shapes, vision_transformer
@@ -67,7 +68,8 @@ def random_float_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, p
 
 
 def random_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_dim, prefixes=1,
-               pooling="token", distilled=False, images=_CALIBRATION_IMAGES, **settings):
+               pooling="token", distilled=False, images=_CALIBRATION_IMAGES, linear_bits=(),
+               **settings):
     """Return the integer network of a random float network, calibrated on random images.
 
     Parameters
@@ -84,6 +86,8 @@ def random_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_d
         Two heads on the first two rows, averaged.
     images : int
         Random images for the calibration.
+    linear_bits : sequence of Precision
+        What linear nodes have in turn, see `take_turns`; by default what `settings` say.
     **settings
         Of `systola.model.quantization.quantize.quantize`, of which `method` is ``minmax`` here.
 
@@ -97,6 +101,8 @@ def random_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_d
                              prefixes=prefixes, pooling=pooling, distilled=distilled)
     node = graph.by_name["patches"]
     patches = rng.standard_normal((images, node.rows, node.channels), dtype=np.float32)
+    if linear_bits:
+        settings["choices"] = {**(settings.get("choices") or {}), **take_turns(graph, linear_bits)}
     return quantize(graph, {"patches": patches}, **{"method": "minmax", **settings})
 
 
@@ -112,7 +118,7 @@ def random_named(name, *, blocks=None, seed=0, **settings):
     seed : int
         Equal seeds and sizes give equal networks.
     **settings
-        Of `systola.model.quantization.quantize.quantize`.
+        Of `systola.model.quantization.quantize.quantize`, and ``linear_bits`` of `random_vit`.
 
     Raises
     ------

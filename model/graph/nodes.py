@@ -6,20 +6,23 @@ from math import isfinite
 
 import numpy as np
 
-from systola.hw.contract.numbers import MAX31, epsilon_bits
+from systola.hw.contract.numbers import CODE_BITS, MAX31, epsilon_bits
 from systola.model.graph.attention_nodes import Context, Scores, Softmax
 from systola.model.graph.node import MOST, GraphError, Node, Tensor, with_inputs
 from systola.model.graph.variants import ACTIVATIONS, NORMS, SOFTMAXES
 
-__all__ = ["ALTERNATIVES", "CODES", "FUNCTIONS", "KINDS", "Activation", "Add", "Constant",
-           "Context", "GraphError", "Input", "Linear", "Mean", "Node", "Norm", "Rows",
-           "Scores", "Softmax", "Tensor"]
+__all__ = ["ALTERNATIVES", "CODEBOOK_BITS", "CODES", "FUNCTIONS", "KINDS", "Activation",
+           "Add", "Constant", "Context", "GraphError", "Input", "Linear", "Mean", "Node", "Norm",
+           "Rows", "Scores", "Softmax", "Tensor"]
+
+CODEBOOK_BITS = 4
+"""Bits of a code for weights: a codebook has at most ``2**CODEBOOK_BITS`` values."""
 
 FUNCTIONS = "gelu", "gelu_tanh", "quick_gelu"
 """Activations: ``x Phi(x)``, its form with tanh, and ``x / (1 + exp(-1.702 x))``."""
 
-CODES = {"weight": np.int8, "bias": np.int32, "mult": np.int32, "shift": np.uint8,
-         "res_mult": np.int32, "res_shift": np.uint8, "other_mult": np.int32,
+CODES = {"weight": np.int8, "codebook": np.int8, "bias": np.int32, "mult": np.int32,
+         "shift": np.uint8, "res_mult": np.int32, "res_shift": np.uint8, "other_mult": np.int32,
          "other_shift": np.uint8, "values": np.int16, "table": np.int8, "index": np.int32,
          "bias_table": np.int16, "bias_index": np.int32, "bias_mult": np.int32,
          "bias_shift": np.uint8}
@@ -83,6 +86,10 @@ class Linear(Node):
     mult and shift (N,), and weights of ``weight_bits`` without their most negative code. A
     `symmetric` one saturates below at ``-(2**(bits-1) - 1)``: its results become stationary
     operands, and a packed DSP slice has no room for one code more.
+
+    Weights with a ``codebook`` are from few values, so that a code of 4 bits can stand for each:
+    at most ``2**CODEBOOK_BITS`` integers in ascending order, 0 among them, of ``weight_bits`` 8.
+    ``weight`` holds the values, not the codes, so that a codebook changes no result.
     """
 
     input: str
@@ -91,6 +98,7 @@ class Linear(Node):
     residual: str | None = None
     bits: int | None = None
     weight_bits: int | None = None
+    codebook: np.ndarray | None = None
     mult: np.ndarray | None = None
     shift: np.ndarray | None = None
     symmetric: bool = False
@@ -114,11 +122,14 @@ class Linear(Node):
         if self.bits is None:
             self.array("weight", (channels, source.channels))
             self.array("bias", (channels,))
+            self.absent("codebook")
         else:
             self.integer("bits", 2, 16)
             self.integer("weight_bits", 2, 8)
             top = (1 << self.weight_bits - 1) - 1
             self.array("weight", (channels, source.channels), -top, top)
+            if self.codebook is not None:
+                self._check_codebook(top)
             self.array("bias", (channels,), -MAX31 - 1, MAX31)
             self.dyadic(shape=(channels,))
             if residual is None:
@@ -126,6 +137,27 @@ class Linear(Node):
             else:
                 self.dyadic("res_mult", "res_shift")
         return Tensor(rows=source.rows, channels=channels, bits=self.bits)
+
+    def _check_codebook(self, top):
+        """Check that all weights, from -top to top, are values of a codebook that can be one."""
+        if self.weight_bits != CODE_BITS:
+            self.refuse("weight_bits", f"{CODE_BITS} with a codebook", self.weight_bits)
+        count, most = np.size(self.codebook), 1 << CODEBOOK_BITS
+        if not 1 <= count <= most:
+            self.refuse("codebook", f"1 to {most} values", count)
+        self.array("codebook", (count,), -top, top)
+        falls = np.diff(self.codebook.astype(np.int64)) <= 0
+        if falls.any():
+            first = falls.argmax()
+            self.refuse("codebook", "in ascending order",
+                        f"{self.codebook[first]}, {self.codebook[first + 1]}")
+        known = np.zeros(1 << CODE_BITS, bool)
+        known[self.codebook.astype(np.uint8)] = True  # negative values wrap around, all in a place
+        if not known[0]:  # what the compiler fills tiles up with
+            self.refuse("codebook", "values with 0 among them", self.codebook.tolist())
+        wrong = ~known[self.weight.astype(np.uint8)]
+        if wrong.any():
+            self.refuse("weight", "values of the codebook", self.weight[wrong][0])
 
     def renamed(self, inputs):
         """Return the node reading other tensors."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["BEST", "METHODS", "Method", "method_named"]
+__all__ = ["BEST", "CODEBOOKS", "METHODS", "Method", "method_named"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,14 @@ METHODS = {
 
 BEST = "gptq"
 """The default."""
+
+CODEBOOKS = {
+    "nupes": "a power of equal steps, its exponent searched for each layer",
+    "squares": "the same with exponent 1/2",
+    "kmeans": "16 values fitted to the weights of each layer",
+    "powers": "0 and powers of two",
+}
+"""Codebooks of weights by name, see `systola.model.quantization.codebooks`."""
 
 
 def method_named(name):

@@ -16,6 +16,7 @@ from systola.hw.contract.numbers import (
 )
 from systola.model.graph.attention_nodes import EXPONENTIALS
 from systola.model.graph.nodes import (
+    CODEBOOK_BITS,
     Constant,
     Context,
     GraphError,
@@ -33,9 +34,10 @@ from systola.model.operators.l1_layernorm import l1_root
 from systola.model.operators.requant import dyadic
 from systola.model.quantization.activation_table import activation_table
 from systola.model.quantization.calibrate import BATCH, calibrate
+from systola.model.quantization.codebooks import exponent_of, search_of
 from systola.model.quantization.equalize import ChannelSamples, equalize, sampled_tensors
 from systola.model.quantization.lockstep import Lockstep
-from systola.model.quantization.methods import BEST, method_named
+from systola.model.quantization.methods import BEST, CODEBOOKS, method_named
 from systola.model.quantization.node_report import node_report
 from systola.model.quantization.precision import MAX_UNIT, tensor_bits
 from systola.model.quantization.replacements import (
@@ -43,10 +45,11 @@ from systola.model.quantization.replacements import (
     check_operators,
     softmax_parameters,
 )
-from systola.model.quantization.rounding import reconstructed
+from systola.model.quantization.rounding import Moments, reconstructed, row_scales
 from systola.model.quantization.scales import (
     UNIT_FACTOR,
     activation_scales,
+    least_scales,
     weight_scales,
 )
 from systola.model.quantization.uniform import MIN_SCALE, bias_codes, exp_constant, scale_for
@@ -63,8 +66,8 @@ _INT32 = (-2**31, 2**31 - 1)
 
 def quantize(graph, images, *, weight_bits=8, act_bits=8, attention=AcceleratorConfig.attention,
              attention_bits=16, mult_bits=24, code_mult_bits=24, gelu=AcceleratorConfig.gelu,
-             norm=AcceleratorConfig.norm, operators=None, method=BEST, choices=None, nodes=None,
-             progress=None):
+             norm=AcceleratorConfig.norm, operators=None, method=BEST, codebook=None, choices=None,
+             nodes=None, progress=None):
     """Return the integer network of a float one; docs/ARITHMETIC.md has the operators.
 
     Weights have a scale per output channel, activations one per tensor, from ranges over the
@@ -88,9 +91,12 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention=AcceleratorC
         `systola.model.graph.variants`.
     method : str
         Recipe, see `systola.model.quantization.methods.METHODS`.
+    codebook : str, optional
+        Codebook of the weights of every linear node, one of
+        `systola.model.quantization.methods.CODEBOOKS`; it needs weights of 8 bits.
     choices : dict of str to dict, optional
-        By node, ``bits`` of its result and ``weight_bits`` of a linear node instead. Rows have the
-        bits of their sources, softmax those of `attention`.
+        By node, ``bits`` of its result, and ``weight_bits`` and ``codebook`` (or None) of a linear
+        node instead. Rows have the bits of their sources, softmax those of `attention`.
     nodes : dict, optional
         Gets a report of every node, see `systola.model.quantization.node_report.node_report`.
     progress : callable, optional
@@ -102,7 +108,8 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention=AcceleratorC
     Graph
         Its ``meta`` says under ``quantization`` the ``method``, on how many ``fitted_images``
         weights were rounded, and which tensors are ``coarse``: smaller than the least scale holds.
-        ``left_out_epsilon`` is there where that matters.
+        ``left_out_epsilon`` is there where that matters, ``codebooks`` where there are some: by
+        node the ``kind``, and of ``nupes`` and ``squares`` the ``exponent``.
 
     Raises
     ------
@@ -120,11 +127,16 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention=AcceleratorC
     for name, choice in choices.items():
         _check_choice(graph, name, choice)
     recipe, bits = method_named(method), tensor_bits(graph, settings, choices)
-    weights = {node.name: choices.get(node.name, {}).get("weight_bits", weight_bits)
-               for node in graph.of(Linear)}
+    weights, codebooks = ({node.name: choices.get(node.name, {}).get(what, default)
+                           for node in graph.of(Linear)}
+                          for what, default in (("weight_bits", weight_bits),
+                                                ("codebook", codebook)))
+    _check_codebooks(weights, codebooks)
+    # What equalisation and the scales of sums go by: a codebook has the steps of its codes.
+    steps = {name: CODEBOOK_BITS if codebooks[name] else width for name, width in weights.items()}
     watch, shares = _Epsilon(graph), SharesSample(graph, settings["attention"])
     if recipe.equalize:
-        graph, images = equalized(graph, images, bits, weights, settings["gelu"] == "table",
+        graph, images = equalized(graph, images, bits, steps, settings["gelu"] == "table",
                                   progress)
 
     def watched(name, x):
@@ -133,16 +145,18 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention=AcceleratorC
 
     ranges = calibrate(graph, images, how=recipe.ranges, bits=bits, progress=progress,
                        watch=watched)
-    scales = activation_scales(graph, ranges, bits, weights, settings, shares)
+    scales = activation_scales(graph, ranges, bits, steps, settings, shares)
     lockstep = Lockstep(graph, images, scales) if recipe.reconstruct else None
-    made = _Quantizer(graph, settings, bits, weights, scales, lockstep, shares,
-                      factor_bits).graph()
+    quantizer = _Quantizer(graph, settings, bits, weights, codebooks, scales, lockstep, shares,
+                           factor_bits)
+    made = quantizer.graph()
     if nodes is not None:
         nodes.update(node_report(graph, made, images))
     effects = {} if settings["norm"] == "normalised" else watch.effects()
     about = {"method": method, "fitted_images": lockstep.images if lockstep else 0,
              "coarse": [name for name, (low, high) in ranges.items()
                         if scales[name] == MIN_SCALE and max(-low, high) > 0]}
+    about |= {"codebooks": quantizer.found} if quantizer.found else {}
     meta = {**made.meta, "quantization": about} | (
         {"left_out_epsilon": effects} if effects else {})
     return dataclasses.replace(made, meta=meta)
@@ -192,21 +206,37 @@ def _check_choice(graph, name, choice):
     node = graph.by_name.get(name)
     most = {"bits": 16} if not isinstance(node, Rows | Softmax) else {}
     most |= {"weight_bits": 8} if isinstance(node, Linear) else {}
-    if node is None or not choice.keys() <= most.keys() or not all(
-            type(bits) is int and 2 <= bits <= most[what] for what, bits in choice.items()):
-        raise ModelError(f"choices must give bits or weight_bits of nodes that have them, not "
-                         f"{str({name: choice})[:60]}")
+    widths = {what: bits for what, bits in choice.items() if what != "codebook"}
+    if node is None or not widths.keys() <= most.keys() or not all(
+            type(bits) is int and 2 <= bits <= most[what] for what, bits in widths.items()) or (
+                "codebook" in choice and not isinstance(node, Linear)):
+        raise ModelError(f"choices must give bits, weight_bits or codebook of nodes that have "
+                         f"them, not {str({name: choice})[:60]}")
+
+
+def _check_codebooks(weight_bits, codebooks):
+    """Raise `ModelError` unless codebooks by node exist and their weights have 8 bits."""
+    for name, codebook in codebooks.items():
+        if codebook is None:
+            continue
+        if not isinstance(codebook, str) or codebook not in CODEBOOKS:
+            raise ModelError(f"codebook must be one of {', '.join(CODEBOOKS)}, not "
+                             f"{str(codebook)[:60]!r}")
+        if weight_bits[name] != CODE_BITS:
+            raise ModelError(f"node {name!r}: weight_bits must be {CODE_BITS} with a codebook, the "
+                             f"bits of its values, not {weight_bits[name]}")
 
 
 class _Quantizer:
     """One quantization: the float network, the settings, bits and scale of every tensor."""
 
-    def __init__(self, graph, settings, bits, weight_bits, scales, lockstep, shares,
+    def __init__(self, graph, settings, bits, weight_bits, codebooks, scales, lockstep, shares,
                  factor_bits):
         self.float, self.settings = graph, settings
         self.mult_bits = settings["mult_bits"]
         self.code_mult_bits = min(settings["code_mult_bits"], self.mult_bits)
         self.bits, self.weight_bits, self.scales = bits, weight_bits, scales
+        self.codebooks, self.found = codebooks, {}  # as wanted, and what was found of them
         self.lockstep, self.shares, self.factor_bits = lockstep, shares, factor_bits
         self.constant = {}  # real values of channels that a norm does not deliver
 
@@ -235,7 +265,8 @@ class _Quantizer:
         Products of channels that a norm before does not deliver (gamma zero) go into the bias.
         """
         width, s = self.weight_bits[node.name], self.scales
-        codes, scale, bias = (self._reconstructed if self.lockstep else self._nearest)(node, width)
+        codes, scale, bias, codebook = (
+            self._reconstructed if self.lockstep else self._nearest)(node, width)
         if bias.min() < _INT32[0] or bias.max() > _INT32[1]:
             raise ModelError(f"node {node.name!r}: bias must fit in 32 bits at the scale of the "
                              f"products, not {max(-int(bias.min()), int(bias.max()))}")
@@ -249,27 +280,50 @@ class _Quantizer:
                        for reader in self.float.consumers[node.name])
         return Linear(name=node.name, input=node.input, residual=node.residual,
                       weight=codes.astype(np.int8), bias=bias, bits=bits, weight_bits=width,
-                      mult=mult, shift=shift, symmetric=attended, **residual)
+                      codebook=codebook, mult=mult, shift=shift, symmetric=attended, **residual)
 
     def _nearest(self, node, width):
-        """Return codes of weights, their scales and codes of the bias, each to the nearest."""
-        source = self.scales[node.input]
-        scale = weight_scales(node.weight, node.bias, width, source)
-        top = 2 ** (width - 1) - 1
-        codes = np.clip(to_codes(node.weight, scale[:, None], width), -top, top)
+        """Return codes of weights, scales, codes of the bias, each to the nearest, and codebook."""
+        source, search = self.scales[node.input], self._search(node)
+        if search:
+            weight, least = node.weight.astype(np.float64), least_scales(node.bias, source)
+            moments = Moments.of_weights(weight)
+            grid = search(weight, least, moments)
+            scale = row_scales(weight, least, grid, moments)
+            codes = grid.nearest(weight / scale[:, None]).astype(np.int64)
+            codebook = self._note(node, grid)
+        else:
+            scale, codebook = weight_scales(node.weight, node.bias, width, source), None
+            top = 2 ** (width - 1) - 1
+            codes = np.clip(to_codes(node.weight, scale[:, None], width), -top, top)
         bias = bias_codes(node.bias, scale, source)
         if node.input in self.constant:
             bias = bias + codes @ to_codes(self.constant[node.input], source,
                                            self.bits[node.input])
-        return codes, scale, bias
+        return codes, scale, bias, codebook
 
     def _reconstructed(self, node, width):
         """Return the same for outputs nearest to the float ones, whatever the layer reads."""
         inputs, targets = self.lockstep.problem(node)
         source = self.scales[node.input]
-        codes, scale, bias = reconstructed(inputs, targets, node.weight, source, width)
+        search = self._search(node)
+        codes, scale, bias, grid = reconstructed(inputs, targets, node.weight, source, width,
+                                                 search)
         # Not cut to 32 bits: what does not fit is refused.
-        return codes, scale.astype(np.float32), np.rint(bias / (scale * source)).astype(np.int64)
+        return (codes, scale.astype(np.float32), np.rint(bias / (scale * source)).astype(np.int64),
+                self._note(node, grid) if search else None)
+
+    def _search(self, node):
+        """Return the search for a node's codebook, or None."""
+        codebook = self.codebooks[node.name]
+        return codebook and search_of(codebook)
+
+    def _note(self, node, grid):
+        """Return the codebook that was found for a node, int8, and note what it is."""
+        kind = self.codebooks[node.name]
+        self.found[node.name] = {"kind": kind} | (
+            {"exponent": exponent_of(grid.values)} if kind in ("nupes", "squares") else {})
+        return grid.values.astype(np.int8)
 
     def _scores(self, node):
         s = self.scales

@@ -7,7 +7,7 @@ from amaranth import Array, Cat, Const, Mux, Signal, signed
 from systola.hw.contract.dsp_packing import plan_packing
 
 __all__ = ["division", "field_counter", "normalised_root", "packed_products", "product",
-           "requantization", "root"]
+           "requantization", "root", "two_precisions"]
 
 
 def division(bench, hw, **sizes):
@@ -124,6 +124,44 @@ def packed_products(bench, hw, bits, rows, group, tokens=1):
                         for r in range(rows))
             bench.rule(f"the sum of column {column}, token {token}", ~right_so_far | (
                 unit.psum[token * group + column] == right))
+
+
+def two_precisions(bench, hw, bits, narrow_bits):
+    """Require the same of an array whose tiles are of two precisions, in any order.
+
+    One row, of one slice; a tile of the other precision may come in every cycle.
+    """
+    unit, m = bench.unit(hw.SystolicArray(rows=1, cols=2, act_bits=bits, weight_bits=bits,
+                                          style="dsp_packed", narrow_bits=narrow_bits)), bench.m
+    narrow, act = bench.free(name="narrow"), bench.free(signed(bits + 1), "act")
+    weights = [bench.free(signed(bits), "weight") for _ in range(2)]
+    m.d.comb += [unit.swap.eq(1), unit.w_col.eq(1), unit.w_narrow.eq(narrow), unit.acts[0].eq(act),
+                 unit.psum_narrow.eq(_later(bench, narrow, unit.latency))]
+    m.d.comb += [port.eq(value) for port, value in zip(unit.w, weights, strict=True)]
+
+    def within(value, high, low=None):
+        return (value >= (-high if low is None else low)) & (value <= high)
+
+    pairs = []
+    for weight in weights:
+        low = bench.wire(weight[:bits // 2].as_signed())
+        pairs.append((low, bench.wire(weight - low >> bits // 2)))
+    most, half = (1 << bits - 1) - 1, (1 << narrow_bits - 1) - 1
+    allowed = bench.wire(Mux(
+        narrow, Cat(within(value, half) for pair in pairs for value in pair).all(),
+        Cat(within(weight, most) for weight in weights).all()))
+    act_allowed = Mux(_later(bench, narrow, 1), within(act, half, -half - 1), within(act, most + 1))
+    past = unit.latency + 1
+    right = _later(bench, allowed, past) & _later(bench, bench.wire(act_allowed), unit.latency)
+    is_narrow, act = _later(bench, narrow, past), _later(bench, act, unit.latency)
+    right &= _filled(bench, past)
+    for column in range(2):
+        bench.rule(f"the sum of column {column}", ~right | is_narrow | (
+            unit.psum[column] == act * _later(bench, weights[column], past)))
+        for place, weight in enumerate(pairs[column]):
+            got = unit.psum[column][place * unit.half:(place + 1) * unit.half].as_signed()
+            bench.rule(f"the sum of narrow column {2 * column + place}", ~right | ~is_narrow | (
+                got == act * _later(bench, weight, past)))
 
 
 def field_counter(bench, hw):

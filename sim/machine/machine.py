@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from systola.hw.contract.isa import FORMATS, INSTRUCTION_BYTES, Engine, Error, Opcode
+from systola.hw.contract.isa import (
+    FORMATS,
+    INSTRUCTION_BYTES,
+    WEIGHT_STREAMS,
+    Engine,
+    Error,
+    Flag,
+    Opcode,
+)
 from systola.sim.machine.memories import Memories
 from systola.sim.machine.refusals import check_word, weight_words
 
@@ -225,7 +233,7 @@ class Machine:
         current = self._current[Engine.LOAD]
         if current is None or not self._transfer(current):
             return False
-        if current.opcode not in (Opcode.FETCH, Opcode.LOAD_WEIGHTS) or (
+        if current.opcode not in (Opcode.FETCH, *WEIGHT_STREAMS) or (
                 current.taken == len(current.operand)):
             self._current[Engine.LOAD] = None
             self._complete(Engine.LOAD, current)
@@ -236,7 +244,7 @@ class Machine:
     def _transfer(self, current):
         """Do the work of a LOAD instruction; weights go as far as the FIFO has room."""
         memories, fields = self.memories, current.fields
-        if current.opcode in (Opcode.FETCH, Opcode.LOAD_WEIGHTS):
+        if current.opcode in (Opcode.FETCH, *WEIGHT_STREAMS):
             return self._feed(current)
         if current.opcode is Opcode.LOAD:
             memories.load(fields, current.data)
@@ -253,8 +261,10 @@ class Machine:
         matmul = self._current[Engine.MATRIX]
         if matmul is not None:
             room += weight_words(matmul.fields, self.config) - len(matmul.weights)
-        if current.opcode is Opcode.LOAD_WEIGHTS:
-            current.operand = current.data[:, :self.config.rows]
+        if current.opcode in WEIGHT_STREAMS:
+            current.operand = (
+                self.memories.codes(current.data) if current.opcode is Opcode.LOAD_CODES
+                else current.data[:, :self.config.rows])
         elif not current.early and room > 0:  # what was fetched before stays as it was
             fresh = self.memories.fetch(current.fields)
             if current.operand is not None:
@@ -263,7 +273,7 @@ class Machine:
         if room <= 0:
             return False
         part = current.operand[current.taken:current.taken + room]
-        self._fifo += list(part)
+        self._fifo += [(current.opcode is Opcode.LOAD_NARROW, word) for word in part]
         current.taken += len(part)
         return True
 
@@ -297,9 +307,13 @@ class Machine:
         if current is None:
             return False
         missing = weight_words(current.fields, self.config) - len(current.weights)
+        narrow = bool(current.fields["flags"] & Flag.NARROW)
+        # Weights of the other kind wait at the array for a MATMUL of theirs.
+        others = (index for index, word in enumerate(self._fifo[:missing]) if word[0] != narrow)
+        missing = next(others, missing)
         part, self._fifo = self._fifo[:missing], self._fifo[missing:]
-        current.weights += part
-        if len(part) < missing:
+        current.weights += [word for _, word in part]
+        if len(current.weights) < weight_words(current.fields, self.config):
             return bool(part)
         planes = current.operand
         if planes is None:

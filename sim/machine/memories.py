@@ -5,6 +5,7 @@ import numpy as np
 from systola.hw.contract.isa import Flag, Opcode, Region
 from systola.hw.contract.numbers import (
     CODE_BITS,
+    CODEBOOK_ENTRIES,
     GELU_SHIFT,
     MAX_SHIFT,
     RECORD_BYTES,
@@ -33,6 +34,13 @@ def _wrap(values, bits):
 def _bytes(values, bits):
     """Return the planes of results of `bits` bits: their bytes, the lowest first."""
     return np.stack([values, values >> 8] if bits > CODE_BITS else [values])
+
+
+def _narrow_pair(lanes, config):
+    """Return the weights w0 and w1 of lanes ``w0 + (w1 << weight_bits / 2)``."""
+    both = _wrap(lanes.astype(np.int64), config.weight_bits)
+    low = _wrap(both, config.nibble_bits)
+    return low, both - low >> config.nibble_bits
 
 
 class Memories:
@@ -109,6 +117,14 @@ class Memories:
         padded = padded.reshape(count, config.cols, depth, config.rows).transpose(0, 2, 1, 3)
         return padded.reshape(-1, config.rows)
 
+    def codes(self, beats):
+        """Return the weight words (n, R) uint8 of LOAD_CODES."""
+        config, lanes = self.config, beats[:, :self.config.rows]
+        book, packed = np.split(lanes, [config.codebook_beats])
+        pairs = np.stack([packed & 15, packed >> 4], axis=1).reshape(-1, config.rows)
+        # Without all of its codebook an instruction has no codes.
+        return book.reshape(-1)[:CODEBOOK_ENTRIES][pairs] if len(pairs) else pairs
+
     def store(self, fields):
         """Return the result frame (beats, R) of STORE."""
         return self.read(fields, "", fields["words"]).reshape(-1, self.config.rows)
@@ -116,6 +132,8 @@ class Memories:
     def activations(self, fields):
         """Return the streamed operand of MATMUL, its digit planes (digits, rows, K) int64."""
         raw = self.read(fields, "act_", fields["act_words"], fields["digits"]).astype(np.int64)
+        if fields["flags"] & Flag.NARROW:
+            return _wrap(raw, self.config.narrow_bits)
         # Codes are sign-extended, but in an unsigned top digit: the bit above them is the sign.
         planes = _wrap(raw, min(self.config.act_bits + 1, 8))
         if fields["flags"] & Flag.UNSIGNED and self.config.act_bits == 8:
@@ -128,10 +146,14 @@ class Memories:
         assert len(weights) == weight_words(fields, config)
         tiles = weights.reshape(-1, fields["act_words"], config.cols, config.rows)
         tiles = tiles.transpose(0, 2, 1, 3).reshape(-1, planes.shape[-1])
+        narrow = bool(fields["flags"] & Flag.NARROW)
+        digit_bits = 0 if narrow else config.act_bits
+        if narrow:
+            tiles = np.stack(_narrow_pair(tiles, config), axis=1).reshape(-1, planes.shape[-1])
         stationary = _wrap(tiles[:outputs(fields, config)].astype(np.int64), config.weight_bits)
-        total = sum(matmul(plane, stationary) << config.act_bits * index
+        total = sum(matmul(plane, stationary) << digit_bits * index
                     for index, plane in enumerate(planes))
-        return _wrap(total, config.acc_bits)
+        return _wrap(total, config.sum_bits(narrow=narrow))
 
     def drain_operands(self, fields):
         """Return what the second half of MATMUL reads: parameters, residual (or None)."""

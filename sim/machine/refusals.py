@@ -34,7 +34,8 @@ def outputs(fields, config):
 
 def weight_words(fields, config):
     """Return the weight FIFO words that a MATMUL takes: those of whole tiles, at least one."""
-    tiles = max(-(-outputs(fields, config) // config.cols), 1)
+    columns = config.tile_columns(narrow=bool(fields["flags"] & Flag.NARROW))
+    tiles = max(-(-outputs(fields, config) // columns), 1)
     return tiles * fields["act_words"] * config.cols
 
 

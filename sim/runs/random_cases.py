@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from systola.hw.contract.config import AcceleratorConfig
+from systola.model.allocation.node_precisions import Precision
 from systola.model.data.synthetic import random_codes, random_vit
 
 __all__ = ["random_case", "random_graph"]
@@ -21,6 +22,7 @@ def random_case(seed, *, images=2):
     # Apart, so that what was drawn before stays.
     if config.attention == "published" and np.random.default_rng([seed, 5]).random() < 0.4:
         config = dataclasses.replace(config, attention="normalised", attention_bits=16)
+    config = _with_narrow(config, np.random.default_rng([seed, 7]))
     heads = int(rng.integers(1, 4))
     sizes = {"heads": heads, "channels": heads * int(rng.integers(2, 9)),
              "blocks": int(rng.integers(1, 3)), "hidden": int(rng.integers(3, 41)),
@@ -56,7 +58,18 @@ def _graph(rng, kind, config, sizes, form):
     choices = {f"blocks.{index}.{name}": {"weight_bits": int(kind.integers(
         2, config.weight_bits + 1))} for index in range(sizes["blocks"])
         for name in ("attn_out", "fc1", "out") if kind.random() < 0.3}
-    return random_vit(rng, **sizes, choices=choices, **config.model_settings)
+    turns = [Precision(config.weight_bits, config.act_bits),
+             Precision(config.narrow_bits, config.narrow_bits)] if config.narrow_bits else ()
+    return random_vit(rng, **sizes, choices=choices, linear_bits=turns, **config.model_settings)
+
+
+def _with_narrow(config, rng):
+    """Return `config`, of some packed arrays with a second precision and what that needs."""
+    if config.pe_style != "dsp_packed" or config.attention == "published" or rng.random() < 0.4:
+        return config
+    bits = int(rng.integers(2, 5))
+    return dataclasses.replace(config, narrow_bits=bits, rows=max(config.rows, 2 * config.cols),
+                               weight_bits=2 * int(rng.integers(bits, 5)), act_bits=8)
 
 
 def _form(rng):

@@ -48,7 +48,7 @@ class Simulation:
         MATRIX or VECTOR ended; start and done if the streams are not files.
     utilisation : float
         Multiply-accumulates that the model needs, in those that the array could have done in the
-        window.
+        window; of narrow ones it does two at a time.
     passes : int or None
         Cycles in which words enter the array if it never waits, as the compiler counts them.
     overhead : float or None
@@ -265,6 +265,6 @@ def _measure(result, program, chosen, figures, tensors):
         result.timeline = read_timeline(figures["trace"], program)
         result.window = result.timeline.window
     cycles = result.window[1] - result.window[0]
-    result.utilisation = program.macs / (cycles * program.config.rows * program.config.cols)
+    result.utilisation = program.work / (cycles * program.config.rows * program.config.cols)
     if result.passes:
         result.overhead = cycles / result.passes - 1

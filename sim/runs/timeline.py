@@ -7,7 +7,15 @@ something changes, and from the program, whose instructions every engine takes i
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 
-from systola.hw.contract.isa import FORMATS, INSTRUCTION_BYTES, Engine, Flag, Opcode, decode
+from systola.hw.contract.isa import (
+    FEEDERS,
+    FORMATS,
+    INSTRUCTION_BYTES,
+    Engine,
+    Flag,
+    Opcode,
+    decode,
+)
 from systola.hw.contract.regmap import TRACE
 
 __all__ = ["CAUSES", "Event", "Gap", "Timeline", "instructions", "read_timeline"]
@@ -30,7 +38,6 @@ CAUSES = {
 
 _VECTOR_CAUSES = {Opcode.SHIFTMAX: "softmax", Opcode.LAYERNORM: "layernorm",
                   Opcode.SHIFTGELU: "gelu", Opcode.MEAN: "mean"}
-_FEEDERS = Opcode.LOAD_WEIGHTS, Opcode.FETCH
 _START = 8
 """Cycles from an operation's start in which its first words may be on their way."""
 
@@ -140,7 +147,7 @@ def read_timeline(records, program):
         timeline.events += [
             Event(engine, opcode, name, fields, start, end + 1)
             for (opcode, name, fields), start, end in zip(mine, starts, ends, strict=True)]
-    feeds = [event.start for event in timeline.of(Engine.LOAD) if event.opcode in _FEEDERS]
+    feeds = [event.start for event in timeline.of(Engine.LOAD) if event.opcode in FEEDERS]
     ends = [event.end for event in timeline.events if event.engine is not Engine.LOAD]
     if feeds and ends:
         timeline.window = feeds[0], max(ends)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from systola.hw.contract.isa import (
     FORMATS,
     INSTRUCTION_BYTES,
+    WEIGHT_STREAMS,
     Engine,
     Error,
     Memory,
@@ -134,11 +135,17 @@ def leftovers(steps, config):
                                           + (step.signal >> other & 1))
             tokens[other, step.engine] = (tokens.get((other, step.engine), 0)
                                           - (step.wait >> other & 1))
-    weights = sum(step.fields["beats"] if step.opcode is Opcode.LOAD_WEIGHTS
+    weights = sum(_streamed_words(step, config) if step.opcode in WEIGHT_STREAMS
                   else fetch_words(step.fields, config) if step.opcode is Opcode.FETCH
                   else -weight_words(step.fields, config) if step.opcode is Opcode.MATMUL else 0
                   for step in steps)
     return any(tokens.values()) or weights != 0
+
+
+def _streamed_words(step, config):
+    """Return the weight FIFO words that come from the stream."""
+    beats = step.fields["beats"]
+    return 2 * max(beats - config.codebook_beats, 0) if step.opcode is Opcode.LOAD_CODES else beats
 
 
 def vague_words(steps):

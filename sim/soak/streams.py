@@ -5,10 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from systola.hw.contract.isa import (
+    FEEDERS,
     FORMATS,
     INSTRUCTION_BYTES,
+    WEIGHT_STREAMS,
     Engine,
     Error,
+    Flag,
     Opcode,
     encode,
     formats,
@@ -140,9 +143,12 @@ class Maker:
             fetch = self.make(Opcode.FETCH, flags=self.number(0, 1))
             if fetch_words(fetch.fields, config) == need:
                 return [matmul, fetch]
+        narrow = matmul.fields["flags"] & Flag.NARROW
+        if config.weight_codes and not narrow and self.number(0, 1):
+            return [matmul, self.make(Opcode.LOAD_CODES, beats=config.codebook_beats + need // 2)]
+        opcode = Opcode.LOAD_NARROW if narrow else Opcode.LOAD_WEIGHTS
         first = self.number(1, need)
-        return [matmul, *(self.make(Opcode.LOAD_WEIGHTS, beats=part)
-                          for part in (first, need - first) if part)]
+        return [matmul, *(self.make(opcode, beats=part) for part in (first, need - first) if part)]
 
 
 def random_instructions(rng, config, length):
@@ -154,7 +160,7 @@ def random_instructions(rng, config, length):
     program, last = [], None
     while len(program) < length:
         opcode = opcodes[rng.integers(len(opcodes))]
-        if opcode in (Opcode.LOAD_WEIGHTS, Opcode.FETCH, Opcode.MATMUL):
+        if opcode in (*FEEDERS, Opcode.MATMUL):
             group = maker.matmul()
         else:
             group = [maker.make(opcode)]
@@ -167,7 +173,7 @@ def random_instructions(rng, config, length):
 def _order(before, group):
     """Have an instruction, and what feeds it from the scratchpad, wait for the one `before`."""
     for item in group:
-        if before is None or item.opcode is Opcode.LOAD_WEIGHTS:
+        if before is None or item.opcode in WEIGHT_STREAMS:
             continue
         item.wait |= 1 << before.engine
         if before.engine is not item.engine:

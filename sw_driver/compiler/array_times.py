@@ -164,7 +164,7 @@ class ArrayTimes:
 
     def _multiply(self, job, start, source):
         """Run the tiles of a MATMUL one after the other."""
-        costs, cols, drain = self.costs, self.config.cols, job.drain
+        costs, cols, drain = self.costs, job.drain.tile, job.drain
         entry = max(self.entered + 1 + costs.matmul_gap, start + costs.first_word)
         self.entered = entry - 1
         ready_from = self.settled + (costs.residual_gap if drain.residual else costs.wide_gap)

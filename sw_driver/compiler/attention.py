@@ -65,7 +65,7 @@ class Attention:
 
     def _merged(self):
         """Return whether heads side by side, padded to words, need fewer tiles than each alone."""
-        cols, heads, width = self.config.cols, self.heads, self.width
+        cols, heads, width = self._tile_columns(), self.heads, self.width
         together = -(-((heads - 1) * self.pad * self.config.rows + width) // cols)
         return together < heads * -(-width // cols)
 
@@ -76,9 +76,13 @@ class Attention:
 
         def tiles(heads):
             return -(-((heads - 1) * self.pad * self.config.rows + self.width)
-                     // self.config.cols)
+                     // self._tile_columns())
 
         return tiles(3 * self.heads) < 3 * tiles(self.heads)
+
+    def _tile_columns(self):
+        """Return the columns of a tile of the projections to Q; those to K and V are alike."""
+        return self.build.tile_columns(self.pattern.query.name)
 
     def _tensor(self, name, heads):
         return self.build.tensor(name, self.rows, heads * self.pad * self.config.rows)
@@ -116,7 +120,7 @@ class Attention:
         if "q" in kinds:
             self.query_ops.append(op)
         if index == 0:
-            build.count_passes(*layer.weight.shape, self.rows)
+            build.count_linear(node.name, layer, self.rows)
         if build.trace:
             build.declare(node.name, self.graph.tensors[node.name].shape)
             build.store(node.name, out, *(

@@ -56,7 +56,8 @@ def compile_network(graph, config, *, trace=False, images=1):
     build, ops, predicted = compile_operations(graph.repeated(images), config, trace=trace)
     stream, offsets = encode_stream(ops, config)
     return Program(
-        config=config, stream=stream, instructions=len(ops) + 2, macs=build.macs, images=images,
+        config=config, stream=stream, instructions=len(ops) + 2, macs=build.macs, work=build.work,
+        images=images,
         **describe_slots(build, ops, offsets),
         model=_describe(graph), names=tuple(op.name for op in ops),
         predicted={**predicted.to_dict(), "passes": build.passes, "scratchpad_peak": build.peak,
@@ -83,7 +84,7 @@ def compile_operations(graph, config, *, trace=False):
             plan = _fitting_plan(graph, config, options, candidates)
             build = lower(graph, config, plan, **options)
             ops = _placed(build, config)
-            found.append((build, ops, predict_cycles(ops, config, build.macs)))
+            found.append((build, ops, predict_cycles(ops, config, build.work)))
         except CompileError as error:
             refusals.append(error)
     if not found:

@@ -189,8 +189,9 @@ def _tile_words(fields, config):
     """Return the words and the groups in a row of all tiles of a MATMUL."""
     words = groups = 0
     columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]
-    for first in range(fields["out_group"] * config.lanes, columns, config.cols):
-        last = min(first + config.cols, columns) - 1
+    tile = config.tile_columns(narrow=bool(fields["flags"] & Flag.NARROW))
+    for first in range(fields["out_group"] * config.lanes, columns, tile):
+        last = min(first + tile, columns) - 1
         words += last // config.rows - first // config.rows + 1
         groups += -(-(last - first + 1) // config.lanes)
     return words, groups

@@ -22,6 +22,8 @@ class Drain:
         The results have 16 bits; they are sums.
     accesses : int
         Of port B for a word of a row, in the bank that has most.
+    tile : int
+        Columns of a tile.
     turn : float
         Longer groups, in parts of theirs, as others use the parameters.
     """
@@ -31,6 +33,7 @@ class Drain:
     wide: bool
     residual: bool
     accesses: int
+    tile: int
     turn: float = 0.0
 
     @property
@@ -44,7 +47,7 @@ class Drain:
 
     def cycles(self, rows, first, columns, config):
         """Return the cycles of the tile at column `first`, with a residual those of its groups."""
-        count = min(config.cols, columns - first)
+        count = min(self.tile, columns - first)
         words = (first + count - 1) // config.rows - first // config.rows + 1
         groups = -(-count // config.lanes)
         slots = -(-int(_PARTS * rows * groups * self.slots * (1 + self.turn)) // _PARTS)
@@ -52,14 +55,14 @@ class Drain:
 
     def accessing(self, rows, first, columns, config):
         """Return the cycles of port B that the tile at column `first` takes with its residual."""
-        last = min(first + config.cols, columns) - 1
+        last = min(first + self.tile, columns) - 1
         return (last // config.rows - first // config.rows + 1) * self.accesses * rows
 
     def bursts(self, job, config):
         """Return the sums of parameter words and of writes, each times its rate in its tile."""
         params = writes = 0
-        for first in range(job.first, job.columns, config.cols):
-            count = min(config.cols, job.columns - first)
+        for first in range(job.first, job.columns, self.tile):
+            count = min(self.tile, job.columns - first)
             words = (first + count - 1) // config.rows - first // config.rows + 1
             cycles = self.cycles(job.rows, first, job.columns, config)
             if self.residual:
@@ -85,5 +88,6 @@ def drain_of(fields, use, background, config):
     banks = {bank: use.writes.get(bank, 0) + use.reads.get(bank, 0)
              for bank in (*use.writes, *use.reads)}
     accesses = max(1 + (wide or residual), max(banks.values()) // words)
-    return Drain(slots, latency, wide, residual, accesses,
+    tile = config.tile_columns(narrow=bool(fields["flags"] & Flag.NARROW))
+    return Drain(slots, latency, wide, residual, accesses, tile,
                  turn=min(background.params, 1 / 8) if slots == 1 else 0.0)

@@ -110,7 +110,7 @@ class _Step:
         if self.norm is not None:
             return
         network, pattern, layer = self.network, self.pattern, self.attention.output
-        self.build.count_passes(*layer.weight.shape, self.rows)
+        self.build.count_linear(pattern.projection.name, layer, self.rows)
         yield from network.linear_steps(
             pattern.projection, self.attention.context_rows(self.low, self.rows), self.low,
             self.rows, layer=layer, after=list(self.attention.context_ops.values())[-1:])
@@ -124,13 +124,13 @@ class _Step:
         mlp = self.pattern.mlp
         if self.is_first:
             self.network.load_table(mlp.activation)
-        self.build.count_passes(*mlp.first.weight.shape, self.rows)
+        self.build.count_linear(mlp.first.name, mlp.first, self.rows)
         self.hidden = yield from first_steps(self.build, self.graph, mlp, self.norm, self.low)
 
     def second(self):
         """Emit the second layer and the norm of what follows."""
         node = self.pattern.mlp.second
-        self.build.count_passes(*node.weight.shape, self.rows)
+        self.build.count_linear(node.name, node, self.rows)
         self.network.begin(node.name, self.low, self.rows)
         yield from self.network.linear_steps(node, self.hidden.view(), self.low, self.rows)
         self.network.finish(node.name, self.low, self.rows)

@@ -10,10 +10,12 @@ from systola.hw.contract.isa import Flag, Opcode
 from systola.sw_driver.compiler.layout import FactorBlock, ParamBlock, Tensor, View
 from systola.sw_driver.compiler.operation import Beats, Operation
 from systola.sw_driver.compiler.payloads import (
+    code_beats,
+    codebook,
     param_beats,
     param_records,
     table_beats,
-    tile_beats,
+    tile_words,
     to_beats,
     words_of,
 )
@@ -83,6 +85,8 @@ class Lowering:
         Most parameter words one MATMUL may use; wider layers are split.
     trace : bool
         Whether to store every named tensor.
+    narrow : set of str
+        Linear layers that are multiplied in the second precision, see `narrow_nodes`.
 
     Attributes
     ----------
@@ -92,13 +96,16 @@ class Lowering:
         In the order of the program.
     outputs : dict of name to (shape, list of Stored)
         Results.
-    macs, passes : int
-        Multiply-accumulates of the network, each once; cycles of the array's tile passes.
+    macs, work, passes : int
+        Multiply-accumulates of the network, each once; those, narrow ones half; cycles of the
+        array's tile passes.
     """
 
-    def __init__(self, config, *, param_words, trace=False):
+    def __init__(self, config, *, param_words, trace=False, narrow=frozenset()):
         self.config, self.param_words, self.trace = config, param_words, trace
-        self.ops, self.inputs, self.outputs, self.macs, self.passes = [], [], {}, 0, 0
+        self.narrow = narrow
+        self.ops, self.inputs, self.outputs = [], [], {}
+        self.macs = self.work = self.passes = 0
         self._tiles = {}
         self._stores = []
         self._norm_params = {}
@@ -224,11 +231,20 @@ class Lowering:
         fields = {"rows": source.rows, "flags": int(flags), **self.region(source, channels)}
         return lambda: Operation(Opcode.FETCH, name, reads={"": source}, fields=fields)
 
-    def count_passes(self, channels, depth, rows, digits=1):
-        """Count the passes of a product (rows, depth) x (depth, channels) done in one piece."""
-        self.passes += -(-channels // self.config.cols) * self.words(depth) * digits * rows
+    def tile_columns(self, name):
+        """Return the columns of a tile of linear layer `name`."""
+        return self.config.tile_columns(narrow=name in self.narrow)
 
-    def column_groups(self, channels, most=None):
+    def count_passes(self, channels, depth, rows, digits=1, tile=None):
+        """Count the passes of a product (rows, depth) x (depth, channels) done in one piece."""
+        tiles = -(-channels // (tile or self.config.cols))
+        self.passes += tiles * self.words(depth) * digits * rows
+
+    def count_linear(self, name, layer, rows):
+        """Count the passes of linear layer `name`, as `layer` has it."""
+        self.count_passes(*layer.weight.shape, rows, tile=self.tile_columns(name))
+
+    def column_groups(self, channels, tile, most=None):
         """Return (first, count) of the channels that one MATMUL computes, on whole words.
 
         A group has the parameters that fit, and whole tiles if it can.
@@ -236,7 +252,7 @@ class Lowering:
         config = self.config
         limit = min(self.param_words * config.lanes, most or channels)
         limit = max(limit // config.rows, 1)
-        unit = lcm(config.rows, config.cols) // config.rows
+        unit = lcm(config.rows, tile) // config.rows
         unit = unit if unit <= limit else 1
         units = -(-self.words(channels) // unit)
         parts = split(units, -(-units // (limit // unit)))
@@ -271,32 +287,46 @@ class Lowering:
         after, self.hold = (*after, *self.hold), []
         rescale = {} if residual is None else {"res_mult": layer.res_mult,
                                                "res_shift": layer.res_shift}
-        for low, count in self.column_groups(len(layer.weight), most):
+        narrow, tile = name in self.narrow, self.tile_columns(name)
+        book = codebook(layer.weight) if config.weight_codes and not narrow else None
+        feeder = (Opcode.LOAD_NARROW if narrow else Opcode.LOAD_WEIGHTS if book is None
+                  else Opcode.LOAD_CODES)
+        flags = (Flag.SYMMETRIC if layer.symmetric else 0) | (Flag.NARROW if narrow else 0)
+        for low, count in self.column_groups(len(layer.weight), tile, most):
             yield
             part = slice(low, low + count)
             params = self.params(
                 name, layer.bias[part], layer.mult[part], layer.shift[part],
-                words=-(-count // config.cols) * config.cols // config.lanes, after=after)
-            beats = self._tile_beats(layer, part)
+                words=-(-count // tile) * tile // config.lanes, after=after)
+            beats = self._tile_beats(layer, part, book, narrow=narrow)
             word, words = low // config.rows, self.words(count)
             op = self.matmul(
                 name, act, out.columns(word, words),
-                lambda beats=beats: Operation(Opcode.LOAD_WEIGHTS, name, stream=beats), params,
-                channels=count, bits=layer.bits, **rescale,
-                flags=Flag.SYMMETRIC if layer.symmetric else 0,
+                lambda beats=beats: Operation(feeder, name, stream=beats), params,
+                channels=count, bits=layer.bits, **rescale, flags=flags,
                 residual=None if residual is None else residual.columns(word, words))
             if each is not None:
                 each(low, count)
         return op
 
-    def _tile_beats(self, layer, part):
-        """Return the beats of some rows of the weights, made once however often they are sent."""
+    def _tile_beats(self, layer, part, book, *, narrow):
+        """Return the beats of some rows of the weights, made once however often they are sent.
+
+        Of codes if there is a `book`.
+        """
         key = layer.name, part.start, part.stop
         if key not in self._tiles:
-            rows = layer.weight[part]
-            count = (-(-len(rows) // self.config.cols) * self.config.cols
-                     * self.words(rows.shape[1]))
-            self._tiles[key] = Beats(count, lambda: tile_beats(rows, self.config))
+            rows, tile = layer.weight[part], self.config.tile_columns(narrow=narrow)
+            count = -(-len(rows) // tile) * self.config.cols * self.words(rows.shape[1])
+            if book is not None:
+                count = self.config.codebook_beats + count // 2
+
+            def beats():
+                words = tile_words(rows, self.config, narrow=narrow)
+                return (to_beats(words, self.config) if book is None
+                        else code_beats(words, book, self.config))
+
+            self._tiles[key] = Beats(count, beats)
         return self._tiles[key]
 
     def vector(self, opcode, name, source, out, channels, *, params=None, tables=(),

@@ -75,7 +75,7 @@ class Mlp:
         self.chunks = ([(low, view.rows) for low, view in self.norms.items()]
                        or network.plan.chunks(self.rows))
         for node in pattern.first, pattern.second:
-            self.build.count_passes(*node.weight.shape, self.rows)
+            self.build.count_linear(node.name, node, self.rows)
 
     def run(self):
         """Emit everything; all of the operand is there."""
@@ -152,7 +152,7 @@ class Behind:
         self.network, self.pattern, self.attention, self.mlp = network, pattern, attention, mlp
         self.waiting = []  # rows that are projected but not normalised
         self.normal = 0    # rows that are normalised, from the first on
-        network.build.count_passes(*attention.output.weight.shape, attention.rows)
+        network.build.count_linear(pattern.projection.name, attention.output, attention.rows)
 
     def project(self, low, rows, after):
         """Project the context of some rows, to be normalised later."""

@@ -15,6 +15,7 @@ from systola.sw_driver.compiler.encoder_pipeline import EncoderPipeline
 from systola.sw_driver.compiler.layout import CompileError
 from systola.sw_driver.compiler.lowering import Loaded, Lowering, Place, finish
 from systola.sw_driver.compiler.mlp import GELU, Behind, Mlp, activate
+from systola.sw_driver.compiler.narrow_nodes import narrow_nodes
 from systola.sw_driver.compiler.patterns import AttentionPattern, arranged
 from systola.sw_driver.compiler.payloads import code_words, split_planes
 from systola.sw_driver.compiler.plan import growing
@@ -25,9 +26,13 @@ __all__ = ["lower"]
 
 def lower(graph, config, plan, *, trace, param_words):
     """Return the `Lowering` of a network, its operations not yet placed."""
-    build = Lowering(config, param_words=param_words, trace=trace)
+    build = Lowering(config, param_words=param_words, trace=trace,
+                     narrow=narrow_nodes(graph, config))
     _Network(build, graph, plan).run()
     build.macs = graph.multiplications
+    build.work = build.macs - sum(
+        node.multiplications(graph.tensors[node.name], *graph.input_tensors(node))
+        for node in map(graph.by_name.get, build.narrow)) // 2
     return build
 
 
@@ -355,7 +360,7 @@ class _Network:
         build = self.build
         flat = [piece for _, _, parts in pieces for piece in parts]
         for node in dict.fromkeys(piece[0] for piece in flat):
-            build.count_passes(*node.weight.shape, self.graph.tensors[node.name].rows)
+            build.count_linear(node.name, node, self.graph.tensors[node.name].rows)
         operands = self._operands(flat)
         steps = [(piece[0], self._piece_steps(name, piece, operands)) for piece in pieces]
         if self._waits_for_groups(name):

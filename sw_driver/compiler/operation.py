@@ -5,12 +5,10 @@ from functools import cached_property
 
 import numpy as np
 
-from systola.hw.contract.isa import FORMATS, Opcode, encode
+from systola.hw.contract.isa import FEEDERS, FORMATS, Opcode, encode
 from systola.sw_driver.compiler.layout import FactorBlock, FactorPart, ParamBlock, Tensor
 
 __all__ = ["Beats", "Operation", "addresses_of"]
-
-_FEEDERS = Opcode.LOAD_WEIGHTS, Opcode.FETCH
 
 
 class Beats:
@@ -81,7 +79,7 @@ class Operation:
     @property
     def feeds(self):
         """Whether it fills the weight FIFO for the MATMUL before it."""
-        return self.opcode in _FEEDERS
+        return self.opcode in FEEDERS
 
     @property
     def beats(self):

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from systola.hw.contract.numbers import RECORD_BYTES, TABLE_BYTES
+from systola.hw.contract.numbers import CODEBOOK_ENTRIES, RECORD_BYTES, TABLE_BYTES
 
-__all__ = ["code_words", "param_beats", "param_records", "split_planes", "table_beats",
-           "tile_beats", "to_beats", "words_of"]
+__all__ = ["code_beats", "code_words", "codebook", "param_beats", "param_records", "split_planes",
+           "table_beats", "tile_words", "to_beats", "words_of"]
 
 
 def words_of(channels, config):
@@ -36,17 +36,35 @@ def split_planes(values, config):
     return np.concatenate(planes, axis=1).reshape(-1, config.rows)
 
 
-def tile_beats(weight, config):
-    """Return the beats of stationary tiles for `weight` (N, K), zero beyond N and K.
+def tile_words(weight, config, *, narrow=False):
+    """Return the words (n, R) of stationary tiles for `weight` (N, K), zero beyond N and K.
 
-    Column tiles outside, reduction tiles inside, one column (R lanes) a beat.
+    Column tiles outside, reduction tiles inside, one column a word, or two `narrow` ones.
     """
     channels, depth = weight.shape
-    tiles, words = -(-channels // config.cols), words_of(depth, config)
-    padded = np.zeros((tiles * config.cols, words * config.rows), np.int64)
+    columns = config.tile_columns(narrow=narrow)
+    tiles, words = -(-channels // columns), words_of(depth, config)
+    padded = np.zeros((tiles * columns, words * config.rows), np.int64)
     padded[:channels, :depth] = weight
+    if narrow:
+        padded = padded[::2] + (padded[1::2] << config.nibble_bits)
     padded = padded.reshape(tiles, config.cols, words, config.rows).transpose(0, 2, 1, 3)
-    return to_beats(padded.reshape(-1, config.rows), config)
+    return padded.reshape(-1, config.rows)
+
+
+def code_beats(words, book, config):
+    """Return the beats of LOAD_CODES for weight `words` (n, R), n even, of values in `book`."""
+    entries = np.zeros(config.codebook_beats * config.rows, np.int64)
+    entries[:len(book)] = book
+    codes = np.searchsorted(book, words).reshape(-1, 2, config.rows)
+    return np.concatenate([to_beats(entries.reshape(-1, config.rows), config),
+                           to_beats(codes[:, 0] | codes[:, 1] << 4, config)])
+
+
+def codebook(weight):
+    """Return the values of `weight` and zero, in order, if they fit a codebook; else None."""
+    values = np.unique(np.append(weight, 0))
+    return values if len(values) <= CODEBOOK_ENTRIES else None
 
 
 def param_records(bias, mult, shift):

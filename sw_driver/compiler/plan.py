@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from systola.model.graph.nodes import Linear, Scores
 from systola.sw_driver.compiler.lowering import split
+from systola.sw_driver.compiler.narrow_nodes import is_narrow
 
 __all__ = ["GROUPS", "Plan", "Unit", "growing", "plans"]
 
@@ -146,7 +147,8 @@ def growing(graph, scores, config):
     node = graph.by_name[scores.query]
     rows, channels = graph.tensors[node.name].rows, node.weight.shape[1]
     load, most = max(config.rows, config.cols), config.token_depth
-    tiles = (scores.heads + 2) * -(-scores.head_dim // config.cols)
+    tile = config.tile_columns(narrow=is_narrow(node, graph, config))
+    tiles = (scores.heads + 2) * -(-scores.head_dim // tile)
     share = tiles * -(-channels // config.rows) * config.norm_lanes / channels
     factor, size = _HIDDEN * share, float(min(int(_FIRST * load), most))
     sizes = []

@@ -10,12 +10,12 @@ from each other at shared ports is in `contention.py`.
 from collections import deque
 from dataclasses import dataclass
 
-from systola.hw.contract.isa import INSTRUCTION_BYTES, Engine, Opcode
+from systola.hw.contract.isa import INSTRUCTION_BYTES, WEIGHT_STREAMS, Engine, Opcode
 from systola.sw_driver.compiler.array_times import ArrayTimes, Job, StreamTimes
 from systola.sw_driver.compiler.contention import QUIET, backgrounds, port_use
 from systola.sw_driver.compiler.costs import COSTS, check_cycles, vector_cycles
 from systola.sw_driver.compiler.drains import drain_of
-from systola.sw_driver.compiler.weights import Fetched, Streamed
+from systola.sw_driver.compiler.weights import Decoded, Fetched, Streamed
 
 __all__ = ["Prediction", "predict_cycles"]
 
@@ -35,7 +35,8 @@ class Prediction:
     stream_beats : int
         Beats of the program.
     utilisation : float
-        Share of the array's multiply-accumulates in all cycles that the model needs.
+        Share of the array's multiply-accumulates in all cycles that the model needs; of narrow ones
+        it does two at a time.
     bandwidth : list of dict
         Layers with streamed weights: ``name``, ``cycles`` in which the array works on it,
         ``weight_bytes`` streamed (for every chunk of rows again), ``bytes_per_cycle``.
@@ -55,7 +56,7 @@ class Prediction:
                 **{f"{engine.name.lower()}_busy": cycles for engine, cycles in self.busy.items()}}
 
 
-def predict_cycles(ops, config, macs, *, costs=COSTS, steady=True):
+def predict_cycles(ops, config, work, *, costs=COSTS, steady=True):
     """Return the `Prediction` for operations with their tokens, in stream order.
 
     Parameters
@@ -64,8 +65,8 @@ def predict_cycles(ops, config, macs, *, costs=COSTS, steady=True):
         The program without BEGIN and END.
     config : AcceleratorConfig
         The accelerator.
-    macs : int
-        The model's multiply-accumulates, for the utilisation.
+    work : int
+        The model's multiply-accumulates, narrow ones half, for the utilisation.
     costs : Costs
         Pipeline figures of the hardware.
     steady : bool
@@ -79,7 +80,7 @@ def predict_cycles(ops, config, macs, *, costs=COSTS, steady=True):
     cycles = line.end()
     window = 0 if line.first_weights is None else line.last_output - line.first_weights + 1
     return Prediction(cycles=cycles, window=window, busy=dict(line.busy), stream_beats=line.beats,
-                      utilisation=macs / (config.rows * config.cols * cycles),
+                      utilisation=work / (config.rows * config.cols * cycles),
                       bandwidth=line.bandwidth())
 
 
@@ -174,7 +175,7 @@ class _Timeline:
         return start, fields
 
     def _complete(self, op, start, done):
-        if op.opcode is Opcode.LOAD_WEIGHTS and self.first_weights is None:
+        if op.opcode in WEIGHT_STREAMS and self.first_weights is None:
             self.first_weights = start
         if op.opcode is Opcode.STORE:
             self.last_output = done
@@ -237,8 +238,10 @@ class _Timeline:
     def feed(self, op, matmul):
         """Place a feeding operation and the MATMUL it feeds."""
         start, fields = self._dispatch(op)
-        streamed = op.opcode is Opcode.LOAD_WEIGHTS
-        if streamed:
+        streamed = op.opcode in WEIGHT_STREAMS
+        if op.opcode is Opcode.LOAD_CODES:
+            source = Decoded(self.stream, start, self.costs, self.config)
+        elif streamed:
             source = Streamed(self.stream, start, self.costs)
         else:
             source = Fetched(fields, start, self.beside.next(op).of_reads, self.config, self.costs)
@@ -250,7 +253,7 @@ class _Timeline:
         entered, twice = self.array.entered, job.drain.twice
         self.taken.append(done + self.costs.wide_next if twice else 0)
         words = job.rows * job.act_words * job.digits * -(
-            -(job.columns - job.first) // self.config.cols)
+            -(job.columns - job.first) // job.drain.tile)
         self.free[Engine.MATRIX] = max(
             min(entered - self.costs.run_ahead, max(matmul.start + words, asked) + 2),
             self.taken[0])

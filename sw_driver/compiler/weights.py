@@ -3,8 +3,9 @@
 from collections import deque
 
 from systola.hw.contract.isa import Flag
+from systola.hw.contract.numbers import CODEBOOK_ENTRIES
 
-__all__ = ["Fetched", "Streamed"]
+__all__ = ["Decoded", "Fetched", "Streamed"]
 
 
 class Streamed:
@@ -46,6 +47,41 @@ class Streamed:
         self.start, self.passed, self.last = start + base, passed + base, last + base
         self.stream.held.clear()
         self.stream.held.extend([time + base for time in held])
+
+
+class Decoded(Streamed):
+    """Weights from codes in the stream: two words from every beat, after the codebook."""
+
+    kind = ("decoded",)
+
+    def __init__(self, stream, start, costs, config):
+        super().__init__(stream, start, costs)
+        self.half = 0
+        for left in range(CODEBOOK_ENTRIES, 0, -config.rows):  # an entry a cycle
+            stored = super().next() + min(left, config.rows) - 1
+            super().taken(max(stored, self.last + min(left, config.rows)))
+            self.start = self.last
+
+    def next(self):
+        """Return when the next word can be pushed."""
+        return self.last + 1 if self.half else super().next()
+
+    def taken(self, time):
+        """Note when it was; a beat is used up with its second word."""
+        self.half ^= 1
+        if self.half:
+            self.last = time
+        else:
+            super().taken(time)
+
+    def state(self, base, low):
+        """Return what later times depend on, relative to `base`."""
+        return self.half, super().state(base, low)
+
+    def restore(self, state, base):
+        """Go to such a state."""
+        self.half, rest = state
+        super().restore(rest, base)
 
 
 class Fetched:

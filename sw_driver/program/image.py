@@ -53,7 +53,8 @@ class Program:
     ``names`` says what each instruction between BEGIN and END computes, for reports.
     ``frames`` lists the beats of every result frame in order. ``model`` holds the model's sizes,
     ``predicted`` the compiler's cycle estimate (see ``predict.Prediction.to_dict``), ``macs`` the
-    model's multiply-accumulates, each counted once.
+    model's multiply-accumulates, each counted once, and ``work`` those with narrow ones as half: of
+    these the array does two at a time.
     """
 
     config: AcceleratorConfig
@@ -63,6 +64,7 @@ class Program:
     frames: tuple
     instructions: int
     macs: int
+    work: int
     images: int = 1
     model: dict = field(default_factory=dict)
     predicted: dict = field(default_factory=dict)
@@ -215,7 +217,7 @@ def _program(meta, stream, config_hash):
 def _check_description(meta, most):
     """Check what describes the stream, of `most` instructions at most."""
     count, names = meta["instructions"], meta["names"]
-    for name, low, high in (("instructions", 0, most), ("macs", 0, _MACS),
+    for name, low, high in (("instructions", 0, most), ("macs", 0, _MACS), ("work", 0, _MACS),
                             ("images", 1, MOST_IMAGES)):
         if not is_count(meta[name], high, low):
             raise ProgramError(f"{name} must be an integer from {low} to {high}, "

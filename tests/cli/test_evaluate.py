@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from systola.model.graph.graph_file import load_network
+from systola.model.graph.nodes import Linear
+
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 VIT, SWIN = (CHECKPOINTS / name for name in ("timm_vit", "timm_swin"))
 IMAGES = VIT / "expected.npz"
@@ -126,3 +129,28 @@ def test_image_sizes(run, tmp_path):
     assert run(*args, "--image-size", "64x32")[0] == 0
     refused(run("evaluate", "--model", VIT, "--data", data, "--calibration", data,
                 "--image-size", "big"), "--image-size", "'big'")
+
+
+def test_codebooks(run):
+    code, out, _ = run("quantize", "--model", VIT, "--data", IMAGES, "--codebook", "kmeans",
+                       "-o", "q.safetensors", "--json")
+    result = json.loads(out)
+    assert (code, result["codebook"], result["weight_bits"]) == (0, "kmeans", 8)
+    kinds = {about["kind"] for about in result["quantization"]["codebooks"].values()}
+    assert kinds == {"kmeans"}
+    assert all(node.codebook is not None for node in load_network("q.safetensors").of(Linear))
+    _, out, _ = run("quantize", "--model", VIT, "--data", IMAGES, "--codebook", "nupes",
+                    "-o", "q.safetensors")
+    assert "8-bit weights, 8-bit activations (nupes codebooks); nodes:" in out
+    code, out, _ = run("evaluate", "--model", VIT, "--data", IMAGES, "--calibration", IMAGES,
+                       "--codebook", "powers", "--json")
+    assert (code, json.loads(out)["images"]) == (0, 8)
+    quantize = "quantize", "--model", VIT, "--data", IMAGES, "-o", "other.safetensors"
+    refused(run(*quantize, "--codebook", "nupes", "--weight-bits", "4"),
+            "weight_bits must be 8 with a codebook", "not 4")
+    refused(run(*quantize, "--codebook", "nupes", "--allocate", "bytes=0.5"), "--codebook",
+            "without --allocate")
+    refused(run(*quantize, "--codebook", "best"), "best", "nupes")
+    refused(run("evaluate", "--model", VIT, "--data", IMAGES, "--quantized", "q.safetensors",
+                "--codebook", "nupes"), "without --codebook")
+    assert not Path("other.safetensors").exists()

@@ -16,7 +16,7 @@ ROOMS = {
     "model/importers": "numpy files model/graph",
     "model/quantization": "numpy files hw/contract model/operators model/graph",
     "model/allocation": "numpy hw/contract model/graph model/quantization",
-    "model/data": "numpy files model/graph model/importers model/quantization",
+    "model/data": "numpy files model/allocation model/graph model/importers model/quantization",
     "model/evaluation": "numpy files hw/contract model/operators model/importers model/graph "
                         "model/kernel model/quantization model/allocation model/data",
     "model/benchmark": "numpy model/data model/graph model/kernel model/quantization",
@@ -41,8 +41,8 @@ ROOMS = {
     "sim/formal": "amaranth hw/contract hw/verilog",
     "sim/conform": "numpy files hw/contract hw/parts hw/matrix hw/vector model/operators "
                    "model/quantization/uniform sim/verilog",
-    "sim/runs": "numpy files hw hw/contract hw/host/uart model/data model/graph sim/verilog "
-                "sw_driver/compiler sw_driver/program",
+    "sim/runs": "numpy files hw hw/contract hw/host/uart model/allocation model/data model/graph "
+                "sim/verilog sw_driver/compiler sw_driver/program",
     "sim/soak": "numpy hw hw/contract hw/control/watchdog hw/parts/shapes model/data model/graph "
                 "sim/machine sim/runs sim/verilog sw_driver/compiler sw_driver/driver "
                 "sw_driver/program",
@@ -50,9 +50,9 @@ ROOMS = {
     "boards/synthesis": "hw hw/contract hw/matrix/systolic hw/parts hw/vector",
     "boards/flows": "hw/accelerator hw/contract hw/parts/target boards/synthesis",
     "boards": "amaranth hw/linked hw/contract hw/host/uart hw/parts/target boards/flows",
-    "boards/power": "numpy files hw/matrix/baselines hw/verilog model/data model/evaluation "
-                    "model/graph model/operators sim/runs/pins sim/verilog sw_driver/compiler "
-                    "sw_driver/program boards/synthesis",
+    "boards/power": "numpy files hw/matrix/baselines hw/matrix/systolic hw/verilog model/data "
+                    "model/evaluation model/graph model/operators sim/runs/pins sim/verilog "
+                    "sw_driver/compiler sw_driver/program boards/synthesis",
     "report": "matplotlib numpy files hw/contract model/data model/evaluation model/graph "
               "model/quantization sw_driver/compiler sim/runs boards/power boards/synthesis",
     "cli": "click rich cluster files hw hw/contract model/allocation model/benchmark model/data "

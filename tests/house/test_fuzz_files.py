@@ -70,7 +70,8 @@ def idx_images(path):
 @functools.cache
 def network():
     """Return a network that takes images of 4 x 4 pixels."""
-    graph = random_vit(np.random.default_rng(1), **SIZES, **CONFIG.model_settings)
+    graph = random_vit(np.random.default_rng(1), **SIZES, **CONFIG.model_settings,
+                       choices={"blocks.0.fc1": {"codebook": "squares"}})
     graph.meta.update(patch_size=2, mean=[0.5], std=[0.25], image_size=[4, 4], crop_pct=0.9,
                       interpolation="bicubic", class_names=["a", "b", "c"])
     return graph

@@ -225,7 +225,7 @@ def test_bits_of_one_node_alone():
     assert graph.tensors["blocks.0.norm2"].bits == 4
     codes = random_codes(np.random.default_rng(7), graph, 4)
     assert np.abs(forward(graph, codes)["blocks.0.norm2"]).max() <= 8
-    with pytest.raises(ModelError, match="choices must give bits or weight_bits of nodes that"):
+    with pytest.raises(ModelError, match="choices must give bits, weight_bits or codebook of"):
         network(choices={"nothing": {"bits": 4}})
 
 

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from systola.model.allocation.node_precisions import PRECISIONS, NodePrecisions, Precision
+from systola.model.allocation.node_precisions import (
+    PRECISIONS,
+    NodePrecisions,
+    Precision,
+    take_turns,
+)
+from systola.model.data.synthetic import random_vit
 from systola.model.graph.graph import Graph
 from systola.model.graph.nodes import Input, Linear, Rows
 from systola.model.quantization.precision import tensor_bits
@@ -32,6 +38,23 @@ def test_readers_of_the_same_rows_are_tied():
     assert nodes.changed_with(1, 2) == (0, 1, 2)
     assert nodes.changed_with(1, 1) == (1,)  # weights alone
     assert nodes.changed_with(3, 2) == (3,)
+
+
+def test_tied_nodes_take_one_turn():
+    choices = take_turns(shared(), [Precision(2, 3), Precision(5, 6)])
+    assert [choices[name]["weight_bits"] for name in "abcd"] == [2, 2, 2, 5]
+    assert [choices[name]["bits"] for name in "xza"] == [3, 3, 6]
+
+
+@pytest.mark.parametrize("turns", [["8x8"], ["8x8", "4x4"], ["4x4", "8x8", "2x8"]])
+def test_nodes_have_their_turn(turns):
+    turns = [Precision.parse(text) for text in turns]
+    graph = random_vit(np.random.default_rng(0), channels=8, heads=2, blocks=2, hidden=12,
+                       classes=3, tokens=5, patch_dim=4, linear_bits=turns)
+    for index, node in enumerate(graph.of(Linear)):
+        assert Precision(node.weight_bits, graph.tensors[node.input].bits) == turns[
+            index % len(turns)], node.name
+    assert {node.bits for node in graph.nodes if node.kind == "scores"} == {8}
 
 
 def test_choices_are_what_quantize_takes():

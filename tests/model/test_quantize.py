@@ -428,7 +428,7 @@ def test_rows_have_the_bits_of_their_sources():
     {"blocks.0.norm1": {"weight_bits": 4}}, {"embed": {"bits": 12}},
     {"blocks.0.attention": {"bits": 8}}])
 def test_choices_are_checked(choice):
-    message = (f"choices must give bits or weight_bits of nodes that have them, not "
+    message = (f"choices must give bits, weight_bits or codebook of nodes that have them, not "
                f"{str(choice)[:60]}")
     with pytest.raises(ModelError, match=f"^{re.escape(message)}$"):
         make(choices=choice)

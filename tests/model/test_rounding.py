@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from systola.model.quantization.grid import UniformGrid
 from systola.model.quantization.rounding import fit, round_columns, row_scales
 
 
@@ -26,8 +27,9 @@ def error(x, y, weight):
 def test_rounding_spreads_its_error(seed, bits):
     x, weight, y = problem(seed)
     _, moments = fit(x, y, weight)
-    scales = row_scales(weight, np.zeros(len(weight)), bits, moments)
-    codes = round_columns(weight, scales, bits, moments)
+    grid = UniformGrid(bits)
+    scales = row_scales(weight, np.zeros(len(weight)), grid, moments)
+    codes = round_columns(weight, scales, grid, moments)
     top = (1 << bits - 1) - 1
     assert np.abs(codes).max() <= top
     nearest = np.clip(np.rint(weight / scales[:, None]), -top, top)
@@ -47,18 +49,20 @@ def test_a_fit_makes_up_for_errors_before():
 def test_scales_are_not_below_the_least_and_cut_little_at_eight_bits():
     x, weight, y = problem(3)
     _, moments = fit(x, y, weight)
-    assert (row_scales(weight, np.full(10, 0.5), 4, moments) >= 0.5).all()
-    np.testing.assert_allclose(row_scales(weight, np.zeros(10), 8, moments),
+    four, eight = UniformGrid(4), UniformGrid(8)
+    assert (row_scales(weight, np.full(10, 0.5), four, moments) >= 0.5).all()
+    np.testing.assert_allclose(row_scales(weight, np.zeros(10), eight, moments),
                                np.abs(weight).max(axis=1) / 127, rtol=1e-6)
-    dead = row_scales(0 * weight, np.full(10, 1e-6), 8, moments)
-    assert (round_columns(0 * weight, dead, 8, moments) == 0).all()
+    dead = row_scales(0 * weight, np.full(10, 1e-6), eight, moments)
+    assert (round_columns(0 * weight, dead, eight, moments) == 0).all()
 
 
 @pytest.mark.parametrize("inputs", [1, 64, 65, 130])
 def test_blocks_do_not_show(inputs):
     x, weight, y = problem(4, inputs=inputs)
     _, moments = fit(x, y, weight)
-    scales = row_scales(weight, np.zeros(10), 4, moments)
-    codes = round_columns(weight, scales, 4, moments)
+    grid = UniformGrid(4)
+    scales = row_scales(weight, np.zeros(10), grid, moments)
+    codes = round_columns(weight, scales, grid, moments)
     nearest = np.clip(np.rint(weight / scales[:, None]), -7, 7)
     assert error(x, y, codes * scales[:, None]) <= error(x, y, nearest * scales[:, None])

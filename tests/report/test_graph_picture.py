@@ -14,7 +14,7 @@ from systola.model.graph.graph import Graph
 from systola.model.graph.graph_file import save_network
 from systola.model.graph.nodes import Add, Input, Linear, Rows
 from systola.report.diagram import Box, Line, Text, digest, drawn_digest, save
-from systola.report.graph_picture import draw_graph, graph_shapes, repeated_part
+from systola.report.graph_picture import draw_graph, graph_shapes, repeated_part, variant
 from systola.report.graph_table import graph_table
 from systola.report.routes import Router, corners
 
@@ -154,3 +154,12 @@ def test_short_lines_and_single_points_are_drawn(tmp_path):
     shapes = [Line(points=((5, 5), (5, 6))), Line(points=((5, 9), (5, 9)), dashed=True)]
     save(shapes, (20, 20), tmp_path / "a.svg")
     assert corners([(1, 1)]) == [(1, 1)]
+
+
+def test_a_codebook_is_said():
+    graph = random_vit(np.random.default_rng(1), **SIZES, choices={"logits": {
+        "codebook": "squares"}})
+    assert variant(graph.by_name["logits"]) == "8-bit weights of 15 values"
+    assert variant(graph.by_name["blocks.0.fc1"]) == "8-bit weights"
+    rows = {row["name"]: row for row in graph_table(graph)["nodes"]}
+    assert rows["logits"]["parameter_bytes"] == 3 * 8 + 15 + 3 * (4 + 4 + 1)

@@ -8,7 +8,15 @@ from amaranth import Module
 from amaranth.lib.wiring import Component, In, Out, connect
 
 from systola.hw.contract.config import AcceleratorConfig
-from systola.hw.contract.isa import FORMATS, Flag, Opcode, encode
+from systola.hw.contract.isa import (
+    FEEDERS,
+    FORMATS,
+    WEIGHT_STREAMS,
+    Flag,
+    Opcode,
+    encode,
+    formats,
+)
 from systola.hw.load.load_engine import LoadEngine
 from systola.hw.load.region_walker import ChannelTile
 from systola.hw.memory.scratchpad import Scratchpad
@@ -17,8 +25,9 @@ from systola.sim.harness import collect, drive, run
 from systola.sim.machine.memories import Memories
 
 CONFIGS = {
-    "divides": {"rows": 8, "cols": 4, "lanes": 2},
-    "square": {"rows": 4, "cols": 4, "lanes": 1},
+    "divides": {"rows": 8, "cols": 4, "lanes": 2, "pe_style": "dsp_packed", "narrow_bits": 3,
+                "weight_codes": True},
+    "square": {"rows": 4, "cols": 4, "lanes": 1, "weight_codes": True},
     "straddles": {"rows": 4, "cols": 3, "lanes": 1},
     "no power of two": {"rows": 6, "cols": 4, "lanes": 2, "mult_bits": 31},
 }
@@ -70,8 +79,10 @@ def region(rng, config, **extra):
 
 def random_operation(rng, config, opcode=None):
     """Return an opcode, its fields and its beats (n, bus bytes)."""
-    opcode = rng.choice([Opcode.LOAD, Opcode.LOAD_PARAMS, Opcode.LOAD_WEIGHTS, Opcode.FETCH,
-                         Opcode.FETCH, Opcode.FETCH, Opcode.STORE]) if opcode is None else opcode
+    opcode = rng.choice([
+        Opcode.LOAD, Opcode.LOAD_PARAMS, Opcode.FETCH, Opcode.FETCH, Opcode.FETCH, Opcode.STORE,
+        *(other for other in WEIGHT_STREAMS if other in formats(config))
+    ]) if opcode is None else opcode
     names = {field.name for field in FORMATS[opcode].fields}
     fields = region(rng, config, lanes_last=rng.randrange(1, config.rows + 1),
                     flags=rng.randrange(2), table=rng.randrange(2))
@@ -82,7 +93,7 @@ def random_operation(rng, config, opcode=None):
         Opcode.LOAD: fields.get("rows", 0) * fields.get("words", 0),
         Opcode.LOAD_PARAMS: fields.get("count", 0) * config.param_beats,
         Opcode.LOAD_TABLE: -(-256 // config.rows),
-        Opcode.LOAD_WEIGHTS: rng.randrange(1, 20)}.get(opcode, 0)
+        **dict.fromkeys(WEIGHT_STREAMS, rng.randrange(1, 20))}.get(opcode, 0)
     beats = [[rng.randrange(256) for _ in range(config.bus_bytes)] for _ in range(fields["beats"])]
     return opcode, {name: value for name, value in fields.items() if name in names}, beats
 
@@ -103,10 +114,11 @@ def model(program, config, memory):
         elif opcode is Opcode.LOAD_TABLE:
             entries = beats[:, :config.rows].reshape(-1)[:256].view(np.int8).tolist()
             out["table"] += [(*entry, fields["table"]) for entry in enumerate(entries)]
-        elif opcode is Opcode.LOAD_WEIGHTS:
-            out["weights"] += beats[:, :config.rows].tolist()
-        elif opcode is Opcode.FETCH:
-            out["weights"] += memory.fetch(fields).tolist()
+        elif opcode in FEEDERS:
+            words = (memory.fetch(fields) if opcode is Opcode.FETCH
+                     else memory.codes(beats) if opcode is Opcode.LOAD_CODES
+                     else beats[:, :config.rows])
+            out["weights"] += [(word, opcode is Opcode.LOAD_NARROW) for word in words.tolist()]
         else:
             words = memory.store(fields).tolist()
             out["result"] += [(word, k == len(words) - 1) for k, word in enumerate(words)]
@@ -116,7 +128,8 @@ def model(program, config, memory):
 def observe(name, payload):
     """Return a payload of output `name` as plain lists and integers."""
     if name == "weights":
-        return list(payload)
+        narrow = hasattr(payload, "narrow")
+        return list(payload.word if narrow else payload), narrow and bool(payload.narrow)
     if name == "result":
         return list(payload.word), bool(payload.last)
     if name == "table":
@@ -209,3 +222,20 @@ def test_throughput_is_about_a_word_a_cycle():
     # A pause between the 6 tiles of channels.
     assert simulate(config, [(Opcode.FETCH, fetch, [])]) <= 240 + 5 * ChannelTile.SETTLE + 24
     assert simulate(config, [(Opcode.LOAD_WEIGHTS, {"beats": 120}, beats)]) <= 120 + 4
+
+
+@pytest.mark.parametrize("rows", [4, 6, 8, 16, 24])
+def test_codes_of_every_entry(rows):
+    """The codebook is stored anew by every operation, and two words leave for every beat."""
+    config = AcceleratorConfig(rows=rows, cols=2, lanes=1, weight_codes=True, **SIZES)
+    rng = random.Random(rows)
+    program = []
+    for size in 1, 4, 9:
+        book = [[rng.randrange(256) for _ in range(config.bus_bytes)]
+                for _ in range(config.codebook_beats)]
+        codes = [[(k + lane) % 16 | (k + 3 * lane + 7) % 16 << 4
+                  for lane in range(config.bus_bytes)] for k in range(size)]
+        program.append((Opcode.LOAD_CODES, {"beats": len(book) + size}, book + codes))
+    cycles = simulate(config, program)
+    # An entry a cycle, then a word a cycle, and a few between operations.
+    assert cycles <= 3 * 16 + 2 * (1 + 4 + 9) + 3 * 8

@@ -78,6 +78,60 @@ def test_matches_model(seed):
     assert simulate(sums, reads, buffers=buffers)[0] == model(sums, reads)
 
 
+def test_narrow_sums_are_added_apart():
+    """Two of 6 bits in a sum, of 10 bits in an entry; carries stay in their half, others pass."""
+    rng, half = random.Random(9), 6
+    dut = Accumulators(delays=DELAYS, psum_bits=12, act_bits=4, digits=1, acc_bits=20, depth=DEPTH,
+                       half=half, half_acc=10)
+    memory, plan, got = {}, [], []
+    while len(plan) < 200:
+        entry = rng.randrange(DEPTH)
+        if entry in [place for place, *_ in plan[1 - Accumulators.gap:]]:
+            continue
+        narrow = entry % 2
+        plan.append((entry, entry not in memory, [
+            rng.choice([-2048, 2047, -1, 0, 31, 32, rng.randint(-2048, 2047)])
+            for _ in range(COLS)]))
+        old = memory.get(entry, [(0, 0) if narrow else 0] * COLS)
+        memory[entry] = [tuple(a + _wrapped(psum >> half * k, half) for k, a in enumerate(was))
+                         if narrow else was + psum
+                         for was, psum in zip(old, plan[-1][2], strict=True)]
+
+    async def testbench(ctx):
+        for cycle in range(len(plan) + DELAYS[-1] + 4):
+            ctx.set(dut.valid, cycle < len(plan))
+            if cycle < len(plan):
+                t, first, _ = plan[cycle]
+                ctx.set(dut.i, {"buffer": 0, "t": t, "digit": 0, "first": first, "last": 0,
+                                "narrow": t % 2})
+            for c in range(COLS):
+                at = cycle - 1 - DELAYS[c]
+                ctx.set(dut.psum[c], plan[at][2][c] if 0 <= at < len(plan) else 777)
+            await ctx.tick()
+        for t in sorted(memory):
+            ctx.set(dut.row_en, 1)
+            ctx.set(dut.row_t, t)
+            await ctx.tick()
+            got.append([ctx.get(dut.rows[0][c]) for c in range(COLS)])
+
+    run(dut, testbench)
+    for t, row in zip(sorted(memory), got, strict=True):
+        assert row == [_wrapped(_wrapped(value[0], 10) % 1024 + (value[1] << 10), 20) if t % 2
+                       else _wrapped(value, 20) for value in memory[t]], t
+
+
+def _wrapped(value, bits):
+    limit = 1 << bits
+    return (value + limit // 2) % limit - limit // 2
+
+
+@pytest.mark.parametrize(("half", "half_acc"), [(7, 10), (6, 11), (6, 5)])
+def test_halves_must_fit(half, half_acc):
+    with pytest.raises(ValueError, match=r"^half must be at most half_acc \("):
+        Accumulators(delays=DELAYS, psum_bits=12, act_bits=4, digits=1, acc_bits=20, depth=DEPTH,
+                     half=half, half_acc=half_acc)
+
+
 def test_done_comes_when_rows_can_be_read():
     """Of one row a cycle after its write is under way, of several one before the last is in."""
     sums = [(0, 0, 0, 1, 1, [1, 2, 3, 0]), IDLE, IDLE, IDLE, (1, 0, 0, 1, 0, [7, 8, 9, 0]),

@@ -30,6 +30,7 @@ class Job:
     fields: dict
     weights: list
     expected: np.ndarray  # (rows, N)
+    narrow: bool          # whether those weights are
 
 
 class Setup:
@@ -59,20 +60,26 @@ class Setup:
                 self.initial[start:start + words] = np.resize(row, (words, self.config.rows)) & 255
 
     def add(self, *, rows, act_words, n, digits=1, out_bits=8, residual=False, broadcast=False,
-            out_group=0, symmetric=False, row_scale=False, in_place=False):
+            out_group=0, symmetric=False, row_scale=False, in_place=False, narrow=False):
         config, rng = self.config, self.rng
-        r, b, lanes = config.rows, config.act_bits, config.lanes
+        r, lanes, columns = config.rows, config.lanes, config.tile_columns(narrow=narrow)
+        b, weight_bits = [config.narrow_bits] * 2 if narrow else (config.act_bits,
+                                                                  config.weight_bits)
         skip = out_group * lanes
-        k, words, tiles = act_words * r, -(-(skip + n) // r), -(-n // config.cols)
+        k, words, tiles = act_words * r, -(-(skip + n) // r), -(-n // columns)
         planes = rng.integers(-2**(b - 1), 2**(b - 1), (digits, rows, k))
         packed = config.pe_style == "dsp_packed"
         if digits > 1:
             planes[-1] = rng.integers(0, 2**(b - 1) + 1 if packed else 2**b, (rows, k))
+        planes[0, 0] = -2**(b - 1)
         act = self._region(rows, act_words, digits)
         self._fill(act, planes, act_words)
-        w = rng.integers(-2**(config.weight_bits - 1) + packed, 2**(config.weight_bits - 1),
-                         (tiles * config.cols, k))
-        weights = [w[c, q * r:(q + 1) * r] & 255 for tile in range(tiles)
+        least = -2**(weight_bits - 1) + packed
+        w = rng.integers(least, 2**(weight_bits - 1), (tiles * columns, k))
+        if n > 1:  # the extremes, whose sums are the largest
+            w[0], w[1] = 2**(weight_bits - 1) - 1, 1 - 2**(weight_bits - 1)
+        stored = w[::2] + 16 * w[1::2] if narrow else w
+        weights = [stored[c, q * r:(q + 1) * r] & 255 for tile in range(tiles)
                    for q in range(act_words)
                    for c in range(tile * config.cols, (tile + 1) * config.cols)]
         z = sum(matmul(plane, w[:n]) << b * i for i, plane in enumerate(planes))
@@ -107,7 +114,7 @@ class Setup:
             y = np.maximum(y, 1 - 2**(out_bits - 1))
         out = res if in_place else self._region(rows, words, 2 if out_bits > 8 else 1)
         flags = (Flag.RESIDUAL * residual | Flag.BROADCAST * broadcast | Flag.SYMMETRIC * symmetric
-                 | Flag.UNSIGNED * (digits > 1) | Flag.ROW_SCALE * row_scale)
+                 | Flag.UNSIGNED * (digits > 1) | Flag.ROW_SCALE * row_scale | Flag.NARROW * narrow)
         self.jobs.append(Job({
             **dict(zip(("act_base", "act_stride", "act_plane"), act, strict=True)),
             "rows": rows, "act_words": act_words, "digits": digits, "words": words,
@@ -116,7 +123,7 @@ class Setup:
             **dict(zip(("out_base", "out_stride", "out_plane"), out, strict=True)),
             "out_bits": out_bits, "param_base": param_base, "flags": int(flags),
             **dict(zip(("res_base", "res_stride", "res_plane"), res, strict=True)),
-            "res_mult": res_mult, "res_shift": res_shift}, weights, y))
+            "res_mult": res_mult, "res_shift": res_shift}, weights, y, narrow))
 
     def final(self):
         """Return the memory after all jobs: exactly the valid lanes of the outputs change."""
@@ -144,8 +151,11 @@ class Setup:
                 for job in self.jobs], rngs[0])
 
         async def weights(ctx):
-            await drive(ctx, dut.weights, [[int(v) for v in word] for job in self.jobs
-                                           for word in job.weights], rngs[1])
+            words = [([int(v) for v in word], job.narrow)
+                     for job in self.jobs for word in job.weights]
+            await drive(ctx, dut.weights, [
+                {"word": word, "narrow": narrow} if self.config.narrow_bits else word
+                for word, narrow in words], rngs[1])
 
         async def watch(ctx):
             cycle = 0
@@ -232,8 +242,9 @@ def predict(config, jobs, columns_ready):
         wide, residual = f["out_bits"] > 8, bool(f["flags"] & Flag.RESIDUAL)
         skip = f["out_group"] * config.lanes
         n = (f["words"] - 1) * config.rows + f["lanes_last"]
-        for first in range(skip, max(n, skip + 1), config.cols):
-            count = min(config.cols, n - first)
+        columns = config.tile_columns(narrow=bool(f["flags"] & Flag.NARROW))
+        for first in range(skip, max(n, skip + 1), columns):
+            count = min(columns, n - first)
             words = (first + count - 1) // config.rows - first // config.rows + 1
             free, behind = released[-buffers] + 1, reads[-buffers]  # of the buffer, its rows
             for p in range(f["act_words"] * f["digits"]):
@@ -358,6 +369,49 @@ def test_matches_model_at_other_widths(act_bits, weight_bits, style):
     setup.add(rows=6, act_words=1, n=5, residual=True)
     *_, memory = setup.run(act_bits)
     np.testing.assert_array_equal(memory, setup.final())
+
+
+NARROW = {"pe_style": "dsp_packed", "attention": "deferred"}
+
+
+@pytest.mark.parametrize(("shape", "bits", "seed"), [
+    ((4, 2, 1), 4, 0), ((8, 4, 2), 4, 1), ((8, 4, 4), 3, 2), ((11, 4, 1), 2, 3),
+    ((24, 2, 2), 4, 4)])
+def test_two_precisions_take_turns(shape, bits, seed):
+    setup = Setup(configure(*shape, narrow_bits=bits, **NARROW), seed)
+    r, c, lanes = shape
+    setup.add(rows=4, act_words=2, n=2 * r + 1, narrow=True)
+    setup.add(rows=5, act_words=1, n=c + 1)
+    setup.add(rows=1, act_words=1, n=1, narrow=True)
+    setup.add(rows=3, act_words=2, n=2 * c, narrow=True, residual=True, out_bits=16)
+    setup.add(rows=2, act_words=1, n=1, residual=True, out_bits=16)
+    setup.add(rows=7, act_words=1, n=r, narrow=True, broadcast=True, symmetric=True, out_bits=4,
+              out_group=r // lanes - 1)
+    setup.add(rows=3, act_words=1, n=2 * c, row_scale=True, broadcast=True)
+    setup.add(rows=2, act_words=3, n=2 * c - 1, narrow=True, row_scale=True)
+    *_, memory = setup.run(seed if seed else None)
+    np.testing.assert_array_equal(memory, setup.final())
+
+
+def test_weights_of_the_other_precision_are_not_multiplied():
+    setup = Setup(configure(4, 2, 1, narrow_bits=4, **NARROW), 0)
+    setup.add(rows=2, act_words=1, n=2, narrow=True)
+    setup.jobs[0].fields["flags"] &= ~Flag.NARROW  # but the weights are narrow
+    with pytest.raises(TimeoutError, match="MatrixEngine still busy"):
+        setup.run()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_cycles_of_two_precisions_as_documented(seed):
+    config = configure(8, 4, 2, narrow_bits=4, **NARROW)
+    setup, rng = Setup(config, seed), random.Random(seed)
+    for _ in range(6):
+        setup.add(rows=rng.randint(1, 16), act_words=rng.randint(1, 4), n=rng.randint(1, 24),
+                  residual=rng.random() < 0.3, out_bits=rng.choice([8, 8, 16]),
+                  out_group=rng.randrange(4), narrow=rng.random() < 0.6)
+    _, done, _ = setup.run()
+    assert done == pytest.approx(predict(config, setup.jobs, config.cols), abs=3)
 
 
 @pytest.mark.slow

@@ -70,6 +70,10 @@ def test_error_names_the_parameter(change, message):
 PLANS = [plan_packing(8, 8, 24), plan_packing(3, 3, 8, max_tokens=3, least_gap=2)]
 
 
+def _side_by_side(values, offsets):
+    return sum(value << offset for value, offset in zip(values, offsets, strict=True))
+
+
 def simulate_packed(plan, steps, link):
     """Return the sum, act_out of every cycle; a step is (acts, psum, weights, load, swap)."""
     dut = PackedElement(plan, link=link, passes=link == "cascade")
@@ -80,13 +84,11 @@ def simulate_packed(plan, steps, link):
     async def testbench(ctx):
         idle = [[0] * plan.tokens, 0, [0] * plan.group, 0, 0]
         for acts, psum, weights, load, swap in [*steps, *[idle] * 3]:
-            for port, values, offsets, bits in (
-                    (dut.act, acts, plan.token_offsets, plan.act_bits + 1),
-                    (dut.w, weights, plan.weight_offsets, plan.weight_bits)):
-                exact = sum(v << p for v, p in zip(values, offsets, strict=True))
-                ctx.set(port, sum((exact >> p & (1 << bits) - 1) << k * bits
-                                  for k, p in enumerate(offsets)))
-            for port, value in (dut.psum, psum), (dut.load, load), (dut.swap, swap):
+            bits, exact = plan.act_bits + 1, _side_by_side(acts, plan.token_offsets)
+            ctx.set(dut.act, sum((exact >> p & (1 << bits) - 1) << k * bits
+                                 for k, p in enumerate(plan.token_offsets)))
+            for port, value in ((dut.w, _side_by_side(weights, plan.weight_offsets)),
+                                (dut.psum, psum), (dut.load, load), (dut.swap, swap)):
                 ctx.set(port, value)
             seen.append((ctx.get(total), ctx.get(dut.act_out) & mask))
             await ctx.tick()

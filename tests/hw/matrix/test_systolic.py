@@ -3,7 +3,7 @@ import random
 
 import numpy as np
 import pytest
-from amaranth import Module
+from amaranth import Module, Signal
 from amaranth.back import rtlil
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -19,13 +19,13 @@ from systola.sim.harness import drive, run
 class LoadedArray(wiring.Component):
     """The array behind its tile loader, as in the engine."""
 
-    def __init__(self, *, rows, cols, weight_bits=8, act_bits=8, style="dsp"):
+    def __init__(self, *, rows, cols, weight_bits=8, act_bits=8, style="dsp", narrow_bits=0):
         self.array = SystolicArray(rows=rows, cols=cols, act_bits=act_bits,
-                                   weight_bits=weight_bits, style=style)
+                                   weight_bits=weight_bits, style=style, narrow_bits=narrow_bits)
         self.loader = TileLoader(rows=rows, cols=cols, weight_bits=weight_bits,
-                                 group=self.array.group)
+                                 group=self.array.group, narrow=bool(narrow_bits))
         super().__init__({"weights": In(self.loader.i.signature.flip()), "ready": Out(1),
-                          "acts": In(self.array.acts.shape()), "swap": In(1),
+                          "acts": In(self.array.acts.shape()), "swap": In(1), "narrow": In(1),
                           "psum": Out(self.array.psum.shape())})
 
     def elaborate(self, platform):
@@ -36,18 +36,33 @@ class LoadedArray(wiring.Component):
                      self.array.acts.eq(self.acts), self.array.swap.eq(self.swap),
                      self.loader.swap.eq(self.swap), self.ready.eq(self.loader.ready),
                      self.psum.eq(self.array.psum)]
+        if self.array.narrow:
+            narrow = self.narrow
+            for _ in range(self.array.latency - 1):
+                before, narrow = narrow, Signal()
+                m.d.sync += narrow.eq(before)
+            m.d.comb += [self.array.w_narrow.eq(self.loader.w_narrow),
+                         self.array.psum_narrow.eq(narrow)]
         return m
 
 
 def simulate(dut, tiles, passes, weight_rng=None, act_rng=None):
-    """Stream `passes` of vectors over `tiles` (R, C); return the sums and the swap cycles."""
-    cols = tiles[0].shape[1]
+    """Stream `passes` of vectors over `tiles`; return the sums and the swap cycles.
+
+    A tile is (R, C), or (R, 2C) if it is narrow; their sums are then in pairs.
+    """
+    cols, half = dut.array.cols, dut.array.half
+    narrow = [tile.shape[1] > cols for tile in tiles]
+    stored = [tile[:, ::2] + 16 * tile[:, 1::2] if pairs else tile
+              for tile, pairs in zip(tiles, narrow, strict=True)]
+    words = [([int(v) & 255 for v in tile[:, c]], pairs)
+             for tile, pairs in zip(stored, narrow, strict=True) for c in range(cols)]
     latency, delays = dut.array.latency, dut.array.delays
     entered, swaps, outputs = {}, [], {}
 
     async def weights(ctx):
-        await drive(ctx, dut.weights, [[int(v) & 255 for v in tile[:, c]]
-                                       for tile in tiles for c in range(cols)], weight_rng)
+        await drive(ctx, dut.weights, [{"word": word, "narrow": pairs} if half else word
+                                       for word, pairs in words], weight_rng)
 
     async def testbench(ctx):
         cycle, pending = 0, [(p, t) for p, rows_ in enumerate(passes) for t in range(len(rows_))]
@@ -58,6 +73,7 @@ def simulate(dut, tiles, passes, weight_rng=None, act_rng=None):
                 p, t = pending.pop(0)
                 ctx.set(dut.acts, [int(v) for v in passes[p][t]])
                 ctx.set(dut.swap, t == 0)
+                ctx.set(dut.narrow, narrow[p])
                 entered[cycle] = p, t
                 swaps.extend([cycle] if t == 0 else [])
             for c in range(cols):
@@ -66,9 +82,16 @@ def simulate(dut, tiles, passes, weight_rng=None, act_rng=None):
             await ctx.tick()
             cycle += 1
 
+    def sums(p, t):
+        values = [outputs[p, t, c] for c in range(cols)]
+        if not narrow[p]:
+            return values
+        return [((value >> shift) + limit) % (2 * limit) - limit
+                for value in values for shift in (0, half)]
+
+    limit = 1 << half >> 1
     run(dut, weights, testbench)
-    return [np.array([[outputs[p, t, c] for c in range(cols)] for t in range(len(x))])
-            for p, x in enumerate(passes)], swaps
+    return [np.array([sums(p, t) for t in range(len(x))]) for p, x in enumerate(passes)], swaps
 
 
 def random_case(rng, rows, cols, lengths, act_bits=8, weight_bits=8, packed=False):
@@ -98,6 +121,24 @@ def test_matches_product(rows, cols, widths, style, seed):
     dut = LoadedArray(rows=rows, cols=cols, act_bits=widths[0], weight_bits=widths[1], style=style)
     stalls = [(None, None), (py, None), (py, py)][seed]
     sums, _ = simulate(dut, tiles, passes, *stalls)
+    for tile, x, y in zip(tiles, passes, sums, strict=True):
+        np.testing.assert_array_equal(y, matmul(x, tile.T))
+
+
+@pytest.mark.parametrize(("rows", "cols", "bits"), [
+    (8, 4, 4), (24, 2, 4), (13, 2, 3), (5, 4, 2), (2, 2, 4)])
+@pytest.mark.parametrize("seed", range(2))
+def test_narrow_tiles_between_others(rows, cols, bits, seed):
+    rng, py = np.random.default_rng(seed), random.Random(seed)
+    tiles, passes = random_case(rng, rows, cols, [3, 1, 1, 7, 2, 12, 1, 5], packed=True)
+    most, top = 2**(bits - 1) - 1, 2**(bits - 1)
+    for index in 1, 2, 4, 5, 7:
+        tiles[index] = rng.integers(-most, most + 1, (rows, 2 * cols))
+        tiles[index][:, 0], tiles[index][:, 1], tiles[index][:, -1] = most, -most, most
+        passes[index] = rng.integers(-top, top, passes[index].shape)
+        passes[index][0] = -top
+    dut = LoadedArray(rows=rows, cols=cols, style="dsp_packed", narrow_bits=bits)
+    sums, _ = simulate(dut, tiles, passes, *[(None, None), (py, py)][seed])
     for tile, x, y in zip(tiles, passes, sums, strict=True):
         np.testing.assert_array_equal(y, matmul(x, tile.T))
 
