@@ -3,7 +3,8 @@
 __all__ = ["BRANCH_BITS", "CODEBOOK_ENTRIES", "CODE_BITS", "FACTOR_BITS", "GELU_SHIFT", "INT_BITS",
            "MAX31", "MAX_SHIFT", "NARROW_SUM_BITS", "NORMALISED_PEAK", "NORM_FRACTION",
            "NORM_NUMERATOR", "NORM_ROOT_BITS", "PEAK", "RECORD_BYTES", "RESIDUAL_BITS",
-           "SHIFT_BITS", "SOFTMAX_SHIFT", "TABLE_BYTES", "epsilon_bits"]
+           "SHARE_FRACTION", "SHIFT_BITS", "SOFTMAX_SHIFT", "SQUARE_FRACTION", "TABLE_BYTES",
+           "epsilon_bits"]
 
 CODE_BITS = 8
 """Bits of a code, and of a lane; a result of more has two planes and long multipliers."""
@@ -62,6 +63,12 @@ NORM_ROOT_BITS = 18
 
 NORM_NUMERATOR = (1 << 33) - 1
 """What is divided by that root: the quotient has 16 or 17 bits."""
+
+SHARE_FRACTION = 8
+"""Fractional bits of the step between codes of shares that comparisons find: 1 is a whole row."""
+
+SQUARE_FRACTION = 20
+"""Fractional bits of the share of a row's sum of squares that a square is compared with."""
 
 
 def epsilon_bits(channels):

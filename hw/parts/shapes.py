@@ -19,7 +19,7 @@ __all__ = ["FactorPort", "ParamPort", "ReadPort", "WritePort", "access_layout", 
            "bus_beat", "control_layout", "engine_instruction", "factor_write", "first_lane",
            "frame_header", "group_tag", "instruction_header", "param_record", "param_word",
            "param_write", "read_request", "result_beat", "row_beat", "scaling", "table_write",
-           "trace_layout", "walk_item", "weight_word", "word", "write_request"]
+           "threshold_write", "trace_layout", "walk_item", "weight_word", "word", "write_request"]
 
 
 def word(config):
@@ -80,6 +80,15 @@ def param_write(config):
 def table_write():
     """Return the payload of a table write: which (see LOAD_TABLE), entry, and its byte."""
     return data.StructLayout({"addr": unsigned(8), "data": signed(8), "table": unsigned(2)})
+
+
+def threshold_write(shape, *, bits, sets, lanes=None):
+    """Return the payload that writes a threshold: which set, which level from 1 on, its value.
+
+    With `lanes`, also which of them it is for.
+    """
+    lane = {} if lanes is None else {"lane": range(lanes)}
+    return data.StructLayout({"set": range(sets), **lane, "level": bits, "data": shape})
 
 
 def factor_write(config):

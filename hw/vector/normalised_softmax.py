@@ -1,6 +1,6 @@
 """Normalised softmax: 16-bit exponentials shifted to the row's sum, and a factor for the rest."""
 
-from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
+from amaranth import Cat, Const, Module, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
@@ -12,6 +12,7 @@ from systola.hw.parts.pipeline import Pipeline
 from systola.hw.parts.shapes import row_beat, table_write
 from systola.hw.vector.byte_table import ByteTable
 from systola.hw.vector.factor_divider import FactorDivider
+from systola.hw.vector.row_exponentials import EXP_BITS, LOOKUP, add_up_rows, write_exponentials
 from systola.hw.vector.row_maximum import RowMaximum
 
 __all__ = ["NormalisedSoftmax"]
@@ -19,9 +20,6 @@ __all__ = ["NormalisedSoftmax"]
 _STEPS = 3
 """Quotient bits per cycle of a row's division: short rows wait for it."""
 
-_BITS = NORMALISED_PEAK.bit_length()
-_LOOKUP = 3
-"""Cycles from a beat's codes to its exponentials: address, table, and those of kept lanes."""
 
 
 class NormalisedSoftmax(wiring.Component):
@@ -74,11 +72,11 @@ class NormalisedSoftmax(wiring.Component):
         levels = -(-(lanes - 1).bit_length() // 2)
         self.division = -(-factor_bits // _STEPS) + 1
         # Row maximum 2, lookup, sum, the queue of shifts 2, three of the shift.
-        self.latency = 2 + _LOOKUP + levels + 5
+        self.latency = 2 + LOOKUP + levels + 5
         self.factor_latency = 2 + levels + self.division
         super().__init__({
             "i": In(stream.Signature(row_beat(signed(8), lanes))),
-            "o": Out(stream.Signature(row_beat(unsigned(_BITS), lanes))),
+            "o": Out(stream.Signature(row_beat(unsigned(EXP_BITS), lanes))),
             "factor": Out(stream.Signature(unsigned(factor_bits))),
             "numerator": In(unsigned(INT_BITS)),
             "w": In(stream.Signature(table_write())),
@@ -90,13 +88,13 @@ class NormalisedSoftmax(wiring.Component):
         m.submodules.table = table = ByteTable(lanes=self.lanes, table=1, entry_bytes=2)
         wiring.connect(m, wiring.flipped(self.i), rows.i)
         wiring.connect(m, wiring.flipped(self.w), table.w)
-        held = data.StructLayout({"e": data.ArrayLayout(unsigned(_BITS), self.lanes), "last": 1,
+        held = data.StructLayout({"e": data.ArrayLayout(unsigned(EXP_BITS), self.lanes), "last": 1,
                                   "keep": self.lanes - 1})
         beats = -(-self.max_row // self.lanes)
         m.submodules.exponentials = exponentials = SyncFIFOBuffered(
             width=held.size, depth=beats + max(beats, 32))  # 32: a row on its way to its shift
         sum_bits = (self.max_row * NORMALISED_PEAK - 1).bit_length()
-        m.submodules.shifts = shifts = CreditQueue(shape=range(max(sum_bits - _BITS, 0) + 1))
+        m.submodules.shifts = shifts = CreditQueue(shape=range(max(sum_bits - EXP_BITS, 0) + 1))
         m.submodules.sums = sums = CreditQueue(
             shape=range(2 * NORMALISED_PEAK + self.max_row // 2 + 1))
         m.submodules.divider = divider = FactorDivider(
@@ -104,35 +102,16 @@ class NormalisedSoftmax(wiring.Component):
         wiring.connect(m, sums.o, divider.i)
         wiring.connect(m, divider.o, wiring.flipped(self.factor))
         m.d.comb += divider.numerator.eq(self.numerator)
-        total, ended = self._exponentials(m, data.View(held, exponentials.w_data), rows.o, table,
-                                          exponentials, shifts, sum_bits)
-        for bit, high in enumerate(total[_BITS:]):  # it is less one: these are as many as the shift
+        total, ended = write_exponentials(
+            m, data.View(held, exponentials.w_data), rows.o, table, exponentials, shifts,
+            start=-1, bits=sum_bits)
+        # The sum is less one: its higher bits are as many as the shift.
+        for bit, high in enumerate(total[EXP_BITS:]):
             with m.If(high):
                 m.d.comb += shifts.data.eq(bit + 1)
         m.d.comb += shifts.push.eq(ended)
         self._shift(m, data.View(held, exponentials.r_data), exponentials, shifts.o, sums)
         return m
-
-    def _exponentials(self, m, stored, rows, table, exponentials, shifts, sum_bits):
-        """Turn beats into exponentials in the buffer; return a row's sum less one, and its end."""
-        take, space, beat = Signal(), Signal(), rows.p
-        # Early, as the level is a sum: beats of this cycle and the lookup's are not in it yet.
-        m.d.sync += space.eq(exponentials.w_level < exponentials.depth - _LOOKUP - 1)
-        m.d.comb += [
-            rows.ready.eq(space & (shifts.room | ~beat.last)),
-            take.eq(rows.valid & rows.ready), shifts.take.eq(take & beat.last), table.en.eq(1),
-        ]
-        pipe = Pipeline(m)
-        for k in range(self.lanes):
-            m.d.comb += table.addr[k].eq(pipe.reg((beat.max - beat.x[k])[:8]))
-            keep, top = pipe.delay(beat.keep[k], 2) if k else Const(1), table.data[k][-1]
-            below = table.data[k][:-1] & (keep & ~top).replicate(_BITS - 1)
-            m.d.comb += stored.e[k].eq(pipe.reg(Cat(below, top & keep)))
-        valid = pipe.delay(take, _LOOKUP, reset_less=False)
-        last = pipe.delay(beat.last, _LOOKUP)
-        m.d.comb += [exponentials.w_en.eq(valid), stored.last.eq(last),
-                     stored.keep.eq(pipe.delay(beat.keep[1:], _LOOKUP))]
-        return self._add_up(m, pipe, stored.e, valid, last, -1, sum_bits)
 
     def _shift(self, m, stored, exponentials, shifts, sums):
         """Shift each row of exponentials and round; send its sum to the division."""
@@ -152,23 +131,10 @@ class NormalisedSoftmax(wiring.Component):
             # In two stages, each a four-way choice; the lowest bit is for rounding.
             near = pipe.reg(Cat(Const(0, 1), stored.e[k]) >> shift[:2])
             doubled = pipe.reg(near >> Cat(Const(0, 2), far))
-            m.d.comb += self.o.p.x[k].eq(pipe.reg((doubled[1:] + doubled[0])[:_BITS]))
+            m.d.comb += self.o.p.x[k].eq(pipe.reg((doubled[1:] + doubled[0])[:EXP_BITS]))
         tail = pipe.delay(Cat(stored.last, 1, stored.keep), 3)
         m.d.comb += [self.o.valid.eq(pipe.delay(take, 3, reset_less=False)),
                      self.o.p.last.eq(tail[0]), self.o.p.keep.eq(tail[1:])]
-        total, ended = self._add_up(m, pipe, self.o.p.x, self.o.valid, tail[0], 0,
-                                    len(sums.data))
+        total, ended = add_up_rows(m, pipe, self.o.p.x, self.o.valid, tail[0], start=0,
+                                   bits=len(sums.data))
         m.d.comb += [sums.data.eq(total), sums.push.eq(ended)]
-
-    @staticmethod
-    def _add_up(m, pipe, values, valid, last, start, bits):
-        """Return the sum of each row's beats from `start` on, and the cycle in which it is one."""
-        beat, cycles = pipe.add_up(list(values))
-        step = Signal()
-        m.d.comb += step.eq(pipe.delay(valid, cycles, reset_less=False) & pipe.advance)
-        last = pipe.delay(last, cycles)
-        total, first, ended = Signal(bits, reset_less=True), Signal(init=1), Signal()
-        with m.If(step):
-            m.d.sync += [total.eq(Mux(first, start, total) + beat), first.eq(last)]
-        m.d.sync += ended.eq(step & last)
-        return total, ended

@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 
 from systola.boards.power.energy import coefficient_table
+from systola.boards.synthesis.comparisons import comparison_table
 from systola.boards.synthesis.timing_page import timing_tables
 from systola.hw.contract.link_page import link_page
 from systola.hw.contract.pages import isa_page
@@ -54,6 +55,7 @@ PAGES = {
     "docs/LINK.md": lambda text: link_page(),
     "docs/ARCHITECTURE.md": _between("rooms", room_table),
     "docs/FORMAL.md": _between("proofs", proof_table),
+    "docs/PERFORMANCE.md": _between("comparisons", comparison_table),
     "docs/POWER.md": _between("coefficients", coefficient_table),
     "docs/TIMING.md": _between("delays", timing_tables),
 }

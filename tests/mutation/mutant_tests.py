@@ -18,9 +18,9 @@ STAGES = "near", "far", "slow"
 """Quick tests that import the module themselves, the other quick ones, and slow simulations."""
 
 _APART = {f"tests/{name}.py" for name in (
-    "boards/test_accelerator_power", "boards/test_ecp5_timing", "boards/test_flow",
-    "boards/test_synth", "hw/test_generate", "hw/test_lint", "hw/test_several", "report/test_page",
-    "sim/test_timeline")}
+    "boards/test_accelerator_power", "boards/test_comparisons", "boards/test_ecp5_timing",
+    "boards/test_flow", "boards/test_synth", "hw/test_generate", "hw/test_lint", "hw/test_several",
+    "report/test_page", "sim/test_timeline")}
 """Tests of sizes, power, clocks, style and files: they take long and find faults by chance."""
 
 _MEMORY = 6 << 30

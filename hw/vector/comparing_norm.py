@@ -1,0 +1,173 @@
+"""Layer norm and quantizer to codes of few bits: squares compared with shares of their sum."""
+
+from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out
+
+from systola.hw.contract.numbers import NORM_FRACTION, SQUARE_FRACTION, epsilon_bits
+from systola.hw.parts.arguments import check_integers
+from systola.hw.parts.pipeline import Pipeline, booth_row, saturate, up_down
+from systola.hw.parts.shapes import row_beat
+from systola.hw.parts.threshold_search import ThresholdSearch
+from systola.hw.vector.fine_moments import FineMoments
+from systola.hw.vector.row_sums import square, square_cycles
+
+__all__ = ["ComparingNorm"]
+
+_SLOTS = 4
+"""Rows whose thresholds may lie in the memories; a power of two."""
+
+_Y_BITS = 17 + NORM_FRACTION
+"""Bits of an element less its row's mean."""
+
+_SQUARE_BITS = 2 * _Y_BITS - 2
+
+_DIGITS = SQUARE_FRACTION // 2 + 1
+"""Booth digits of a share, which is unsigned."""
+
+
+class ComparingNorm(wiring.Component):
+    """Count the shares of its row's sum of squares V that the square of an element exceeds.
+
+    ``code = sign(y) * #{k : y**2 * 2**q > squares[k] * V}`` with ``y = x - mean`` and V of
+    `systola.hw.vector.fine_moments.FineMoments` and q = `SQUARE_FRACTION`: with shares
+    ``((k - 1/2) * step)**2 / C`` that is ``y / sigma`` in units of the step, rounded, saturated to
+    ``-(2**(bits-1) - 1) .. 2**(bits-1) - 1``. One gain serves all channels, and no bias: those of
+    channels belong into the layer behind. Neither a root nor a division by it, no factor for an
+    element and no rescaling of it; the division left is the mean's, by the number of channels.
+    Source: Lin and Shah (2025).
+
+    Throughput one beat a cycle and a row every `period` cycles: rows are received, summed up, given
+    their thresholds (a Booth digit of a share a cycle) and emitted at once, from one row memory.
+    Latency from the last beat in to the first beat out: `latency` cycles.
+
+    Model: model/operators/norm_codes.py
+
+    Parameters
+    ----------
+    lanes : int
+        Elements per beat.
+    max_row : int
+        Elements of the longest row.
+    bits : int
+        Bits of a code, 2 to 8.
+
+    Members
+    -------
+    i : In(stream.Signature(row_beat(signed(16), lanes)))
+        Rows of 1 to `max_row` codes.
+    epsilon : In(unsigned(epsilon_bits(max_row)))
+        In units of ``2**(-2*f)``, f = `NORM_FRACTION`; constant while a row is inside.
+    squares : In(ArrayLayout(unsigned(q), 2**(bits-1) - 1))
+        Shares in units of ``2**-q``, not decreasing; constant while a row is inside.
+    o : Out(stream.Signature(row_beat(signed(bits), lanes)))
+        The rows; lanes that are not kept hold anything.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is not an integer in its range.
+    """
+
+    def __init__(self, *, lanes, max_row, bits):
+        check_integers(lanes=(lanes, 1, 1024), max_row=(max_row, 1, 1 << 10), bits=(bits, 2, 8))
+        self.lanes, self.bits, self.levels = lanes, bits, (1 << bits - 1) - 1
+        self._moments = FineMoments(lanes=lanes, max_row=max_row)
+        # Of a row's thresholds, from its moments on.
+        self.thresholds = self.levels * (_DIGITS + 1) + 1
+        self.period = max(self._moments.period, self.thresholds)
+        self._before = 1 + square_cycles(_Y_BITS)
+        self._cycles = self._before + ThresholdSearch.latency_for(bits - 1)
+        self.latency = self._moments.latency + self.thresholds + self._cycles
+        # While a row waits for its thresholds the following ones arrive.
+        self.depth = 1 << (-(-max_row // lanes) + self.latency - 1).bit_length()
+        super().__init__({
+            "i": In(stream.Signature(row_beat(signed(16), lanes))),
+            "epsilon": In(epsilon_bits(max_row)),
+            "squares": In(data.ArrayLayout(unsigned(SQUARE_FRACTION), self.levels)),
+            "o": Out(stream.Signature(row_beat(signed(bits), lanes))),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.moments = moments = self._moments
+        m.submodules.rows = rows = SyncFIFOBuffered(width=self.i.p.shape().size, depth=self.depth)
+        m.submodules.means = means = SyncFIFO(width=len(moments.o.p.mean), depth=_SLOTS)
+        m.submodules.search = search = ThresholdSearch(
+            lanes=self.lanes, bits=self.bits - 1, shape=unsigned(_SQUARE_BITS), sets=_SLOTS,
+            shared=True)
+        m.d.comb += [
+            moments.i.payload.eq(self.i.payload), rows.w_data.eq(self.i.payload),
+            moments.i.valid.eq(self.i.valid & rows.w_rdy),
+            rows.w_en.eq(self.i.valid & moments.i.ready),
+            self.i.ready.eq(rows.w_rdy & moments.i.ready), moments.epsilon.eq(self.epsilon),
+        ]
+        inside, begins, leaves = Signal(range(_SLOTS + 1)), Signal(), Signal()
+        m.d.comb += leaves.eq(self.o.valid & self.o.ready & self.o.p.last)
+        m.d.sync += inside.eq(up_down(inside, begins, leaves))
+        self._thresholds(m, moments.o, inside != _SLOTS, begins, search.w, means)
+        self._codes(m, data.View(self.i.p.shape(), rows.r_data), rows, means, search)
+        return m
+
+    def _thresholds(self, m, moments, room, begins, w, means):
+        """Write ``floor(share * V / 2**q)`` of each share through `w`, then the row's mean."""
+        slot, level = Signal(range(_SLOTS)), Signal(self.bits - 1)
+        v = Signal(signed(len(moments.p.v) + 1), reset_less=True)
+        mean = Signal.like(moments.p.mean, reset_less=True)
+        share = Signal(2 * _DIGITS + 1, reset_less=True)  # what is left, and a bit below it
+        step, product = Signal(range(_DIGITS)), Signal(signed(len(v) + 2))
+        high = Signal(signed(len(v) + 2), reset_less=True)
+        m.d.comb += [
+            product.eq(booth_row(high, v, share[0], share[1], share[2])),
+            w.p.set.eq(slot), w.p.level.eq(level), w.p.data.eq(high),
+            means.w_data.eq(mean),
+        ]
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += [moments.ready.eq(room), begins.eq(moments.valid & room)]
+                m.d.sync += [v.eq(moments.p.v), mean.eq(moments.p.mean), high.eq(0), level.eq(1),
+                             step.eq(0), share.eq(self.squares[0] << 1)]
+                with m.If(begins):
+                    m.next = "MULTIPLY"
+            with m.State("MULTIPLY"):
+                m.d.sync += [high.eq(product >> 2), share.eq(share >> 2), step.eq(step + 1)]
+                with m.If(step == _DIGITS - 1):  # no fraction is left
+                    m.d.sync += high.eq(saturate(product[:-1], _SQUARE_BITS))
+                    m.next = "WRITE"
+            with m.State("WRITE"):
+                m.d.comb += w.valid.eq(1)
+                m.d.sync += [high.eq(0), level.eq(level + 1), step.eq(0)]
+                with m.Switch(level):
+                    for k in range(1, self.levels):
+                        with m.Case(k):
+                            m.d.sync += share.eq(self.squares[k] << 1)
+                m.next = "MULTIPLY"
+                with m.If(level == self.levels):
+                    m.d.comb += means.w_en.eq(1)  # it has an entry for each row inside
+                    m.d.sync += slot.eq(slot + 1)
+                    m.next = "IDLE"
+
+    def _codes(self, m, beat, rows, means, search):
+        """Square what is left of elements without their mean, and search for their codes."""
+        slot, valid, ends = Signal(range(_SLOTS)), Signal(), Signal()
+        pipe = Pipeline(m, search.en)
+        m.d.comb += [
+            search.en.eq(~self.o.valid | self.o.ready), valid.eq(rows.r_rdy & means.r_rdy),
+            rows.r_en.eq(valid & search.en), ends.eq(rows.r_en & beat.last), means.r_en.eq(ends),
+            search.set.eq(pipe.delay(slot, self._before)),
+            self.o.valid.eq(pipe.delay(valid, self._cycles, reset_less=False)),
+            Cat(self.o.p.last, self.o.p.keep[1:]).eq(
+                pipe.delay(Cat(beat.last, beat.keep[1:]), self._cycles)),
+            self.o.p.keep[0].eq(1),
+        ]
+        with m.If(ends):
+            m.d.sync += slot.eq(slot + 1)
+        for k in range(self.lanes):
+            mean = means.r_data.as_signed()
+            y = pipe.reg(Cat(Const(0, NORM_FRACTION), beat.x[k]).as_signed() - mean,
+                         signed(_Y_BITS))
+            negative = pipe.delay(y[-1], self._cycles - 1)
+            size = search.code[k]
+            m.d.comb += [search.x[k].eq(square(pipe, y)),
+                         self.o.p.x[k].eq(Mux(negative, -size, size))]

@@ -1,0 +1,99 @@
+"""Bit-exact model of ``hw/vector/comparing_norm.py``: layer norm and quantizer by squares.
+
+``(y / sigma) * gain + bias >= t`` holds where ``y * gain >= (t - bias) * sigma`` does, and of two
+numbers with a sign the squares with that sign are in the same order (Lin and Shah, 2025). So codes
+of few bits need neither the root of the variance nor a division by it.
+"""
+
+import numpy as np
+
+from systola.hw.contract.numbers import NORM_FRACTION, SQUARE_FRACTION
+
+__all__ = ["channel_norm_codes", "fine_moments", "norm_codes", "norm_squares"]
+
+
+def fine_moments(x, epsilon=0):
+    """Return ``y`` and ``V`` of rows (..., C): as the normalised layer norm has them.
+
+    ``y = 2**f * x - floor(2**f * sum x / C + 1/2)`` with f = `NORM_FRACTION`, ``V = sum y**2 +
+    epsilon``; int64.
+    """
+    x = np.asarray(x, np.int64)
+    channels = x.shape[-1]
+    mean = (2 * (x.sum(axis=-1) << NORM_FRACTION) + channels) // (2 * channels)
+    y = (x << NORM_FRACTION) - mean[..., None]
+    return y, (y * y).sum(axis=-1) + epsilon
+
+
+def norm_squares(step, channels, bits):
+    """Return the thresholds of `norm_codes` for codes that are `step` standard deviations apart.
+
+    ``((k - 1/2) * step)**2 / C`` for k from 1 to ``2**(bits - 1) - 1``, in units of
+    ``2**-SQUARE_FRACTION``, rounded, at most ``2**SQUARE_FRACTION - 1``. int64.
+    """
+    edges = (np.arange(1, 1 << bits - 1) - 0.5) * step
+    shares = np.rint(edges * edges / channels * (1 << SQUARE_FRACTION))
+    return np.minimum(shares, (1 << SQUARE_FRACTION) - 1).astype(np.int64)
+
+
+def norm_codes(x, squares, epsilon=0):
+    """Return codes of rows, one gain for all channels and no bias: what the hardware computes.
+
+    ``sign(y) * #{k : y**2 * 2**q > squares[k] * V}`` with y and V of `fine_moments`, q =
+    `SQUARE_FRACTION`. With squares of `norm_squares` that is ``y / sigma`` in units of the step,
+    rounded, ties towards zero, saturated symmetrically. Gains and biases of channels belong into
+    the weights and biases of the layer behind, which is exact. Equal numbers give 0.
+
+    Parameters
+    ----------
+    x : int array (..., C)
+        Codes of 16 bits, up to 2**10 of them.
+    squares : int array (2**(bits-1) - 1,)
+        Not decreasing, from 0 to ``2**q - 1``.
+    epsilon : int
+        ``E * 2**(2*f)``, below ``2**epsilon_bits(C)``.
+
+    Returns
+    -------
+    int64 array (..., C)
+    """
+    y, v = fine_moments(x, epsilon)
+    high, low = v >> SQUARE_FRACTION, v & (1 << SQUARE_FRACTION) - 1
+    # floor(square * V / 2**q), in two parts that fit 63 bits.
+    limits = [int(a) * high + (int(a) * low >> SQUARE_FRACTION) for a in squares]
+    return np.sign(y) * sum((y * y > limit[..., None]).astype(np.int64) for limit in limits)
+
+
+def channel_norm_codes(x, gain, bias, bits, fraction, epsilon=0):
+    """Return codes with a gain and a bias for each channel: the largest k that is reached.
+
+    k is reached if ``(y / sigma) * gain + bias >= k - 1/2`` with ``sigma = sqrt(V / C)``, gain and
+    bias in units of ``2**-fraction``; from ``-2**(bits-1)`` to ``2**(bits-1) - 1``. Compared are
+    ``y * gain`` and ``u * sigma``, u being ``(k - 1/2) * 2**fraction - bias``: as squares with
+    their signs, ``(y * gain)**2 * C`` and ``u**2 * V``. Python's integers, so nothing overflows.
+    Where V is 0, so is y, and the code that of the bias.
+
+    Parameters
+    ----------
+    x : int array (..., C)
+        Codes of 16 bits.
+    gain, bias : int arrays (C,)
+        In units of ``2**-fraction``; gains of either sign.
+    bits, fraction : int
+        Output bits; fractional bits, at least 1.
+    epsilon : int
+        As for `norm_codes`.
+
+    Returns
+    -------
+    int64 array (..., C)
+    """
+    y, v = (a.astype(object) for a in fine_moments(x, epsilon))
+    scaled = y * np.asarray(gain).astype(object)
+    left = scaled * abs(scaled) * y.shape[-1]
+    v = np.maximum(v, 1)[..., None]
+    codes = np.full(y.shape, -(1 << bits - 1), np.int64)
+    for k in range(1 - (1 << bits - 1), 1 << bits - 1):
+        edge = (2 * k - 1 << fraction - 1) - np.asarray(bias).astype(object)
+        codes += (left >= edge * abs(edge) * v).astype(np.int64)
+    return codes
