@@ -452,8 +452,9 @@ PRESETS = {
                               max_row=64, weight_fifo=8, stream_fifo=8, param_depth=128),
     "arty_s7_50": AcceleratorConfig(**_ARTY),
     # The same, and four products of 4 bits in each slice for layers that have no more.
-    "arty_s7_50_mixed": AcceleratorConfig(**{**_ARTY, "narrow_bits": 4, "weight_codes": True,
-                                             "mult_bits": 16, "code_mult_bits": 16, "norm_lanes": 2}),
+    "arty_s7_50_mixed": AcceleratorConfig(**{
+        **_ARTY, "narrow_bits": 4, "weight_codes": True, "mult_bits": 16, "code_mult_bits": 16,
+        "norm_lanes": 2}),
     # A third of its array and block RAM on the same part: placed and routed in minutes.
     "arty_s7_50_small": AcceleratorConfig(rows=8, cols=8, lanes=2, vector_lanes=1, norm_lanes=1,
                                           norm_roots=1, pe_style="dsp_packed", acc_bits=24, banks=5,
