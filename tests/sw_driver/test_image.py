@@ -31,7 +31,7 @@ def program(**changes):
     slot = InputSlot(name="patches", offset=8, row=0, rows=2, channels=5, planes=1, words=2)
     tensor = OutputTensor(name="y", shape=(2, 5), parts=(part(),))
     fields = {"config": CONFIG, "stream": bytes(range(64)), "inputs": (slot,),
-              "outputs": (tensor,), "frames": (4,), "instructions": 1, "macs": 7,
+              "outputs": (tensor,), "frames": (4,), "instructions": 1, "macs": 7, "work": 6,
               "model": {"tokens": 3}, "predicted": {"cycles": 9}}
     return Program(**{**fields, **changes})
 
@@ -176,6 +176,7 @@ def one_row(meta):
     (lambda m: m.update(names=["a"]), r"names must be there for 0 instructions or none, not 1"),
     (lambda m: m.update(names=[1]), r"names must be a list of texts, not \[1\]"),
     (lambda m: m.update(macs=True), r"macs must be an integer from .* not True"),
+    (lambda m: m.update(work=-1), r"work must be an integer from .* not -1"),
     (lambda m: m.update(model=[]), r"model must be a table, not \[\]"),
     (lambda m: m.update(predicted={"cycles": "9"}), r"predicted cycles must be .* not '9'"),
     (lambda m: m["outputs"][0]["parts"][0].update(head=0), r"output 'y' does not match .*"),

@@ -63,7 +63,7 @@ def image(build, config):
     """Return the `Program` of what was built."""
     stream, offsets = encode_stream(build.ops, config)
     return Program(config=config, stream=stream, **describe_slots(build, build.ops, offsets),
-                   instructions=len(build.ops) + 2, macs=0,
+                   instructions=len(build.ops) + 2, macs=0, work=0,
                    names=tuple(op.name for op in build.ops))
 
 
