@@ -17,7 +17,7 @@ BOARD = Board(name="arty_s7_50", family="xc7", part="xc7s50csga324-1", config="a
               clock_mhz=50.0, platform=ArtyS7Platform, source=("clk100", 100.0), pll=XC7_PLL,
               reset=("rst", 0), limits={"lut": 32600, "ff": 65200, "dsp": 120, "bram36": 75},
               presets={
-                  "arty_s7_50": {"tool": "nextpnr-xilinx 0.8.2", "minutes": 41,
-                                 "fmax_mhz": [63.12]},
+                  "arty_s7_50": {"tool": "nextpnr-xilinx 0.8.2", "minutes": 100,
+                                 "fmax_mhz": [59.38, 55.75, 50.16]},
                   "arty_s7_50_small": {"tool": "nextpnr-xilinx 0.8.2", "minutes": 3,
                                        "fmax_mhz": [69.01]}})
