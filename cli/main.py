@@ -2,7 +2,9 @@
 
 import importlib
 import os
+import signal
 import sys
+import threading
 
 import click
 
@@ -79,6 +81,7 @@ def main(args=None):
     Wrong input, or a package that is not installed, ends with one line on stderr and code 2. With
     ``SYSTOLA_DEBUG`` set, the traceback comes instead.
     """
+    _end_tools_with_this()
     try:
         with guarded_output():
             return _run(args)
@@ -100,6 +103,24 @@ def main(args=None):
         if os.environ.get("SYSTOLA_DEBUG"):
             raise
         return _complain(str(error), 1, lines=True)
+
+
+def _end_tools_with_this():
+    """Have Ctrl-C and SIGTERM end synthesis, place and route as well, and leave nothing behind."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+
+    def end(number, frame):
+        tools = sys.modules.get("systola.boards.synthesis.watch")
+        if tools:
+            tools.end_all()
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+    for number in signal.SIGINT, signal.SIGTERM:
+        if signal.getsignal(number) in {signal.SIG_DFL, signal.default_int_handler}:
+            signal.signal(number, end)
 
 
 def _run(args):

@@ -4,12 +4,16 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 
-__all__ = ["OutOfTime", "tail", "watch"]
+__all__ = ["OutOfTime", "end_all", "tail", "watch"]
 
 _SECONDS = 0.2
 """Between two looks."""
+
+
+_running, _ended = set(), threading.Event()
 
 
 class OutOfTime(RuntimeError):
@@ -38,12 +42,17 @@ def watch(command, folder, *, stdout, stderr, limit=None, look=None):
         If it took longer; by then it has ended, with all that it started.
     OSError
         If it cannot be started.
+    InterruptedError
+        After `end_all`.
     """
+    if _ended.is_set():
+        raise InterruptedError(f"{command[0]} was not started: the command was interrupted")
     started = time.monotonic()
     with subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=stdout,
                           stderr=stderr, start_new_session=True) as process:
+        _running.add(process)
         try:
-            while process.poll() is None:
+            while process.poll() is None and not _ended.is_set():
                 if limit is not None and time.monotonic() - started > limit:
                     raise OutOfTime
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -51,10 +60,26 @@ def watch(command, folder, *, stdout, stderr, limit=None, look=None):
                 if look is not None:
                     look()
         finally:
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+            _running.discard(process)
+            _end(process)
     return process.returncode
+
+
+def end_all():
+    """End every tool that runs, in any thread, and start none any more.
+
+    Tools have sessions of their own, which no signal for this process reaches; and a thread that
+    waits for one would not be told.
+    """
+    _ended.set()
+    for process in tuple(_running):
+        _end(process)
+
+
+def _end(process):
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def tail(path, size=4096):
