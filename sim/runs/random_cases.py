@@ -23,6 +23,8 @@ def random_case(seed, *, images=2):
     if config.attention == "published" and np.random.default_rng([seed, 5]).random() < 0.4:
         config = dataclasses.replace(config, attention="normalised", attention_bits=16)
     config = _with_narrow(config, np.random.default_rng([seed, 7]))
+    if config.cols % 2 == 0 and np.random.default_rng([seed, 8]).random() < 0.5:
+        config = dataclasses.replace(config, weight_codes=True)  # of layers with up to 4 bits
     heads = int(rng.integers(1, 4))
     sizes = {"heads": heads, "channels": heads * int(rng.integers(2, 9)),
              "blocks": int(rng.integers(1, 3)), "hidden": int(rng.integers(3, 41)),

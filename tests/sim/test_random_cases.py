@@ -12,7 +12,7 @@ from systola.sw_driver.program.image import decode_outputs
 VARIED = ("rows", "cols", "lanes", "vector_lanes", "norm_lanes", "weight_bits", "act_bits",
           "pe_style", "token_depth", "acc_buffers", "banks", "param_ports", "mult_bits",
           "code_mult_bits", "attention", "attention_bits", "gelu", "norm_roots", "norm",
-          "narrow_bits")
+          "narrow_bits", "weight_codes")
 
 
 @pytest.fixture(scope="module")
