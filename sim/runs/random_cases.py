@@ -67,11 +67,13 @@ def _graph(rng, kind, config, sizes, form):
 
 def _with_narrow(config, rng):
     """Return `config`, of some packed arrays with a second precision and what that needs."""
-    if config.pe_style != "dsp_packed" or config.attention == "published" or rng.random() < 0.4:
+    most = min(config.act_bits // 2, 4)
+    if (config.pe_style != "dsp_packed" or config.attention == "published" or most < 2
+            or rng.random() < 0.3):
         return config
-    bits = int(rng.integers(2, 5))
+    bits = int(rng.integers(2, most + 1))
     return dataclasses.replace(config, narrow_bits=bits, rows=max(config.rows, 2 * config.cols),
-                               weight_bits=2 * int(rng.integers(bits, 5)), act_bits=8)
+                               weight_bits=2 * int(rng.integers(bits, 5)))
 
 
 def _form(rng):

@@ -509,8 +509,8 @@ def test_slices_are_as_they_were_written(tmp_path, nodsp):
     if nodsp:
         assert check_netlist(netlist, "top", written)["DSP48E1"] == 1
         return
-    with pytest.raises(ToolError, match=r"^[A-Z]+REG of the DSP48E1 inner.dsp must be 0{32}, as "
-                                        r"it was written, but synthesis made it 0*1$"):
+    with pytest.raises(ToolError, match=r"^[A-Z]+REG of the DSP48E1 inner.dsp must be [01]{32}, "
+                                        r"as it was written, but synthesis made it [01]{32}$"):
         check_netlist(netlist, "top", written)
 
 

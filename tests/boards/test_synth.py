@@ -264,7 +264,7 @@ def test_array_within_its_limits():
 
 @pytest.mark.slow
 def test_a_slice_that_is_gone_is_reported(monkeypatch):
-    monkeypatch.setattr(SystolicArray, "_outputs", lambda self, m, j, psums: None)
+    monkeypatch.setattr(SystolicArray, "_outputs", lambda self, m, j, psums, narrow: None)
     with pytest.raises(SynthesisError, match=r"^the array should have 4 DSP slices for 8 products, "
                                              r"but 0 are left$"):
         synthesize(array_of(rows=2, cols=4), "array")

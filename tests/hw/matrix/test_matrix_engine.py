@@ -408,8 +408,8 @@ def test_cycles_of_two_precisions_as_documented(seed):
     setup, rng = Setup(config, seed), random.Random(seed)
     for _ in range(6):
         setup.add(rows=rng.randint(1, 16), act_words=rng.randint(1, 4), n=rng.randint(1, 24),
-                  residual=rng.random() < 0.3, out_bits=rng.choice([8, 8, 16]),
-                  out_group=rng.randrange(4), narrow=rng.random() < 0.6)
+                  out_bits=rng.choice([8, 8, 16]), out_group=rng.randrange(4),
+                  narrow=rng.random() < 0.6)
     _, done, _ = setup.run()
     assert done == pytest.approx(predict(config, setup.jobs, config.cols), abs=3)
 
