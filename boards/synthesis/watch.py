@@ -13,7 +13,7 @@ _SECONDS = 0.2
 """Between two looks."""
 
 
-_running, _ended = set(), threading.Event()
+_ended = threading.Event()
 
 
 class OutOfTime(RuntimeError):
@@ -50,7 +50,6 @@ def watch(command, folder, *, stdout, stderr, limit=None, look=None):
     started = time.monotonic()
     with subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=stdout,
                           stderr=stderr, start_new_session=True) as process:
-        _running.add(process)
         try:
             while process.poll() is None and not _ended.is_set():
                 if limit is not None and time.monotonic() - started > limit:
@@ -60,26 +59,19 @@ def watch(command, folder, *, stdout, stderr, limit=None, look=None):
                 if look is not None:
                     look()
         finally:
-            _running.discard(process)
-            _end(process)
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
     return process.returncode
 
 
 def end_all():
-    """End every tool that runs, in any thread, and start none any more.
+    """End every tool that runs, in any thread, at its next look, and start none any more.
 
     Tools have sessions of their own, which no signal for this process reaches; and a thread that
     waits for one would not be told.
     """
     _ended.set()
-    for process in tuple(_running):
-        _end(process)
-
-
-def _end(process):
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 def tail(path, size=4096):

@@ -14,6 +14,7 @@ from systola.model.data.synthetic import random_codes, random_vit
 from systola.model.graph.integer_forward import forward
 from systola.model.graph.nodes import Linear
 from systola.sim.machine.machine import DeadlockError, Machine
+from systola.sim.machine.memories import Memories
 from systola.sw_driver.compiler.compiler import compile_network, compile_operations
 from systola.sw_driver.compiler.narrow_nodes import is_narrow, narrow_nodes
 from systola.sw_driver.compiler.payloads import tile_words
@@ -90,6 +91,17 @@ def test_machine_agrees_with_the_network(turns, seed):
     found, expected = decode_outputs(program, frames), forward(graph, codes)
     for name in graph.outputs:
         np.testing.assert_array_equal(found[name], expected[name][0])
+
+
+def test_narrow_planes_weigh_one():
+    memories, rng = Memories(CONFIG), np.random.default_rng(0)
+    fields = {"flags": int(Flag.NARROW), "act_words": 1, "words": 1, "lanes_last": 8,
+              "out_group": 0}
+    planes = rng.integers(-8, 8, (2, 3, 8))
+    weight = rng.integers(-7, 8, (8, 8))
+    words = tile_words(weight, CONFIG, narrow=True).astype(np.uint8)
+    np.testing.assert_array_equal(memories.accumulate(fields, planes, words),
+                                  (planes[0] + planes[1]) @ weight.T)
 
 
 def test_weights_of_the_other_precision_are_not_taken():

@@ -69,7 +69,7 @@ class Setup:
         k, words, tiles = act_words * r, -(-(skip + n) // r), -(-n // columns)
         planes = rng.integers(-2**(b - 1), 2**(b - 1), (digits, rows, k))
         packed = config.pe_style == "dsp_packed"
-        if digits > 1:
+        if digits > 1 and not narrow:
             planes[-1] = rng.integers(0, 2**(b - 1) + 1 if packed else 2**b, (rows, k))
         planes[0, 0] = -2**(b - 1)
         act = self._region(rows, act_words, digits)
@@ -82,7 +82,7 @@ class Setup:
         weights = [stored[c, q * r:(q + 1) * r] & 255 for tile in range(tiles)
                    for q in range(act_words)
                    for c in range(tile * config.cols, (tile + 1) * config.cols)]
-        z = sum(matmul(plane, w[:n]) << b * i for i, plane in enumerate(planes))
+        z = sum(matmul(plane, w[:n]) << b * i * (not narrow) for i, plane in enumerate(planes))
 
         groups = 1 if broadcast else -(-n // lanes)
         spread = float(np.abs(z).max() + 1)
@@ -390,6 +390,14 @@ def test_two_precisions_take_turns(shape, bits, seed):
     setup.add(rows=3, act_words=1, n=2 * c, row_scale=True, broadcast=True)
     setup.add(rows=2, act_words=3, n=2 * c - 1, narrow=True, row_scale=True)
     *_, memory = setup.run(seed if seed else None)
+    np.testing.assert_array_equal(memory, setup.final())
+
+
+def test_narrow_planes_weigh_one():
+    setup = Setup(configure(4, 2, 1, narrow_bits=3, pe_style="dsp_packed"), 3)
+    setup.add(rows=3, act_words=2, n=5, digits=2)
+    setup.add(rows=3, act_words=2, n=5, digits=2, narrow=True)
+    *_, memory = setup.run()
     np.testing.assert_array_equal(memory, setup.final())
 
 
