@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from systola.hw.contract.config import MODEL_SETTINGS, AcceleratorConfig
+from systola.hw.contract.numbers import LEVELS
 from systola.model.quantization.methods import BEST, CODEBOOKS, METHODS
 
 __all__ = ["check_data", "check_output", "check_source", "chosen_settings", "data_option",
@@ -77,9 +78,11 @@ def settings_options(command):
     for option in reversed([
             click.option("--weight-bits", type=int, metavar="2..8", help="Bits of weights."),
             click.option("--act-bits", type=int, metavar="2..8", help="Bits of activations."),
-            click.option("--attention", metavar="published|normalised|deferred",
-                         help="Softmax as published, or exponentials of 16 or 8 bits that are "
-                              "divided by their sum after A.V."),
+            click.option("--attention", metavar="FORM",
+                         help=f"`published`: softmax as published; `normalised` or `deferred`: "
+                              f"exponentials of 16 or 8 bits that are divided by their sum after "
+                              f"A.V; {', '.join(f'`{name}`' for name in LEVELS)}: the latter in "
+                              f"log2 codes of 4 bits."),
             click.option("--attention-bits", type=int, metavar="8|16",
                          help="Bits of the attention probabilities, as published."),
             click.option("--mult-bits", type=int, metavar="8..31",
@@ -107,7 +110,7 @@ def chosen_settings(options):
     if chosen.get("attention", AcceleratorConfig.attention) != "published" and (
             "attention_bits" in chosen):
         raise click.UsageError("--attention-bits is for --attention published; normalised "
-                               "attention has exponentials of 16 bits, deferred of 8")
+                               "attention has exponentials of 16 bits, the others of 8 or less")
     if "code_mult_bits" in chosen:
         code, most = chosen["code_mult_bits"], chosen.get("mult_bits", AcceleratorConfig.mult_bits)
         if code > most:

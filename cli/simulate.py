@@ -14,6 +14,7 @@ from systola.cli.console import (
     table,
 )
 from systola.cli.model_options import say_images
+from systola.hw.contract.config import ATTENTIONS
 
 __all__ = ["conform", "simulate"]
 
@@ -125,7 +126,7 @@ def _html(value):
               "default: those of digits or fashion.")
 @click.option("--config", metavar="CONFIG", help=f"Accelerator: {CONFIGURATION} [default: digits; "
               "with --random-weights one that holds MODEL].")
-@click.option("--attention", type=click.Choice(["published", "normalised", "deferred"]),
+@click.option("--attention", type=click.Choice(ATTENTIONS),
               help="Replaces the configuration's form of attention.")
 @click.option("--stalls", type=int, metavar="SEED",
               help="Stall both streams at random; cycle figures then mean nothing.")
@@ -197,6 +198,9 @@ def _show_simulation(report):
         f", {report['overhead']:.2%} beyond the {report['passes']:,} cycles of the tiles' passes")
     click.echo(f"array utilisation {report['utilisation']:.1%} of {last - first:,} cycles from "
                f"the first weights to the last result{beyond}")
+    if memory := report["scratchpad"]:
+        click.echo(f"scratchpad words: {memory['peak']:,} at once, {memory['attention']:,} of "
+                   f"attention in all")
     if "array_idle" in report:
         _show_idle(report["array_idle"], last - first)
     layers = [row for row in report["bandwidth"] or ()

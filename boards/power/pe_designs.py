@@ -18,19 +18,38 @@ from systola.boards.power.gates import (
 from systola.boards.synthesis.sizes import module_sizes
 from systola.boards.synthesis.synth import array_of
 from systola.files.cache import entry, sources_of
-from systola.hw.matrix.baselines import OperandScalers, fixed_point_array, shift_array
+from systola.hw.contract.numbers import LEVELS
+from systola.hw.matrix.baselines import (
+    CodedArray,
+    OperandScalers,
+    fixed_point_array,
+    shift_array,
+)
 from systola.hw.matrix.systolic import SystolicArray
 from systola.model.operators.fixed_point import decode_shift
+from systola.model.operators.log2_exponentials import decoded
 from systola.sim.verilog.payload_bytes import pack
 
-__all__ = ["BASELINES", "NARROW_BITS", "STYLES", "TWO_PRECISIONS", "Design", "MappedArray", "Pass",
-           "Shape", "make_design", "map_design"]
-
-STYLES = "lut", "dsp", "dsp_packed", "two_precisions", "shift"
-"""Low-bit processing elements: all but the last one multiply, which is for A.V only."""
+__all__ = ["BASELINES", "CODEBOOK", "LOG2_FEED", "NARROW_BITS", "OF_ALL_WIDTHS", "ONLY_FOR",
+           "SCHEME", "STYLES", "TWO_PRECISIONS", "Design", "MappedArray", "Pass", "Shape",
+           "make_design", "map_design"]
 
 TWO_PRECISIONS, NARROW_BITS = "two_precisions", 4
 """The style of one packed array for 8 bits and for so many."""
+
+CODEBOOK, LOG2_FEED, SCHEME = "codebook", "log2_feed", "half_16"
+"""Styles of a packed array with weights from a codebook, and with log2 attention of that scheme."""
+
+STYLES = "lut", "dsp", "dsp_packed", TWO_PRECISIONS, CODEBOOK, LOG2_FEED, "shift"
+"""Low-bit processing elements: all but the last one multiply."""
+
+ONLY_FOR = {TWO_PRECISIONS: ((8, NARROW_BITS), ("linear", "qk", "av")),
+            CODEBOOK: ((8,), ("linear",)), LOG2_FEED: ((8,), ("av",)),
+            "shift": (range(2, 9), ("av",))}
+"""Bits and operations at which a style is measured, if not at all."""
+
+OF_ALL_WIDTHS = TWO_PRECISIONS, CODEBOOK, LOG2_FEED
+"""Styles that are one design at all the bits at which they are measured."""
 
 BASELINES = {"lut": "dequant_first_lut", "dsp": "dequant_first_dsp"}
 """The style that dequantizes operands first, by what its multiplier is made of."""
@@ -51,16 +70,20 @@ class Design:
 
 @dataclass(frozen=True)
 class Pass:
-    """Vectors, int (T, R), over one stationary tile, int (R, C); for ``shift`` vectors of codes."""
+    """Vectors, int (T, R), over one stationary tile, int (R, C).
+
+    Of some styles vectors are codes; with a `book` (16,) the tile is, of its entries.
+    """
 
     tile: np.ndarray
     vectors: np.ndarray
+    book: np.ndarray | None = None
 
 
 def make_design(style, bits, rows, cols):
     """Return the `Design` of an array, or with style ``scalers`` of what dequantizes its operands.
 
-    The baselines and `TWO_PRECISIONS` are the same for all bits, which may be None for them.
+    The baselines and `OF_ALL_WIDTHS` are the same for all bits, which may be None for them.
     """
     if style == "scalers":
         def make():
@@ -72,6 +95,10 @@ def make_design(style, bits, rows, cols):
         def make():
             return SystolicArray(rows=rows, cols=cols, act_bits=8, weight_bits=8,
                                  style="dsp_packed", narrow_bits=NARROW_BITS)
+    elif style in {CODEBOOK, LOG2_FEED}:
+        def make():
+            return CodedArray(rows=rows, cols=cols,
+                              levels=LEVELS[SCHEME] if style == LOG2_FEED else ())
     elif style == "shift":
         def make():
             return shift_array(rows=rows, cols=cols, weight_bits=bits)
@@ -145,7 +172,9 @@ class MappedArray:
             vectors = _grouped(item.vectors, array.tokens).astype(np.int64)
             if self.design.style == "shift":
                 vectors = decode_shift(vectors)
-            expected = vectors @ item.tile
+            elif self.design.style == LOG2_FEED:
+                vectors = decoded(vectors, LEVELS[SCHEME])
+            expected = vectors @ (item.tile if item.book is None else item.book[item.tile])
             for c in range(array.cols):
                 begin = start + array.latency + array.delays[c]
                 got = sums[begin:begin + len(expected)].reshape(
@@ -172,7 +201,9 @@ class MappedArray:
         """Return the input streams, and the cycle in which each pass enters."""
         array, ports = self.shape, self.netlist.ports
         columns = array.cols // array.group
-        places, cycle = [], columns
+        book = passes[0].book  # the same of all passes; it comes before them
+        entries = 0 if book is None else len(book)
+        places, cycle = [], entries + columns
         for item in passes:
             places.append(cycle)
             steps = -(-len(item.vectors) // array.tokens)
@@ -199,6 +230,10 @@ class MappedArray:
 
         kinds = {} if not array.half else dict.fromkeys(
             ("w_narrow", "psum_narrow"), np.full(cycles, int(narrow)))
+        if entries:
+            place = np.minimum(np.arange(cycles), entries - 1)
+            kinds = {"book_en": (np.arange(cycles) < entries).astype(int), "book_entry": place,
+                     "book_value": book[place] & 255}
         return {"acts": packed(acts, "acts"), "w": packed(weights, "w"), "swap": swap,
                 "w_col": select, **kinds}, places
 

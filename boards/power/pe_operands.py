@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from systola.boards.power.pe_designs import Pass
+from systola.boards.power.pe_designs import CODEBOOK, LOG2_FEED, SCHEME, Pass
 from systola.model.data.digits import load_images
 from systola.model.data.images import encode
 from systola.model.data.synthetic import random_named, random_stream
@@ -13,6 +13,8 @@ from systola.model.graph.encoder import encoder_blocks
 from systola.model.graph.integer_forward import forward
 from systola.model.operators.fixed_point import mantissa, shift_codes
 from systola.model.operators.log2 import encode as log2_encode
+from systola.model.operators.log2_exponentials import nearest_codes
+from systola.model.quantization.codebooks import kmeans_values
 
 __all__ = ["DATA", "OPERATIONS", "Stream", "operand_streams"]
 
@@ -20,6 +22,8 @@ DATA = "digits", "deit", "constant"
 """The digits model on test scans; a random DeiT-Tiny block; operands that never change."""
 
 OPERATIONS = "linear", "qk", "av"
+
+_TENSORS = "norm1", "qkv", "scores", "attention"
 
 _IMAGES = 4
 _BLOCK = 1
@@ -41,22 +45,25 @@ class Stream:
         16-bit mantissa of the activations' scale.
     tile_scales : list of int array (C,)
         The same of every column of the tiles.
-    shift_passes : list of Pass
-        For A.V, attention as 4-bit log2 codes, over the same tiles; else empty.
+    coded : dict of str to list of Pass
+        Passes of styles whose operands are codes, of the same rows and columns: for A.V,
+        attention as the codes of ``shift`` and `LOG2_FEED`; for linear layers, weights as codes of
+        a `CODEBOOK`.
     """
 
     passes: list
     act_scale: int
     tile_scales: list
-    shift_passes: list
+    coded: dict
 
 
 def operand_streams(data, widths, *, rows, cols, seed=0):
     """Return `Stream` by bits and operation, for an array of `rows` and `cols`.
 
-    Linear: what the first layer norm of a block sends to qkv, over its weights. Q.K^T and A.V: the
-    block's heads, attention being the 16-bit Shiftmax or its codes in Half_16. Tiles are drawn with
-    `seed`, the same at all widths.
+    Linear: what the first layer norm of a block sends to qkv, over its weights, or over the 16
+    values nearest to them. Q.K^T and A.V: the block's heads, attention being the network's, its
+    codes in Half_16, or the codes of its exponentials. Tiles are drawn with `seed`, the same at all
+    widths.
 
     The network runs at 8 bits. Narrower operands are those tensors, requantized with the step of
     least squared error (weights: for each channel), as networks trained for few bits have them.
@@ -84,13 +91,15 @@ def operand_streams(data, widths, *, rows, cols, seed=0):
     if data not in DATA:
         raise ValueError(f"data must be {', '.join(DATA[:-1])} or {DATA[-1]}, not {data!r}")
     model, tensors, block = _run(data, seed)
-    norm, qkv, attention = (tensors[f"blocks.{block}.{name}"]
-                            for name in ("norm1", "qkv", "attention"))
+    norm, qkv, scores, attention = (tensors[f"blocks.{block}.{name}"] for name in _TENSORS)
     heads = model.by_name[f"blocks.{block}.scores"].heads
     split = qkv.reshape(*qkv.shape[:2], 3, heads, -1).transpose(2, 0, 3, 1, 4)
     q, k, v = split.reshape(3, -1, *split.shape[3:])  # (images * heads, T, head_dim)
     attention = attention.reshape(-1, *attention.shape[2:])
-    log2_codes = shift_codes(*log2_encode(attention, "Half_16"))
+    below = scores.max(axis=-1, keepdims=True) - scores
+    table = nearest_codes(-model.by_name[f"blocks.{block}.attention"].unit, SCHEME)
+    codes = {"shift": shift_codes(*log2_encode(attention, "Half_16")),
+             LOG2_FEED: table[below].reshape(attention.shape)}
     layer, scales = model.by_name[f"blocks.{block}.qkv"], model.scales
     norm_scale, qkv_scale = (scales[f"blocks.{block}.{name}"] for name in ("norm1", "qkv"))
     weight_scale = layer.mult / 2.0 ** layer.shift * qkv_scale / norm_scale
@@ -106,9 +115,9 @@ def operand_streams(data, widths, *, rows, cols, seed=0):
         picker = _Picker(np.random.default_rng(seed), rows, cols)
         found = {
             "linear": picker.stream([x.reshape(-1, x.shape[-1])], [w], norm_scale * x_step,
-                                    weight_scale * w_step),
+                                    weight_scale * w_step, book=kmeans_values(w, 1)),
             "qk": picker.stream(q_, k_.swapaxes(1, 2), qkv_scale * q_step, qkv_scale * k_step),
-            "av": picker.stream(a, v_, a_step, qkv_scale * v_step, log2_codes)}
+            "av": picker.stream(a, v_, a_step, qkv_scale * v_step, codes)}
         for name, stream in found.items():
             streams[bits, name] = _constant(stream) if data == "constant" else stream
     return streams
@@ -141,11 +150,11 @@ def _run(data, seed):
     if data != "digits":
         model = random_named("deit_tiny", blocks=1, seed=seed)
         stream = random_stream(np.random.default_rng([seed, 1]), model, 1)
-        names = [f"blocks.0.{name}" for name in ("norm1", "qkv", "attention")]
+        names = [f"blocks.0.{name}" for name in _TENSORS]
         return model, forward(encoder_blocks(model, 1), stream, keep=names), 0
     model = open_network("digits")
     images, _ = load_images("test")
-    names = [f"blocks.{_BLOCK}.{name}" for name in ("norm1", "qkv", "attention")]
+    names = [f"blocks.{_BLOCK}.{name}" for name in _TENSORS]
     return model, forward(model, encode(model, images[:_IMAGES]), keep=names), _BLOCK
 
 
@@ -155,10 +164,15 @@ class _Picker:
     def __init__(self, rng, rows, cols):
         self.rng, self.rows, self.cols = rng, rows, cols
 
-    def stream(self, acts, weights, act_scale, weight_scale, codes=None):
-        """Return a `Stream`: acts (n, T, K), weights (n, K, N), scales of N columns or of all."""
+    def stream(self, acts, weights, act_scale, weight_scale, codes=None, book=None):
+        """Return a `Stream`: acts (n, T, K), weights (n, K, N), scales of N columns or of all.
+
+        `codes` of the acts are by style; with a `book`, weights come as codes of it, too.
+        """
         weight_scale = np.broadcast_to(mantissa(weight_scale), np.shape(weights[0])[1])
-        passes, scales, shifts, cycles = [], [], [], 0
+        codes = codes or {}
+        passes, scales, cycles = [], [], 0
+        coded = {style: [] for style in (*codes, *([] if book is None else [CODEBOOK]))}
         while cycles < _CYCLES:
             i = self.rng.integers(len(acts))
             k, n = (self._part(size, count) for size, count in zip(
@@ -166,10 +180,13 @@ class _Picker:
             tile = _padded(np.asarray(weights[i])[k][:, n], self.rows, self.cols)
             passes.append(Pass(tile, _padded(acts[i][:, k], len(acts[i]), self.rows)))
             scales.append(_padded(weight_scale[None, n], 1, self.cols, fill=1 << 15)[0])
-            if codes is not None:
-                shifts.append(Pass(tile, _padded(codes[i][:, k], len(acts[i]), self.rows)))
+            for style, values in codes.items():
+                coded[style].append(Pass(tile, _padded(values[i][:, k], len(acts[i]), self.rows)))
+            if book is not None:
+                nearest = np.abs(tile[..., None] - book).argmin(axis=-1)
+                coded[CODEBOOK].append(Pass(nearest, passes[-1].vectors, book))
             cycles += max(len(acts[i]), self.rows + self.cols)
-        return Stream(passes, int(mantissa(act_scale)), scales, shifts)
+        return Stream(passes, int(mantissa(act_scale)), scales, coded)
 
     def _part(self, size, count):
         """Return a slice of at most `count` out of `size`, in steps of `count` as tiles lie."""
@@ -186,8 +203,9 @@ def _padded(values, rows, cols, fill=0):
 def _constant(stream):
     """Return a stream of the same length whose operands are all 1."""
     def ones(passes):
-        return [Pass(np.ones_like(item.tile), np.ones_like(item.vectors)) for item in passes]
+        return [Pass(np.ones_like(item.tile), np.ones_like(item.vectors), item.book)
+                for item in passes]
 
     return Stream(ones(stream.passes), stream.act_scale,
                   [np.full_like(scale, 1 << 15) for scale in stream.tile_scales],
-                  ones(stream.shift_passes))
+                  {style: ones(passes) for style, passes in stream.coded.items()})

@@ -19,7 +19,11 @@ from systola.boards.power.energy import (
 from systola.boards.power.gates import OptimizedAwayError
 from systola.boards.power.pe_designs import (
     BASELINES,
+    CODEBOOK,
+    LOG2_FEED,
     NARROW_BITS,
+    OF_ALL_WIDTHS,
+    ONLY_FOR,
     STYLES,
     TWO_PRECISIONS,
     make_design,
@@ -33,8 +37,8 @@ from systola.sim.verilog.payload_bytes import pack
 
 __all__ = ["pe_report"]
 
-_MULTIPLIERS = {"lut": ("lut",), "shift": ("lut",), "dsp_packed": ("dsp",),
-                TWO_PRECISIONS: ("dsp",), "dsp": ("dsp", "lut")}
+_MULTIPLIERS = {"lut": ("lut",), "shift": ("lut",), "dsp": ("dsp", "lut"),
+                **dict.fromkeys(("dsp_packed", TWO_PRECISIONS, CODEBOOK, LOG2_FEED), ("dsp",))}
 """What may multiply in each style: of a `dsp` one, small products go into look-up tables."""
 
 _BIAS = ("netlists of Yosys before place and route; simulated without delays, glitches by one "
@@ -48,7 +52,8 @@ def pe_report(*, widths=(2, 3, 4, 8), mhz=100, rows=8, cols=4, data="digits", st
     Parameters
     ----------
     widths : iterable of int
-        Bits of weights and activations, 2 to 8; `TWO_PRECISIONS` is measured at its two.
+        Bits of weights and activations, 2 to 8; some styles are measured at few, see
+        `systola.boards.power.pe_designs.ONLY_FOR`.
     mhz : float
         Clock for the powers.
     rows, cols : int
@@ -88,14 +93,17 @@ def pe_report(*, widths=(2, 3, 4, 8), mhz=100, rows=8, cols=4, data="digits", st
     progress(0, None, text="recording operands")
     streams = operand_streams(data, widths, rows=rows, cols=cols)
     baselines = dict.fromkeys(BASELINES[kind] for style in styles for kind in _MULTIPLIERS[style])
-    shared = TWO_PRECISIONS in styles and not {8, NARROW_BITS}.isdisjoint(widths)
-    if shared and NARROW_BITS in widths:  # tiles have twice the columns
+    wanted = [(style, bits, operation) for bits in widths for operation in operations
+              for style in styles if _is_measured(style, bits, operation)]
+    if set(styles) != set(STYLES):
+        _refuse_unmeasured(styles, wanted)
+    if (TWO_PRECISIONS, NARROW_BITS) in {case[:2] for case in wanted}:  # twice the columns
         narrow = operand_streams(data, [NARROW_BITS], rows=rows, cols=2 * cols)
         streams |= {(TWO_PRECISIONS, operation): stream
                     for (_, operation), stream in narrow.items()}
-    designs = [(name, None) for name in (*baselines, *[TWO_PRECISIONS] * shared)] + [
-        (style, bits) for bits in sorted(widths, reverse=True)
-        for style in (*styles, "scalers") if style != TWO_PRECISIONS]
+    designs = list(dict.fromkeys([(name, None) for name in baselines] + [
+        _design_of(style, bits) for style, bits, _ in sorted(
+            wanted, key=lambda case: -case[1])] + [("scalers", bits) for bits in widths]))
     done = 0
 
     def built(design):
@@ -114,14 +122,11 @@ def pe_report(*, widths=(2, 3, 4, 8), mhz=100, rows=8, cols=4, data="digits", st
     for bits in widths:
         for operation in operations:
             progress(done, len(designs), text=f"simulating {operation}: {bits} bits")
-            stream = streams[bits, operation]
-            table += _measured(arrays, bits, operation, stream, styles, samples, mhz)
-            if shared and bits in {8, NARROW_BITS}:
-                wide = bits == 8
-                table.append(_row(
-                    arrays[TWO_PRECISIONS, None], bits, operation, TWO_PRECISIONS,
-                    (stream if wide else streams[TWO_PRECISIONS, operation]).passes, samples, mhz,
-                    narrow=not wide))
+            for style in styles:
+                if (style, bits, operation) in wanted:
+                    table.append(_measured(arrays, streams, style, bits, operation, samples, mhz))
+            table += _measured_baselines(arrays, bits, operation, streams[bits, operation],
+                                         samples, mhz)
     return {"rows": describe(table, mhz), "data": data, "rows_of_array": rows,
             "cols_of_array": cols, "freq_mhz": mhz, "label": "estimate", "interval": 0.95,
             "note": _BIAS}
@@ -146,6 +151,15 @@ def _checked(widths, mhz, rows, cols, styles, operations):
     return widths, styles, operations
 
 
+def _refuse_unmeasured(styles, wanted):
+    """Raise ``ValueError`` if one of the chosen styles would have no row."""
+    for style in styles:
+        if style not in {case[0] for case in wanted}:
+            widths, operations = ONLY_FOR[style]
+            raise ValueError(f"style {style!r} is measured at {', '.join(map(str, widths))} bits, "
+                             f"for {', '.join(operations)}: choose one of these, or other styles")
+
+
 def _refuse_constants(streams):
     """Raise `OptimizedAwayError` if a stream has the same operands in all cycles.
 
@@ -160,26 +174,36 @@ def _refuse_constants(streams):
                     f"constant, so that the array would be measured at rest")
 
 
-def _measured(arrays, bits, operation, stream, styles, samples, mhz):
-    """Return the `Row` of every style and baseline for one operation and width."""
-    found = []
-    for style in styles:
-        if style == TWO_PRECISIONS:
-            continue
-        if style != "shift":
-            found.append(_row(arrays[style, bits], bits, operation, style, stream.passes, samples,
-                              mhz))
-        elif stream.shift_passes:
-            found.append(_row(arrays[style, bits], bits, operation, style, stream.shift_passes,
-                              samples, mhz))
+def _is_measured(style, bits, operation):
+    """Return whether there is a row of a style at so many bits for an operation."""
+    if style not in ONLY_FOR:
+        return True
+    widths, operations = ONLY_FOR[style]
+    return bits in widths and operation in operations
+
+
+def _design_of(style, bits):
+    """Return what `make_design` takes for a style at so many bits."""
+    return style, None if style in OF_ALL_WIDTHS else bits
+
+
+def _measured(arrays, streams, style, bits, operation, samples, mhz):
+    """Return the `Row` of a style for one operation and width."""
+    narrow = style == TWO_PRECISIONS and bits == NARROW_BITS
+    stream = streams[TWO_PRECISIONS if narrow else bits, operation]
+    return _row(arrays[_design_of(style, bits)], bits, operation, style,
+                stream.coded.get(style, stream.passes), samples, mhz, narrow=narrow)
+
+
+def _measured_baselines(arrays, bits, operation, stream, samples, mhz):
+    """Return the `Row` of every baseline for one operation and width."""
     wide = [type(item)(np.stack([fixed_point(column, scale, bits) for column, scale in zip(
         item.tile.T, scales, strict=True)], axis=1), fixed_point(
             item.vectors, stream.act_scale, bits))
         for item, scales in zip(stream.passes, stream.tile_scales, strict=True)]
     scaler = _scaled(arrays["scalers", bits], bits, stream)
-    found += [_row(arrays[style, None], bits, operation, style, wide, samples, mhz, scaler)
-              for style in BASELINES.values() if (style, None) in arrays]
-    return found
+    return [_row(arrays[style, None], bits, operation, style, wide, samples, mhz, scaler)
+            for style in BASELINES.values() if (style, None) in arrays]
 
 
 def _row(array, bits, operation, style, passes, samples, mhz, edge=None, *, narrow=False):

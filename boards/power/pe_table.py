@@ -13,7 +13,8 @@ __all__ = ["Row", "describe"]
 _PARTS = {"logic": ("lut", "carry"), "wires": ("wire", "wire_register"),
           "registers": ("ff", "ff_clock", "shift_clock", "lutram_clock"),
           "dsp": ("dsp_clock", "dsp_input", "dsp_product", "dsp_output")}
-_LIKE = {"dsp_packed": "dsp", "shift": "lut", "two_precisions": "dsp_packed"}
+_LIKE = {"dsp_packed": "dsp", "shift": "lut",
+         **dict.fromkeys(("two_precisions", "codebook", "log2_feed"), "dsp_packed")}
 """Rows that are also compared with another one of the same width."""
 
 

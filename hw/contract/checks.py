@@ -28,13 +28,15 @@ class Step:
     """Add ``a * (b - less)`` to the sum, then require ``low <= sum <= high`` if there is a cause.
 
     `a` and `b` are constants or field names, `high` is a constant, a field name, or None.
-    `first` starts a new sum. If `when` does not hold, the term is zero. A field of 32 bits may only
-    be an `a` with `b` 1.
+    `first` starts a new sum. If `when` does not hold, the term is zero. If `halved` holds (a
+    condition, or always), it is ``a * ((b - less) // 2)``. A field of 32 bits may only be an `a`
+    with `b` 1.
     """
 
     a: int | str
     b: int | str = 1
     less: int = 0
+    halved: When | bool = False
     first: bool = False
     when: When | None = None
     low: int | str = 0
@@ -83,8 +85,10 @@ def _region(region, names, config):
     """Sum up base + (planes - 1) * plane + (rows - 1) * stride + words - 1, the last address."""
     prefix, when = region.prefix, region.when
     planes = _number(region.planes, names, config)
+    # The last of ceil(n / 2) words is number (n - 1) // 2.
     steps = [Step(f"{prefix}base", first=True, when=when),
-             Step(1, region.words, less=1, when=when)]
+             Step(1, region.words, less=1, when=when,
+                  halved=region.packed if config.levels else False)]
     if isinstance(planes, str):
         steps.append(Step(f"{prefix}plane", planes, less=1, when=when))
     elif planes > 1:

@@ -13,6 +13,7 @@ from systola.hw.contract.numbers import (
     CODEBOOK_ENTRIES,
     FACTOR_BITS,
     INT_BITS,
+    LEVELS,
     NARROW_SUM_BITS,
     RECORD_BYTES,
     RESIDUAL_BITS,
@@ -20,8 +21,8 @@ from systola.hw.contract.numbers import (
     epsilon_bits,
 )
 
-__all__ = ["MODEL_SETTINGS", "PRESETS", "PUBLISHED", "SCRATCHPAD_WORDS", "AcceleratorConfig",
-           "ConfigError", "digit_count", "mult_limb", "requant_slots"]
+__all__ = ["ATTENTIONS", "MODEL_SETTINGS", "PRESETS", "PUBLISHED", "SCRATCHPAD_WORDS",
+           "AcceleratorConfig", "ConfigError", "digit_count", "mult_limb", "requant_slots"]
 
 MODEL_SETTINGS = ("weight_bits", "act_bits", "attention", "attention_bits", "mult_bits",
                   "code_mult_bits", "gelu", "norm")
@@ -30,6 +31,9 @@ MODEL_SETTINGS = ("weight_bits", "act_bits", "attention", "attention_bits", "mul
 PUBLISHED = {"attention": "published", "gelu": "published", "norm": "published"}
 """Operators as I-ViT publishes them; the default ones are accurate for everything that the number
 formats can hold."""
+
+ATTENTIONS = "published", "normalised", "deferred", *LEVELS
+"""Forms of attention."""
 
 SCRATCHPAD_WORDS = 1 << 16
 """Most words of a scratchpad: an address has 16 bits."""
@@ -127,9 +131,10 @@ class AcceleratorConfig:
         31 reproduces the publications.
     attention : str
         ``published`` (Shiftmax as published, normalised before A.V), ``normalised`` (16-bit
-        exponentials shifted to the row's sum, divided by it after A.V) or ``deferred`` (8-bit
-        exponentials, divided by their sum after A.V; needs 8-bit activations). See
-        docs/ARITHMETIC.md.
+        exponentials shifted to the row's sum, divided by it after A.V), ``deferred`` (8-bit
+        exponentials, divided by their sum after A.V; needs 8-bit activations), or deferred with the
+        levels of a log2 code, of which two lie in a byte: ``single_16``, ``half_16`` (BitLog2) or
+        ``sqrt2_16`` (RepQ-ViT). See docs/ARITHMETIC.md.
     attention_bits : int
         Output bits of published attention, 8 or 16. Normalised attention has 16.
     gelu : str
@@ -201,9 +206,9 @@ class AcceleratorConfig:
             if getattr(self, whole) % getattr(self, name):
                 raise ConfigError(f"{name} must divide {whole} ({getattr(self, whole)}), "
                                   f"not {getattr(self, name)!r}")
-        if self.attention == "deferred" and (self.act_bits != 8 or self.mult_bits > 24):
-            raise ConfigError(f"attention 'deferred' needs act_bits 8 and mult_bits up to 24, "
-                              f"not {self.act_bits!r} and {self.mult_bits!r}")
+        if self.deferred and (self.act_bits != 8 or self.mult_bits > 24):
+            raise ConfigError(f"attention {self.attention!r} needs act_bits 8 and mult_bits up to "
+                              f"24, not {self.act_bits!r} and {self.mult_bits!r}")
         if self.attention == "normalised" and self.attention_bits != 16:
             raise ConfigError(f"attention_bits must be 16 with attention 'normalised' "
                               f"('published' takes 8, too), not {self.attention_bits!r}")
@@ -223,7 +228,8 @@ class AcceleratorConfig:
         for name, right, wanted in (
                 ("narrow_bits", self.narrow_bits != 1, "0 or from 2 to 4"),
                 ("pe_style", self.pe_style == "dsp_packed", "'dsp_packed'"),
-                ("attention", self.attention != "published", "'normalised' or 'deferred'"),
+                ("attention", self.attention != "published",
+                 f"one of {', '.join(ATTENTIONS[1:])}"),
                 ("acc_bits", self.acc_bits >= NARROW_SUM_BITS, f"at least {NARROW_SUM_BITS}"),
                 ("cols", 2 * self.cols <= self.rows, f"at most half of rows ({self.rows})")):
             if not right:
@@ -258,9 +264,21 @@ class AcceleratorConfig:
     @property
     def attention_digits(self):
         """Digit planes in which Shiftmax outputs are stored and multiplied."""
-        if self.attention == "deferred":
-            return 1
-        return digit_count(self.attention_bits, self.act_bits)
+        return 1 if self.deferred else digit_count(self.attention_bits, self.act_bits)
+
+    @property
+    def deferred(self):
+        """Whether attention is of exponentials of a byte, or of codes of such."""
+        return self.attention == "deferred" or bool(self.levels)
+
+    @property
+    def levels(self):
+        """Exponentials that the codes of attention stand for, or none: attention is bytes."""
+        return LEVELS.get(self.attention, ())
+
+    def attention_words(self, words):
+        """Return the words of a row of attention to keys of that many words, in each plane."""
+        return -(-words // 2) if self.levels else words
 
     @property
     def vector_planes(self):
@@ -333,12 +351,12 @@ class AcceleratorConfig:
     @property
     def long_factors(self):
         """Whether row factors are long multipliers, whatever the bits of a result."""
-        return self.attention == "deferred"
+        return self.deferred
 
     @property
     def exponential_tables(self):
         """Tables of `TABLE_BYTES` that hold the exponentials: a byte of each entry each."""
-        return {"published": 0, "deferred": 1, "normalised": 2}[self.attention]
+        return {"published": 0, "normalised": 2}.get(self.attention, 1)
 
     @property
     def last_table(self):
@@ -432,7 +450,8 @@ _RANGES = [
     ("attention_bits", 8, 16), ("max_row", 2, 65536), ("x0_bits", 1, 24),
 ]
 _CHOICES = {
-    "pe_style": ("dsp", "dsp_packed", "lut"), "attention": ("published", "normalised", "deferred"),
+    "pe_style": ("dsp", "dsp_packed", "lut"),
+    "attention": ATTENTIONS,
     "attention_bits": (8, 16), "gelu": ("published", "table"),
     "norm": ("published", "leading_one", "normalised"), "pooling": ("none", "mean"),
 }

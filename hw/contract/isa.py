@@ -11,6 +11,8 @@ from enum import Enum, IntEnum, IntFlag
 from systola.hw.contract.numbers import (
     CODE_BITS,
     CODEBOOK_ENTRIES,
+    LEVEL_BITS,
+    LEVELS,
     MAX_SHIFT,
     NORM_FRACTION,
     NORMALISED_PEAK,
@@ -66,7 +68,8 @@ class Flag(IntFlag):
     RESIDUAL = 1   # MATMUL: add the scaled residual before the saturation
     BROADCAST = 2  # MATMUL: one parameter record for all columns
     SYMMETRIC = 4  # MATMUL: saturate below at -(2**(out_bits-1) - 1), for stationary operands
-    UNSIGNED = 8   # MATMUL: the top digit plane of the activations is unsigned, at most 128
+    UNSIGNED = 8   # MATMUL: the activations are SHIFTMAX's: codes of log2 attention, or else their
+                   # top digit plane is unsigned, at most 128
     ROW_SCALE = 16  # MATMUL: row t's multiplier is row factor factor_base + t, of exponentials
     NARROW = 32    # MATMUL: operands have config.narrow_bits, tiles 2C columns, planes weigh 1
     TRANSPOSE = 1  # FETCH: columns of the tile are channels, rows are tokens
@@ -107,6 +110,7 @@ class When(Enum):
     ROW_SCALE = "flag ROW_SCALE"
     PER_CHANNEL = "not flag BROADCAST"
     WIDE = f"out_bits > {CODE_BITS}"
+    UNSIGNED = "flag UNSIGNED"
 
 
 class Memory(Enum):
@@ -144,7 +148,8 @@ class Region:
 
     `words` and `rows` are fields, `rows` may be a number. There are `planes` planes (a number, a
     field, or a number of the configuration), and `more`: as many as that field says, or one if that
-    condition holds. Without `when`, the region is always there.
+    condition holds. Without `when`, the region is always there. With log2 attention two words of
+    codes share one if `packed` holds: its condition, or always.
     """
 
     prefix: str
@@ -154,6 +159,7 @@ class Region:
     planes: int | str = 1
     more: str | When | None = None
     when: When | None = None
+    packed: When | bool = False
 
 
 @dataclass(frozen=True)
@@ -213,7 +219,7 @@ _UNIT = Field("unit", 32, "unit of ShiftExp: the code of 1", low=1, high="larges
 _CODE = Field("out_bits", 16, "bits to saturate to", low=2, high=CODE_BITS)
 _RESULT = Field("out_bits", 16, "bits to saturate to; more than 8 writes two planes", low=2,
                 high=16)
-_DIVIDED = "attention", "normalised", "deferred"
+_DIVIDED = "attention", "normalised", "deferred", *LEVELS
 _NORMALISED = "attention", "normalised"
 _VECTOR = (*_region("src_", "the input", plane=True), _ROWS, _WORDS, _LAST,
            *_region("dst_", "the output", plane=True))
@@ -235,8 +241,9 @@ FORMATS = {
         (Span(Memory.PARAMS, "base", "count", writes=True),), factors=("count", "param_beats")),
     Opcode.LOAD_TABLE: Format(
         Engine.LOAD, f"Stream to a table of {TABLE_BYTES} bytes, R to a beat. GELU: int8 results "
-        f"for codes -128 to 127. Exponentials: unsigned results, at most {PEAK} (deferred) or "
-        f"{NORMALISED_PEAK} (normalised, of two bytes), for 0 to 255 below the row's maximum.",
+        f"for codes -128 to 127. Exponentials, for 0 to 255 below the row's maximum: unsigned "
+        f"results, at most {PEAK} (deferred) or {NORMALISED_PEAK} (normalised, of two bytes), or "
+        f"codes of {LEVEL_BITS} bits (log2 attention).",
         (_BEATS, Field("table", 16, "0 GELU, 1 exponentials, 2 their high bytes (normalised)",
                        high="last_table")),
         (Span(Memory.TABLES, "table", writes=True),), factors=("table_beats",)),
@@ -285,7 +292,7 @@ FORMATS = {
          *_region("res_", "the 16-bit residual", plane=True),
          Field("res_mult", 32, "multiplier of the residual", signed=True),
          Field("res_shift", 16, "right shift of the residual", high=MAX_SHIFT)),
-        (Region("act_", words="act_words", planes="digits"),
+        (Region("act_", words="act_words", planes="digits", packed=When.UNSIGNED),
          Region("out_", writes=True, more=When.WIDE),
          Region("res_", planes=2, when=When.RESIDUAL),
          Span(Memory.PARAMS, "param_base", CHANNELS, several=When.PER_CHANNEL),
@@ -293,10 +300,11 @@ FORMATS = {
     Opcode.SHIFTMAX: Format(
         Engine.VECTOR, "Rows of 8-bit codes to attention digits, config.attention_digits planes. "
         "Normalised, deferred: to exponentials (from the table) and a row factor numerator // sum "
-        "each.",
+        "each; log2 attention: to their codes, word 2k in the low nibbles of word k, 2k + 1 in the "
+        "high ones.",
         (*_VECTOR, _UNIT, Field("numerator", 32, "of the row factors"),
          Field("factor_base", 16, "first row factor")),
-        (Region("src_"), Region("dst_", writes=True, planes="attention_digits"),
+        (Region("src_"), Region("dst_", writes=True, planes="attention_digits", packed=True),
          Span(Memory.TABLES, 1, only=_DIVIDED), Span(Memory.TABLES, 2, only=_NORMALISED),
          Span(Memory.FACTORS, "factor_base", "rows", writes=True, only=_DIVIDED))),
     Opcode.SHIFTGELU: Format(

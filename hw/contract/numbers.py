@@ -1,10 +1,10 @@
 """Constants of the number formats that models, compiler and hardware share."""
 
 __all__ = ["BRANCH_BITS", "CODEBOOK_ENTRIES", "CODE_BITS", "FACTOR_BITS", "GELU_SHIFT", "INT_BITS",
-           "MAX31", "MAX_SHIFT", "NARROW_SUM_BITS", "NORMALISED_PEAK", "NORM_FRACTION",
-           "NORM_NUMERATOR", "NORM_ROOT_BITS", "PEAK", "RECORD_BYTES", "RESIDUAL_BITS",
-           "SHARE_FRACTION", "SHIFT_BITS", "SOFTMAX_SHIFT", "SQUARE_FRACTION", "TABLE_BYTES",
-           "epsilon_bits"]
+           "LEVELS", "LEVEL_BITS", "MAX31", "MAX_SHIFT", "NARROW_SUM_BITS", "NORMALISED_PEAK",
+           "NORM_FRACTION", "NORM_NUMERATOR", "NORM_ROOT_BITS", "PEAK", "RECORD_BYTES",
+           "RESIDUAL_BITS", "SHARE_FRACTION", "SHIFT_BITS", "SOFTMAX_SHIFT", "SQUARE_FRACTION",
+           "TABLE_BYTES", "epsilon_bits"]
 
 CODE_BITS = 8
 """Bits of a code, and of a lane; a result of more has two planes and long multipliers."""
@@ -41,6 +41,20 @@ GELU_SHIFT = 23
 
 PEAK = 128
 """Code of the largest exponential of every row of deferred attention, and so least sum of one."""
+
+LEVEL_BITS = 4
+"""Bits of a code of a level: two fill a byte of the scratchpad."""
+
+LEVELS = {
+    "single_16": (0, *(1 << octave for octave in range(8))),
+    "half_16": (0, 1, *(part << octave for octave in range(6) for part in (2, 3)), PEAK),
+    "sqrt2_16": (0, *sorted({round(PEAK / 2 ** (half / 2)) for half in range(15)})),
+}
+"""Exponentials that log2 attention has, by its scheme: a code is the number of one, in order.
+
+Powers of two from `PEAK` down; these and what lies half way between two (BitLog2); these and what
+lies half an octave between two, rounded (RepQ-ViT). Below 1 a byte holds none but 0.
+"""
 
 NORMALISED_PEAK = 1 << 15
 """Largest exponential of every row of normalised attention; its codes add up to one or two."""

@@ -106,8 +106,11 @@ def _region(region):
     elif region.more:
         planes.append(f"{_code(region.more)} more")
     when = region.when.value if region.when else ""
+    packed = f" if {region.packed.value}" if isinstance(region.packed, When) else ""
+    words = f"{_code(region.words)} words" + (
+        f", two in one{packed} with log2 attention" if region.packed else "")
     return (f"| {_access(region)} | `{region.prefix}base` | {' and '.join(planes)} of "
-            f"{_code(region.rows)} rows of {_code(region.words)} words | {when} |")
+            f"{_code(region.rows)} rows of {words} | {when} |")
 
 
 def _span(span):

@@ -61,7 +61,8 @@ class Checker(wiring.Component):
                                             for opcode, step in program)) for role in _ROLES}
         # One bit for each source of an operand: quicker than numbers.
         codes = data.StructLayout({role: len(places) for role, places in sources.items()} | {
-            "less": 1, "when": len(When) + 1, "first": 1, "last": 1, "cause": 8})
+            "less": 1, "when": len(When) + 1, "halved": len(When) + 1, "first": 1, "last": 1,
+            "cause": 8})
         chosen, ready, advance = Signal(codes), Signal(), Signal()
         more = self._choose(m, program, sources, chosen, ready, advance)
 
@@ -76,13 +77,15 @@ class Checker(wiring.Component):
         conditions = {When.RESIDUAL: (flags & Flag.RESIDUAL).any(),
                       When.ROW_SCALE: (flags & Flag.ROW_SCALE).any(),
                       When.PER_CHANNEL: ~(flags & Flag.BROADCAST).any(),
-                      When.WIDE: out_bits > CODE_BITS}
+                      When.WIDE: out_bits > CODE_BITS,
+                      When.UNSIGNED: (flags & Flag.UNSIGNED).any()}
         m.d.sync += holds.eq(Cat(1, *(conditions[when] for when in When)))
         with m.If(advance):
             m.d.sync += [fetched.eq(ready), fetch.eq(chosen),
                          a.eq(self._select("a", chosen.a, sources)),
                          b.eq(self._select("b", chosen.b, sources)),
-                         loaded.eq(fetched), step.eq(fetch), x0.eq(a), y0.eq(b - fetch.less),
+                         loaded.eq(fetched), step.eq(fetch), x0.eq(a),
+                         y0.eq((b - fetch.less) >> (holds & fetch.halved).any()),
                          applies.eq((holds & fetch.when).any())]
 
         # Fourth: four bits of the product a cycle.
@@ -136,8 +139,8 @@ class Checker(wiring.Component):
                     m.d.comb += entry.eq(chosen.shape().const({
                         role: 1 << places.index(self._place(opcode, getattr(step, role)))
                         for role, places in sources.items()} | {
-                        "less": step.less, "when": 1 << (0 if step.when is None else
-                                                              1 + list(When).index(step.when)),
+                        "less": step.less, "when": _holders(step.when or True),
+                        "halved": _holders(step.halved),
                         "first": step.first, "last": k in ends, "cause": step.cause}))
         with m.If(advance):
             m.d.sync += [chosen.eq(entry), ready.eq(more), index.eq(index + 1),
@@ -174,3 +177,8 @@ class Checker(wiring.Component):
             values = [values[k] | (values[k + 1] if k + 1 < len(values) else 0)
                       for k in range(0, len(values), 2)]
         return values[0]
+
+
+def _holders(condition):
+    """Return which bits of ``holds`` make `condition` true; one that always or never is, too."""
+    return 1 << 1 + list(When).index(condition) if isinstance(condition, When) else int(condition)

@@ -1,23 +1,26 @@
-"""Processing elements that the report compares: dequantized operands, and log2 attention codes.
+"""Arrays that the report compares: of dequantized operands, and of codes that stand for numbers.
 
-No accelerator is made of them. They sit in the same weight-stationary array as the low-bit integer
-ones, so that areas and energies differ by the arithmetic alone.
+No accelerator is made of them. Processing elements sit in the same weight-stationary array as the
+low-bit integer ones, so that areas and energies differ by the arithmetic alone; what decodes at the
+edge of an accelerator's array, in its feeder or on the way of the weights, is here beside it.
 """
 
 from functools import partial
 
 from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.latency import array_delays, array_latency
 from systola.hw.matrix.pe import STYLES, booth_product, multiply_accumulate
-from systola.hw.matrix.systolic import connect_cells
+from systola.hw.matrix.systolic import SystolicArray, connect_cells
 from systola.hw.parts.arguments import check_integers, check_least, check_positive
+from systola.hw.parts.levels import exponential
 from systola.hw.parts.pipeline import node
 
-__all__ = ["CODE_BITS", "FIXED_BITS", "FixedPointElement", "OperandScalers", "ShiftElement",
-           "StyledArray", "fixed_point_array", "shift_array"]
+__all__ = ["CODE_BITS", "FIXED_BITS", "CodedArray", "FixedPointElement", "OperandScalers",
+           "ShiftElement", "StyledArray", "fixed_point_array", "shift_array"]
 
 FIXED_BITS = 16
 """Bits of a dequantized operand, and of the scale that makes it."""
@@ -115,6 +118,65 @@ class ShiftElement(wiring.Component):
         m.d.comb += multiple.eq((weight << 1) + Mux(act[0] & leading.any(), weight, 0))
         m.d.sync += [act.eq(self.act), psum.eq(self.psum + product),
                      product.eq(Mux(act.any(), multiple << leading >> 1, 0))]
+        return m
+
+
+class CodedArray(wiring.Component):
+    """A packed array of 8-bit operands of which one kind comes as codes of 4 bits.
+
+    Activations by the levels of log2 attention, as `hw.matrix.feeder.Feeder` decodes them; or else
+    weights from a codebook, of which every lane has a copy, as `hw.load.unpackers.CodeUnpacker`.
+    Ports, timing and attributes are those of `SystolicArray` but for the codes.
+
+    Model: model/operators/matmul.py
+
+    Parameters
+    ----------
+    rows, cols : int
+        Of the array.
+    levels : sequence of int
+        What codes of activations stand for; none if the weights are codes.
+
+    Members
+    -------
+    acts, w
+        One of them of `CODE_BITS` bits.
+    book_en, book_entry, book_value : In(1), In(4), In(8)
+        Of weights: writes an entry of the codebook.
+    """
+
+    def __init__(self, *, rows, cols, levels=()):
+        self.levels = levels
+        self._array = array = SystolicArray(rows=rows, cols=cols, act_bits=8, weight_bits=8,
+                                            style="dsp_packed")
+        for name in "rows", "cols", "group", "tokens", "latency", "delays", "psum_bits":
+            setattr(self, name, getattr(array, name))
+        codes = {name: In(data.ArrayLayout(unsigned(CODE_BITS), len(getattr(array, name))))
+                 for name in ("acts", "w")}
+        members = {name: In(getattr(array, name).shape()) for name in ("acts", "w")}
+        members |= {"acts": codes["acts"]} if levels else {
+            "w": codes["w"], "book_en": In(1), "book_entry": In(CODE_BITS), "book_value": In(8)}
+        super().__init__({**members, "swap": In(1), "w_col": In(cols // array.group),
+                          "psum": Out(array.psum.shape())})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.array = array = self._array
+        m.d.comb += [array.swap.eq(self.swap), array.w_col.eq(self.w_col),
+                     self.psum.eq(array.psum)]
+        if self.levels:
+            m.d.comb += [act.eq(exponential(m, self.levels, code))
+                         for act, code in zip(array.acts, self.acts, strict=True)]
+            m.d.comb += array.w.eq(self.w)
+            return m
+        m.d.comb += array.acts.eq(self.acts)
+        for k, code in enumerate(self.w):
+            memory = Memory(shape=8, depth=1 << CODE_BITS, init=[])
+            m.submodules[f"book_{k}"] = memory
+            write, read = memory.write_port(), memory.read_port(domain="comb")
+            m.d.comb += [write.en.eq(self.book_en), write.addr.eq(self.book_entry),
+                         write.data.eq(self.book_value), read.addr.eq(code),
+                         array.w[k].eq(read.data)]
         return m
 
 

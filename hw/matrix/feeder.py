@@ -6,8 +6,10 @@ from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.isa import Flag, Opcode
+from systola.hw.contract.numbers import LEVEL_BITS
 from systola.hw.matrix.accumulator import Accumulators
 from systola.hw.parts import shapes
+from systola.hw.parts.levels import exponential
 from systola.hw.parts.register_slice import RegisterSlice
 
 __all__ = ["Feeder"]
@@ -24,8 +26,9 @@ class Feeder(wiring.Component):
     it only writes; the tile's other passes wait until the buffer is free. One word a cycle
     otherwise, without a gap between passes; one cycle between instructions without requests.
 
-    The byte lanes become signed(act_bits + 1): with UNSIGNED the top digit is unsigned; with NARROW
-    they have ``narrow_bits``.
+    The byte lanes become signed(act_bits + 1): with UNSIGNED the top digit is unsigned, or in log2
+    attention a nibble is the code of an exponential, words 2j and 2j + 1 being those of word j of
+    the memory; with NARROW they have ``narrow_bits``.
 
     Model: none: moves data
 
@@ -69,7 +72,8 @@ class Feeder(wiring.Component):
         self.word_layout = data.StructLayout({
             "t": range(config.token_depth), "digit": range(config.attention_digits), "first": 1,
             "last": 1, "begin": 1, "swap": 1, "top": 1,
-            **({"narrow": 1} if config.narrow_bits else {})})
+            **({"narrow": 1} if config.narrow_bits else {}),
+            **({"codes": 1, "high": 1} if config.levels else {})})
         super().__init__({
             "instr": In(stream.Signature(shapes.body(Opcode.MATMUL))),
             "act": Out(shapes.ReadPort(config)),
@@ -132,6 +136,11 @@ class Feeder(wiring.Component):
         ]
         if config.narrow_bits:
             m.d.comb += note.narrow.eq(narrow)
+        next_word = word + 1
+        if config.levels:
+            codes = (ins.flags & Flag.UNSIGNED).any()
+            m.d.comb += [note.codes.eq(codes), note.high.eq(k[0])]
+            next_word = word + (k[0] | ~codes)
         with m.If(step):
             m.d.sync += [t.eq(t + 1), addr.eq(addr + ins.act_stride), last_t.eq(t == t_less)]
             with m.If(last_t):
@@ -140,8 +149,8 @@ class Feeder(wiring.Component):
                              addr.eq(plane + ins.act_plane)]
                 with m.If(last_digit):
                     m.d.sync += [digit.eq(0), last_digit.eq(one_digit), k.eq(k + 1),
-                                 last_k.eq(k == k_less), word.eq(word + 1),
-                                 plane.eq(word + 1), addr.eq(word + 1)]
+                                 last_k.eq(k == k_less),
+                                 *(s.eq(next_word) for s in (word, plane, addr))]
                     with m.If(last_k):
                         m.d.sync += [k.eq(0), last_k.eq(one_k), lane.eq(next_lane),
                                      active.eq(~last_tile),
@@ -195,6 +204,9 @@ class Feeder(wiring.Component):
         ]
         for lane in range(self.config.rows):
             byte = self.act.rsp.p[lane]
+            if self.config.levels:
+                code = Mux(note.high, byte[LEVEL_BITS:], byte[:LEVEL_BITS])
+                byte = Mux(note.codes, exponential(m, self.config.levels, code), byte)
             sign = byte[bits] if bits < 8 else byte[7] & ~note.top
             act = Cat(byte[:bits], sign)
             if narrow_bits:

@@ -40,7 +40,7 @@ class RowFactors(wiring.Component):
 
     def __init__(self, config):
         if not config.factor_depth:
-            raise ValueError(f"attention must be 'normalised' or 'deferred', not "
+            raise ValueError(f"attention must be one that is divided after A.V, not "
                              f"{config.attention!r}")
         self.config = config
         super().__init__({"w": In(stream.Signature(shapes.factor_write(config),

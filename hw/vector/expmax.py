@@ -1,11 +1,15 @@
-"""Deferred Shiftmax: exponentials of a row from a table, and the factor that normalises them."""
+"""Deferred Shiftmax: exponentials of a row from a table, and the factor that normalises them.
+
+Of log2 attention the table has codes, and so have the rows; exponentials are what is added up.
+"""
 
 from amaranth import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.contract.numbers import INT_BITS
+from systola.hw.contract.numbers import INT_BITS, LEVEL_BITS
 from systola.hw.parts.arguments import check_integers
+from systola.hw.parts.levels import exponential
 from systola.hw.parts.pipeline import Pipeline
 from systola.hw.parts.shapes import row_beat, table_write
 from systola.hw.vector.byte_table import ByteTable
@@ -38,13 +42,16 @@ class ExpMax(wiring.Component):
         Elements of the longest row.
     mult_bits : int
         Bits of a factor, 8 to 24.
+    levels : sequence of int
+        What codes stand for (see `systola.hw.parts.levels`), none if the table has exponentials.
 
     Members
     -------
     i : In(stream.Signature(row_beat(signed(8), lanes)))
         Rows of 1 to `max_row` codes.
     o : Out(stream.Signature(row_beat(unsigned(8), lanes)))
-        The rows of exponentials; lanes that are not kept hold anything.
+        The rows of exponentials; lanes that are not kept hold anything. Codes are in the low
+        nibble, and 0 in lanes that are not kept.
     factor : Out(stream.Signature(unsigned(mult_bits)))
         The factor of each row, in order.
     numerator : In(unsigned(31))
@@ -60,10 +67,10 @@ class ExpMax(wiring.Component):
 
     latency = 4
 
-    def __init__(self, *, lanes, max_row, mult_bits):
+    def __init__(self, *, lanes, max_row, mult_bits, levels=()):
         check_integers(lanes=(lanes, 1, 1024), max_row=(max_row, 1, 1 << 20),
                        mult_bits=(mult_bits, 8, 24))
-        self.lanes, self.max_row, self.mult_bits = lanes, max_row, mult_bits
+        self.lanes, self.max_row, self.mult_bits, self.levels = lanes, max_row, mult_bits, levels
         self.division = -(-mult_bits // _STEPS) + 1
         self.factor_latency = 2 + -(-(lanes - 1).bit_length() // 2) + self.division
         self._sum_bits = (255 * max_row).bit_length()
@@ -98,8 +105,14 @@ class ExpMax(wiring.Component):
         valid = pipe.delay(take, 2, reset_less=False)
         last, keep = pipe.delay(beat.last, 2), pipe.delay(beat.keep, 2)
         m.d.comb += [self.o.valid.eq(valid), self.o.p.last.eq(last), self.o.p.keep.eq(keep)]
-        m.d.comb += [self.o.p.x[k].eq(table.data[k]) for k in range(self.lanes)]
-        kept = [pipe.reg(Mux(keep[k] | (k == 0), table.data[k], 0)) for k in range(self.lanes)]
+        kept = [Mux(keep[k] | (k == 0), table.data[k], 0) for k in range(self.lanes)]
+        if self.levels:
+            codes = [entry[:LEVEL_BITS] for entry in kept]
+            m.d.comb += [self.o.p.x[k].eq(code) for k, code in enumerate(codes)]
+            kept = [exponential(m, self.levels, code) for code in codes]
+        else:
+            m.d.comb += [self.o.p.x[k].eq(table.data[k]) for k in range(self.lanes)]
+        kept = [pipe.reg(exponent) for exponent in kept]
         beat_sum, cycles = pipe.add_up(kept)
         valid = pipe.delay(valid, 1 + cycles, reset_less=False) & advance
         last = pipe.delay(last, 1 + cycles)

@@ -1,9 +1,12 @@
 """Writer of the VECTOR engine: beats of rows to words of a region."""
 
-from amaranth import Cat, Module, Mux, Signal, Value, unsigned
+from itertools import product
+
+from amaranth import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from systola.hw.contract.numbers import LEVEL_BITS
 from systola.hw.parts import shapes
 from systola.hw.vector.row_reader import address_bits, choose
 
@@ -13,7 +16,8 @@ __all__ = ["RowWriter", "balanced_digits"]
 def _write_region(config):
     """Return the payload that describes rows to write, in 1 to ``vector_planes`` planes."""
     return data.StructLayout({"base": 16, "stride": 16, "plane": 16, "rows": 16, "words": 16,
-                              "planes": range(config.vector_planes + 1)})
+                              "planes": range(config.vector_planes + 1),
+                              **({"packed": 1} if config.levels else {})})
 
 
 def _byte_beat(config):
@@ -44,6 +48,9 @@ class RowWriter(wiring.Component):
     One beat a cycle and one write a cycle: the next word is assembled while one is written. A word
     of b beats takes ``max(b, planes + 1)`` cycles. The first write follows the word's last beat by
     two cycles. Lanes beyond the row hold anything.
+
+    Of log2 attention a ``packed`` region has codes of 4 bits, the low nibbles of the beats: two
+    words share one, and the second's fill the high nibbles, 0 where the row has no more.
 
     Model: model/operators/matmul.py
 
@@ -85,7 +92,7 @@ class RowWriter(wiring.Component):
         ]
         with m.If(move):
             m.d.sync += full.eq(0)
-        word = self._assemble(m, take, full)
+        word = self._assemble(m, region, take, full)
         with m.If(take):
             m.d.sync += row_end.eq(self.i.p.last)
             with m.If(self.i.p.last):
@@ -97,7 +104,7 @@ class RowWriter(wiring.Component):
                          rows.eq(self.region.p.rows)]
         return m
 
-    def _assemble(self, m, take, full):
+    def _assemble(self, m, region, take, full):
         """Collect the beats of a word, for all planes at once; return it."""
         size, lanes = self.config.rows, self.config.vector_lanes
         word = Signal(data.ArrayLayout(shapes.word(self.config), self.config.vector_planes),
@@ -105,15 +112,35 @@ class RowWriter(wiring.Component):
         group = Signal(range(size // lanes), reset_less=True)
         with m.If(self.region.valid & self.region.ready):
             m.d.sync += group.eq(0)
+        end = (group == size // lanes - 1) | self.i.p.last
+        second, complete = self._pack(m, take, end, region.packed) if self.config.levels else (
+            Const(0, 1), end)
         with m.If(take):
-            end = (group == size // lanes - 1) | self.i.p.last
-            m.d.sync += [full.eq(end), group.eq(Mux(end, 0, group + 1))]
+            m.d.sync += [full.eq(complete), group.eq(Mux(end, 0, group + 1))]
             for first in range(size // lanes):
                 with m.If(group == first):
-                    m.d.sync += [word[p][lanes * first + k].eq(self.i.p.x[p][k])
-                                 for p in range(self.config.vector_planes)
-                                 for k in range(lanes)]
+                    for plane, k in product(range(self.config.vector_planes), range(lanes)):
+                        byte, x = word[plane][lanes * first + k], self.i.p.x[plane][k]
+                        if not self.config.levels:
+                            m.d.sync += byte.eq(x)
+                            continue
+                        m.d.sync += byte[LEVEL_BITS:].eq(
+                            Mux(second, x[:LEVEL_BITS], x[LEVEL_BITS:]))
+                        with m.If(~second):
+                            m.d.sync += byte[:LEVEL_BITS].eq(x)
         return word
+
+    def _pack(self, m, take, end, packed):
+        """Return whether a beat is of a word's high nibbles, and whether it completes the word.
+
+        `end` says that it is the last of the lanes, or of the row.
+        """
+        second = Signal(reset_less=True)
+        with m.If(take & end):
+            m.d.sync += second.eq(packed & ~second & ~self.i.p.last)
+        with m.If(self.region.valid & self.region.ready):
+            m.d.sync += second.eq(0)
+        return second, end & (~packed | second | self.i.p.last)
 
     def _write(self, m, region, word, row_end, final, move):
         """Write `word` from the cycle after `move` on; return when the region is complete."""

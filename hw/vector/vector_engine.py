@@ -143,8 +143,8 @@ class VectorEngine(wiring.Component):
         """Add the units of the three operations."""
         config = self.config
         size = {"lanes": config.vector_lanes, "max_row": config.max_row}
-        if config.attention == "deferred":
-            softmax = ExpMax(mult_bits=config.mult_bits, **size)
+        if config.deferred:
+            softmax = ExpMax(mult_bits=config.mult_bits, levels=config.levels, **size)
         elif config.attention == "normalised":
             softmax = NormalisedSoftmax(factor_bits=config.factor_bits, **size)
         else:
@@ -206,6 +206,8 @@ class VectorEngine(wiring.Component):
             reader.i.p.words.eq(ins.words), reader.i.p.lanes_last.eq(ins.lanes_last),
             reader.i.p.wide.eq(wide), writer.region.p.planes.eq(planes),
         ]
+        if config.levels:
+            m.d.comb += writer.region.p.packed.eq(self.instr.p.opcode == Opcode.SHIFTMAX)
         held = Signal(data.StructLayout({name: bits for name, (_, bits) in sources.items()}),
                       reset_less=True)
         how = Signal.like(scaler.scaling, reset_less=True)
@@ -251,7 +253,7 @@ class VectorEngine(wiring.Component):
         for k in range(config.vector_lanes):
             values = [source.p.x[k] for _, source in results]
             digits = balanced_digits(values[0], config.act_bits, config.attention_digits) \
-                if config.attention != "deferred" else [values[0]]
+                if not config.deferred else [values[0]]
             low = _select([(when, value[:8]) for (when, _), value in zip(
                 results, [digits[0], *values[1:]], strict=True)])
             planes = [low, *digits[1:]]

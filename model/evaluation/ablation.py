@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from systola.hw.contract.numbers import LEVELS
 from systola.model.data.class_labels import check_labels
 from systola.model.evaluation.accuracy import evaluate, float_logits, quantized
 from systola.model.operators import (
@@ -15,6 +16,7 @@ from systola.model.operators import (
     l1_layernorm,
     layernorm,
     log2,
+    log2_exponentials,
     log_int_softmax,
     normalised,
     shiftgelu,
@@ -67,7 +69,7 @@ def _together(first, second):
 
 
 _CODED = {scheme: _together(shiftmax.OPERATIONS, module.OPERATIONS)
-          for scheme, module in (("half_16", log2), ("sqrt2_17", sqrt2))}
+          for scheme, module in (("shiftmax_half_16", log2), ("shiftmax_sqrt2_17", sqrt2))}
 
 REPLACEMENTS = (
     Replacement(name="normalised softmax", setting="attention", variant="normalised",
@@ -82,10 +84,15 @@ REPLACEMENTS = (
                 operations=log_int_softmax.OPERATIONS, model_only=True),
     Replacement(name="streaming softmax (ITA)", setting="attention", variant="ita",
                 operations=ita_softmax.OPERATIONS, model_only=True),
-    Replacement(name="Shiftmax, Half_16 codes (BitLog2)", setting="attention", variant="half_16",
-                operations=_CODED["half_16"], model_only=True),
+    Replacement(name="Shiftmax, Half_16 codes (BitLog2)", setting="attention",
+                variant="shiftmax_half_16", operations=_CODED["shiftmax_half_16"],
+                model_only=True),
     Replacement(name="Shiftmax, Sqrt2_17 codes (RepQ-ViT)", setting="attention",
-                variant="sqrt2_17", operations=_CODED["sqrt2_17"], model_only=True),
+                variant="shiftmax_sqrt2_17", operations=_CODED["shiftmax_sqrt2_17"],
+                model_only=True),
+    *(Replacement(name=f"exponentials with the levels of {scheme.capitalize()}",
+                  setting="attention", variant=scheme, operations=log2_exponentials.OPERATIONS)
+      for scheme in LEVELS),
     Replacement(name="activation table", setting="gelu", variant="table",
                 operations=activation_table.OPERATIONS),
     Replacement(name="ShiftGELU (I-ViT)", setting="gelu", variant="published",

@@ -7,6 +7,7 @@ import numpy as np
 
 from systola.files.tensors import ModelError
 from systola.hw.contract.config import PUBLISHED
+from systola.hw.contract.numbers import LEVELS
 from systola.model.data import examples
 from systola.model.data.class_labels import check_labels
 from systola.model.data.image_source import Images
@@ -40,6 +41,7 @@ OPTIONS = {
     "published attention": {"attention": "published"},
     "published 8-bit attention": {"attention": "published", "attention_bits": 8},
     "deferred attention": {"attention": "deferred"},
+    **{f"log2 attention, {scheme.capitalize()}": {"attention": scheme} for scheme in LEVELS},
     "published GELU": {"gelu": "published"},
     "published layer norm": {"norm": "published"},
     "layer norm with leading-one start": {"norm": "leading_one"},

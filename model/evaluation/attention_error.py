@@ -2,8 +2,11 @@
 
 import numpy as np
 
+from systola.hw.contract.numbers import LEVEL_BITS, LEVELS
 from systola.model.graph.float_forward import softmax
+from systola.model.operators import log2
 from systola.model.operators.deferred import deferred_softmax, exp_table, row_factors
+from systola.model.operators.log2_exponentials import leveled_table
 from systola.model.operators.normalised import normalised_softmax
 from systola.model.operators.shiftmax import shiftmax
 from systola.model.quantization.scales import exact_exponential
@@ -15,6 +18,9 @@ __all__ = ["DEVIATIONS", "OPERATORS", "attention_error"]
 DEVIATIONS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Standard deviations of the random scores: from nearly flat attention to one key a row."""
 
+_SAMPLE = 64
+"""Rows from which the divisor of codes of shares is found."""
+
 _NUMERATOR, _SHIFT, _MULT_BITS = (1 << 31) - 1, 31, 24
 
 
@@ -22,13 +28,28 @@ def _shiftmax(scores, x0, bits):
     return shiftmax(scores, x0, bits=bits) * 2.0 ** (1 - bits)
 
 
-def _divided(operator):
+def _divided(operator, table=exp_table):
     """Return the attention of exponentials, divided by their sum."""
     def attention(scores, x0, bits):
-        codes, sums = operator(scores, exp_table(x0, bits))
+        codes, sums = operator(scores, table(x0, bits))
         return codes * (row_factors(sums, _NUMERATOR, _MULT_BITS) * 2.0**-_SHIFT)[..., None]
 
     return attention
+
+
+def _coded(scheme, shares):
+    """Return the attention of BitLog2's codes of `shares`, a function of scores and x0."""
+    def attention(scores, x0, bits):
+        real = shares(scores, x0)
+        sample = real[:_SAMPLE]
+        delta = log2.best_delta(sample, log2.decode(*log2.encode(sample, scheme)), scheme)
+        return log2.decode(*log2.encode(real, scheme)) / delta
+
+    return attention
+
+
+def _normalised_shares(scores, x0):
+    return np.minimum(_divided(normalised_softmax)(scores, x0, 16), 1)
 
 
 OPERATORS = {
@@ -36,6 +57,13 @@ OPERATORS = {
     "Shiftmax, 16 bits": (_shiftmax, 16),
     "deferred, 8 bits": (_divided(deferred_softmax), 8),
     "normalised, 16 bits": (_divided(normalised_softmax), 16),
+    **{f"{scheme.capitalize()}, {LEVEL_BITS} bits": (
+        _divided(deferred_softmax, lambda x0, bits, scheme=scheme: leveled_table(x0, scheme)),
+        LEVEL_BITS) for scheme in LEVELS},
+    **{f"{scheme} codes of shares, {name}": (_coded(scheme, shares), LEVEL_BITS)
+       for scheme in ("Single_16", "Half_16")
+       for name, shares in (("Shiftmax", lambda scores, x0: _shiftmax(scores, x0, 16)),
+                            ("normalised", _normalised_shares))},
 }
 """Function of (scores, x0, bits) to real attention, and its bits, by name."""
 

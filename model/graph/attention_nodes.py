@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from systola.hw.contract.numbers import FACTOR_BITS, INT_BITS
+from systola.hw.contract.numbers import FACTOR_BITS, INT_BITS, LEVELS
 from systola.model.graph.node import MOST, Node, Tensor, with_inputs
 from systola.model.graph.variants import SOFTMAXES
-from systola.model.operators.deferred import numerator_bits
+from systola.model.operators.deferred import exp_table, numerator_bits
+from systola.model.operators.log2_exponentials import leveled_table
 
-__all__ = ["EXPONENTIALS", "Context", "Scores", "Softmax"]
+__all__ = ["DEFERRED", "EXPONENTIALS", "Context", "Scores", "Softmax"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,10 +116,13 @@ class Scores(Node):
         return _pairs(tensor) * self.heads * self.head_dim
 
 
-EXPONENTIALS = "normalised", "deferred"
+DEFERRED = "deferred", *LEVELS
+"""Variants of softmax whose results are exponentials of 8 bits."""
+
+EXPONENTIALS = "normalised", *DEFERRED
 """Variants of softmax whose results `Context` divides."""
 
-_BITS = {"published": (8, 16), "normalised": (16,), "deferred": (8,),
+_BITS = {"published": (8, 16), "normalised": (16,), **dict.fromkeys(DEFERRED, (8,)),
          **{name: variant.bits for name, variant in SOFTMAXES.items()}}
 """Bits that each variant of softmax makes."""
 
@@ -128,8 +132,9 @@ class Softmax(Node):
     """Softmax over the keys of a row's own sequence.
 
     Variants of integers: ``published`` (Shiftmax as published, ``bits`` of attention),
-    ``normalised`` (exponentials of 16 bits, from 0 to 32768; `Context` divides) and ``deferred``
-    (the same of 8 bits, from 0 to 128). ``unit`` is the score of 1, at least 1: -x0 of the
+    ``normalised`` (exponentials of 16 bits, from 0 to 32768; `Context` divides), ``deferred``
+    (the same of 8 bits, from 0 to 128) and the schemes of `systola.hw.contract.numbers.LEVELS`
+    (these, but of a log2 code's levels only). ``unit`` is the score of 1, at least 1: -x0 of the
     publication. For comparison there are those of `systola.model.graph.variants.SOFTMAXES`, some
     with ``constants``.
     """
@@ -165,6 +170,15 @@ class Softmax(Node):
         else:
             self.absent("unit")
         self.checked_constants(variant)
+
+    def exponentials(self):
+        """Return the table of `EXPONENTIALS`, (256,) uint8 or uint16.
+
+        Entry d is that of a score d below its row's maximum; of log2 attention one of its levels.
+        """
+        if self.variant in LEVELS:
+            return leveled_table(-self.unit, self.variant)
+        return exp_table(-self.unit, self.bits)
 
     def renamed(self, inputs):
         """Return the node reading other tensors."""

@@ -7,13 +7,13 @@ from math import isfinite
 import numpy as np
 
 from systola.hw.contract.numbers import CODE_BITS, MAX31, epsilon_bits
-from systola.model.graph.attention_nodes import Context, Scores, Softmax
+from systola.model.graph.attention_nodes import DEFERRED, Context, Scores, Softmax
 from systola.model.graph.node import MOST, GraphError, Node, Tensor, with_inputs
 from systola.model.graph.variants import ACTIVATIONS, NORMS, SOFTMAXES
 
-__all__ = ["ALTERNATIVES", "CODEBOOK_BITS", "CODES", "FUNCTIONS", "KINDS", "Activation",
-           "Add", "Constant", "Context", "GraphError", "Input", "Linear", "Mean", "Node", "Norm",
-           "Rows", "Scores", "Softmax", "Tensor"]
+__all__ = ["ALTERNATIVES", "CODEBOOK_BITS", "CODES", "DEFERRED", "FUNCTIONS", "KINDS",
+           "Activation", "Add", "Constant", "Context", "GraphError", "Input", "Linear", "Mean",
+           "Node", "Norm", "Rows", "Scores", "Softmax", "Tensor"]
 
 CODEBOOK_BITS = 4
 """Bits of a code for weights: a codebook has at most ``2**CODEBOOK_BITS`` values."""

@@ -1,8 +1,9 @@
 """Which operator computes a softmax node, by its variant."""
 
 from systola.hw.contract.numbers import SOFTMAX_SHIFT
+from systola.model.graph.attention_nodes import DEFERRED
 from systola.model.operators import log2
-from systola.model.operators.deferred import deferred_softmax, exp_table
+from systola.model.operators.deferred import deferred_softmax
 from systola.model.operators.ibert_softmax import ibert_softmax
 from systola.model.operators.ita_softmax import ita_softmax
 from systola.model.operators.log_int_softmax import decode_log_int, log_int_softmax
@@ -23,7 +24,7 @@ def softmax_operator(node):
 
 def _from_table(softmax):
     def operator(node):
-        table = exp_table(-node.unit, node.bits)
+        table = node.exponentials()
         return lambda x: softmax(x, table)[0]
 
     return operator
@@ -45,11 +46,11 @@ def _sqrt2_17(node):
 
 _OPERATORS = {
     "published": _shiftmax,
-    "deferred": _from_table(deferred_softmax),
+    **dict.fromkeys(DEFERRED, _from_table(deferred_softmax)),
     "normalised": _from_table(normalised_softmax),
     "ibert": lambda node: lambda x: ibert_softmax(x, node.constants, node.bits),
     "log_int": lambda node: lambda x: decode_log_int(log_int_softmax(x, node.constants)),
     "ita": lambda node: lambda x: ita_softmax(x, int(node.unit).bit_length() - 1),
-    "half_16": _half_16,
-    "sqrt2_17": _sqrt2_17,
+    "shiftmax_half_16": _half_16,
+    "shiftmax_sqrt2_17": _sqrt2_17,
 }

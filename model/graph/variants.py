@@ -43,15 +43,17 @@ SOFTMAXES = {
     "ibert": Variant(words="I-BERT softmax", bits=(8, 16), check=check_constants),
     "log_int": Variant(words="log-int-softmax (FQ-ViT)", bits=(17,), check=check_constants),
     "ita": Variant(words="streaming softmax (ITA)", bits=(9,), units=_OCTAVES),
-    "half_16": Variant(words="Shiftmax with Half_16 codes (BitLog2)", bits=(9,), units=_UNITS),
-    "sqrt2_17": Variant(words="Shiftmax with Sqrt2_17 codes (RepQ-ViT)", bits=(25,), units=_UNITS,
-                        check=check_thresholds),
+    "shiftmax_half_16": Variant(words="Shiftmax with Half_16 codes (BitLog2)", bits=(9,),
+                                units=_UNITS),
+    "shiftmax_sqrt2_17": Variant(words="Shiftmax with Sqrt2_17 codes (RepQ-ViT)", bits=(25,),
+                                 units=_UNITS, check=check_thresholds),
 }
 """Of `Softmax`: all make shares, so that A.V divides nothing.
 
 ``ibert`` has (x0, b, c) as constants, of scale ``2**(1-bits)``; ``log_int`` the same, and powers of
 two of scale 2**-15. ``ita`` has the codes of an octave as its unit, and the scale 1/255. The codes
-of ``half_16`` and ``sqrt2_17`` (with its 16 thresholds) are decoded; their scale is the layer's.
+of ``shiftmax_half_16`` and ``shiftmax_sqrt2_17`` (with its 16 thresholds) are decoded; their scale
+is the layer's.
 """
 
 ACTIVATIONS = {"ibert": Variant(words="I-BERT GELU", check=check_gelu_constants)}

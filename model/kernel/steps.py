@@ -30,6 +30,7 @@ from systola.hw.contract.numbers import (
 )
 from systola.model.graph.nodes import (
     ALTERNATIVES,
+    DEFERRED,
     Activation,
     Add,
     Context,
@@ -42,7 +43,6 @@ from systola.model.graph.nodes import (
 )
 from systola.model.graph.row_arrays import score_bias
 from systola.model.kernel.compile import SOURCE
-from systola.model.operators.deferred import exp_table
 from systola.model.operators.normalised import row_bound
 from systola.model.operators.requant import requantize
 from systola.model.operators.shiftgelu import shiftgelu
@@ -160,9 +160,9 @@ def _(node: Scores, graph, library):
 def _(node: Softmax, graph, library):
     y = graph.tensors[node.name]
     tensors, numbers = {"x": node.input, "y": node.name}, _sequences(y)
-    if node.variant == "deferred":
+    if node.variant in DEFERRED:
         return Step(function="exponentials", tensors=tensors, scratch=row_stride(y, library),
-                    numbers={**numbers, "table": exp_table(-node.unit, node.bits)})
+                    numbers={**numbers, "table": node.exponentials()})
     if node.variant == "normalised":
         return _normalised(node, tensors, numbers, row_stride(y, library))
     if node.variant != "published":
@@ -181,7 +181,7 @@ def _normalised(node, tensors, numbers, stride):
     most = numbers["keys"] * NORMALISED_PEAK
     if most >= 1 << 32:
         raise Unfit(f"exponentials add up to {most}")
-    table = np.minimum(exp_table(-node.unit, node.bits), np.uint16(NORMALISED_PEAK))
+    table = np.minimum(node.exponentials(), np.uint16(NORMALISED_PEAK))
     return Step(function="normalised", tensors=tensors, scratch=3 * stride,
                 numbers={**numbers, "table": table})
 

@@ -4,6 +4,7 @@ from systola.hw.contract.config import AcceleratorConfig
 from systola.hw.contract.numbers import CODE_BITS, RESIDUAL_BITS
 from systola.model.graph.nodes import (
     ALTERNATIVES,
+    DEFERRED,
     Activation,
     Constant,
     Context,
@@ -68,7 +69,7 @@ def tensor_bits(graph, settings, choices=None):
         if isinstance(node, Softmax):
             variant = ALTERNATIVES[Softmax].get(settings["attention"])
             bits[node.name] = variant.bits[-1] if variant else (
-                8 if settings["attention"] == "deferred"
+                CODE_BITS if settings["attention"] in DEFERRED
                 else settings["attention_bits"])  # normalised: 16
         else:
             bits[node.name] = choices.get(node.name, {}).get("bits", fixed[role])

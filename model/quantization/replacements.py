@@ -7,7 +7,8 @@ from math import log
 
 import numpy as np
 
-from systola.model.graph.nodes import ALTERNATIVES, Activation, Norm, Softmax
+from systola.hw.contract.numbers import PEAK
+from systola.model.graph.nodes import ALTERNATIVES, DEFERRED, Activation, Norm, Softmax
 from systola.model.operators import log2, sqrt2
 from systola.model.operators.ibert_exp import exp_constants
 
@@ -16,7 +17,7 @@ __all__ = ["REPLACED", "SharesSample", "check_operators", "octave_scale", "softm
 REPLACED = {"attention": Softmax, "gelu": Activation, "norm": Norm}
 """By the setting, the class of the nodes whose operator it chooses."""
 
-_CODED = {"half_16", "sqrt2_17"}
+_CODED = {"shiftmax_half_16", "shiftmax_sqrt2_17"}
 _SAMPLE = 1 << 16
 _OCTAVES = 7
 
@@ -52,24 +53,24 @@ class SharesSample:
         if name in self._names and name not in self._deltas:
             x = np.ravel(x)
             x = x[::-(-len(x) // _SAMPLE)]
-            if self.variant == "half_16":
+            if self.variant == "shiftmax_half_16":
                 self._deltas[name] = log2.best_delta(x, log2.decode(*log2.encode(x, "Half_16")),
                                                      "Half_16")
             else:
                 self._deltas[name] = min(sqrt2.best_scale(x), 1.0)
 
     def delta(self, name):
-        """Return the divisor (``half_16``) or the largest share (``sqrt2_17``) of a softmax."""
+        """Return the divisor (of Half_16) or the largest share (of Sqrt2_17) of a softmax."""
         return self._deltas[name]
 
     def scale(self, name, bits):
         """Return the real value of one code of the results of a softmax, float32."""
-        if self.variant == "half_16":
+        if self.variant == "shiftmax_half_16":
             scale = 1 / self.delta(name)
-        elif self.variant == "sqrt2_17":
+        elif self.variant == "shiftmax_sqrt2_17":
             scale = self.delta(name) * 2.0**-sqrt2.FRACTION
         else:
-            scale = {"deferred": 2.0**-7, "log_int": 2.0**-15, "ita": 1 / 255}.get(
+            scale = {"log_int": 2.0**-15, "ita": 1 / 255, **dict.fromkeys(DEFERRED, 1 / PEAK)}.get(
                 self.variant, 2.0 ** (1 - bits))
         return np.float32(scale)
 
@@ -92,6 +93,6 @@ def softmax_parameters(node, variant, scale, unit, shares):
         return {"constants": exp_constants(scale)}
     if variant == "ita":
         return {"unit": round(log(2) / float(scale))}
-    if variant == "sqrt2_17":
+    if variant == "shiftmax_sqrt2_17":
         return {"unit": unit(), "constants": sqrt2.code_thresholds(shares.delta(node.name))}
     return {"unit": unit()}

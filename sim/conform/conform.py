@@ -7,8 +7,10 @@ An engine is any object with these methods of the models; arrays are int64 and b
 - ``digit_matmul(a, v)``: (M, K) non-negative codes of up to 16 bits by (K, N) 8-bit codes
 - ``shiftmax(x, x0, n, bits)``, ``shiftgelu(x, x0, n, bits)``, ``layernorm(x)``
 - optional ``shiftmax_trace`` and so on, with the fields of the models' traces, to show more
+- optional ``search(x, thresholds)``: how many of up to 31 sorted thresholds each integer from 0 to
+  2**15 exceeds: codes of attention
 - optional ``offline = True``: also report quantization, calibration, constants, attention codes
-  and the operators that are here for ablations, which are always the models'
+  of reals and the operators that are here for ablations, which are always the models'
 - optional ``judged_only = True``: skip the runs whose results are only shown
 """
 

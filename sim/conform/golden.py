@@ -24,7 +24,7 @@ MISSING = "not implemented"
 OPAQUE = "not exposed"
 """The engine under test has no such part, or computes this inside and does not show it."""
 
-_OFFLINE = {"I-BERT", "calibrate", "constant", "dyadic", "log-int", "log2", "quantize", "sqrt2"}
+_OFFLINE = {"I-BERT", "calibrate", "constant", "dyadic", "log-int", "quantize"}
 """First words of operators that no engine but the models has."""
 
 
@@ -127,7 +127,7 @@ class Report:
     def __init__(self, golden, engine):
         self.golden, self.engine, self.rows = golden, engine, []
         self.judged_only = getattr(engine, "judged_only", False)
-        self._offline = getattr(engine, "offline", False)
+        self.offline = getattr(engine, "offline", False)
 
     def trace(self, operator, *args):
         """Run `operator` and return an object with its ``out`` and whatever else it shows."""
@@ -141,7 +141,7 @@ class Report:
         The `bound` of a row that is judged to one is the largest difference of every element,
         which broadcasts; a row that is all equal is then simply judged.
         """
-        if got is None or (operator.split()[0] in _OFFLINE and not self._offline):
+        if got is None or (operator.split()[0] in _OFFLINE and not self.offline):
             self.rows.append(Row(file=self.golden.name, operator=operator, array=array,
                                  status=OPAQUE if status != MISSING else MISSING, note=note))
             return

@@ -19,6 +19,9 @@ MULT_BITS = INT_BITS
 WIDE_BITS = 40
 """Bits of accumulators and biases: I-LayerNorm biases exceed 32 bits."""
 
+SHARE_BITS, CODE_BITS = 17, 5
+"""Bits of shares of attention, signed, and of how many thresholds they exceed."""
+
 ROWS, COLS = 16, 8
 ACC_BITS = 40
 DEPTH = 64
@@ -129,6 +132,23 @@ class RtlEngine:
             lambda part, w: self._product(split_digits(part, digit_bits, digits), w),
             a, np.swapaxes(np.asarray(v), -1, -2))
 
+    def search(self, x, thresholds):
+        """Return how many of up to 31 sorted `thresholds` each of the integers `x` exceeds."""
+        x, most = np.asarray(x, np.int64), (1 << CODE_BITS) - 1
+        levels = np.full(most, (1 << SHARE_BITS - 1) - 1)  # no x is above that
+        levels[:len(thresholds)] = thresholds
+        level, lane = (part.ravel() for part in np.indices((most + 1, LANES)))
+        writes = pack([(lane, (LANES - 1).bit_length()), (level, CODE_BITS),
+                       (np.where(level, levels[level - 1], 0), SHARE_BITS + 1)])
+        # What enters while thresholds are written is twice as much, so that all are.
+        self._run("thresholds", {}, {"w": writes, "i": np.zeros((2 * len(writes), 9), np.uint8)},
+                  {"o": 2 * len(writes)}, {})
+        rows = _padded(x.reshape(1, -1), axis=1, to=-(-x.size // LANES) * LANES)
+        rows = rows.reshape(-1, LANES)
+        got = self._run("thresholds", {}, {"i": pack([(rows, SHARE_BITS)])}, {"o": len(rows)}, {})
+        codes = unpack(got["o"], [(LANES, CODE_BITS, True)])[0]
+        return (codes.ravel()[:x.size] + (1 << CODE_BITS - 1)).reshape(x.shape)
+
     def _batched(self, product, x, w):
         x, w = np.asarray(x, np.int64), np.asarray(w, np.int64)
         lead = np.broadcast_shapes(x.shape[:-2], w.shape[:-2])
@@ -204,6 +224,10 @@ def _make(name, key):
 
         return MatmulUnit(rows=ROWS, cols=COLS, act_bits=8, weight_bits=8, style="dsp",
                           digits=DIGITS, acc_bits=ACC_BITS, depth=DEPTH)
+    if name == "thresholds":
+        from systola.hw.parts.threshold_quantizer import ThresholdQuantizer
+
+        return ThresholdQuantizer(lanes=LANES, in_bits=SHARE_BITS, bits=CODE_BITS, sets=1)
     if name == "shiftmax":
         from systola.hw.vector.shiftmax import Shiftmax
 

@@ -82,6 +82,8 @@ _SMALL = {"banks": 1, "bank_depth": 16, "token_depth": 2, "param_depth": 2, "max
 _ONE = AcceleratorConfig(rows=2, cols=2, lanes=1, **_SMALL)
 _TWO = AcceleratorConfig(rows=2, cols=2, lanes=2, **_SMALL)
 _DEFERRED = AcceleratorConfig(rows=2, cols=2, lanes=1, attention="deferred", **_SMALL)
+_CODED = AcceleratorConfig(rows=2, cols=2, lanes=1, attention="half_16", weight_codes=True,
+                           **_SMALL)
 
 _ROOT = (("ITERATIONS = 10", "ITERATIONS = 3"), ("width, 18, 62", "width, 4, 62"),
          ("from systola.hw.contract.numbers import MAX31", "MAX31 = (1 << 7) - 1"),
@@ -121,6 +123,9 @@ _STREAMS = [
              lambda hw: hw.RowReader(_TWO)),
     _streams("vector.row_writer", ("move.eq(full & ~self.dst.req.valid)", "move.eq(full)"),
              lambda hw: hw.RowWriter(_TWO)),
+    _streams("vector.row_writer",
+             ("move.eq(full & ~self.dst.req.valid)", "move.eq(full)"),
+             lambda hw: hw.RowWriter(_CODED), "row_writer, packed"),
     _streams("matrix.word_writer", ("move.eq(full & (~req.valid | last))", "move.eq(full)"),
              lambda hw: hw.WordWriter(_ONE)),
     _streams("load.unpackers", ("self.o.valid.eq(self.i.valid & full)",
@@ -129,6 +134,8 @@ _STREAMS = [
     _streams("load.unpackers", ("with m.If(moved):", "with m.If(self.o.valid):"),
              lambda hw: hw.TableUnpacker(_ONE),
              "unpackers, tables"),
+    _streams("load.unpackers", ("high & self.o.ready)),", "high)),"),
+             lambda hw: hw.CodeUnpacker(_CODED), "unpackers, codes"),
     _streams("matrix.residual_reader",
              ("rsp.ready.eq(~has_low | ~o.valid | o.ready)", "rsp.ready.eq(1)"),
              lambda hw: hw.ResidualReader(_ONE)),

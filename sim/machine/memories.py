@@ -7,6 +7,7 @@ from systola.hw.contract.numbers import (
     CODE_BITS,
     CODEBOOK_ENTRIES,
     GELU_SHIFT,
+    LEVEL_BITS,
     MAX_SHIFT,
     RECORD_BYTES,
     SOFTMAX_SHIFT,
@@ -14,6 +15,7 @@ from systola.hw.contract.numbers import (
 )
 from systola.model.operators.deferred import deferred_softmax, row_factors
 from systola.model.operators.layernorm import layernorm_requant
+from systola.model.operators.log2_exponentials import decoded, packed, unpacked
 from systola.model.operators.matmul import matmul, split_digits
 from systola.model.operators.normalised import normalised_softmax
 from systola.model.operators.requant import requantize
@@ -131,7 +133,7 @@ class Memories:
 
     def activations(self, fields):
         """Return the streamed operand of MATMUL, its digit planes (digits, rows, K) int64."""
-        raw = self.read(fields, "act_", fields["act_words"], fields["digits"]).astype(np.int64)
+        raw = self._streamed(fields).astype(np.int64)
         if fields["flags"] & Flag.NARROW:
             return _wrap(raw, self.config.narrow_bits)
         # Codes are sign-extended, but in an unsigned top digit: the bit above them is the sign.
@@ -139,6 +141,15 @@ class Memories:
         if fields["flags"] & Flag.UNSIGNED and self.config.act_bits == 8:
             planes[-1] = raw[-1]
         return planes
+
+    def _streamed(self, fields):
+        """Return the bytes (digits, rows, K) of the streamed operand; codes are decoded."""
+        config, words = self.config, fields["act_words"]
+        if not (config.levels and fields["flags"] & Flag.UNSIGNED):
+            return self.read(fields, "act_", words, fields["digits"])
+        pairs = self.read(fields, "act_", config.attention_words(words), fields["digits"])
+        codes = unpacked(pairs, config.rows)[..., :words * config.rows]
+        return decoded(codes, config.levels)
 
     def accumulate(self, fields, planes, weights):
         """Return the accumulators (rows, N) of activation `planes` and weight words."""
@@ -222,6 +233,9 @@ class Memories:
             fields = fields | {"rows": 1}
         elif opcode is Opcode.SHIFTMAX and config.factor_depth:
             y = self._exponentials(fields, x)
+            if config.levels:
+                y = packed(y, config.rows)
+                fields = fields | {"words": config.attention_words(fields["words"])}
         elif opcode is Opcode.SHIFTMAX:
             a = shiftmax(x, -fields["unit"], SOFTMAX_SHIFT, config.attention_bits)
             y = split_digits(a, config.act_bits, config.attention_digits)
@@ -243,7 +257,11 @@ class Memories:
     def _exponentials(self, fields, x):
         """Return the planes of the exponentials of rows `x`, and write the rows' factors."""
         config = self.config
-        if config.attention == "deferred":
+        if config.levels:
+            codes, _ = deferred_softmax(x, self.tables[1] & (1 << LEVEL_BITS) - 1)
+            sums = decoded(codes, config.levels).sum(axis=-1)
+            y = codes[None]
+        elif config.deferred:
             codes, sums = deferred_softmax(x, self.tables[1])
             y = codes[None]
         else:

@@ -66,6 +66,8 @@ def _holds(when, fields):
             return not fields["flags"] & Flag.BROADCAST
         case When.WIDE:
             return fields["out_bits"] > CODE_BITS
+        case When.UNSIGNED:
+            return bool(fields["flags"] & Flag.UNSIGNED)
     return True
 
 
@@ -83,7 +85,10 @@ def extent(region, fields, config):
         planes += _holds(region.more, fields)
     elif region.more:
         planes += fields[region.more]
-    return planes, _value(region.rows, fields, config), fields[region.words]
+    words = fields[region.words]
+    if region.packed and _holds(region.packed, fields):
+        words = config.attention_words(words)
+    return planes, _value(region.rows, fields, config), words
 
 
 def entries(span, fields, config):

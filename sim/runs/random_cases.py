@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from systola.hw.contract.config import AcceleratorConfig
+from systola.hw.contract.numbers import LEVELS
 from systola.model.allocation.node_precisions import Precision
 from systola.model.data.synthetic import random_codes, random_vit
 
@@ -22,6 +23,9 @@ def random_case(seed, *, images=2):
     # Apart, so that what was drawn before stays.
     if config.attention == "published" and np.random.default_rng([seed, 5]).random() < 0.4:
         config = dataclasses.replace(config, attention="normalised", attention_bits=16)
+    if config.attention == "deferred" and np.random.default_rng([seed, 9]).random() < 0.5:
+        scheme = list(LEVELS)[np.random.default_rng([seed, 10]).integers(len(LEVELS))]
+        config = dataclasses.replace(config, attention=scheme)
     config = _with_narrow(config, np.random.default_rng([seed, 7]))
     if config.cols % 2 == 0 and np.random.default_rng([seed, 8]).random() < 0.5:
         config = dataclasses.replace(config, weight_codes=True)  # of layers with up to 4 bits

@@ -59,6 +59,9 @@ class Simulation:
         What the engines did; not with `streams` other than files.
     bandwidth : list or None
         Bytes of weights by layer, and per cycle, as the compiler counts them.
+    scratchpad : dict or None
+        Words: the ``peak`` that is needed at once, ``used`` up to the last one, and those that
+        softmax writes, ``attention`` of all heads and layers.
     logits : int64 array (images, classes), or None
         From the accelerator.
     tensors : list of dict
@@ -84,6 +87,7 @@ class Simulation:
     counters: dict = field(default_factory=dict)
     timeline: Timeline | None = None
     bandwidth: list | None = None
+    scratchpad: dict | None = None
     logits: np.ndarray | None = None
     tensors: list = field(default_factory=list)
     seconds: dict = field(default_factory=dict)
@@ -93,7 +97,7 @@ class Simulation:
         """Return the figures as plain data."""
         names = ("images", "batch", "mismatches", "tensors_compared", "elements_compared",
                  "differing", "cycles", "cycles_predicted", "window", "utilisation", "passes",
-                 "overhead", "counters", "bandwidth", "seconds", "cycles_per_second")
+                 "overhead", "counters", "bandwidth", "scratchpad", "seconds", "cycles_per_second")
         report = {name: getattr(self, name) for name in names}
         if self.timeline is not None:
             report["array_idle"] = {
@@ -260,6 +264,7 @@ def _measure(result, program, chosen, figures, tensors):
     result.cycles_predicted = program.predicted["cycles"]
     result.passes = program.predicted.get("passes")
     result.bandwidth = program.predicted.get("bandwidth")
+    result.scratchpad = program.predicted.get("scratchpad")
     result.window = 0, result.cycles
     if figures["trace"] is not None:
         result.timeline = read_timeline(figures["trace"], program)

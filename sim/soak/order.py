@@ -110,7 +110,8 @@ def _places(step, config):
         step.writes |= bits
         written += accesses
         if step.engine is Engine.VECTOR and fields["lanes_last"] < config.rows:
-            step.vague, _ = _region_words(region, fields, config, fields["words"] - 1)
+            last = extent(region, fields, config)[2] - 1
+            step.vague, _ = _region_words(region, fields, config, last)
     # A LOAD writes in order, and the others write each entry of other memories once.
     step.clash = step.engine is not Engine.LOAD and (
         bool(step.reads & step.writes) or step.writes.bit_count() < written)

@@ -20,13 +20,13 @@ CONFIGS = {
         rows=3, cols=2, lanes=1, act_bits=5, weight_bits=4, token_depth=4, banks=3, bank_depth=16,
         weight_fifo=6, stream_fifo=5, queue_depth=3, param_depth=8, max_row=16, x0_bits=6,
         pooling="mean", **PUBLISHED),
-    "deferred": AcceleratorConfig(
+    "log2": AcceleratorConfig(
         rows=8, cols=4, lanes=2, vector_lanes=2, norm_lanes=1, pe_style="lut", token_depth=4,
         banks=3, bank_depth=16, weight_fifo=9, stream_fifo=8, queue_depth=2, param_depth=8,
-        max_row=24, x0_bits=8, attention="deferred", code_mult_bits=12, pooling="mean"),
+        max_row=24, x0_bits=8, attention="half_16", code_mult_bits=12, pooling="mean"),
     "tiny": PRESETS["tiny"],
 }
-_SHARES = {"published": 0.86, "deferred": 0.11, "tiny": 0.03}
+_SHARES = {"published": 0.86, "log2": 0.11, "tiny": 0.03}
 """Of the programs: the smaller the accelerator, the quicker its simulation. Of 10,000 programs, the
 first one gets every single bit of the short one."""
 

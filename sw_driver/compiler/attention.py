@@ -12,13 +12,13 @@ import itertools
 import numpy as np
 
 from systola.hw.contract.isa import Flag, Opcode
-from systola.model.operators.deferred import exp_table
+from systola.model.operators.log2_exponentials import nearest_codes
 from systola.sw_driver.compiler.lowering import Place, finish, split
 
 __all__ = ["Attention"]
 
 EXPONENTIALS = 1
-"""The first table of exponentials, of their low bytes."""
+"""The first table of exponentials, of their low bytes or their codes."""
 
 
 class Attention:
@@ -228,9 +228,8 @@ class Attention:
         build, low = self.build, unit.low
         scores, softmax = self.pattern.scores, self.pattern.softmax
         name = f"{scores.name}.{head}"
-        attention = build.tensor(f"{softmax.name}.{head}", unit.rows, unit.keys,
-                                 planes=self.config.attention_digits)
-        codes = attention.view(planes=1)
+        attention = build.attention(f"{softmax.name}.{head}", unit.rows, unit.keys)
+        codes = (attention.over or attention).view(planes=1)
         query = self.query.view(row=low - self.low, rows=unit.rows, word=head * self.pad,
                                 words=self.pad)
         for first, rows, (start, keys) in unit.parts:
@@ -266,7 +265,7 @@ class Attention:
                 name, attention.cut(first - low, rows), out.cut(first - low, rows),
                 build.fetch(name, values, width, Flag.TRANSPOSE), self.context_params,
                 channels=width, bits=context.bits, flags=Flag.BROADCAST | Flag.UNSIGNED,
-                factors=factors and factors.cut(first - low, rows))
+                act_words=build.words(keys), factors=factors and factors.cut(first - low, rows))
             build.count_passes(width, keys, rows, self.config.attention_digits)
         if build.trace:
             build.declare(context.name, self.graph.tensors[context.name].shape)
@@ -301,7 +300,8 @@ class Attention:
         softmax, tables = self.pattern.softmax, self._tables()
         if not tables:
             return []
-        entries = exp_table(-softmax.unit, softmax.bits)
+        entries = (nearest_codes(-softmax.unit, softmax.variant) if self.config.levels
+                   else softmax.exponentials())
         return [functools.partial(self.build.load_table, softmax.name, table,
                                   entries >> 8 * byte & 255)
                 for byte, table in enumerate(tables)]

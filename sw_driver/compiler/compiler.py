@@ -60,8 +60,10 @@ def compile_network(graph, config, *, trace=False, images=1):
         images=images,
         **describe_slots(build, ops, offsets),
         model=_describe(graph), names=tuple(op.name for op in ops),
-        predicted={**predicted.to_dict(), "passes": build.passes, "scratchpad_peak": build.peak,
-                   "scratchpad_used": build.used})
+        predicted={**predicted.to_dict(), "passes": build.passes, "scratchpad": {
+            "peak": build.peak, "used": build.used,
+            "attention": sum(len(op.writes["dst_"].addresses()) for op in ops
+                             if op.opcode is Opcode.SHIFTMAX)}})
 
 
 def batches(images, size):

@@ -88,11 +88,13 @@ def vector_cycles(opcode, fields, config, costs, beside=QUIET):
     slots = config.requant_cycles(long=False) if scaled else 1
     out_lanes = config.norm_lanes if scaled else lanes
     written = [slots * count for count in _beats(columns, out_lanes, config)]
+    if opcode is Opcode.SHIFTMAX and config.levels:  # two words in one
+        written = [sum(written[k:k + 2]) for k in range(0, len(written), 2)]
     every, last, waited = _writes(written, planes)
     norm = opcode is Opcode.LAYERNORM
     division = {"published": costs.shiftmax_row,
-                "normalised": costs.normalised_row + -(-config.factor_bits // 3),
-                "deferred": costs.deferred_row + -(-config.factor_bits // 2)}[config.attention]
+                "normalised": costs.normalised_row + -(-config.factor_bits // 3)}.get(
+                    config.attention, costs.deferred_row + -(-config.factor_bits // 2))
     least = {Opcode.LAYERNORM: costs.fine_norm_row if config.norm == "normalised"
              else costs.layernorm_row, Opcode.SHIFTGELU: beats + scaled,
              Opcode.SHIFTMAX: division}
@@ -104,7 +106,7 @@ def vector_cycles(opcode, fields, config, costs, beside=QUIET):
         return _norm_cycles(rows, beats, row, config, costs) + last
     others = int((rows - 1) * row)
     levels = -(-(lanes - 1).bit_length() // 2)
-    if opcode is Opcode.SHIFTMAX and config.attention == "deferred":  # two passes over a row
+    if opcode is Opcode.SHIFTMAX and config.deferred:  # two passes over a row
         return costs.deferred + levels + 2 * beats + others + division + int(row - alone)
     if opcode is Opcode.SHIFTMAX and config.attention == "normalised":  # a third pass: the shift
         left = last - planes - waited  # the last beat: its word waits until another is written
@@ -190,11 +192,13 @@ _checks = cache(check_steps)
 _HOLDS = {When.RESIDUAL: lambda fields: fields["flags"] & Flag.RESIDUAL,
           When.ROW_SCALE: lambda fields: fields["flags"] & Flag.ROW_SCALE,
           When.PER_CHANNEL: lambda fields: not fields["flags"] & Flag.BROADCAST,
-          When.WIDE: lambda fields: fields["out_bits"] > 8}
+          When.WIDE: lambda fields: fields["out_bits"] > 8,
+          When.UNSIGNED: lambda fields: fields["flags"] & Flag.UNSIGNED}
 
 
 def _step_cycles(step, fields):
     if step.when is not None and not _HOLDS[step.when](fields):
         return 1
     factor = fields[step.b] if isinstance(step.b, str) else step.b
-    return max(-(-(factor - step.less).bit_length() // 4), 1)
+    halved = step.halved is True or (bool(step.halved) and bool(_HOLDS[step.halved](fields)))
+    return max(-(-(factor - step.less >> halved).bit_length() // 4), 1)

@@ -13,6 +13,7 @@ from systola.hw.contract.numbers import (
 )
 from systola.model.graph.nodes import (
     ALTERNATIVES,
+    DEFERRED,
     Activation,
     Constant,
     Context,
@@ -130,7 +131,7 @@ def _(node: Context, graph, config):
         raise CompileError(f"act_bits must be at least {node.bits} as in node {node.name!r}, not "
                            f"{config.act_bits}", act_bits=node.bits)
     if (node.factor_bits is None) != (softmax.variant == "published"):
-        raise _refused(node, "factor_bits", "given with normalised and deferred attention only",
+        raise _refused(node, "factor_bits", "given with attention of exponentials only",
                        node.factor_bits)
     if node.factor_bits is None:
         _check_dyadic(node, node.mult, node.shift, node.bits, config)
@@ -221,7 +222,7 @@ def _row_sum(softmax, attention):
     Shiftmax's outputs add up to its full scale, unless the sum of the exponentials, each at most
     unit * 2**n, is clamped to 31 bits: then they are these, shifted.
     """
-    if softmax.variant == "deferred":
+    if softmax.variant in DEFERRED:
         return attention.channels * PEAK
     if softmax.variant == "normalised":
         return row_bound(attention.channels)

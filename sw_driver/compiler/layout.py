@@ -31,13 +31,15 @@ class CompileError(ValueError):
 class Tensor:
     """``rows`` rows of ``planes`` planes of ``words`` words, contiguous.
 
-    ``base`` is set by allocation.
+    ``base`` is set by allocation. One that lies ``over`` another, a larger one, begins where that
+    does: what reads all of it writes this one, row by row, and nothing needs the rest any more.
     """
 
     name: str
     rows: int
     words: int
     planes: int = 1
+    over: "Tensor | None" = None
     base: int | None = None
 
     @property
@@ -162,6 +164,9 @@ def allocate_scratchpad(ops, config):
     Raises `CompileError` when they do not fit.
     """
     spans = _lifetimes(ops, Tensor)
+    for tensor, span in spans.items():
+        if tensor.over:
+            span[0] = spans[tensor.over][1] + 1
     need = np.zeros(len(ops) + 1, np.int64)
     for tensor, (first, last) in spans.items():
         need[first:last + 1] += tensor.size
@@ -173,7 +178,8 @@ def allocate_scratchpad(ops, config):
         raise CompileError(f"scratchpad must have at least {peak} words for this model ({what}), "
                            f"not {there} (banks * bank_depth{_deeper(config, peak)})",
                            **_depth(config, peak))
-    order = sorted(spans, key=lambda tensor: -tensor.size)
+    order = sorted((tensor for tensor in spans if not tensor.over),
+                   key=lambda tensor: -tensor.size)
     for _ in range(_TRIALS):
         misfit = _pack(order, spans, there)
         if misfit is None:
@@ -214,23 +220,49 @@ def _depth(config, words):
 
 
 def _pack(tensors, spans, words):
-    """Place `tensors` in this order, each as low as it can be.
+    """Place `tensors` in this order, each as low as it can be, and those over them.
 
     Returns the index of the first that finds no room, None if all do.
     """
-    first, last, low, high = np.array([[*spans[tensor], 0, 0] for tensor in tensors]).reshape(
-        -1, 4).T
+    above = {}
+    for tensor in spans:
+        if tensor.over:
+            above.setdefault(tensor.over, []).append(tensor)
+    first, last, low, high = np.zeros((4, len(spans)), np.int64)
+    count = 0
     for index, tensor in enumerate(tensors):
-        alive = (first[:index] <= last[index]) & (first[index] <= last[:index])
-        base = 0
-        for start, end in sorted(zip(low[:index][alive], high[:index][alive], strict=True)):
-            if start < base + tensor.size:
-                base = max(base, end)
-        tensor.base = int(base)
-        low[index], high[index] = base, base + tensor.size
-        if high[index] > words:
+        parts = [(part, *spans[part]) for part in (tensor, *above.get(tensor, ()))]
+        taken = []
+        for part, begin, end in parts:
+            alive = (first[:count] <= end) & (begin <= last[:count])
+            taken.append((part.size, sorted(zip(low[:count][alive], high[:count][alive],
+                                                strict=True))))
+        base = _lowest(taken)
+        for part, begin, end in parts:
+            part.base = int(base)
+            first[count], last[count] = begin, end
+            low[count], high[count] = base, base + part.size
+            count += 1
+        if base + tensor.size > words:
             return index
     return None
+
+
+def _lowest(taken):
+    """Return the lowest base at which no part meets what is there.
+
+    `taken` are the size of each part, and the (first, end) of what lives at its time, in order.
+    """
+    base = 0
+    while True:
+        before = base
+        for size, others in taken:
+            for start, end in others:
+                if start < base + size and base < end:
+                    base = end
+        # A step up for one part may be one into another part's way.
+        if base == before or len(taken) == 1:
+            return base
 
 
 _TRIALS = 100

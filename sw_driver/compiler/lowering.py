@@ -119,6 +119,14 @@ class Lowering:
         """Return a new tensor for rows of `channels` channels."""
         return Tensor(name, rows, self.words(channels), planes)
 
+    def attention(self, name, rows, keys):
+        """Return a new tensor for rows of attention; that of codes is ``over`` the scores."""
+        if not self.config.levels:
+            return self.tensor(name, rows, keys, planes=self.config.attention_digits)
+        words = self.words(keys)
+        return Tensor(name, rows, self.config.attention_words(words),
+                      over=Tensor(name, rows, words))
+
     def region(self, view, channels):
         """Return the fields of a row of `view` that holds `channels` channels."""
         return {"words": view.words,
@@ -198,12 +206,13 @@ class Lowering:
         return FactorBlock(name, rows) if self.config.factor_depth else None
 
     def matmul(self, name, act, out, feed, params, *, channels, bits, flags=0, residual=None,
-               res_mult=0, res_shift=0, factors=None):
+               res_mult=0, res_shift=0, factors=None, act_words=None):
         """Append a MATMUL and the operation that feeds it; returns the MATMUL.
 
         `act`, `out` and `residual` are views of equal rows; `feed` makes the feeding operation.
+        With `act_words`, those of `act` are packed ones of so many.
         """
-        fields = {"rows": act.rows, "act_words": act.words, "digits": act.planes,
+        fields = {"rows": act.rows, "act_words": act_words or act.words, "digits": act.planes,
                   **self.region(out, channels), "out_group": out.lane // self.config.lanes,
                   "out_bits": bits}
         reads = {"act_": act}

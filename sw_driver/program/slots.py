@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from systola.files.bounded import shown
+from systola.model.operators.log2_exponentials import decoded, unpacked
 
 __all__ = ["MOST_IMAGES", "InputSlot", "OutputPart", "OutputTensor", "ProgramError",
            "decode_outputs", "is_count", "read_frames", "read_inputs", "read_outputs"]
@@ -51,7 +52,8 @@ class OutputPart:
     lane ``lane`` of every row become the tensor's ``[head, row:row + rows, column:column +
     columns]`` (no ``head`` axis when ``head`` is None). With ``digit_bits`` plane i weighs
     ``2**(digit_bits*i)`` and the top one is unsigned; with ``digit_bits`` 0 one plane is a signed
-    code, and two are the bytes of a 16-bit number.
+    code, and two are the bytes of a 16-bit number. Digits are attention: of an accelerator with
+    log2 attention one plane of codes of exponentials, two words of them in one.
     """
 
     frame: int
@@ -145,7 +147,8 @@ def read_outputs(items, frames, config, images):
             raise ProgramError(f"{where} must have rows for {images} images, not {shape[-2]}")
         for part in parts:
             _check_part(part, shape, frames, config, where)
-            left[part.frame] -= part.rows * part.columns * part.planes
+            lanes = part.rows * part.columns * part.planes
+            left[part.frame] -= -(-lanes // 2) if _is_packed(part, config) else lanes
         covered = sum(part.rows * part.columns for part in parts)
         most = covered * (_SPARSE if len(shape) == 3 else 1)
         if not covered <= math.prod(shape) <= most or min(left, default=0) < 0:
@@ -156,13 +159,20 @@ def read_outputs(items, frames, config, images):
     return tuple(tensors)
 
 
+def _is_packed(part, config):
+    """Return whether a part is of codes of exponentials."""
+    return bool(config.levels and part.digit_bits)
+
+
 def _check_part(part, shape, frames, config, where):
     heads = shape[0] if len(shape) == 3 else None
     height, width = (1, *shape)[-2:]
+    packed = _is_packed(part, config)
     if (part.frame >= len(frames)
             or part.planes * part.rows * part.words != frames[part.frame]
-            or part.lane + part.columns > part.words * config.rows
-            or part.planes > (_DIGITS if part.digit_bits else 2) or part.digit_bits > 8
+            or part.lane + part.columns > part.words * config.rows << packed
+            or part.planes > (1 if packed else _DIGITS if part.digit_bits else 2)
+            or part.digit_bits > 8
             or (part.head is None) != (heads is None)
             or (heads is not None and part.head >= heads)
             or not part.columns
@@ -209,7 +219,7 @@ def decode_outputs(program, frames):
             raise ProgramError(f"result frame {index} must have {beats} beats, "
                                f"not {data.size} bytes")
         words.append(data.reshape(beats, -1)[:, :program.config.rows])
-    return {tensor.name: _apart(_assemble(tensor, words), program.images)
+    return {tensor.name: _apart(_assemble(tensor, words, program.config), program.images)
             for tensor in program.outputs}
 
 
@@ -221,10 +231,12 @@ def _apart(values, images):
     return np.moveaxis(values.reshape(*heads, images, rows // images, columns), -3, 0)
 
 
-def _assemble(tensor, words):
+def _assemble(tensor, words, config):
     out = np.zeros(tensor.shape, np.int64)
     for part in tensor.parts:
         planes = words[part.frame].reshape(part.rows, part.planes, -1).swapaxes(0, 1)
+        if _is_packed(part, config):
+            planes = decoded(unpacked(planes, config.rows), config.levels)
         lanes = planes[:, :, part.lane:part.lane + part.columns]
         target = out if part.head is None else out[part.head]
         target[part.row:part.row + part.rows,

@@ -52,13 +52,15 @@ def mapped(style, bits, rows, cols):
 
 @pytest.mark.parametrize(("style", "bits", "rows", "cols"), [
     ("lut", 3, 3, 2), ("dsp", 8, 2, 3), ("dsp_packed", 8, 3, 4), ("dsp_packed", 3, 3, 4),
-    ("dequant_first_dsp", None, 2, 2), ("shift", 4, 3, 2)])
+    ("dequant_first_dsp", None, 2, 2), ("shift", 4, 3, 2), ("log2_feed", 8, 3, 4),
+    ("codebook", 8, 3, 4)])
 def test_passes_meet_their_tiles(style, bits, rows, cols):
     array, rng = mapped(style, bits, rows, cols), np.random.default_rng(4)
     high = 2 ** ((bits or 16) - 1) - 1
-    passes = [Pass(rng.integers(-high, high + 1, (rows, cols)),
-                   rng.integers(0 if style == "shift" else -high,
-                                16 if style == "shift" else high + 1, (length, rows)))
+    acts = (0, 16) if style in {"shift", "log2_feed"} else (-high, high + 1)
+    tiles = (0, 16) if style == "codebook" else (-high, high + 1)
+    book = rng.integers(-127, 128, 16) if style == "codebook" else None
+    passes = [Pass(rng.integers(*tiles, (rows, cols)), rng.integers(*acts, (length, rows)), book)
               for length in (1, 9, 20, 2)]
     _, compared = array.multiply(passes)
     tokens = array.shape.tokens
@@ -105,10 +107,16 @@ def test_streams_are_those_of_the_network():
         assert vectors.min() >= (0 if operation == "av" else -high)
         assert abs(tiles).max() > high // 4
         assert (tiles != 0).mean() > 0.4
-        assert bool(stream.shift_passes) == (operation == "av")
+        assert set(stream.coded) == {"av": {"shift", "log2_feed"}, "linear": {"codebook"},
+                                     "qk": set()}[operation]
         assert 1 << 15 <= stream.act_scale < 1 << 16
-    codes = streams[4, "av"].shift_passes[0].vectors
-    assert 0 <= codes.min() < codes.max() <= 15
+    for style in "shift", "log2_feed":
+        codes = np.concatenate([item.vectors for item in streams[4, "av"].coded[style]])
+        assert 0 <= codes.min() < codes.max() <= 15
+    for item, coded in zip(streams[8, "linear"].passes, streams[8, "linear"].coded["codebook"],
+                           strict=True):
+        assert np.abs(coded.book[coded.tile] - item.tile).max() < 40
+        assert len(coded.book) == 16
     with pytest.raises(ValueError, match=r"^data must be digits, deit or constant, not 'x'$"):
         operand_streams("x", (2,), rows=8, cols=4)
 
@@ -124,6 +132,12 @@ def test_narrow_operands_have_the_step_of_least_error():
     np.testing.assert_allclose(steps / steps[0], [1, 2, 5], rtol=0.2)
     assert abs(channel_codes).max() == 3
     assert _narrow(values, -127, 127, 8) == (pytest.approx(values), 1.0)
+
+
+def test_styles_that_would_have_no_row_are_refused():
+    with pytest.raises(ValueError, match=r"^style 'codebook' is measured at 8 bits, for linear: "
+                                         r"choose one of these, or other styles$"):
+        pe_report(widths=[4], styles=["codebook"])
 
 
 @pytest.mark.slow

@@ -21,9 +21,10 @@ ROOMS = {
                         "model/kernel model/quantization model/allocation model/data",
     "model/benchmark": "numpy model/data model/graph model/kernel model/quantization",
     "model": "",
-    "sw_driver/program": "numpy files hw/contract",
-    "sw_driver/compiler": "numpy hw/contract model/graph/nodes "
-                          "model/operators/deferred model/operators/normalised sw_driver/program",
+    "sw_driver/program": "numpy files hw/contract model/operators/log2_exponentials",
+    "sw_driver/compiler": "numpy hw/contract model/graph/nodes model/operators/deferred "
+                          "model/operators/log2_exponentials model/operators/normalised "
+                          "sw_driver/program",
     "sw_driver/driver": "hw/contract sw_driver/program",
     "sw_driver": "",
     "hw/parts": "amaranth hw/contract",
@@ -50,8 +51,10 @@ ROOMS = {
     "boards/synthesis": "hw hw/contract hw/matrix/systolic hw/parts hw/vector",
     "boards/flows": "hw/accelerator hw/contract hw/parts/target boards/synthesis",
     "boards": "amaranth hw/linked hw/contract hw/host/uart hw/parts/target boards/flows",
-    "boards/power": "numpy files hw/matrix/baselines hw/matrix/systolic hw/verilog model/data "
-                    "model/evaluation model/graph model/operators sim/runs/pins sim/verilog "
+    "boards/power": "numpy files hw/contract/numbers hw/matrix/baselines hw/matrix/systolic "
+                    "hw/verilog model/data "
+                    "model/evaluation model/graph model/operators model/quantization/codebooks "
+                    "sim/runs/pins sim/verilog "
                     "sw_driver/compiler sw_driver/program boards/synthesis",
     "report": "matplotlib numpy files hw/contract model/data model/evaluation model/graph "
               "model/quantization sw_driver/compiler sim/runs boards/power boards/synthesis",

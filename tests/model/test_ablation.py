@@ -33,7 +33,7 @@ def test_counts():
     assert by["norm", "published"].row.divide == 12
     assert by["attention", "normalised"].element.multiply == 0
     assert by["attention", "ita"].element.multiply == 0
-    coded, plain = by["attention", "half_16"].element, by["attention", "published"].element
+    coded, plain = by["attention", "shiftmax_half_16"].element, by["attention", "published"].element
     assert dataclasses.asdict(coded).items() >= {"divide": 0, "shift": plain.shift + 3}.items()
     assert str(Count(add=2, look_up=1)) == "2 add, 1 look up"
     assert str(Count()) == "none"
@@ -88,7 +88,7 @@ def test_weaknesses_show(result):
     error = {(row["setting"], row["variant"]): row["error_float"] for row in result[0]["rows"]}
     base = error["attention", "normalised"]
     assert all(error["attention", name] > 1.2 * base for name in ("published", "ibert"))
-    assert error["attention", "log_int"] > error["attention", "sqrt2_17"] > 1.5 * base
+    assert error["attention", "log_int"] > error["attention", "shiftmax_sqrt2_17"] > 1.5 * base
     assert error["attention", "ita"] > 2 * base
     assert error["gelu", "ibert"] > error["gelu", "published"] > base
     assert error["norm", "l1"] > 3 * error["norm", "published"]

@@ -145,7 +145,7 @@ def test_sequences_keep_rows_apart():
      "constants must be a tuple of integers, not "),
     ("blocks.0.attention", {"variant": "ita", "unit": 3}, "unit must be 1 or 2 or 4 or 8 or 16 or"),
     ("blocks.0.attention", {"variant": "ita", "unit": 8}, "bits must be 9, not 16"),
-    ("blocks.0.attention", {"variant": "sqrt2_17", "constants": (3, 4)},
+    ("blocks.0.attention", {"variant": "shiftmax_sqrt2_17", "constants": (3, 4)},
      "node 'blocks.0.attention': thresholds must be 16 that do not increase"),
     ("blocks.0.gelu", {"variant": "ibert", "unit": None, "constants": (1, -2, -3)},
      "node 'blocks.0.gelu': constants must be b, c and one, below 0"),

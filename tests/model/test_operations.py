@@ -7,7 +7,7 @@ from math import isqrt
 import numpy as np
 import pytest
 
-from systola.hw.contract.numbers import MAX31, NORM_NUMERATOR
+from systola.hw.contract.numbers import LEVELS, MAX31, NORM_NUMERATOR
 from systola.model.operators import (
     deferred,
     ibert_exp,
@@ -18,6 +18,7 @@ from systola.model.operators import (
     l1_layernorm,
     layernorm,
     log2,
+    log2_exponentials,
     log_int_softmax,
     normalised,
     shiftgelu,
@@ -135,6 +136,13 @@ def shiftmax_row(x):
 def deferred_row(x):
     table, top = deferred.exp_table(-A), greatest(x)
     e = [looked_up(table, top - number) for number in x]
+    total(e) // 1  # the division of the row
+    return e
+
+
+def leveled_row(x):
+    table, top = log2_exponentials.nearest_codes(-A, "half_16"), greatest(x)
+    e = [looked_up(LEVELS["half_16"], looked_up(table, top - number)) for number in x]
     total(e) // 1  # the division of the row
     return e
 
@@ -301,6 +309,8 @@ def normalised_norm_row(x):
 SCORES = {
     "deferred": (deferred_row, deferred.OPERATIONS,
                  lambda x: deferred.deferred_softmax(x, deferred.exp_table(-A))[0]),
+    "log2": (leveled_row, log2_exponentials.OPERATIONS, lambda x: deferred.deferred_softmax(
+        x, log2_exponentials.leveled_table(-A, "half_16"))[0]),
     "normalised": (normalised_row, normalised.OPERATIONS,
                    lambda x: normalised.normalised_softmax(x, deferred.exp_table(-A, 16))[0]),
     "Shiftmax": (shiftmax_row, shiftmax.OPERATIONS, lambda x: shiftmax.shiftmax(x, -A)),

@@ -465,7 +465,8 @@ def test_sums_and_means_of_unequal_scales(mult_bits):
     ({"mult_bits": 32}, "mult_bits must be an integer from 8 to 31, not 32"),
     ({"code_mult_bits": 7}, "code_mult_bits must be an integer from 8 to 31, not 7"),
     ({"attention": "late"},
-     "attention must be 'published' or 'normalised' or 'deferred', not 'late'"),
+     ("attention must be 'published' or 'normalised' or 'deferred' or "
+      "'single_16' or 'half_16' or 'sqrt2_16', not 'late'")),
     ({"attention": "normalised", "attention_bits": 8},
      "attention_bits must be 16 with attention 'normalised' ('published' takes 8, too), not 8"),
     ({"attention": "deferred", "act_bits": 6},

@@ -34,8 +34,8 @@ SOFTMAXES = {
     "ibert": lambda node, x: ibert_softmax(x, node.constants, node.bits),
     "log_int": lambda node, x: decode_log_int(log_int_softmax(x, node.constants)),
     "ita": lambda node, x: ita_softmax(x, [1, 2, 4, 8, 16, 32, 64, 128].index(node.unit)),
-    "half_16": lambda node, x: decode(*encode(shiftmax(x, -node.unit), "Half_16")),
-    "sqrt2_17": lambda node, x: decode_sqrt2(encode_sqrt2(shiftmax(x, -node.unit),
+    "shiftmax_half_16": lambda node, x: decode(*encode(shiftmax(x, -node.unit), "Half_16")),
+    "shiftmax_sqrt2_17": lambda node, x: decode_sqrt2(encode_sqrt2(shiftmax(x, -node.unit),
                                                           node.constants)),
 }
 FULL = {"ibert": 1 << 15, "log_int": 1 << 15, "ita": 255}
@@ -115,7 +115,8 @@ def test_files_hold_it(setting, variant, tmp_path):
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("variant", ["ibert", "log_int", "half_16", "sqrt2_17", "ita"])
+@pytest.mark.parametrize("variant", ["ibert", "log_int", "shiftmax_half_16", "shiftmax_sqrt2_17",
+                                     "ita"])
 def test_rows_of_attention_add_up(variant):
     """Each within what its codes lose: half of a row at most, as log2 codes may."""
     graph = network("attention", variant)
@@ -126,7 +127,7 @@ def test_rows_of_attention_add_up(variant):
         rows = got[node.name].sum(axis=-1) / one
         assert rows.min() > 0.5
         assert rows.max() < 1.5
-        if variant == "sqrt2_17":
+        if variant == "shiftmax_sqrt2_17":
             assert graph.scales[node.name] <= 2.0**-FRACTION
 
 
@@ -166,7 +167,8 @@ def test_sequences_of_several_lengths():
 
 @pytest.mark.parametrize(("operators", "message"), [
     ({"attention": "published"}, (r"operators must give attention or gelu or norm a variant that .*"
-                                 r"\(ibert, log_int, ita, half_16, sqrt2_17\), not \{'attention'")),
+                                 r"\(ibert, log_int, ita, shiftmax_half_16, "
+                                 r"shiftmax_sqrt2_17\), not \{'attention'")),
     ({"softmax": "ibert"}, r".*\(none of another setting\), not \{'softmax': 'ibert'\}"),
     ({"norm": None}, r".*\(ibert, l1\), not \{'norm': None\}")])
 def test_unknown_operators(operators, message):

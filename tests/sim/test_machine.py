@@ -5,8 +5,10 @@ import pytest
 
 from systola.hw.contract.config import PUBLISHED, AcceleratorConfig
 from systola.hw.contract.isa import FORMATS, Engine, Error, Flag, Opcode, encode
+from systola.hw.contract.numbers import LEVELS
 from systola.model.operators.deferred import deferred_softmax, exp_table, row_factors
 from systola.model.operators.layernorm import layernorm_requant
+from systola.model.operators.log2_exponentials import leveled_table, nearest_codes
 from systola.model.operators.normalised import normalised_softmax
 from systola.model.operators.requant import requantize
 from systola.model.operators.row_mean import row_mean
@@ -364,7 +366,8 @@ NORMALISED = replace(DEFERRED, attention="normalised", attention_bits=16, act_bi
 def divided_program(config=DEFERRED, shift=24, *, tokens=False):
     """Return scores, values and a program of one head's attention; broken without `tokens`."""
     scores, v = RNG.integers(-128, 128, (2, 5)), RNG.integers(-127, 128, (5, 4))
-    entries = exp_table(-30, 8 * config.exponential_tables).astype(int)
+    entries = (nearest_codes(-30, config.attention) if config.levels
+               else exp_table(-30, 8 * config.exponential_tables)).astype(int)
     tables = [(Opcode.LOAD_TABLE, {"table": 1 + byte}, words(np.concatenate(
         [entries >> 8 * byte & 255, [9, 9]]).reshape(-1, 3)))
         for byte in range(config.exponential_tables)]
@@ -406,6 +409,18 @@ def test_deferred_attention():
     codes, sums = deferred_softmax(scores, exp_table(-30))
     factors = row_factors(sums, 2**31 - 7, 24)
     expected = requantize(codes @ v, factors[:, None], 24, 8)
+    assert frame.tolist() == expected.tolist()
+    assert np.abs(frame).max() > 20
+
+
+@pytest.mark.parametrize("scheme", LEVELS)
+def test_log2_attention(scheme):
+    """Five keys in two words of three lanes, whose codes share one."""
+    config = replace(DEFERRED, attention=scheme)
+    scores, v, stream = divided_program(config, tokens=True)
+    frame = result(stream, config, seeds=(None, *range(10))).reshape(2, 6)[:, :4]
+    codes, sums = deferred_softmax(scores, leveled_table(-30, scheme))
+    expected = requantize(codes @ v, row_factors(sums, 2**31 - 7, 24)[:, None], 24, 8)
     assert frame.tolist() == expected.tolist()
     assert np.abs(frame).max() > 20
 

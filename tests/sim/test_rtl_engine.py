@@ -1,5 +1,6 @@
 """Every unit as simulated Verilog against its model: random data, stalls, golden vectors."""
 
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -109,14 +110,28 @@ def test_layernorm(engine, rng, shape, scale):
     assert np.array_equal(engine.layernorm(x), layernorm.layernorm(x))
 
 
+@pytest.mark.parametrize("count", [1, 15, 31])
+def test_search(engine, rng, count):
+    """Thresholds that repeat, and numbers beside each of them."""
+    thresholds = np.sort(rng.integers(0, 1 << 15, count) >> rng.integers(0, 12, count))
+    x = np.concatenate([thresholds, thresholds + 1, np.maximum(thresholds - 1, 0),
+                        [0, 1 << 15], rng.integers(0, 1 << 15, 60)])[None]
+    assert np.array_equal(engine.search(x, thresholds), np.searchsorted(thresholds, x))
+
+
 def test_golden_vectors():
     """The whole of `systola conform --rtl`, with stalls."""
     with RtlEngine(seed=5) as engine:
         rows = conform(GOLDEN, engine)
     assert passed(rows)
-    assert {"requantizer", "matmul", "shiftmax", "shiftgelu", "layernorm"} <= engine.cycles.keys()
+    assert {"requantizer", "matmul", "shiftmax", "shiftgelu", "layernorm",
+            "thresholds"} <= engine.cycles.keys()
     judged = [row for row in rows if row.status in {"judged", "by arithmetic"}]
-    assert len(judged) > 90
+    assert len(judged) > 100
+    codes = {row.array for row in judged if row.file == "log2_codes.npz"}
+    assert codes >= {f"BitLog2_{kind}_{count}_{part}" for kind in ("Single", "Half")
+                     for count in (16, 17) for part in ("grid_code10", "av")}
+    assert codes >= {"Sqrt2_16_grid_code", "Sqrt2_17_grid_code"}
 
 
 def test_a_wrong_unit_is_noticed(tmp_path):
@@ -131,6 +146,20 @@ def test_a_wrong_unit_is_noticed(tmp_path):
         assert passed(conform(tmp_path, engine))
     with Wrong() as engine:
         assert not passed(conform(tmp_path, engine))
+
+
+def test_a_wrong_search_is_noticed_in_all_that_comes_of_it(tmp_path):
+    class Wrong(RtlEngine):
+        def search(self, x, thresholds):
+            counts = super().search(x, thresholds)
+            counts.flat[7] += 1 if counts.flat[7] < len(thresholds) else -1
+            return counts
+
+    shutil.copy(GOLDEN / "log2_codes.npz", tmp_path)
+    with Wrong() as engine:
+        rows = conform(tmp_path, engine)
+    assert {row.operator for row in rows if row.failed} == {"log2 encode", "log2 A.V",
+                                                            "sqrt2 encode"}
 
 
 def test_packed_array_of_vendor_slices(rng, tmp_path, monkeypatch):

@@ -7,11 +7,13 @@ import pytest
 
 from systola.hw.contract.config import PRESETS, PUBLISHED, AcceleratorConfig
 from systola.hw.contract.isa import Engine, Flag, Opcode
+from systola.hw.contract.numbers import LEVELS
 from systola.model.data.synthetic import random_codes, random_vit
 from systola.model.graph.encoder import encoder_blocks
 from systola.model.graph.integer_forward import forward
 from systola.model.graph.nodes import GraphError, Scores, Softmax
 from systola.model.operators.deferred import exp_table
+from systola.model.operators.log2_exponentials import nearest_codes
 from systola.sim.machine.machine import DeadlockError, Machine, ProgramFault
 from systola.sw_driver.compiler.attention import EXPONENTIALS
 from systola.sw_driver.compiler.compiler import (
@@ -31,7 +33,7 @@ from systola.sw_driver.compiler.mlp import GELU
 from systola.sw_driver.compiler.operation import Operation
 from systola.sw_driver.compiler.predict import predict_cycles
 from systola.sw_driver.compiler.schedule import assign_tokens, prefetch_params
-from systola.sw_driver.program.image import decode_outputs
+from systola.sw_driver.program.image import Program, decode_outputs
 from tests.settings import ACCURATE
 
 DIGITS = {"channels": 64, "heads": 4, "blocks": 4, "hidden": 256, "classes": 10, "tokens": 17,
@@ -56,6 +58,11 @@ CASES = {
     "deferred": ({"attention": "deferred"}, {"attention": "deferred"}),
     "deferred, chunks": ({"attention": "deferred", "tokens": 13, "heads": 3, "blocks": 2},
                          {"attention": "deferred", "token_depth": 4, "mult_bits": 24}),
+    "log2": ({"attention": "half_16"}, {"attention": "half_16"}),
+    "log2, chunks": ({"attention": "sqrt2_16", "tokens": 13, "heads": 3, "blocks": 2},
+                     {"attention": "sqrt2_16", "token_depth": 4, "mult_bits": 24}),
+    "log2, odd words": ({"attention": "single_16", "tokens": 13},
+                        {"attention": "single_16", "rows": 3, "cols": 2, "lanes": 1}),
     "normalised": ({"attention": "normalised"}, {"attention": "normalised"}),
     "normalised, chunks": (
         {"attention": "normalised", "tokens": 13, "heads": 3, "blocks": 2, "act_bits": 5},
@@ -115,9 +122,21 @@ def test_every_tensor_equals_the_model_under_any_schedule(name, images):
         assert differing(outputs, expected) == []
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_programs_are_read_back_from_their_files(name, tmp_path):
+    model, config, codes = build(*CASES[name])
+    program = compile_network(model, config, trace=True)
+    program.write(tmp_path / "p.bin")
+    loaded = Program.read(tmp_path / "p.bin")
+    assert (loaded.outputs, loaded.inputs, loaded.frames) == (program.outputs, program.inputs,
+                                                              program.frames)
+    assert differing(run(loaded, codes), forward(model, codes)) == []
+
+
 @pytest.mark.parametrize("images", [1, 2])
 @pytest.mark.parametrize("trace", [False, True])
-@pytest.mark.parametrize("name", ["odd", "chunks", "deferred, chunks", "many units", "packed"])
+@pytest.mark.parametrize("name", ["odd", "chunks", "deferred, chunks", "log2, chunks", "many units",
+                                  "packed"])
 def test_blocks_alone(name, trace, images):
     model, config, _ = build(*CASES[name], images=images)
     blocks = encoder_blocks(model, len(model.of(Scores)))
@@ -300,6 +319,52 @@ def test_tables_are_those_of_the_network(name):
         lanes = op.data[:, :config.rows].view(np.int8).reshape(-1)
         assert lanes[:256].astype(int).tolist() == [(x + 128) % 256 - 128 for x in table.tolist()]
         assert not lanes[256:].any()
+
+
+@pytest.mark.parametrize("scheme", LEVELS)
+def test_tables_of_log2_attention_have_codes(scheme):
+    model, config, _ = build({"attention": scheme}, {"attention": scheme})
+    (load,) = [op for op in compile_operations(model, config)[1]
+               if op.opcode is Opcode.LOAD_TABLE and op.table_write == EXPONENTIALS]
+    codes = load.data[:, :config.rows].reshape(-1)[:256]
+    assert codes.tolist() == nearest_codes(-model.of(Softmax)[0].unit, scheme).tolist()
+    assert codes.max() == len(LEVELS[scheme]) - 1
+
+
+def test_log2_attention_takes_half_the_words():
+    """Of rows of an even number of words; and nothing beside it needs more."""
+    words = {}
+    for attention in "deferred", "half_16":
+        model, config, _ = build({"attention": attention, "tokens": 23, "blocks": 2},
+                                 {"attention": attention, "token_depth": 32})
+        words[attention] = compile_network(model, config).predicted["scratchpad"]
+    assert words["half_16"]["attention"] * 2 == words["deferred"]["attention"]
+    assert words["half_16"]["peak"] < words["deferred"]["peak"]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_lies_over_another_frees_the_rest_of_it(seed):
+    """Chains of scores and attention: the attention is at their start, and nothing meets it."""
+    rng = np.random.default_rng(seed)
+    config = dataclasses.replace(TINY, banks=4, bank_depth=16)
+    ops, spans = [], {}
+    for _ in range(12):
+        words = int(rng.integers(2, 9))
+        scores, other = Tensor("scores", 1, words), Tensor("other", 1, int(rng.integers(1, 9)))
+        attention = Tensor("attention", 1, -(-words // 2), over=scores)
+        for reads, writes in (other, scores), (scores, attention), (attention, other):
+            for item in reads, writes:
+                spans.setdefault(item, [len(ops), 0])[1] = len(ops)
+            ops.append(Operation(Opcode.MATMUL, "", reads={"act_": reads.view()},
+                                 writes={"out_": writes.view()}))
+    used, peak = allocate_scratchpad(ops, config)
+    for one, other in live_together(spans):
+        if one in (other.over, other) or other is one.over:
+            assert one.base == other.base
+            continue
+        assert not set(one.view().addresses().tolist()) & set(other.view().addresses().tolist())
+    assert used == max(item.base + item.size for item in spans) >= peak
+    assert peak < sum(item.size for item in spans)
 
 
 def test_feeders_follow_their_matmul():

@@ -123,7 +123,8 @@ def test_weights_of_the_other_precision_are_not_taken():
     ({"narrow_bits": 5}, r"^narrow_bits must be an integer from 0 to 4, not 5$"),
     ({"pe_style": "dsp"}, r"^pe_style must be 'dsp_packed' with narrow_bits 4, not 'dsp'$"),
     ({"attention": "published"},
-     r"^attention must be 'normalised' or 'deferred' with narrow_bits 4, not 'published'$"),
+     (r"^attention must be one of normalised, deferred, single_16, half_16, sqrt2_16 with "
+      r"narrow_bits 4, not 'published'$")),
     ({"acc_bits": 17}, r"^acc_bits must be at least 18 with narrow_bits 4, not 17$"),
     ({"cols": 6}, r"^cols must be at most half of rows \(8\) with narrow_bits 4, not 6$"),
     ({"weight_bits": 6}, r"^narrow_bits must not be 4: 4-bit operands cannot share slices with 6"),

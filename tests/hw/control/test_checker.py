@@ -21,7 +21,9 @@ CONFIGS = [PRESETS["digits"], PRESETS["tiny"],
                              code_mult_bits=30),
            AcceleratorConfig(rows=4, cols=4, lanes=1, banks=1, bank_depth=128, param_depth=8,
                              token_depth=4, attention="normalised", max_row=64),
-           AcceleratorConfig(rows=20, cols=4, lanes=4, banks=2, bank_depth=128, param_depth=32)]
+           AcceleratorConfig(rows=20, cols=4, lanes=4, banks=2, bank_depth=128, param_depth=32),
+           AcceleratorConfig(rows=8, cols=4, lanes=2, banks=3, bank_depth=64, param_depth=32,
+                             token_depth=16, attention="half_16", max_row=256)]
 
 
 def valid_fields(rng, opcode, config, step):
@@ -90,7 +92,7 @@ def expected(opcode, fields, config):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS, ids=["digits", "tiny", "odd", "deferred", "normalised",
-                                                 "wide"])
+                                                 "wide", "log2"])
 def test_matches_model_at_every_limit(config):
     rng = random.Random(config.hash)
     cases = []

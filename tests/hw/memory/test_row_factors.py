@@ -55,6 +55,6 @@ def test_latency_and_throughput():
 
 
 def test_error_names_the_parameter():
-    with pytest.raises(ValueError, match=r"^attention must be 'normalised' or 'deferred', "
+    with pytest.raises(ValueError, match=r"^attention must be one that is divided after A.V, "
                                          r"not 'published'$"):
         RowFactors(AcceleratorConfig(attention="published"))

@@ -6,16 +6,19 @@ import random
 import numpy as np
 import pytest
 
+from systola.hw.contract.numbers import LEVELS
 from systola.hw.vector.expmax import ExpMax
 from systola.model.operators.deferred import deferred_softmax, exp_table, row_factors
+from systola.model.operators.log2_exponentials import decoded, leveled_table, nearest_codes
 from tests.hw.vector import exponentials
 from tests.hw.vector.exponentials import random_rows, table_writes
 
 
-def simulate(rows, table, numerator, *, lanes, max_row=24, mult_bits=24, rng=None):
+def simulate(rows, table, numerator, *, lanes, max_row=24, mult_bits=24, levels=(), rng=None):
     """Return the cycles, the rows, the factors, and when rows ended and factors came."""
-    dut = ExpMax(lanes=lanes, max_row=max_row, mult_bits=mult_bits)
-    *got, times = exponentials.simulate(dut, rows, table_writes(table, 1, rng), numerator, rng=rng)
+    dut = ExpMax(lanes=lanes, max_row=max_row, mult_bits=mult_bits, levels=levels)
+    *got, times = exponentials.simulate(dut, rows, table_writes(table, 1, rng), numerator, rng=rng,
+                                        clear=bool(levels))
     return *got, list(zip(times["end"], times["factor"], strict=False))
 
 
@@ -34,6 +37,26 @@ def test_matches_model_for_every_row_length(seed):
     lanes = rng.randrange(1, 6)
     got = simulate(rows, table, numerator, lanes=lanes, mult_bits=mult_bits, rng=rng)
     assert got[1:3] == model(rows, table, numerator, mult_bits)
+
+
+@pytest.mark.parametrize("scheme", LEVELS)
+def test_codes_leave_and_exponentials_add_up(scheme):
+    rng, levels = random.Random(scheme), LEVELS[scheme]
+    rows, unit = random_rows(rng, 24), rng.choice([1, 3, 20, 100])
+    got = simulate(rows, nearest_codes(-unit, scheme), 2**30 - 1, lanes=rng.randrange(1, 5),
+                   levels=levels, rng=rng)
+    exponents, factors = model(rows, leveled_table(-unit, scheme), 2**30 - 1)
+    assert [[levels[code] for code in row] for row in got[1]] == exponents
+    assert got[2] == factors
+
+
+def test_codes_have_four_bits_and_count_as_the_last_level_beyond():
+    table = np.arange(256)
+    got = simulate([[127, 127 - k] for k in range(256)], table, 2**30 - 1, lanes=1,
+                   levels=LEVELS["single_16"])
+    assert got[1] == [[0, k % 16] for k in range(256)]
+    sums = decoded(table % 16, LEVELS["single_16"])
+    assert got[2] == row_factors(sums, 2**30 - 1, 24).tolist()
 
 
 @pytest.mark.parametrize("numerator", [0, 1, 255 * 24, 2**31 - 1])

@@ -8,6 +8,7 @@ from amaranth.sim import Simulator
 
 from systola.hw.contract.config import AcceleratorConfig
 from systola.hw.vector.row_writer import RowWriter, balanced_digits
+from systola.model.operators.log2_exponentials import packed
 from systola.sim.harness import collect, drive, run
 
 CONFIGS = [{}, {"act_bits": 4}, {"rows": 4, "cols": 4, "lanes": 4, "vector_lanes": 4},
@@ -82,6 +83,32 @@ def test_words_and_planes(fields, stalls):
     assert [(address, data[:len(expected)]) for (address, data, _), (_, expected) in zip(
         writes, want, strict=True)] == want
     assert all(mask == (1 << config.rows) - 1 for *_, mask in writes)
+
+
+@pytest.mark.parametrize("stalls", [False, True])
+@pytest.mark.parametrize("fields", [{}, {"lanes": 1, "vector_lanes": 1},
+                                    {"rows": 4, "cols": 4, "lanes": 4, "vector_lanes": 4},
+                                    {"pooling": "mean"}])
+def test_packed_words_have_two_codes_a_byte(fields, stalls):
+    """Between regions of bytes; nibbles of a word that the row has not are 0."""
+    config, rng = config_of({"attention": "half_16", **fields}), random.Random(str(fields))
+    lengths, regions, rows, want = [rng.randint(1, 30) for _ in range(8)], [], [], []
+    for index, n in enumerate(lengths):
+        r = region(rng, n, config, planes=1) | {"packed": index % 2}
+        for t in range(r["rows"]):
+            codes = [rng.randrange(16 if r["packed"] else 256) for _ in range(n)]
+            rows.append([codes] * config.vector_planes)
+            words = packed(codes, config.rows).tolist() if r["packed"] else codes
+            lanes = min(n, config.rows)  # of the last word, those that the row has anywhere
+            for k in range(-(-len(words) // config.rows)):
+                part = words[k * config.rows:(k + 1) * config.rows]
+                left = n - k * config.rows * (1 + r["packed"])
+                want.append((r["base"] + t * r["stride"] + k, part[:min(left, lanes)]))
+        r["words"] = config.attention_words(r["words"]) if r["packed"] else r["words"]
+        regions.append(r)
+    _, writes, _ = simulate(config, regions, rows, rng if stalls else None)
+    assert [(address, data[:len(expected)]) for (address, data, _), (_, expected) in zip(
+        writes, want, strict=True)] == want
 
 
 @pytest.mark.parametrize(("planes", "cycles"), [(1, 3), (2, 3), (3, 4), (4, 5)])

@@ -11,6 +11,7 @@ from systola.hw.parts import shapes
 from systola.hw.vector.vector_engine import VectorEngine
 from systola.model.operators.deferred import deferred_softmax, exp_table, row_factors
 from systola.model.operators.layernorm import layernorm_requant
+from systola.model.operators.log2_exponentials import decoded, nearest_codes, packed
 from systola.model.operators.normalised import normalised_softmax
 from systola.model.operators.requant import requantize
 from systola.model.operators.row_mean import row_mean
@@ -35,8 +36,9 @@ class Fake:
         self.params = [[self._record() for _ in range(self.config.lanes)]
                        for _ in range(self.config.param_depth)]
         self.table = self.rng.integers(-128, 128, 256)
-        self.exponentials = exp_table(-int(self.rng.integers(3, 60)),
-                                      8 * max(self.config.exponential_tables, 1))
+        unit = -int(self.rng.integers(3, 60))
+        self.exponentials = (nearest_codes(unit, self.config.attention) if self.config.levels else
+                             exp_table(unit, 8 * max(self.config.exponential_tables, 1)))
         self.instructions, self.factors, self.free = [], [], 0
 
     def _record(self):
@@ -72,13 +74,15 @@ class Fake:
             rows, 1))
         for plane in range(2 if wide else 1):
             self.initial.flat[self._addresses(source, plane, rows, n)] = x >> 8 * plane & 255
+        packs = opcode == Opcode.SHIFTMAX and bool(config.levels)
         planes = config.attention_digits if opcode == Opcode.SHIFTMAX else 1
         planes += mean.get("out_bits", 0) > 8
         if in_place:  # the first planes are the same rows
             target = {**source, "plane": self.free - source["base"]}
             self.free += target["plane"] * (planes - 1)
         else:
-            target = self._region(1 if mean else rows, words, planes)
+            target = self._region(1 if mean else rows,
+                                  config.attention_words(words) if packs else words, planes)
         fields = {"rows": rows, "words": words, "lanes_last": n - (words - 1) * config.rows,
                   **{f"src_{name}": value for name, value in source.items()},
                   **{f"dst_{name}": value for name, value in target.items()}}
@@ -101,8 +105,12 @@ class Fake:
         self.expected |= {
             int(address): int(value) & 255
             for plane, y in enumerate(self._outputs(opcode, fields, x))
-            for address, value in zip(self._addresses(target, plane, len(y), n).flat, y.flat,
-                                      strict=True)}
+            for address, value in zip(
+                self._addresses(target, plane, len(y), y.shape[1]).flat, y.flat, strict=True)}
+
+    def _add_factors(self, fields, sums):
+        factors = row_factors(sums, fields["numerator"], self.config.factor_bits)
+        self.factors += [(fields["factor_base"] + k, int(f)) for k, f in enumerate(factors)]
 
     def _mean_fields(self, rows):
         """Return the fields of MEAN, with which few results saturate."""
@@ -118,12 +126,18 @@ class Fake:
         if opcode == Opcode.MEAN:
             y = row_mean(x, fields["mult"], fields["shift"], fields["out_bits"])[None]
             return [y, y >> 8][:1 + (fields["out_bits"] > 8)]
+        if opcode == Opcode.SHIFTMAX and config.levels:
+            codes, sums = deferred_softmax(x, decoded(self.exponentials, config.levels))
+            self._add_factors(fields, sums)
+            codes, _ = deferred_softmax(x, self.exponentials)
+            # A last word without a second one holds anything in the lanes beyond the row.
+            whole, words = packed(codes, config.rows), -(-n // config.rows)
+            return [whole[:, :whole.shape[1] - words % 2 * (words * config.rows - n)]]
         if opcode == Opcode.SHIFTMAX and config.attention != "published":
             deferred = config.attention == "deferred"
             codes, sums = (deferred_softmax if deferred else normalised_softmax)(
                 x, self.exponentials)
-            factors = row_factors(sums, fields["numerator"], config.factor_bits)
-            self.factors += [(fields["factor_base"] + k, int(f)) for k, f in enumerate(factors)]
+            self._add_factors(fields, sums)
             return [codes] if deferred else digits_of(codes, config.act_bits,
                                                       config.attention_digits)
         if opcode == Opcode.SHIFTMAX:
@@ -248,6 +262,11 @@ CONFIGS = [
      "norm": "leading_one"},
     {"attention": "deferred", "gelu": "table"},
     {"attention": "normalised", "gelu": "table", "mult_bits": 31},
+    {"attention": "half_16", "gelu": "table"},
+    {"rows": 4, "lanes": 1, "vector_lanes": 1, "norm_lanes": 1, "cols": 3, "pooling": "mean",
+     "attention": "sqrt2_16", "norm": "normalised"},
+    {"rows": 4, "cols": 4, "lanes": 4, "vector_lanes": 4, "norm_lanes": 4,
+     "attention": "single_16", "gelu": "table"},
     {"rows": 4, "lanes": 1, "vector_lanes": 1, "norm_lanes": 1, "cols": 3, "act_bits": 3,
      "attention": "normalised", "mult_bits": 12, "code_mult_bits": 12},
     {"attention_bits": 8, "mult_bits": 31}, {"act_bits": 2, "weight_bits": 2, "gelu": "table"},
