@@ -161,13 +161,33 @@ def _lifetimes(ops, kind):
 def allocate_scratchpad(ops, config):
     """Set ``base`` of every tensor that `ops` touch; returns the words used and the most live.
 
+    What is free behind a tensor that lies over another stays so if there is room without it: what
+    used it would wait for the operation that writes the one over the other.
+
     Raises `CompileError` when they do not fit.
     """
     spans = _lifetimes(ops, Tensor)
-    for tensor, span in spans.items():
-        if tensor.over:
-            span[0] = spans[tensor.over][1] + 1
-    need = np.zeros(len(ops) + 1, np.int64)
+    over = [tensor for tensor in spans if tensor.over]
+    if over:
+        whole = {tensor: list(span) for tensor, span in spans.items() if not tensor.over}
+        for tensor in over:
+            whole[tensor.over][1] = max(whole[tensor.over][1], spans[tensor][1])
+        try:
+            found = _allocated(whole, len(ops), config)
+        except CompileError:
+            pass
+        else:
+            for tensor in over:
+                tensor.base = tensor.over.base
+            return found
+    for tensor in over:
+        spans[tensor][0] = spans[tensor.over][1] + 1
+    return _allocated(spans, len(ops), config)
+
+
+def _allocated(spans, count, config):
+    """Place the tensors of `spans`, among `count` operations; see `allocate_scratchpad`."""
+    need = np.zeros(count + 1, np.int64)
     for tensor, (first, last) in spans.items():
         need[first:last + 1] += tensor.size
     peak, there = int(need.max()), config.scratchpad_words

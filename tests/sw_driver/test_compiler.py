@@ -332,21 +332,26 @@ def test_tables_of_log2_attention_have_codes(scheme):
 
 
 def test_log2_attention_takes_half_the_words():
-    """Of rows of an even number of words; and nothing beside it needs more."""
-    words = {}
+    """Of rows of an even number of words; and the network fits less memory, whole."""
+    words, least = {}, {}
     for attention in "deferred", "half_16":
-        model, config, _ = build({"attention": attention, "tokens": 23, "blocks": 2},
-                                 {"attention": attention, "token_depth": 32})
+        model, config, _ = build(
+            {"attention": attention, "tokens": 36, "heads": 1, "channels": 6, "hidden": 6},
+            {"attention": attention, "token_depth": 64, "bank_depth": 1024})
         words[attention] = compile_network(model, config).predicted["scratchpad"]
+        ops = compile_operations(model, config)[1]
+        with pytest.raises(CompileError, match="^scratchpad must have at least") as refused:
+            allocate_scratchpad(ops, dataclasses.replace(config, banks=1, bank_depth=16))
+        least[attention] = int(str(refused.value).split()[5])
     assert words["half_16"]["attention"] * 2 == words["deferred"]["attention"]
-    assert words["half_16"]["peak"] < words["deferred"]["peak"]
+    assert words["half_16"]["peak"] == words["deferred"]["peak"]
+    assert least["half_16"] < least["deferred"] == words["deferred"]["peak"]
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_what_lies_over_another_frees_the_rest_of_it(seed):
-    """Chains of scores and attention: the attention is at their start, and nothing meets it."""
+def test_what_lies_over_another_meets_nothing_else(seed):
+    """Chains of scores and attention: the attention is at their start."""
     rng = np.random.default_rng(seed)
-    config = dataclasses.replace(TINY, banks=4, bank_depth=16)
     ops, spans = [], {}
     for _ in range(12):
         words = int(rng.integers(2, 9))
@@ -355,16 +360,31 @@ def test_what_lies_over_another_frees_the_rest_of_it(seed):
         for reads, writes in (other, scores), (scores, attention), (attention, other):
             for item in reads, writes:
                 spans.setdefault(item, [len(ops), 0])[1] = len(ops)
-            ops.append(Operation(Opcode.MATMUL, "", reads={"act_": reads.view()},
-                                 writes={"out_": writes.view()}))
-    used, peak = allocate_scratchpad(ops, config)
-    for one, other in live_together(spans):
-        if one in (other.over, other) or other is one.over:
-            assert one.base == other.base
-            continue
-        assert not set(one.view().addresses().tolist()) & set(other.view().addresses().tolist())
-    assert used == max(item.base + item.size for item in spans) >= peak
-    assert peak < sum(item.size for item in spans)
+            ops.append(chained(reads, writes))
+    for banks in 4, 1:
+        used, peak = allocate_scratchpad(ops, dataclasses.replace(TINY, banks=banks,
+                                                                  bank_depth=16))
+        for one, other in live_together(spans):
+            if one in (other.over, other) or other is one.over:
+                assert one.base == other.base
+                continue
+            assert not set(one.view().addresses().tolist()) & set(
+                other.view().addresses().tolist())
+        assert used == max(item.base + item.size for item in spans) >= peak
+
+
+def chained(reads, writes):
+    return Operation(Opcode.MATMUL, "", reads={"act_": reads.view()},
+                     writes={"out_": writes.view()})
+
+
+@pytest.mark.parametrize(("depth", "base"), [(32, 12), (16, 6)])
+def test_the_rest_is_used_only_if_there_is_no_room(depth, base):
+    scores, beside = Tensor("scores", 1, 12), Tensor("beside", 1, 10)
+    attention, first = Tensor("attention", 1, 6, over=scores), Tensor("first", 1, 1)
+    ops = [chained(first, scores), chained(scores, attention), chained(attention, beside)]
+    allocate_scratchpad(ops, dataclasses.replace(TINY, banks=1, bank_depth=depth))
+    assert (scores.base, attention.base, beside.base) == (0, 0, base)
 
 
 def test_feeders_follow_their_matmul():
