@@ -340,7 +340,7 @@ def test_log2_attention_takes_half_the_words():
             {"attention": attention, "token_depth": 64, "bank_depth": 1024})
         words[attention] = compile_network(model, config).predicted["scratchpad"]
         ops = compile_operations(model, config)[1]
-        with pytest.raises(CompileError, match="^scratchpad must have at least") as refused:
+        with pytest.raises(CompileError, match=r"^scratchpad must have at least") as refused:
             allocate_scratchpad(ops, dataclasses.replace(config, banks=1, bank_depth=16))
         least[attention] = int(str(refused.value).split()[5])
     assert words["half_16"]["attention"] * 2 == words["deferred"]["attention"]
