@@ -1,6 +1,6 @@
 """Bench around a unit for a proof: free inputs, well-behaved partners, and rules."""
 
-from amaranth import Cat, Module, Mux, Signal, Value
+from amaranth import Cat, Const, Module, Mux, Signal, Value
 from amaranth.back import rtlil
 from amaranth.lib import stream
 from amaranth.lib.wiring import In
@@ -120,13 +120,13 @@ def _items(value, dimensions):
             yield f"{k}{index}", element
 
 
-def keep_stream_rules(bench, make, strobes=(), silent=()):
+def keep_stream_rules(bench, make, strobes=(), silent=(), low=()):
     """Prove the stream rules of the unit that `make` makes, on all its streams.
 
     Valid and payload stay while stalled. And nobody waits for ready: a twin gets the same inputs,
     but another readiness wherever the unit does not offer anything; yet both must offer the same
-    from cycle to cycle, and take the same. Inputs that are no streams are constant but `strobes`;
-    nothing comes on the streams `silent`. Memories answer at any time, but only what was asked.
+    from cycle to cycle, and take the same. Inputs that are no streams are constant but `strobes`,
+    and 0 if `low`; nothing comes on the streams `silent`. Memories answer at any time, but only what was asked.
     """
     unit, twin = bench.unit(make(), "unit"), bench.unit(make(), "twin")
     reads = {}  # memories that answer: reads not answered yet, and strobe of a new one
@@ -136,8 +136,8 @@ def keep_stream_rules(bench, make, strobes=(), silent=()):
     for (name, port, inward), (_, other, _) in zip(streams(unit), streams(twin), strict=True):
         left, new_read = reads.get(name[:-4], (None, None))
         if inward is None:
-            value = (bench.free if name in strobes else bench.constant)(
-                Value.cast(port).shape(), name)
+            value = Const(0, 1) if name in low else (
+                bench.free if name in strobes else bench.constant)(Value.cast(port).shape(), name)
             bench.m.d.comb += [Value.cast(port).eq(value), Value.cast(other).eq(value)]
         elif inward:
             answer, _ = bench.offer(port, when=name not in silent and (

@@ -135,7 +135,7 @@ _STREAMS = [
              lambda hw: hw.TableUnpacker(_ONE),
              "unpackers, tables"),
     _streams("load.unpackers", ("high & self.o.ready)),", "high)),"),
-             lambda hw: hw.CodeUnpacker(_CODED), "unpackers, codes"),
+             lambda hw: hw.CodeUnpacker(_CODED), "unpackers, codes", low=("start",)),
     _streams("matrix.residual_reader",
              ("rsp.ready.eq(~has_low | ~o.valid | o.ready)", "rsp.ready.eq(1)"),
              lambda hw: hw.ResidualReader(_ONE)),
