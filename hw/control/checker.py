@@ -59,33 +59,36 @@ class Checker(wiring.Component):
                    for step in steps]
         sources = {role: list(dict.fromkeys(self._place(opcode, getattr(step, role))
                                             for opcode, step in program)) for role in _ROLES}
+        # Those that steps have, behind the one that always holds.
+        whens = [True, *(when for when in When if any(when in (step.when, step.halved)
+                                                      for _, step in program))]
+        halved = len(whens) if any(step.halved for _, step in program) else 0
         # One bit for each source of an operand: quicker than numbers.
         codes = data.StructLayout({role: len(places) for role, places in sources.items()} | {
-            "less": 1, "when": len(When) + 1, "halved": len(When) + 1, "first": 1, "last": 1,
-            "cause": 8})
+            "less": 1, "when": len(whens), "halved": halved, "first": 1, "last": 1, "cause": 8})
         chosen, ready, advance = Signal(codes), Signal(), Signal()
-        more = self._choose(m, program, sources, chosen, ready, advance)
+        more = self._choose(m, program, sources, whens, chosen, ready, advance)
 
         # Second and third stage: the operands.
         a, b, fetched, fetch = Signal(32), Signal(16), Signal(), Signal(codes)
         x0, y0, applies, loaded, step = Signal(32), Signal(16), Signal(), Signal(), Signal(codes)
-        holds = Signal(len(When) + 1, init=1)
+        holds = Signal(len(whens), init=1)
         flags, out_bits = (self._value(self._place(Opcode.MATMUL, name))
                            for name in ("flags", "out_bits"))
         assert all(self._place(opcode, "out_bits") == self._place(Opcode.MATMUL, "out_bits")
                    for opcode, step in program if step.when is When.WIDE)
-        conditions = {When.RESIDUAL: (flags & Flag.RESIDUAL).any(),
+        conditions = {True: 1, When.RESIDUAL: (flags & Flag.RESIDUAL).any(),
                       When.ROW_SCALE: (flags & Flag.ROW_SCALE).any(),
                       When.PER_CHANNEL: ~(flags & Flag.BROADCAST).any(),
                       When.WIDE: out_bits > CODE_BITS,
                       When.UNSIGNED: (flags & Flag.UNSIGNED).any()}
-        m.d.sync += holds.eq(Cat(1, *(conditions[when] for when in When)))
+        m.d.sync += holds.eq(Cat(conditions[when] for when in whens))
         with m.If(advance):
             m.d.sync += [fetched.eq(ready), fetch.eq(chosen),
                          a.eq(self._select("a", chosen.a, sources)),
                          b.eq(self._select("b", chosen.b, sources)),
                          loaded.eq(fetched), step.eq(fetch), x0.eq(a),
-                         y0.eq((b - fetch.less) >> (holds & fetch.halved).any()),
+                         y0.eq((b - fetch.less) >> (holds[:halved] & fetch.halved).any()),
                          applies.eq((holds & fetch.when).any())]
 
         # Fourth: four bits of the product a cycle.
@@ -123,7 +126,7 @@ class Checker(wiring.Component):
                          (more, ready, fetched, loaded, active, multiplied, leaves, due, judged)]
         return m
 
-    def _choose(self, m, program, sources, chosen, ready, advance):
+    def _choose(self, m, program, sources, whens, chosen, ready, advance):
         """Make the first stage: a table of the steps, read from `start` to an operation's last.
 
         Returns the register that says that there are more.
@@ -139,8 +142,8 @@ class Checker(wiring.Component):
                     m.d.comb += entry.eq(chosen.shape().const({
                         role: 1 << places.index(self._place(opcode, getattr(step, role)))
                         for role, places in sources.items()} | {
-                        "less": step.less, "when": _holders(step.when or True),
-                        "halved": _holders(step.halved),
+                        "less": step.less, "when": 1 << whens.index(step.when or True),
+                        "halved": step.halved and 1 << whens.index(step.halved),
                         "first": step.first, "last": k in ends, "cause": step.cause}))
         with m.If(advance):
             m.d.sync += [chosen.eq(entry), ready.eq(more), index.eq(index + 1),
@@ -177,8 +180,3 @@ class Checker(wiring.Component):
             values = [values[k] | (values[k + 1] if k + 1 < len(values) else 0)
                       for k in range(0, len(values), 2)]
         return values[0]
-
-
-def _holders(condition):
-    """Return which bits of ``holds`` make `condition` true; one that always or never is, too."""
-    return 1 << 1 + list(When).index(condition) if isinstance(condition, When) else int(condition)

@@ -126,7 +126,8 @@ def keep_stream_rules(bench, make, strobes=(), silent=(), low=()):
     Valid and payload stay while stalled. And nobody waits for ready: a twin gets the same inputs,
     but another readiness wherever the unit does not offer anything; yet both must offer the same
     from cycle to cycle, and take the same. Inputs that are no streams are constant but `strobes`,
-    and 0 if `low`; nothing comes on the streams `silent`. Memories answer at any time, but only what was asked.
+    and 0 if `low`; nothing comes on the streams `silent`. Memories answer at any time, but only
+    what was asked.
     """
     unit, twin = bench.unit(make(), "unit"), bench.unit(make(), "twin")
     reads = {}  # memories that answer: reads not answered yet, and strobe of a new one
