@@ -19,5 +19,5 @@ BOARD = Board(name="arty_s7_50", family="xc7", part="xc7s50csga324-1", config="a
               presets={
                   "arty_s7_50": {"tool": "nextpnr-xilinx 0.8.2", "minutes": 100,
                                  "fmax_mhz": [59.38, 55.75, 50.16]},
-                  "arty_s7_50_small": {"tool": "nextpnr-xilinx 0.8.2", "minutes": 22,
-                                       "fmax_mhz": [86.89, 80.72, 90.94]}})
+                  "arty_s7_50_small": {"tool": "nextpnr-xilinx 0.8.2", "minutes": 10,
+                                       "fmax_mhz": [82.29, 72.81, 85.54]}})

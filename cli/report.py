@@ -111,11 +111,12 @@ def area(config, as_json):
 def pe(widths, mhz, rows, cols, data, as_json):
     """Compare low-bit processing elements with dequantizing first.
 
-    Linear, Q.K^T and A.V at each width: area, toggles a cycle, energy per multiply-accumulate and
-    power, from simulating the mapped netlists of whole arrays on real operands. dequant_first
-    scales operands to 16-bit fixed point before it multiplies. Energies are estimates; intervals
-    hold 95 % of what the coefficients may be (docs/POWER.md). Takes minutes the first time;
-    mapped and compiled arrays are kept in build/sim.
+    Linear, Q.K^T and A.V at each width (arrays with codes at their edge at 8 bits, for one of
+    these): area, toggles a cycle, energy per multiply-accumulate and power, from simulating the
+    mapped netlists of whole arrays on real operands. dequant_first scales operands to 16-bit fixed
+    point before it multiplies. Energies are estimates; intervals hold 95 % of what the coefficients
+    may be (docs/POWER.md). Takes minutes the first time; mapped and compiled arrays are kept in
+    build/sim.
     """
     from systola.boards.power.pe_report import pe_report
 

@@ -12,8 +12,8 @@ __all__ = ["allocation_chart", "area_chart", "energy_chart", "option_chart", "ro
 _INK, _MUTED = "#1f2a44", "#8a94a6"
 _STYLES = {"dequant_first in fabric": "#c3c9d3", "dequant_first in DSP slice": "#8a94a6",
            "lut": "#2684c9",
-           "dsp": "#1a7f4b", "dsp_packed": "#6fbf73", "shift": "#d9822b"}
-_SPARE = "#7d5ba6"
+           "dsp": "#1a7f4b", "dsp_packed": "#6fbf73", "two_precisions": "#b3d89c",
+           "codebook": "#7d5ba6", "log2_feed": "#b9a3d4", "shift": "#d9822b"}
 _PARTS = {"lut": "#2684c9", "ff": "#9cc9ea"}
 
 
@@ -46,7 +46,7 @@ def energy_chart(rows):
             value = np.array([row["energy_pj_per_mac"] for row in chosen.values()])
             low = np.array([row["energy_low"] for row in chosen.values()])
             high = np.array([row["energy_high"] for row in chosen.values()])
-            axis.bar(at, value, width=0.9 * step, color=_STYLES.get(style, _SPARE), label=style)
+            axis.bar(at, value, width=0.9 * step, color=_STYLES[style], label=style)
             axis.errorbar(at, value, yerr=[np.maximum(value - low, 0), np.maximum(high - value, 0)],
                           fmt="none", ecolor=_INK, elinewidth=0.9, capsize=2)
         axis.set_xticks(range(len(widths)), [f"{bits} bits" for bits in widths])
@@ -59,7 +59,7 @@ def energy_chart(rows):
     handles = {}
     for axis in axes:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=7,
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5,
                   frameon=False, fontsize=9)
     return figure
 

@@ -46,7 +46,7 @@ STYLES = "lut", "dsp", "dsp_packed", TWO_PRECISIONS, CODEBOOK, LOG2_FEED, "shift
 ONLY_FOR = {TWO_PRECISIONS: ((8, NARROW_BITS), ("linear", "qk", "av")),
             CODEBOOK: ((8,), ("linear",)), LOG2_FEED: ((8,), ("av",)),
             "shift": (range(2, 9), ("av",))}
-"""Bits and operations at which a style is measured, if not at all."""
+"""Bits and operations at which a style is measured, if not at all widths and for all operations."""
 
 OF_ALL_WIDTHS = TWO_PRECISIONS, CODEBOOK, LOG2_FEED
 """Styles that are one design at all the bits at which they are measured."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from systola.boards.power.energy import dynamic_energy, estimate, sample_coefficients
-from systola.boards.power.pe_designs import BASELINES
+from systola.boards.power.pe_designs import BASELINES, CODEBOOK, LOG2_FEED, TWO_PRECISIONS
 from systola.boards.synthesis.sizes import Size
 
 __all__ = ["Row", "describe"]
@@ -14,7 +14,7 @@ _PARTS = {"logic": ("lut", "carry"), "wires": ("wire", "wire_register"),
           "registers": ("ff", "ff_clock", "shift_clock", "lutram_clock"),
           "dsp": ("dsp_clock", "dsp_input", "dsp_product", "dsp_output")}
 _LIKE = {"dsp_packed": "dsp", "shift": "lut",
-         **dict.fromkeys(("two_precisions", "codebook", "log2_feed"), "dsp_packed")}
+         **dict.fromkeys((TWO_PRECISIONS, CODEBOOK, LOG2_FEED), "dsp_packed")}
 """Rows that are also compared with another one of the same width."""
 
 

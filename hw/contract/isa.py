@@ -100,7 +100,7 @@ class Error(IntEnum):
 
 
 class When(Enum):
-    """Conditions on an operation's fields under which an operand, or more of it, is there.
+    """Conditions on an operation's fields: an operand, or more of it, is there, or it is packed.
 
     The fields are MATMUL's. Of other operations only those with `out_bits` at the same place have a
     condition, WIDE.
@@ -276,7 +276,8 @@ FORMATS = {
         "(2C with NARROW), for every word of the activations, for every digit plane: stream `rows` "
         "rows.",
         (*_region("act_", "the activations", plane=True), _ROWS,
-         Field("act_words", 16, "words in a row of activations, the reduction tiles",
+         Field("act_words", 16, "words in a row of activations, the reduction tiles; of codes, two "
+               "lie in a word",
                count=True),
          Field("digits", 16, "digit planes of the activations; plane i weighs 2**(act_bits*i)",
                high="attention_digits", count=True),

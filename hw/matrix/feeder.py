@@ -20,11 +20,12 @@ class Feeder(wiring.Component):
 
     For every tile of C output columns (the first at lane ``out_group * lanes`` of the output),
     every activation word k and every digit plane, one pass of `rows` words from
-    ``act_base + digit*act_plane + t*act_stride + k``. Requests run ahead; the first word of a pass
-    waits at the array's door for its weights (``swap_ready``) and for `Accumulators.gap`. The first
-    pass of a tile may enter a buffer that is still being drained, row by row behind the drain, as
-    it only writes; the tile's other passes wait until the buffer is free. One word a cycle
-    otherwise, without a gap between passes; one cycle between instructions without requests.
+    ``act_base + digit*act_plane + t*act_stride + k`` (k // 2 for codes). Requests run ahead; the
+    first word of a pass waits at the array's door for its weights (``swap_ready``) and for
+    `Accumulators.gap`. The first pass of a tile may enter a buffer that is still being drained, row
+    by row behind the drain, as it only writes; the tile's other passes wait until the buffer is
+    free. One word a cycle otherwise, without a gap between passes; one cycle between instructions
+    without requests.
 
     The byte lanes become signed(act_bits + 1): with UNSIGNED the top digit is unsigned, or in log2
     attention a nibble is the code of an exponential, words 2j and 2j + 1 being those of word j of

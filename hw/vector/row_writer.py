@@ -52,7 +52,7 @@ class RowWriter(wiring.Component):
     Of log2 attention a ``packed`` region has codes of 4 bits, the low nibbles of the beats: two
     words share one, and the second's fill the high nibbles, 0 where the row has no more.
 
-    Model: model/operators/matmul.py
+    Model: model/operators/matmul.py, model/operators/log2_exponentials.py
 
     Parameters
     ----------

@@ -60,7 +60,7 @@ def forward(graph, inputs, *, keep=None):
     -------
     dict of str to int64 array
         By name in the order of the nodes, of shape ``graph.tensors[name].shape``; a batch adds a
-        leading axis to all. ``normalised`` and ``deferred`` attention are the exponentials.
+        leading axis to all. Attention that `Context` divides is the exponentials.
 
     Raises
     ------

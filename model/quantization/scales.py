@@ -59,7 +59,7 @@ def activation_scales(graph, ranges, bits, weight_bits, settings, shares):
     scales = {}
     for node in graph.nodes:
         name = node.name
-        if isinstance(node, Softmax):  # deferred and normalised: before the division
+        if isinstance(node, Softmax):  # of exponentials: before the division
             scale = shares.scale(name, bits[name])
         else:
             low, high = (function(ranges[other][end] for other in tied[name])

@@ -93,11 +93,14 @@ def _check_sqrt2_array(report, name, scheme, kind, part):
         found = sqrt2.best_scale(x / 2 ** 15 if grid else x, scheme)
         report.compare("sqrt2 calibrate", name, np.float32(found), np.float32(delta))
         return
-    steps = sqrt2.code_thresholds(delta)
-    firsts = np.array([0, *(step + 1 for step in steps[::-1])])  # that exceed so many
-    (codes,) = _codes(report, x, steps[::-1], [sqrt2.encode_sqrt2(firsts, steps, scheme)],
-                      lambda: [sqrt2.encode_sqrt2(x, steps, scheme) if grid
-                               else sqrt2.encode_real(x, delta, scheme)]) or [None]
+    codes = None
+    if grid:
+        steps = sqrt2.code_thresholds(delta)
+        firsts = np.array([0, *(step + 1 for step in steps[::-1])])  # that exceed so many
+        (codes,) = _codes(report, x, steps[::-1], [sqrt2.encode_sqrt2(firsts, steps, scheme)],
+                          lambda: [sqrt2.encode_sqrt2(x, steps, scheme)]) or [None]
+    elif report.offline:
+        codes = sqrt2.encode_real(x, delta, scheme)
     if part == "code":
         report.stored("sqrt2 encode", name, codes)
     else:

@@ -170,8 +170,9 @@ def port_use(op, fields, config):
         planes = (config.attention_digits if op.opcode is Opcode.SHIFTMAX
                   else 1 + (mean and fields["out_bits"] > 8))
         use.reads = _spread(_banks(fields, "src_", rows, wide, config), rows * words)
+        written = config.attention_words(words) if op.opcode is Opcode.SHIFTMAX else words
         use.writes = _spread(_banks(fields, "dst_", 1 if mean else rows, planes, config),
-                             (1 if mean else rows) * words)
+                             (1 if mean else rows) * written)
         if op.opcode is Opcode.LAYERNORM:
             use.params = rows * -(-columns // config.lanes)
     elif op.opcode in (Opcode.FETCH, Opcode.STORE):

@@ -31,7 +31,7 @@ class CompileError(ValueError):
 class Tensor:
     """``rows`` rows of ``planes`` planes of ``words`` words, contiguous.
 
-    ``base`` is set by allocation. One that lies ``over`` another, a larger one, begins where that
+    ``base`` is set by allocation. One that lies ``over`` another, no smaller one, begins where that
     does: what reads all of it writes this one, row by row, and nothing needs the rest any more.
     """
 
@@ -162,34 +162,42 @@ def allocate_scratchpad(ops, config):
     """Set ``base`` of every tensor that `ops` touch; returns the words used and the most live.
 
     What is free behind a tensor that lies over another stays so if there is room without it: what
-    used it would wait for the operation that writes the one over the other.
+    used it would wait for the operation that writes the one over the other. It counts as free.
 
     Raises `CompileError` when they do not fit.
     """
     spans = _lifetimes(ops, Tensor)
     over = [tensor for tensor in spans if tensor.over]
+    whole = {tensor: list(span) for tensor, span in spans.items() if not tensor.over}
+    for tensor in over:
+        whole[tensor.over][1] = max(whole[tensor.over][1], spans[tensor][1])
+        spans[tensor][0] = spans[tensor.over][1] + 1
+    need = _need(spans, len(ops))
     if over:
-        whole = {tensor: list(span) for tensor, span in spans.items() if not tensor.over}
-        for tensor in over:
-            whole[tensor.over][1] = max(whole[tensor.over][1], spans[tensor][1])
         try:
-            found = _allocated(whole, len(ops), config)
+            used = _allocated(whole, _need(whole, len(ops)), config)
         except CompileError:
             pass
         else:
             for tensor in over:
                 tensor.base = tensor.over.base
-            return found
-    for tensor in over:
-        spans[tensor][0] = spans[tensor.over][1] + 1
-    return _allocated(spans, len(ops), config)
+            return used, int(need.max())
+    return _allocated(spans, need, config), int(need.max())
 
 
-def _allocated(spans, count, config):
-    """Place the tensors of `spans`, among `count` operations; see `allocate_scratchpad`."""
+def _need(spans, count):
+    """Return the words that live at each of `count` operations."""
     need = np.zeros(count + 1, np.int64)
     for tensor, (first, last) in spans.items():
         need[first:last + 1] += tensor.size
+    return need
+
+
+def _allocated(spans, need, config):
+    """Place the tensors of `spans`, of which `need` words live at each operation.
+
+    Returns the words used; raises `CompileError` when they do not fit.
+    """
     peak, there = int(need.max()), config.scratchpad_words
     at = int(need.argmax())
     live = [tensor for tensor, (first, last) in spans.items() if first <= at <= last]
@@ -203,7 +211,7 @@ def _allocated(spans, count, config):
     for _ in range(_TRIALS):
         misfit = _pack(order, spans, there)
         if misfit is None:
-            return max(tensor.base + tensor.size for tensor in order), peak
+            return max(tensor.base + tensor.size for tensor in order)
         order.insert(0, order.pop(misfit))  # what found no room is placed first next time
     raise CompileError(f"scratchpad of {there} words is too fragmented for this model, which "
                        f"needs {peak} of them at once ({what}){_deeper(config, there + 1)}",

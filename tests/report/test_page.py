@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from amaranth.back import rtlil
 
+from systola.boards.power.pe_designs import BASELINES, STYLES
 from systola.boards.synthesis.sizes import ModuleSize, Size, unit_sizes
 from systola.boards.synthesis.synth import Synthesis
 from systola.cli.main import main
 from systola.hw.accelerator import Accelerator
 from systola.hw.contract.config import PRESETS
 from systola.hw.contract.isa import Engine, Opcode
+from systola.report import charts
 from systola.report.page import render, write_page
 from systola.sim.runs.simulate import Simulation
 from systola.sim.runs.timeline import Event, Gap, Timeline
@@ -126,6 +128,12 @@ def test_error_bars_and_lanes_are_in_the_charts(content):
     assert all(f"<!-- {name} -->" in charts[3] for name in ("LOAD", "MATRIX", "array", "VECTOR"))
     assert all(f"<!-- dequant_first in {kind} -->" in charts[0] for kind in ("fabric", "DSP slice"))
     assert all(f"<!-- {name} -->" in charts[1] for name in ("matrix.array", "vector.norm"))
+
+
+def test_every_style_has_a_colour_of_its_own():
+    colours = [charts._STYLES[style] for style in STYLES]
+    assert len(set(colours)) == len(colours)
+    assert len(charts._STYLES) == len(STYLES) + len(BASELINES)
 
 
 def test_every_primitive_counts_in_one_unit(content):
