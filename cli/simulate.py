@@ -126,7 +126,7 @@ def _html(value):
               "default: those of digits or fashion.")
 @click.option("--config", metavar="CONFIG", help=f"Accelerator: {CONFIGURATION} [default: digits; "
               "with --random-weights one that holds MODEL].")
-@click.option("--attention", type=click.Choice(ATTENTIONS),
+@click.option("--attention", metavar="|".join(ATTENTIONS),
               help="Replaces the configuration's form of attention.")
 @click.option("--stalls", type=int, metavar="SEED",
               help="Stall both streams at random; cycle figures then mean nothing.")

@@ -13,6 +13,7 @@ from systola.hw.contract.numbers import (
     CODEBOOK_ENTRIES,
     FACTOR_BITS,
     INT_BITS,
+    LEVEL_BITS,
     LEVELS,
     NARROW_SUM_BITS,
     RECORD_BYTES,
@@ -34,6 +35,9 @@ formats can hold."""
 
 ATTENTIONS = "published", "normalised", "deferred", *LEVELS
 """Forms of attention."""
+
+_WIDER = {f"{scheme[:-2]}17" for scheme in LEVELS}
+"""Schemes of the publications that have a level more than a code has numbers."""
 
 SCRATCHPAD_WORDS = 1 << 16
 """Most words of a scratchpad: an address has 16 bits."""
@@ -190,6 +194,9 @@ class AcceleratorConfig:
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise ConfigError(f"{name} must be an integer from {low} to {high}, "
                                   f"not {shown(value)}")
+        if self.attention in _WIDER:
+            raise ConfigError(f"attention must not be {self.attention!r}: its 17 levels have no "
+                              f"code of {LEVEL_BITS} bits; {self.attention[:-2]}16 has one")
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value not in choices:

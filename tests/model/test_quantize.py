@@ -464,6 +464,8 @@ def test_sums_and_means_of_unequal_scales(mult_bits):
     ({"attention_bits": 12}, "attention_bits must be 8 or 16, not 12"),
     ({"mult_bits": 32}, "mult_bits must be an integer from 8 to 31, not 32"),
     ({"code_mult_bits": 7}, "code_mult_bits must be an integer from 8 to 31, not 7"),
+    ({"attention": "half_17"},
+     "attention must not be 'half_17': its 17 levels have no code of 4 bits; half_16 has one"),
     ({"attention": "late"},
      ("attention must be 'published' or 'normalised' or 'deferred' or "
       "'single_16' or 'half_16' or 'sqrt2_16', not 'late'")),
