@@ -206,9 +206,9 @@ def _show_simulation(report):
     layers = [row for row in report["bandwidth"] or ()
               if not row["name"].startswith("blocks.") or row["name"].startswith("blocks.0.")]
     if layers:  # the other blocks' are the same
-        table("\nWeights from the stream:", ["layer", "bytes", "cycles", "bytes a cycle"],
-              [(row["name"], row["weight_bytes"], row["cycles"], f"{row['bytes_per_cycle']:.2f}")
-               for row in layers])
+        table("\nWeights from the stream:", ["layer", "bytes", "cycles", "bytes a cycle", "as"],
+              [(row["name"], row["weight_bytes"], row["cycles"], f"{row['bytes_per_cycle']:.2f}",
+                row["form"]) for row in layers])
 
 
 def _show_idle(idle, cycles):

@@ -17,7 +17,12 @@ from systola.sw_driver.compiler.costs import COSTS, check_cycles, vector_cycles
 from systola.sw_driver.compiler.drains import drain_of
 from systola.sw_driver.compiler.weights import Decoded, Fetched, Streamed
 
-__all__ = ["Prediction", "predict_cycles"]
+__all__ = ["FORMS", "Prediction", "predict_cycles"]
+
+
+FORMS = {Opcode.LOAD_WEIGHTS: "wide", Opcode.LOAD_NARROW: "narrow", Opcode.LOAD_CODES: "codes"}
+"""What weights are streamed as: of the array's first precision or of its second, or as codes of a
+codebook."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,8 @@ class Prediction:
         it does two at a time.
     bandwidth : list of dict
         Layers with streamed weights: ``name``, ``cycles`` in which the array works on it,
-        ``weight_bytes`` streamed (for every chunk of rows again), ``bytes_per_cycle``.
+        ``weight_bytes`` streamed (for every chunk of rows again), ``bytes_per_cycle``, and in which
+        ``form``, one of `FORMS`.
     """
 
     cycles: int
@@ -260,9 +266,9 @@ class _Timeline:
         self._complete(matmul.op, matmul.start, done)
         if streamed:
             self.stream.now, self.beats = source.passed + 1, self.beats + op.beats
-            cycles, beats = self.layers.get(op.name, (0, 0))
+            cycles, beats, _ = self.layers.get(op.name, (0, 0, None))
             self.layers[op.name] = (cycles + entered - max(before, matmul.start),
-                                    beats + op.beats)
+                                    beats + op.beats, FORMS[op.opcode])
         done = last + (self.costs.load_done if streamed else self.costs.read_done)
         if not streamed:
             self._use(op, fields, start + self.costs.read_latency - 5, done)
@@ -272,8 +278,8 @@ class _Timeline:
     def bandwidth(self):
         """Return the bytes of weights per cycle of every layer that streams them."""
         return [{"name": name, "cycles": cycles, "weight_bytes": beats * self.config.rows,
-                 "bytes_per_cycle": round(beats * self.config.rows / cycles, 3)}
-                for name, (cycles, beats) in self.layers.items()]
+                 "bytes_per_cycle": round(beats * self.config.rows / cycles, 3), "form": form}
+                for name, (cycles, beats, form) in self.layers.items()]
 
     def end(self):
         """Return when the program is done."""

@@ -83,6 +83,7 @@ def test_codes_are_streamed_where_there_are_few_values(values, has, feeder):
     for row, other in zip(prediction.bandwidth, plain.bandwidth, strict=True):
         books = sum(op.name == row["name"] for op in feeds) * book
         assert row["name"] == other["name"]
+        assert (row["form"], other["form"]) == ("codes" if book else "wide", "wide")
         assert (row["weight_bytes"] - books) * (2 if book else 1) == other["weight_bytes"]
 
 

@@ -91,6 +91,12 @@ def test_machine_agrees_with_the_network(turns, seed):
     found, expected = decode_outputs(program, frames), forward(graph, codes)
     for name in graph.outputs:
         np.testing.assert_array_equal(found[name], expected[name][0])
+    # Which layers are narrow is said.
+    forms = {row["name"]: row["form"] for row in program.predicted["bandwidth"]}
+    narrow = narrow_nodes(graph, CONFIG)
+    assert {node.name: "narrow" if node.name in narrow else forms[node.name]
+            for node in graph.of(Linear)} == forms
+    assert {form for name, form in forms.items() if name not in narrow} <= {"wide", "codes"}
 
 
 def test_narrow_planes_weigh_one():
