@@ -50,9 +50,10 @@ class RowWriter(wiring.Component):
     two cycles. Lanes beyond the row hold anything.
 
     Of log2 attention a ``packed`` region has codes of 4 bits, the low nibbles of the beats: two
-    words share one, and the second's fill the high nibbles, 0 where the row has no more.
+    words share one, and the second's fill the high nibbles, 0 where the row has no more
+    (`systola.model.operators.log2_exponentials.packed`).
 
-    Model: model/operators/matmul.py, model/operators/log2_exponentials.py
+    Model: model/operators/matmul.py
 
     Parameters
     ----------

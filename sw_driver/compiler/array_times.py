@@ -8,7 +8,7 @@ out once is looked up when the same work comes in the same state again, inside a
 from collections import deque
 from dataclasses import dataclass
 
-from systola.hw.contract.latency import matmul_latency, slice_columns
+from systola.hw.contract.latency import SUM_GAP, matmul_latency, slice_columns
 from systola.sw_driver.compiler.drains import Drain
 
 __all__ = ["ArrayTimes", "Job", "StreamTimes"]
@@ -104,6 +104,8 @@ class ArrayTimes:
         self.steady = known is not None
         self.latency, self.group = matmul_latency(config), slice_columns(config)
         ahead = _SLICE + config.weight_fifo
+        # A FIFO of two words has one place behind its output: it takes a word every other cycle.
+        self.push_gap = 2 if config.weight_fifo == 2 else 1
         self.loaded = deque(maxlen=ahead + config.cols)  # of the newest weights
         # For each column of a tile, how many loads ago there must have been one. While the columns
         # of a slice are collected, all but its last have room.
@@ -221,7 +223,7 @@ class ArrayTimes:
                 buffer, entry = self.buffers[0], self.entered + 1
             pushed, ready = self._tile(source)
             for digit in range(job.digits):
-                begin = max(entry, self.begun + 2, ready if digit == 0 else 0)
+                begin = max(entry, self.begun + SUM_GAP, ready if digit == 0 else 0)
                 self.begun, entry = buffer.enter(begin, job.rows, follow, free)
                 if digit == 0:
                     self.swapped = self.begun
@@ -238,7 +240,7 @@ class ArrayTimes:
         hold, loaded = self.swapped + config.rows - 1, 0
         pushed = source.last
         for column in range(config.cols):
-            pushed = max(source.next(), pushed + 1)
+            pushed = max(source.next(), pushed + self.push_gap)
             if 0 < room[column] <= len(loads):
                 pushed = max(pushed, loads[-room[column]] + fifo_free)
             source.taken(pushed)

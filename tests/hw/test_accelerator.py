@@ -166,7 +166,7 @@ def test_random_cases_differ():
             ("lanes", {1, 2, 3}), ("vector_lanes", {1, 2, 3}), ("norm_lanes", {1, 2}),
             ("token_depth", {4, 8, 16}), ("banks", {1, 2, 3, 4}), ("norm_roots", {1, 2, 4}),
             ("pe_style", {"dsp", "lut", "dsp_packed"}),
-            ("attention", {"published", "normalised", "deferred"}),
+            ("attention", {"published", "normalised", "deferred", "single_16", "sqrt2_16"}),
             ("attention_bits", {8, 16}), ("gelu", {"published", "table"}),
             ("norm", {"published", "leading_one", "normalised"})):
         assert {getattr(config, name) for config in configs} == values, name

@@ -64,6 +64,8 @@ if shutil.which("verilator"):
 @pytest.mark.parametrize("command", VERILATORS.values(), ids=VERILATORS)
 def test_verilator_accepts_them_in_one_design(design, command):
     """With the options of the core file, which every Verilator has to know."""
+    if " " in command:
+        pytest.skip("Verilator's own script does not start in a folder with a blank in its name")
     folder, names = design
     options = re.search(r"verilator_options: \[(.*)\]", core_file(LITTLE))[1].split(", ")
     done = subprocess.run([command, "--lint-only", *options, "--top-module", "all", "all.v",
