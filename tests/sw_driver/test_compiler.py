@@ -22,6 +22,7 @@ from systola.sw_driver.compiler.compiler import (
     compile_operations,
     encode_stream,
 )
+from systola.sw_driver.compiler.contention import port_use
 from systola.sw_driver.compiler.costs import COSTS
 from systola.sw_driver.compiler.layout import (
     ParamBlock,
@@ -371,6 +372,16 @@ def test_what_lies_over_another_meets_nothing_else(seed):
             assert not set(one.view().addresses().tolist()) & set(
                 other.view().addresses().tolist())
         assert used == max(item.base + item.size for item in spans) >= peak
+
+
+@pytest.mark.parametrize("name", ["log2", "log2, odd words", "deferred", "normalised"])
+def test_the_predictor_counts_the_words_that_softmax_writes(name):
+    model, config, _ = build(*CASES[name])
+    found = [(sum(port_use(op, op.resolved(), config).writes.values()),
+              len(op.writes["dst_"].addresses()))
+             for op in compile_operations(model, config)[1] if op.opcode is Opcode.SHIFTMAX]
+    assert found
+    assert all(counted == written for counted, written in found)
 
 
 def chained(reads, writes):
