@@ -29,13 +29,15 @@ def __dir__():
     return sorted({*globals(), *__all__})
 
 
-def load_checkpoint(source, **facts):
+def load_checkpoint(source, *, processor=None, **facts):
     """Read a float checkpoint.
 
     Parameters
     ----------
-    source : str or Path
-        ``digits``, or a folder or file of timm or Hugging Face.
+    source : str, Path or module
+        ``digits``; a folder or file of timm or Hugging Face; or a model of theirs in memory.
+    processor : object, optional
+        The image processor of a model of transformers, which says how images are prepared.
     **facts
         What no file says: ``heads``, ``mean``, ``std``, ``eps``, ``activation``, ``image_size``.
 
@@ -51,7 +53,7 @@ def load_checkpoint(source, **facts):
     """
     from systola.model.evaluation.accuracy import open_float
 
-    return open_float(source, **facts)
+    return open_float(source, processor=processor, **facts)
 
 
 def load_data(source, split="test", *, labelled=True, network=None):

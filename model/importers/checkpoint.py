@@ -9,7 +9,7 @@ from systola.files.bounded import parse_json, read_file, shorten, shown
 from systola.files.tensors import ModelError, other_kind, read_tensors
 from systola.files.torch_file import SUFFIXES, read_torch
 
-__all__ = ["Checkpoint", "read_checkpoint"]
+__all__ = ["Checkpoint", "float_tensors", "read_checkpoint"]
 
 _CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
 _NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
@@ -36,8 +36,8 @@ class Checkpoint:
 
     Attributes
     ----------
-    path : Path
-        The folder or file it came from.
+    path : Path or None
+        The folder or file it came from; None of an object in memory.
     tensors : dict of str to ndarray
         Without the prefixes of wrapping modules.
     metadata : dict of str to str
@@ -48,7 +48,7 @@ class Checkpoint:
         What was chosen where a file leaves a choice.
     """
 
-    path: Path
+    path: Path | None
     tensors: dict
     metadata: dict = field(default_factory=dict)
     config: dict = field(default_factory=dict)
@@ -80,16 +80,34 @@ def read_checkpoint(path):
                          f"{error.strerror}") from None
     folder = path if path.is_dir() else path.parent
     tensors, metadata, notes = _read(weights)
-    kind = other_kind(tensors, metadata, "a float checkpoint")
-    if kind:
-        raise ModelError(f"model file {str(weights)!r} must be a float checkpoint, not {kind}")
-    if any(name.startswith("Transformer/encoderblock") for name in tensors):
-        raise ModelError(f"model file {str(weights)!r} must be a PyTorch checkpoint, not a JAX one "
-                         f"of google-research: load it with timm and save that model's state_dict")
-    tensors, more = _without_prefixes(tensors)
+    tensors, more = float_tensors(tensors, metadata, f"model file {str(weights)!r}")
     return Checkpoint(path=path, tensors=tensors, metadata=metadata,
                       config=_table(folder / _CONFIG),
                       preprocessor=_table(folder / _PREPROCESSOR), notes=(*notes, *more))
+
+
+def float_tensors(tensors, metadata, what):
+    """Return tensors of a float checkpoint without the prefixes of wrapping modules, and notes.
+
+    Parameters
+    ----------
+    tensors : dict of str to ndarray
+    metadata : dict of str to str
+    what : str
+        What they come from, for the error.
+
+    Raises
+    ------
+    ModelError
+        If they are not of a float network in PyTorch's layout.
+    """
+    kind = other_kind(tensors, metadata, "a float checkpoint")
+    if kind:
+        raise ModelError(f"{what} must be a float checkpoint, not {kind}")
+    if any(name.startswith("Transformer/encoderblock") for name in tensors):
+        raise ModelError(f"{what} must be a PyTorch checkpoint, not a JAX one of google-research: "
+                         f"load it with timm and save that model's state_dict")
+    return _without_prefixes(tensors)
 
 
 def _weights(folder):

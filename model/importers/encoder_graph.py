@@ -101,8 +101,9 @@ def encoder_graph(tensors, facts, *, pooling, eps, activation, heads, image_size
     ----------
     tensors : dict of str to ndarray
         Parameters in the naming of timm: ``cls_token``, ``dist_token`` and ``reg_token`` where
-        there are such, ``pos_embed`` with or without rows for them, ``patch_embed.proj``,
-        ``norm_pre``, ``blocks.i``, ``norm`` or ``fc_norm``, ``head``, ``head_dist``.
+        there are such, ``pos_embed`` with rows for all of them, all but registers, or none,
+        ``patch_embed.proj``, ``norm_pre``, ``blocks.i``, ``norm`` or ``fc_norm``, ``head``,
+        ``head_dist``.
     facts : Facts
         Takes what is found here (``image_size``, ``patch_size``), and gives the graph's ``meta``.
     pooling, eps, activation
@@ -135,12 +136,12 @@ def encoder_graph(tensors, facts, *, pooling, eps, activation, heads, image_size
                    f"{kind} with {blocks} blocks")
     parameters[_PATCH] = parameters[_PATCH].reshape(channels, -1)
     _fold_layer_scale(parameters, blocks)
-    tokens = [parameters.pop(name)[0] for name in _TOKENS if name in parameters]
-    prefix = np.concatenate([np.zeros((0, channels), np.float32), *tokens])
-    rows, position = _positions(tensors, channels, len(prefix), patch[0], facts, image_size,
-                                antialias)
+    tokens = {name: parameters.pop(name)[0] for name in _TOKENS if name in parameters}
+    prefix = np.concatenate([np.zeros((0, channels), np.float32), *tokens.values()])
+    placed = len(prefix), len(prefix) - len(tokens.get("reg_token", ())), 0
+    rows, position = _positions(tensors, channels, placed, patch[0], facts, image_size, antialias)
     with np.errstate(over="ignore"):  # the graph refuses what is not finite
-        prefix = prefix + rows
+        prefix[:len(rows)] += rows
     if "fc_norm.weight" in parameters:
         parameters |= {f"norm.{kind}": parameters.pop(f"fc_norm.{kind}")
                        for kind in ("weight", "bias")}
@@ -218,8 +219,11 @@ def _fold_layer_scale(parameters, blocks):
                     parameters[f"{layer}.bias"] = parameters[f"{layer}.bias"] * gamma
 
 
-def _positions(tensors, channels, prefixes, size, facts, image_size, antialias):
-    """Return the position embeddings of the prefix and of the patches of the wanted image size."""
+def _positions(tensors, channels, placed, size, facts, image_size, antialias):
+    """Return the position embeddings of the prefix and of the patches of the wanted image size.
+
+    `placed` are the tokens that may have a position: all, those that are no registers, none.
+    """
     found = tensors.get("pos_embed")
     if found is None or found.ndim != 3:
         raise ModelError("tensor 'pos_embed' must have 3 dimensions"
@@ -227,8 +231,8 @@ def _positions(tensors, channels, prefixes, size, facts, image_size, antialias):
                             f", not shape {found.shape}"))
     count = found.shape[1]
     found = checked(tensors, "pos_embed", (1, count, channels))[0]
-    grid, own = _grid(count, prefixes, size, image_size)
-    if prefixes and not own and not (image_size and image_size[0] is not None):
+    grid, own = _grid(count, placed, size, image_size)
+    if placed[0] and not own and not (image_size and image_size[0] is not None):
         facts.assumed.append(f"positions of patches only: {count} are {grid[0]} x {grid[1]}, and "
                              f"leave none for tokens")
     wanted = facts.find("image_size", ([side * size for side in grid], (
@@ -240,11 +244,11 @@ def _positions(tensors, channels, prefixes, size, facts, image_size, antialias):
     position = found[own:]
     if target != grid:
         position = resampled(position, grid, target, antialias=antialias)
-    return found[:own] if own else np.zeros((prefixes, channels), np.float32), position
+    return found[:own], position
 
 
-def _grid(count, prefixes, size, image_size):
-    """Return (rows, columns) of patches, and how many of `count` positions the prefix has."""
+def _grid(count, placed, size, image_size):
+    """Return (rows, columns) of patches, and how many of `count` positions tokens have."""
     if image_size and image_size[0] is not None:
         try:
             sides = pair(image_size[0])
@@ -252,15 +256,15 @@ def _grid(count, prefixes, size, image_size):
             raise ModelError(f"image_size must be {error}, not {shown(image_size[0])} "
                              f"({image_size[1]})") from None
         grid = [side // size for side in sides]
-        for own in {0, prefixes}:
+        for own in placed:
             if grid[0] * grid[1] + own == count:
                 return grid, own
         raise ModelError(f"tensor 'pos_embed' must have {grid[0] * grid[1]} positions of patches "
                          f"(image_size {sides[0]} x {sides[1]} from {image_size[1]}), with or "
-                         f"without {prefixes} of tokens, not {count}")
-    for own in (prefixes, 0):
+                         f"without {placed[0]} of tokens, not {count}")
+    for own in placed:
         side = isqrt(max(count - own, 0))
         if side and side * side == count - own:
             return [side, side], own
-    raise ModelError(f"tensor 'pos_embed' must have {prefixes} + a square number of tokens, not "
+    raise ModelError(f"tensor 'pos_embed' must have {placed[0]} + a square number of tokens, not "
                      f"{count}")

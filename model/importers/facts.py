@@ -17,11 +17,13 @@ class Facts:
         What the user says, by name; None is not said. It goes before everything else.
     hints : dict
         What a file of images says, by name. It goes before what would be assumed.
+    called : dict of str to str
+        Other names for origins, where a table is not from the file that usually has it.
     """
 
-    def __init__(self, given=None, hints=None):
+    def __init__(self, given=None, hints=None, called=None):
         self._given = {name: value for name, value in (given or {}).items() if value is not None}
-        self._hints = hints or {}
+        self._hints, self._called = hints or {}, called or {}
         self.values, self.origins, self.assumed = {}, {}, []
 
     def find(self, name, *candidates, assume=None, check=None):
@@ -57,13 +59,17 @@ class Facts:
                 value = check(value)
             except ValueError as error:
                 raise ModelError(f"{name} must be {error}, not {shown(value)} "
-                                 f"({origin})") from None
+                                 f"({self._called.get(origin, origin)})") from None
         self.note(name, value, origin)
         return value
 
+    def is_given(self, name):
+        """Tell whether the user says a fact."""
+        return name in self._given
+
     def note(self, name, value, origin):
         """Note a fact that only one origin can say."""
-        self.values[name], self.origins[name] = value, origin
+        self.values[name], self.origins[name] = value, self._called.get(origin, origin)
 
     def meta(self):
         """Return values, origins and assumptions as plain data for the graph's ``meta``."""

@@ -20,8 +20,8 @@ __all__ = ["find_activation", "find_preprocessing", "huggingface_graph", "recogn
 
 _ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh",
                "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
-               "quick_gelu": "quick_gelu"}
-"""Functions of the graph by the names in ``hidden_act``."""
+               "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
+"""Functions of the graph by the names in ``hidden_act``, and in timm's ``act_layer``."""
 
 _FAMILIES = {"vit": "vit", "deit": "deit", "dinov2": "dinov2",
              "dinov2_with_registers": "dinov2", "clip": "clip", "clip_vision_model": "clip"}
@@ -35,12 +35,16 @@ _REFUSED = {"siglip": "attention pooling", "siglip_vision_model": "attention poo
             "resnet": "a convolutional network"}
 
 _LAYER = {
-    "attention.output.dense": "attn.proj", "intermediate.dense": "mlp.fc1",
-    "output.dense": "mlp.fc2", "layernorm_before": "norm1", "layernorm_after": "norm2",
+    "attention.output.dense": "attn.proj", "attention.o_proj": "attn.proj",
+    "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2",
+    "layernorm_before": "norm1", "layernorm_after": "norm2",
     "norm1": "norm1", "norm2": "norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2",
     "layer_scale1.lambda1": "ls1.gamma", "layer_scale2.lambda1": "ls2.gamma",
     "self_attn.out_proj": "attn.proj", "layer_norm1": "norm1", "layer_norm2": "norm2"}
-"""Parts of a block by their names here, and in timm."""
+"""Parts of a block by their names here, and in timm.
+
+transformers 5 has other names in memory (``attention.o_proj``) than in the files that it writes.
+"""
 
 _OUTER = {
     "embeddings.cls_token": "cls_token", "embeddings.distillation_token": "dist_token",
@@ -54,7 +58,7 @@ _OUTER = {
 """The other parts, likewise."""
 
 _QKV = re.compile(r"(.*)\.(?:attention\.attention\.(query|key|value)"
-                  r"|self_attn\.(q|k|v)_proj)\.(weight|bias)")
+                  r"|(?:self_attn|attention)\.(q|k|v)_proj)\.(weight|bias)")
 _UNUSED = {"embeddings.mask_token": "a token of pre-training",
            "embeddings.position_ids": "an index", "pooler.dense.weight": "the pooler",
            "pooler.dense.bias": "the pooler", "logit_scale": "the text tower"}
@@ -117,7 +121,7 @@ def _own_names(tensors, facts):
         if re.match(r"text_model\.|text_projection", name):
             left.append("the text tower")
             continue
-        short = re.sub(r"^(vit|deit|dinov2|vision_model|clip)\.", "", name)
+        short = re.sub(r"^(vit|deit|dinov2(_with_registers)?|vision_model|clip)\.", "", name)
         if short in _UNUSED:
             left.append(_UNUSED[short])
             continue

@@ -1,5 +1,7 @@
 """All importers, and the one that a checkpoint needs: a new family is one file and one entry."""
 
+import os
+
 import numpy as np
 
 from systola.files.bounded import shown
@@ -10,6 +12,7 @@ from systola.model.importers.checkpoint import read_checkpoint
 from systola.model.importers.class_names import class_names
 from systola.model.importers.encoder_graph import refuse_unknown
 from systola.model.importers.facts import Facts
+from systola.model.importers.model_object import CALLED, object_checkpoint
 
 __all__ = ["FACTS", "IMPORTERS", "load_checkpoint"]
 
@@ -24,7 +27,7 @@ IMPORTERS = {
 """By name, a function that recognizes a checkpoint and one that makes its graph of it."""
 
 
-def load_checkpoint(path, *, hints=None, **given):
+def load_checkpoint(source, *, processor=None, hints=None, **given):
     """Read a float checkpoint and return its `Graph`.
 
     What the tensors do not say (heads, mean and deviation of images, epsilon, activation, image
@@ -34,8 +37,11 @@ def load_checkpoint(path, *, hints=None, **given):
 
     Parameters
     ----------
-    path : str or Path
-        A folder as on a model hub, or a file; see `read_checkpoint`.
+    source : str, Path or module
+        A folder as on a model hub, or a file, see `read_checkpoint`; or a model of timm or
+        transformers, see `object_checkpoint`.
+    processor : object, optional
+        The image processor of a model of transformers.
     hints : dict, optional
         ``mean`` and ``std`` that a file of images says.
     **given
@@ -50,8 +56,12 @@ def load_checkpoint(path, *, hints=None, **given):
     unknown = given.keys() - {*FACTS}
     if unknown:
         raise TypeError(f"load_checkpoint() takes {', '.join(FACTS)}, not {sorted(unknown)[0]}")
-    checkpoint = read_checkpoint(path)
-    facts = Facts(given, hints)
+    if isinstance(source, str | os.PathLike):
+        if processor is not None:
+            raise ModelError("processor must be left out with a path, which has its own")
+        checkpoint, facts = read_checkpoint(source), Facts(given, hints)
+    else:
+        checkpoint, facts = object_checkpoint(source, processor), Facts(given, hints, CALLED)
     if checkpoint.notes:
         facts.note("notes", list(checkpoint.notes), "weights")
     names = class_names(checkpoint.config)
@@ -65,7 +75,7 @@ def load_checkpoint(path, *, hints=None, **given):
             except GraphError as error:
                 raise ModelError(str(error)) from None
     if not checkpoint.tensors:
-        raise ModelError(f"model file {str(path)!r} must hold tensors")
+        raise ModelError(f"model {shown(str(source))} must hold tensors")
     if "patch_embed.proj.weight" in checkpoint.tensors or any(
             name.startswith("blocks.") for name in checkpoint.tensors):
         return timm.timm_graph(checkpoint, facts)  # says what is missing

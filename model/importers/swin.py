@@ -30,13 +30,14 @@ __all__ = ["recognize", "swin_graph", "window_rows"]
 _HEAD_DIM = 32
 """Channels of a head in every published Swin."""
 
-_BLOCK = {"attention.output.dense": "attn.proj", "intermediate.dense": "mlp.fc1",
-          "output.dense": "mlp.fc2", "layernorm_before": "norm1", "layernorm_after": "norm2",
-          "attention.self.relative_position_bias_table": "attn.relative_position_bias_table"}
+_BLOCK = {"attention.output.dense": "attn.proj", "attention.o_proj": "attn.proj",
+          "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2",
+          "layernorm_before": "norm1", "layernorm_after": "norm2"}
 _OUTER = {"embeddings.patch_embeddings.projection": "patch_embed.proj",
           "embeddings.norm": "patch_embed.norm", "layernorm": "norm", "classifier": "head.fc",
           "head": "head.fc"}
-_QKV = re.compile(r"(.*)\.attention\.self\.(query|key|value)\.(weight|bias)")
+_QKV = re.compile(r"(.*)\.attention\.(?:self\.(query|key|value)|(q|k|v)_proj)\.(weight|bias)")
+_TABLE = re.compile(r"\.attention\.(self|relative_position_bias)\.(?=relative_position_bias_table)")
 _BUFFERS = re.compile(r".*(relative_position_index|attn_mask|embeddings\.mask_token)|mask_token")
 """Names of Hugging Face and Microsoft in timm's, and what can be computed from the sizes."""
 
@@ -67,7 +68,7 @@ def swin_graph(checkpoint, facts):
     note_classes(tensors, "head.fc.weight", config.get("num_classes"), facts)
     _find_images(checkpoint, facts, patch[1])
     arguments = config.get("model_args") or {}
-    eps = facts.find("eps", (config.get("layer_norm_eps"), "config.json"),
+    eps = facts.find("eps", (config.get("layer_norm_eps", arguments.get("eps")), "config.json"),
                      (1e-5 if config.get("architecture") else None, "timm's Swin"),
                      assume=(1e-5, "as in every Swin"), check=number(SMALLEST, 1))
     activation = find_activation({"hidden_act": config.get("hidden_act", arguments.get(
@@ -113,12 +114,13 @@ def _own_names(tensors):
             continue
         match = _QKV.fullmatch(short)
         if match:
-            parts.setdefault((match[1], match[3]), {})[match[2][0]] = value
+            role = (match[2] or match[3])[0]
+            parts.setdefault((match[1], match[4]), {})[role] = value
             continue
         stem, _, what = short.rpartition(".")
         block = re.fullmatch(r"(layers\.\d+\.blocks\.\d+)\.(.*)", stem)
         if short.endswith("relative_position_bias_table"):
-            short = short.replace(".attention.self.", ".attn.")
+            short = _TABLE.sub(".attn.", short)
         elif block and block[2] in _BLOCK:
             short = f"{block[1]}.{_BLOCK[block[2]]}.{what}"
         elif stem in _OUTER:

@@ -58,6 +58,8 @@ def timm_graph(checkpoint, facts):
         If the network cannot be expressed, or what no file says is not given.
     """
     tensors = dict(checkpoint.tensors)
+    if "register_tokens" in tensors:  # Meta's name
+        tensors["reg_token"] = tensors.pop("register_tokens")
     if tensors.pop("mask_token", None) is not None:
         facts.note("left_out", ["a token of pre-training"], "tensors")
     config, metadata = checkpoint.config, checkpoint.metadata
@@ -97,7 +99,10 @@ def _find_images(checkpoint, facts, name, family, planes):
         [(pretrained.get(what), "config.json"), (metadata.get(what), "metadata")]
         for what in ("mean", "std")))
     find_transform(facts, pretrained)
-    size = pretrained.get("input_size")
+    size, tested = pretrained.get("input_size"), pretrained.get("test_input_size")
+    if tested not in (None, size) and not facts.is_given("image_size"):
+        facts.assumed.append(f"image_size as input_size {shown(size)}: timm's own figures are of "
+                             f"test_input_size {shown(tested)}")
     return size[1:] if isinstance(size, list) and len(size) == 3 else None
 
 

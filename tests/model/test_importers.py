@@ -16,7 +16,7 @@ from systola.files.tensors import ModelError
 from systola.model.data.images import encode, float_inputs
 from systola.model.graph.float_forward import float_forward
 from systola.model.graph.integer_forward import forward
-from systola.model.graph.nodes import Activation, Norm, Rows, Scores
+from systola.model.graph.nodes import Activation, Constant, Norm, Rows, Scores
 from systola.model.importers.position import resampled
 from systola.model.importers.registry import load_checkpoint
 from systola.model.importers.swin import window_rows
@@ -363,3 +363,30 @@ def test_integer_scores_have_their_bias_at_its_own_scale():
     got = forward(cut, zeros)[name]
     bias = real.bias_table[real.bias_index[0, 0]] / network.scales[name]
     np.testing.assert_allclose(got[:, 0, 0], bias, atol=0.51)
+
+
+def test_meta_calls_registers_otherwise(copy):
+    """And its positions are those of class token and patches."""
+    rng = np.random.default_rng(1)
+
+    def change(tensors):
+        channels = tensors["cls_token"].shape[2]
+        tensors["register_tokens"] = rng.standard_normal((1, 3, channels), np.float32)
+    before, after = (
+        {node.name: node.values for node in load_checkpoint(folder).of(Constant)}
+        for folder in (CHECKPOINTS / "timm_vit", copy("timm_vit", None, change)))
+    np.testing.assert_array_equal(after["position"], before["position"])
+    np.testing.assert_array_equal(after["prefix"][:1], before["prefix"])
+    assert len(after["prefix"]) == 4
+
+
+def test_another_size_for_tests_is_said(copy):
+    def change(config):
+        config["pretrained_cfg"]["test_input_size"] = [3, 64, 64]
+    folder = copy("timm_vit", change)
+    graph = load_checkpoint(folder)
+    (sentence,) = graph.meta["assumed"]
+    assert sentence.startswith("image_size as input_size [3, 32, 32]: ")
+    assert graph.meta["image_size"] == [32, 32]
+    graph = load_checkpoint(folder, image_size=[64, 64])
+    assert (graph.meta["assumed"], graph.meta["image_size"]) == ([], [64, 64])
