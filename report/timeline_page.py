@@ -11,7 +11,7 @@ __all__ = ["timeline_page"]
 COLORS = {
     Opcode.LOAD: "#7a869a", Opcode.LOAD_PARAMS: "#b3bac5", Opcode.LOAD_TABLE: "#c9ced6",
     Opcode.LOAD_WEIGHTS: "#2684c9", Opcode.LOAD_NARROW: "#2684c9", Opcode.FETCH: "#6cb4e4",
-    Opcode.LOAD_CODES: "#2684c9", Opcode.STORE: "#44546f",
+    Opcode.LOAD_CODES: "#2684c9", Opcode.STORE: "#44546f", Opcode.COPY: "#8993a4",
     Opcode.MATMUL: "#2f855a", Opcode.SHIFTMAX: "#d9822b", Opcode.SHIFTGELU: "#b7527f",
     Opcode.LAYERNORM: "#7d5ba6", Opcode.MEAN: "#8d6e63",
     "weights": "#2684c9", "data": "#00897b", "drain": "#c0392b", "residual": "#e57373",

@@ -45,7 +45,7 @@ SCRATCHPAD_WORDS = 1 << 16
 _FILE_BYTES = 16384
 """Largest configuration file; a reader of TOML takes seconds for what a larger one could hold."""
 
-INSTRUCTION_SET_VERSION = 5
+INSTRUCTION_SET_VERSION = 6
 """Part of the configuration hash: a program for another instruction set is refused."""
 
 
@@ -116,6 +116,9 @@ class AcceleratorConfig:
     weight_codes : bool
         Whether weights may be streamed as codes of 4 bits, numbers of the entries of a codebook.
         Needs an even number of columns.
+    copies : bool
+        Whether rows can be moved within the scratchpad (operation COPY), as networks with windows
+        need it.
     acc_bits : int
         Bits of an accumulator.
     token_depth : int
@@ -167,6 +170,7 @@ class AcceleratorConfig:
     pe_style: str = "dsp"
     narrow_bits: int = 0
     weight_codes: bool = False
+    copies: bool = False
     acc_bits: int = 32
     token_depth: int = 256
     acc_buffers: int = 2
@@ -221,8 +225,9 @@ class AcceleratorConfig:
                               f"('published' takes 8, too), not {self.attention_bits!r}")
         if self.cols > self.rows:
             raise ConfigError(f"cols must be at most rows ({self.rows}), not {self.cols!r}")
-        if not isinstance(self.weight_codes, bool):
-            raise ConfigError(f"weight_codes must be true or false, not {shown(self.weight_codes)}")
+        for name in "weight_codes", "copies":
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be true or false, not {shown(getattr(self, name))}")
         if self.weight_codes and self.cols % 2:
             raise ConfigError(f"cols must be even with weight_codes, not {self.cols!r}")
         if self.narrow_bits:

@@ -60,6 +60,7 @@ class Opcode(IntEnum):
     MEAN = 13
     LOAD_NARROW = 14
     LOAD_CODES = 15
+    COPY = 16
 
 
 class Flag(IntFlag):
@@ -271,6 +272,12 @@ FORMATS = {
     Opcode.STORE: Format(
         Engine.LOAD, "Scratchpad to output stream, one word a beat; the last beat has TLAST.",
         (*_region("", "the source"), _ROWS, _WORDS), (Region(""),)),
+    Opcode.COPY: Format(
+        Engine.LOAD, "Rows of the scratchpad to another place there, in order; of regions that "
+        "overlap, what is read after it was written is the new word or the old. Only in "
+        "accelerators with `copies`, else BAD_OPCODE.",
+        (*_region("", "the source"), _ROWS, _WORDS, *_region("to_", "the destination")),
+        (Region(""), Region("to_", writes=True))),
     Opcode.MATMUL: Format(
         Engine.MATRIX, "out = requantize(act . weights [+ residual]); for every tile of C columns "
         "(2C with NARROW), for every word of the activations, for every digit plane: stream `rows` "
@@ -350,7 +357,8 @@ def formats(config):
     """Return the entries of `FORMATS` that accelerators of `config` have."""
     absent = {opcode for opcode, there in ((Opcode.MEAN, config.pooling == "mean"),
                                            (Opcode.LOAD_NARROW, config.narrow_bits),
-                                           (Opcode.LOAD_CODES, config.weight_codes)) if not there}
+                                           (Opcode.LOAD_CODES, config.weight_codes),
+                                           (Opcode.COPY, config.copies)) if not there}
     return {opcode: form for opcode, form in FORMATS.items() if opcode not in absent}
 
 

@@ -71,7 +71,6 @@ class LoadEngine(wiring.Component):
         m.submodules.params = params = ParamUnpacker(config)
         m.submodules.table = table = TableUnpacker(config)
         wiring.connect(m, wiring.flipped(self.src), path.src)
-        wiring.connect(m, wiring.flipped(self.result), path.result)
         wiring.connect(m, wiring.flipped(self.table), table.o)
         word = [self.data.p[lane] for lane in range(config.rows)]
         step = walker.o
@@ -88,7 +87,8 @@ class LoadEngine(wiring.Component):
         ]
         # Registers that say which operation runs, instead of decoded states: they begin every path.
         kind = Signal(data.StructLayout(
-            {"load": 1, "params": 1, "table": 1, "weights": 1, "narrow": 1, "codes": 1, "read": 1}))
+            {"load": 1, "params": 1, "table": 1, "weights": 1, "narrow": 1, "codes": 1, "read": 1,
+             "copy": 1}))
         left = Signal(signed(33))  # beats or words still to move, less 2: negative at the last
         m.submodules.out = out = RegisterSlice(self.weights.p.shape())
         wiring.connect(m, out.o, wiring.flipped(self.weights))
@@ -113,6 +113,13 @@ class LoadEngine(wiring.Component):
         m.d.comb += moves.eq(param_moves | kind.weights & self.data.valid & out.i.ready)
         if config.weight_codes:
             self._codes(m, kind, out, moves)
+        final = Signal()
+        m.d.comb += final.eq(step.p.final)
+        m.d.comb += [self.result.p.eq(path.result.p),
+                     self.result.valid.eq(path.result.valid & ~kind.copy),
+                     path.result.ready.eq(self.result.ready)]
+        if config.copies:
+            self._copy(m, kind, path.result, write.i, final)
         with m.If(moves):
             m.d.sync += left.eq(left - 1)
         with m.If(param_moves):
@@ -124,7 +131,7 @@ class LoadEngine(wiring.Component):
                 with m.If(self.instr.valid):
                     m.next = "RUN"
             with m.State("RUN"):
-                with m.If(write.i.valid & write.i.ready & step.p.final):
+                with m.If(write.i.valid & write.i.ready & final):
                     m.d.sync += kind.eq(0)
                     m.next = "WRITTEN"
                 with m.If(moves & left[-1] | table.finished | finished):
@@ -148,13 +155,44 @@ class LoadEngine(wiring.Component):
                          codes.o.ready.eq(out.i.ready), self.data.ready.eq(codes.i.ready),
                          moves.eq(codes.i.valid & codes.i.ready)]
 
+    def _copy(self, m, kind, words, write, final):
+        """Let words of the scratchpad be written there again, row by row of another region.
+
+        Parameters
+        ----------
+        kind : Value
+            Which operation runs; ``copy`` beside ``read``.
+        words : stream
+            Words that are read.
+        write : stream
+            What is written.
+        final : Signal
+            That is the last word.
+        """
+        form = shapes.body(Opcode.COPY)
+        body = form(self.instr.p.body[:form.size])
+        row, place, stride, last, left = (Signal(16) for _ in range(5))
+        with m.If(self.instr.valid & self.instr.ready):
+            m.d.sync += [row.eq(body.to_base + body.to_stride), place.eq(body.to_base),
+                         stride.eq(body.to_stride), last.eq(body.words - 1),
+                         left.eq(body.words - 1)]
+        with m.If(kind.copy):
+            m.d.comb += [write.valid.eq(words.valid), words.ready.eq(write.ready),
+                         write.p.addr.eq(place), write.p.data.eq(words.p.word),
+                         final.eq(words.p.last)]
+            with m.If(words.valid & write.ready):
+                with m.If(left == 0):
+                    m.d.sync += [place.eq(row), row.eq(row + stride), left.eq(last)]
+                with m.Else():
+                    m.d.sync += [place.eq(place + 1), left.eq(left - 1)]
+
     def _start(self, m, walker, path, table, left, kind):
         """Take an instruction and hand its fields to the unit that counts for it."""
         m.d.comb += self.instr.ready.eq(1)
         kinds = {Opcode.LOAD: "load", Opcode.LOAD_PARAMS: "params", Opcode.LOAD_TABLE: "table",
                  Opcode.LOAD_WEIGHTS: "weights", Opcode.LOAD_NARROW: "weights",
                  Opcode.LOAD_CODES: "codes",
-                 **dict.fromkeys((Opcode.FETCH, Opcode.STORE), "read")}
+                 **dict.fromkeys((Opcode.FETCH, Opcode.STORE, Opcode.COPY), "read")}
         with m.If(self.instr.valid), m.Switch(self.instr.p.opcode):
             for opcode, name in kinds.items():
                 if opcode not in formats(self.config):
@@ -182,5 +220,7 @@ class LoadEngine(wiring.Component):
                             Mux(transpose, Target.TRANSPOSE, Target.WEIGHTS))
                         m.d.sync += [path.lanes[lane].eq(body.lanes_last > lane)
                                      for lane in range(self.config.rows)]
-                    if opcode is Opcode.STORE:
+                    if opcode in (Opcode.STORE, Opcode.COPY):
                         m.d.sync += path.target.eq(Target.RESULT)
+                    if opcode is Opcode.COPY:
+                        m.d.sync += kind.copy.eq(1)

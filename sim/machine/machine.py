@@ -252,6 +252,8 @@ class Machine:
             memories.load_params(fields, current.data)
         elif current.opcode is Opcode.LOAD_TABLE:
             memories.load_table(fields, current.data)
+        elif current.opcode is Opcode.COPY:
+            memories.copy(fields)
         else:
             self._frames.append(memories.store(fields))
         return True

@@ -91,6 +91,12 @@ class Memories:
         self.words[self.addresses(fields, "", fields["words"])[0].reshape(-1)] = (
             beats[:, :self.config.rows])
 
+    def copy(self, fields):
+        """Execute COPY, of regions that do not overlap."""
+        target, source = (self.addresses(fields, prefix, fields["words"])[0]
+                          for prefix in ("to_", ""))
+        self.words[target] = self.words[source]
+
     def load_params(self, fields, beats):
         """Execute LOAD_PARAMS; multipliers and shifts keep the bits the memory has."""
         config = self.config

@@ -14,6 +14,7 @@ import numpy as np
 from systola.hw.contract.isa import Flag, Opcode
 from systola.model.operators.log2_exponentials import nearest_codes
 from systola.sw_driver.compiler.lowering import Place, finish, split
+from systola.sw_driver.compiler.payloads import split_planes
 
 __all__ = ["Attention"]
 
@@ -90,6 +91,11 @@ class Attention:
     def _dense(self):
         """Return whether heads of the context lie side by side without padding."""
         return self.width % self.config.lanes == 0
+
+    @property
+    def head_lanes(self):
+        """Lanes from one head of the context to the next."""
+        return self.width if self._dense() else self.pad * self.config.rows
 
     # --- Projections ---
 
@@ -235,9 +241,12 @@ class Attention:
         for first, rows, (start, keys) in unit.parts:
             yield
             keyed = self.stationary["k", head].cut(start - self.low, keys)
+            bias = self._bias(head, start, keys)
             build.matmul(name, query.cut(first - low, rows), codes.cut(first - low, rows),
                          build.fetch(name, keyed, self.width), self.score_params, channels=keys,
-                         bits=scores.bits, flags=Flag.BROADCAST)
+                         bits=scores.bits, flags=Flag.BROADCAST,
+                         residual=bias and bias.cut(first - start, rows),
+                         res_mult=scores.bias_mult, res_shift=scores.bias_shift)
             build.count_passes(keys, self.width, rows)
         yield
         shape = self.graph.tensors[scores.name].shape
@@ -250,6 +259,23 @@ class Attention:
                      numerator=int(self.pattern.context.mult) if factors else 0)
         build.store_traced(softmax.name, attention.view(), shape, place, self.config.act_bits)
         self.attention[head, low], self.factors[head, low] = attention, factors
+
+    def _bias(self, head, start, keys):
+        """Return the view of the bias of a sequence's scores, None if there is none.
+
+        Sequences that have the same share it.
+        """
+        scores = self.pattern.scores
+        if scores.bias_index is None:
+            return None
+        index = scores.bias_index[start:start + keys, :keys]
+        key = scores.name, head, keys, index.tobytes()
+        if key not in self.build.biases:
+            bias = self.build.tensor(f"{scores.name}.bias", keys, keys, planes=2)
+            self.build.load(bias.view(), split_planes(
+                scores.bias_table[index, head].astype(np.int64), self.config))
+            self.build.biases[key] = bias
+        return self.build.biases[key].view()
 
     def context(self, head, unit):
         """Yield once before each MATMUL of A.V of a unit, over Q of its rows."""
@@ -274,7 +300,7 @@ class Attention:
 
     def _context_view(self, head, low, rows):
         """Return where the context of a unit goes: over its queries."""
-        first = head * (self.width if self._dense() else self.pad * self.config.rows)
+        first = head * self.head_lanes
         word, lane = divmod(first, self.config.rows)
         words = self.build.words(lane + self.width)
         return self.query.view(row=low - self.low, rows=rows, word=word, lane=lane, words=words)

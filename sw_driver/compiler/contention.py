@@ -175,9 +175,12 @@ def port_use(op, fields, config):
                              (1 if mean else rows) * written)
         if op.opcode is Opcode.LAYERNORM:
             use.params = rows * -(-columns // config.lanes)
-    elif op.opcode in (Opcode.FETCH, Opcode.STORE):
+    elif op.opcode in (Opcode.FETCH, Opcode.STORE, Opcode.COPY):
         use.reads = _spread(_banks(fields, "", fields["rows"], 1, config),
                             fields["rows"] * fields["words"])
+        if op.opcode is Opcode.COPY:
+            use.writes = _spread(_banks(fields, "to_", fields["rows"], 1, config),
+                                 fields["rows"] * fields["words"])
     elif op.opcode is Opcode.LOAD:
         use.writes = _spread(_banks(fields, "", fields["rows"], 1, config),
                              fields["rows"] * fields["words"])

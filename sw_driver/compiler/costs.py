@@ -29,6 +29,7 @@ class Costs:
                                 # written a cycle later
     load_done: int = 1          # from the last word of a LOAD operation to done
     read_done: int = 2          # the same of FETCH and STORE
+    copy_done: int = 1          # the same of COPY beyond that, whose last word is still written
     read_latency: int = 11     # from start to the first word of FETCH and STORE
     transpose: int = 5          # from a block's last row to its first column
     settle: int = 5             # between the column tiles of a transposed FETCH

@@ -68,7 +68,13 @@ def _check(node, graph, config):
 def _(node, graph, config):
     tensor = graph.tensors[node.name]
     if isinstance(node, Rows) and node.beside > 1:
-        raise _unsupported(node, "rows put side by side (patch merging)")
+        if not config.copies:
+            raise CompileError(f"copies must be true for node {node.name!r}, which puts rows side "
+                               f"by side, not false", copies=True)
+        channels = tensor.channels // node.beside
+        if channels % config.rows:
+            raise CompileError(f"rows must divide {channels}, the channels that node "
+                               f"{node.name!r} puts side by side, not {config.rows}")
     if tensor.bits <= 8 and isinstance(node, Constant):
         raise _refused(node, "bits of a constant", "from 9 to 16", tensor.bits)
 
@@ -95,7 +101,7 @@ def _(node: Linear, graph, config):
         if graph.tensors[node.residual].bits <= 8:
             raise _refused(node, "residual", "of 9 to 16 bits", graph.tensors[node.residual].bits)
         _check_dyadic(node, node.res_mult, node.res_shift, RESIDUAL_BITS, config, "residual ")
-        _check_branch(node)
+        _check_branch(node, node.res_mult, node.res_shift, "residual")
     _check_dyadic(node, node.mult, node.shift, node.bits, config)
     worst = np.abs(np.asarray(node.weight, np.int64)).sum(axis=1) << source.bits - 1
     _check_bound(node, int((worst + np.abs(np.asarray(node.bias, np.int64))).max()), config)
@@ -104,7 +110,8 @@ def _(node: Linear, graph, config):
 @_check.register
 def _(node: Scores, graph, config):
     if node.bias_index is not None:
-        raise _unsupported(node, "bias of the scores (relative positions)")
+        _check_dyadic(node, node.bias_mult, node.bias_shift, RESIDUAL_BITS, config, "bias ")
+        _check_branch(node, node.bias_mult, node.bias_shift, "bias")
     query, key = (graph.tensors[name] for name in node.inputs)
     longest = graph.tensors[node.name].channels
     _check_row(node, "keys", longest, config)
@@ -253,12 +260,12 @@ def _check_dyadic(node, mult, shift, bits, config, what=""):
         raise _refused(node, f"{what}multipliers", f"below 2**{limit} ({field})", largest)
 
 
-def _check_branch(node):
+def _check_branch(node, mult, shift, what):
     """Refuse a residual that could bring back into 16 bits a sum that the hardware saturates."""
-    mult, shift = abs(int(node.res_mult)), int(node.res_shift)
+    mult, shift = abs(int(mult)), int(shift)
     largest, limit = (mult << 15) + (1 << shift >> 1) >> shift, (1 << BRANCH_BITS - 1) - (1 << 15)
     if largest >= limit:
-        raise _refused(node, "residual rescaled from 16 bits", f"less than {limit}", largest)
+        raise _refused(node, f"{what} rescaled from 16 bits", f"less than {limit}", largest)
 
 
 def _check_bound(node, bound, config):

@@ -109,6 +109,7 @@ class Lowering:
         self._tiles = {}
         self._stores = []
         self._norm_params = {}
+        self.biases = {}  # of scores, by what they are of: tensors that are loaded
         self.hold = []  # what the next layer's parameters and weights wait for
 
     def words(self, channels):
@@ -143,6 +144,14 @@ class Lowering:
             Opcode.LOAD, view.tensor.name, writes={"": view},
             fields={"rows": view.rows, "words": view.tensor.stride},
             stream=Beats(len(words), lambda: to_beats(words, self.config))))
+
+    def copy(self, name, source, out):
+        """Append a COPY of one plane of view `source` to view `out` of as many rows and words."""
+        assert (source.rows, source.words) == (out.rows, out.words)
+        assert source.planes == out.planes == 1
+        return self.append(Operation(
+            Opcode.COPY, name, reads={"": source}, writes={"to_": out},
+            fields={"rows": source.rows, "words": source.words}))
 
     def load_table(self, name, table, entries):
         """Load one of the tables."""

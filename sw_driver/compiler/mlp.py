@@ -5,10 +5,13 @@ hides behind that. Behind an attention, the output projection and the norm of it
 the beginning.
 """
 
+import numpy as np
+
 from systola.hw.contract.isa import Opcode
 from systola.sw_driver.compiler.lowering import Place, finish
+from systola.sw_driver.compiler.moves import copy_rows
 
-__all__ = ["GELU", "Behind", "Mlp", "activate", "first_steps"]
+__all__ = ["GELU", "Behind", "Mlp", "Reordered", "activate", "first_steps"]
 
 GELU = 0
 """The table of the activation."""
@@ -179,3 +182,46 @@ class Behind:
                     network.norm_rows(norm, norms[first].cut(start - first, end - start), start)
             self.normal = low + rows
         self.waiting = []
+
+    def finish(self):
+        """Do what only the end allows: nothing."""
+
+
+class Reordered(Behind):
+    """The output projection of an attention whose context is moved to rows in another order."""
+
+    def __init__(self, network, pattern, attention, mlp=None):
+        super().__init__(network, pattern, attention, mlp)
+        self.words = attention.context_rows(attention.low, attention.rows).words
+        self.moved = network.build.tensor(pattern.order.name, len(pattern.order.index),
+                                          self.words * network.build.config.rows)
+
+    def project(self, low, rows, after):
+        """Move the context of some rows; `finish` projects it."""
+        source = self.pattern.order.index[:, 1]
+        targets = np.flatnonzero((source >= low) & (source < low + rows))
+        copy_rows(self.network.build, self.pattern.order.name,
+                  (self.attention.query, source[targets] - self.attention.low),
+                  (self.moved, targets), words=self.words)
+
+    def finish(self):
+        """Project all rows, in their new order."""
+        network, order, node = self.network, self.pattern.order, self.pattern.projection
+        build, context = network.build, self.pattern.context
+        if build.trace:
+            self._store(order, context)
+        for low, rows in network.plan.chunks(len(order.index)):
+            network.begin(node.name, low, rows)
+            network.linear_rows(node, self.moved.view(row=low, rows=rows), low, rows,
+                                layer=self.attention.output)
+            network.finish(node.name, low, rows)
+
+    def _store(self, order, context):
+        """Store the rows as they are behind the move, head by head."""
+        network, attention = self.network, self.attention
+        view = self.moved.view()
+        network.build.declare(order.name, network.graph.tensors[order.name].shape)
+        lanes = attention.head_lanes
+        network.build.store(order.name, view, *(
+            Place(columns=context.head_dim, row=0, column=head * context.head_dim,
+                  lane=head * lanes) for head in range(attention.heads)))

@@ -5,8 +5,6 @@ a chunk at a time, so that VECTOR normalises or activates one chunk while the ar
 another: a layer norm of a residual stream is emitted as soon as rows of that are complete.
 """
 
-import itertools
-
 import numpy as np
 
 from systola.model.graph.nodes import Constant, Input, Linear, Norm, Rows
@@ -14,7 +12,8 @@ from systola.sw_driver.compiler.attention import Attention
 from systola.sw_driver.compiler.encoder_pipeline import EncoderPipeline
 from systola.sw_driver.compiler.layout import CompileError
 from systola.sw_driver.compiler.lowering import Loaded, Lowering, Place, finish
-from systola.sw_driver.compiler.mlp import GELU, Behind, Mlp, activate
+from systola.sw_driver.compiler.mlp import GELU, Behind, Mlp, Reordered, activate
+from systola.sw_driver.compiler.moves import copy_rows, moved_rows, source_runs
 from systola.sw_driver.compiler.narrow_nodes import narrow_nodes
 from systola.sw_driver.compiler.patterns import AttentionPattern, arranged
 from systola.sw_driver.compiler.payloads import code_words, split_planes
@@ -45,8 +44,9 @@ class _Network:
 
     def __init__(self, build, graph, plan):
         self.build, self.plan = build, plan
-        self.graph, self.patterns, self.waiting = arranged(graph)
-        self.homes = homes(self.graph)
+        self.moved = moved_rows(graph, build.config)
+        self.graph, self.patterns, self.waiting = arranged(graph, self.moved)
+        self.homes = homes(self.graph, self.moved)
         self.memory = {}   # of homes, by name
         self.parts = {}
         self.done = set()  # nodes that are emitted
@@ -91,7 +91,7 @@ class _Network:
     def _part_runs(self, name, low, rows):
         if name not in self.parts:  # rows of codes that are only looked at
             node = self.graph.by_name[name]
-            for start, which, first, count in _source_runs(node.index[low:low + rows]):
+            for start, which, first, count in source_runs(node.index[low:low + rows]):
                 for row, view in self._part_runs(node.sources[which], first, count):
                     yield low + start + row - first, view
             return
@@ -214,7 +214,7 @@ class _Network:
         attention = Attention(build, graph, pattern, self._whole_parts(pattern.source),
                               plan.units(pattern.scores.sequences))
         mlp = pattern.mlp and Mlp(self, pattern.mlp)
-        behind = Behind(self, pattern, attention, mlp)
+        behind = (Reordered if pattern.order else Behind)(self, pattern, attention, mlp)
 
         tables, chunks = attention.tables(), len(attention.source) + len(todo)
         if mlp:
@@ -233,6 +233,7 @@ class _Network:
         else:
             for task in (context, *(task for _, task in left)):
                 task()
+            behind.finish()
         self.done.update(node.name for node in pattern.nodes)
 
     def _chain(self, pattern):
@@ -330,8 +331,8 @@ class _Network:
 
     def _linear(self, node):
         readers = self.graph.consumers[node.name]
-        if any(isinstance(reader, Rows) and not is_view(self.graph, reader, self.homes)
-               for reader in readers):
+        if any(isinstance(reader, Rows) and reader.name not in self.moved
+               and not is_view(self.graph, reader, self.homes) for reader in readers):
             return  # emitted where its rows belong
         self._emit_rows(node, [(node, low, rows, low)
                                for low, rows in self.plan.chunks(
@@ -339,6 +340,9 @@ class _Network:
 
     def _rows(self, node):
         """Emit the layers whose results belong here, chunk by chunk; or nothing, for a view."""
+        if node.name in self.moved:
+            self._move(node)
+            return
         if is_view(self.graph, node, self.homes):
             if node.name in self.graph.outputs:
                 self._store_if_wanted(node.name, 0, self.graph.tensors[node.name].rows)
@@ -347,9 +351,32 @@ class _Network:
         pieces = []
         for low, count in self.plan.chunks(rows):
             chunk = [(self.graph.by_name[node.sources[which]], first, length, low + start)
-                     for start, which, first, length in _source_runs(node.index[low:low + count])]
+                     for start, which, first, length in source_runs(node.index[low:low + count])]
             pieces.append((low, count, [piece for piece in chunk if isinstance(piece[0], Linear)]))
         self._emit_pieces(node.name, pieces)
+
+    def _move(self, node):
+        """Move rows to a tensor of their own."""
+        tensor, beside = self.graph.tensors[node.name], node.beside
+        target = (self._memory(node.name) if tensor.bits > 8
+                  else self._part(node.name, 0, tensor.rows))
+        goes = {}  # by the tensor in memory and the place in a row: rows there and here
+        for here, (which, row) in enumerate(node.index.tolist()):
+            (_, view), = self.runs(node.sources[which], row, 1)
+            pairs = goes.setdefault((view.tensor, here % beside), ([], []))
+            pairs[0].append(view.row)
+            pairs[1].append(here // beside)
+        for (source, place), (rows, targets) in goes.items():
+            # Beside each other are the words of a plane; the planes of a row follow each other.
+            words = source.words if beside > 1 else source.stride
+            for plane in range(source.stride // words):
+                copy_rows(self.build, node.name, (source, np.array(rows)),
+                          (target, np.array(targets)), words=words,
+                          places=(plane * words, (plane * beside + place) * words))
+        if tensor.bits > 8:
+            self.finish(node.name, 0, tensor.rows)
+        else:
+            self._store_if_wanted(node.name, 0, tensor.rows)
 
     def _emit_rows(self, node, chunks):
         self._emit_pieces(node.name, [(target, rows, [(source, low, rows, target)])
@@ -459,13 +486,3 @@ def _steps(where):
             end += 1
         yield start, end - start, step if end - start > 1 else 1
         start = end
-
-
-def _source_runs(index):
-    """Yield (start, source, first row, rows) of the runs of an index list."""
-    start = 0
-    for (which, _), members in itertools.groupby(
-            enumerate(index.tolist()), key=lambda item: (item[1][0], item[1][1] - item[0])):
-        rows = [row for _, (_, row) in members]
-        yield start, which, rows[0], len(rows)
-        start += len(rows)

@@ -40,7 +40,7 @@ class AttentionPattern:
     """Projections of one tensor to Q, K and V, attention, and the projection of its result.
 
     With `norm` and `mlp`, the layer norm of that result and the layers behind, which then fill the
-    time of the last Shiftmax.
+    time of the last Shiftmax. With `order`, rows of the context are moved before its projection.
     """
 
     query: Linear
@@ -52,13 +52,15 @@ class AttentionPattern:
     projection: Linear
     norm: Norm | None = None
     mlp: MlpPattern | None = None
+    order: Rows | None = None
 
     @property
     def nodes(self):
         """All its nodes, in order."""
         first = tuple(dict.fromkeys((self.query, self.key, self.value)))
+        order = () if self.order is None else (self.order,)
         rest = () if self.mlp is None else (self.norm, *self.mlp.nodes)
-        return (*first, self.scores, self.softmax, self.context, self.projection, *rest)
+        return (*first, self.scores, self.softmax, self.context, *order, self.projection, *rest)
 
     @property
     def source(self):
@@ -66,8 +68,10 @@ class AttentionPattern:
         return self.query.input
 
 
-def arranged(graph):
+def arranged(graph, moved=frozenset()):
     """Return the graph with the nodes of each pattern together, and the pattern of each node.
+
+    `moved` are the names of the `Rows` nodes that are moved in memory.
 
     Returns
     -------
@@ -85,7 +89,7 @@ def arranged(graph):
     """
     owner = {}
     for node in graph.of(Scores):
-        pattern = _attention(graph, node)
+        pattern = _attention(graph, node, moved)
         for member in pattern.nodes:
             if member.name in owner:
                 raise CompileError(f"node {member.name!r}: the projection of one attention must "
@@ -128,7 +132,7 @@ def _waits(graph, node, owner):
             and pattern.source == node.name)
 
 
-def _attention(graph, scores):
+def _attention(graph, scores, moved):
     """Return the pattern around a `Scores` node."""
     def only(name, kind, what):
         readers = graph.consumers[name]
@@ -138,7 +142,13 @@ def _attention(graph, scores):
 
     softmax = only(scores.name, Softmax, "softmax")
     context = only(softmax.name, Context, "context")
-    projection = only(context.name, Linear, "linear")
+    projection, order = only(context.name, Linear | Rows, "linear"), None
+    if isinstance(projection, Rows):
+        order = projection
+        if order.name not in moved or order.beside > 1:
+            raise CompileError(f"copies must be true for node {order.name!r}, which moves the "
+                               f"result of an attention, not false", copies=True)
+        projection = only(order.name, Linear, "linear")
     linears = [graph.by_name[name] for name in (scores.query, scores.key, context.value)]
     for node in linears:
         if (not isinstance(node, Linear) or node.residual is not None
@@ -152,8 +162,8 @@ def _attention(graph, scores):
     if projection.residual == context.name or context.head_dim != scores.head_dim:
         raise CompileError(f"node {context.name!r}: head_dim must be {scores.head_dim} as in "
                            f"{scores.name!r}, and the context an operand")
-    return AttentionPattern(*linears, scores, softmax, context, projection,
-                            *_behind(graph, projection))
+    behind = (None, None) if order else _behind(graph, projection)
+    return AttentionPattern(*linears, scores, softmax, context, projection, *behind, order)
 
 
 def _behind(graph, projection):

@@ -194,10 +194,11 @@ class _Timeline:
     def load(self, op):
         """Place a LOAD operation other than those that feed weights."""
         costs, (start, fields) = self.costs, self._dispatch(op)
-        if op.opcode is Opcode.STORE:
+        if op.opcode in (Opcode.STORE, Opcode.COPY):
             words = op.fields["rows"] * op.fields["words"]
             words += int(words * self.beside.next(op).of_reads)
             done = start + costs.read_latency + words - 1 + costs.read_done
+            done += costs.copy_done if op.opcode is Opcode.COPY else 0
         else:
             last = self._stream(op, start)
             done = last + costs.load_done + (op.opcode is Opcode.LOAD)

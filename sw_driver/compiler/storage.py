@@ -23,10 +23,11 @@ class Home:
     rows: np.ndarray
 
 
-def homes(graph):
+def homes(graph, moved=frozenset()):
     """Return the `Home` of every tensor of more than 8 bits, by name.
 
-    Nodes must be in the order in which they will be computed.
+    Nodes must be in the order in which they will be computed. The `Rows` nodes that are `moved`, a
+    set of names, have a home of their own.
 
     Raises
     ------
@@ -34,7 +35,8 @@ def homes(graph):
         If a `Rows` node would have to move rows in memory.
     """
     order = {node.name: index for index, node in enumerate(graph.nodes)}
-    placed = {node.name for node in graph.of(Rows) if _in_place(graph, node)}
+    placed = {node.name for node in graph.of(Rows)
+              if node.name not in moved and _in_place(graph, node)}
     found = {}
     for node in graph.nodes:
         if node.name in placed:
@@ -46,7 +48,7 @@ def homes(graph):
         tensor = graph.tensors[node.name]
         if node.name in found or tensor.bits <= 8:
             continue
-        if isinstance(node, Rows):
+        if isinstance(node, Rows) and node.name not in moved:
             found[node.name] = _view(node, found)
         elif isinstance(node, Linear) and _replaces(graph, node, order, found):
             found[node.name] = found[node.residual]

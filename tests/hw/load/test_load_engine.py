@@ -26,8 +26,8 @@ from systola.sim.machine.memories import Memories
 
 CONFIGS = {
     "divides": {"rows": 8, "cols": 4, "lanes": 2, "pe_style": "dsp_packed", "narrow_bits": 3,
-                "weight_codes": True},
-    "square": {"rows": 4, "cols": 4, "lanes": 1, "weight_codes": True},
+                "weight_codes": True, "copies": True},
+    "square": {"rows": 4, "cols": 4, "lanes": 1, "weight_codes": True, "copies": True},
     "straddles": {"rows": 4, "cols": 3, "lanes": 1},
     "no power of two": {"rows": 6, "cols": 4, "lanes": 2, "mult_bits": 31},
 }
@@ -77,15 +77,31 @@ def region(rng, config, **extra):
     return {"base": base, "stride": stride, "rows": rows, "words": words, **extra}
 
 
+def apart(rng, config, source):
+    """Return the destination of a COPY whose words are not those of its `source`."""
+    def addresses(base, stride):
+        return {base + row * stride + word for row in range(source["rows"])
+                for word in range(source["words"])}
+    while True:  # there is room: the source has at most 40 of 128 words
+        stride = source["words"] + rng.randrange(3)
+        base = rng.randrange(config.scratchpad_words - source["rows"] * stride)
+        if not addresses(base, stride) & addresses(source["base"], source["stride"]):
+            return {"to_base": base, "to_stride": stride}
+
+
 def random_operation(rng, config, opcode=None):
     """Return an opcode, its fields and its beats (n, bus bytes)."""
     opcode = rng.choice([
         Opcode.LOAD, Opcode.LOAD_PARAMS, Opcode.FETCH, Opcode.FETCH, Opcode.FETCH, Opcode.STORE,
-        *(other for other in WEIGHT_STREAMS if other in formats(config))
+        *(other for other in (*WEIGHT_STREAMS, Opcode.COPY, Opcode.COPY)
+          if other in formats(config))
     ]) if opcode is None else opcode
     names = {field.name for field in FORMATS[opcode].fields}
     fields = region(rng, config, lanes_last=rng.randrange(1, config.rows + 1),
                     flags=rng.randrange(2), table=rng.randrange(2))
+    if opcode is Opcode.COPY:
+        fields |= {"rows": rng.randrange(1, 9)}
+        fields |= apart(rng, config, fields)
     if opcode is Opcode.LOAD_PARAMS:
         base = rng.randrange(config.param_depth)
         fields = {"base": base, "count": min(rng.randrange(1, 5), config.param_depth - base)}
@@ -105,6 +121,8 @@ def model(program, config, memory):
         beats = np.array(beats, np.uint8).reshape(-1, config.bus_bytes)
         if opcode is Opcode.LOAD:
             memory.load(fields, beats)
+        elif opcode is Opcode.COPY:
+            memory.copy(fields)
         elif opcode is Opcode.LOAD_PARAMS:
             memory.load_params(fields, beats)
             for word in range(fields["base"], fields["base"] + fields["count"]):
@@ -215,6 +233,8 @@ def test_throughput_is_about_a_word_a_cycle():
     beats = [[1] * 8] * 120
     assert simulate(config, [(Opcode.LOAD, {**fields, "beats": 120}, beats)]) <= 120 + 8
     assert simulate(config, [(Opcode.STORE, fields, [])]) <= 120 + 13
+    copy = {"base": 0, "stride": 1, "rows": 15, "words": 4, "to_base": 64, "to_stride": 4}
+    assert simulate(config, [(Opcode.COPY, copy, [])]) <= 60 + 15  # of one bank into the other
     fetch = {**fields, "lanes_last": 8, "flags": 0}
     assert simulate(config, [(Opcode.FETCH, fetch, [])]) <= 120 + 13
     # Tiles of 4 of a word's 8 channels: twice the words are read as are there.
