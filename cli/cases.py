@@ -50,10 +50,22 @@ def choose_case(source, *, is_random, random_weights, config, attention, blocks,
     if random_weights and data is not None:
         raise click.UsageError(f"--random-weights come with random inputs, without --data; images "
                                f"like those of {data!r} need a checkpoint as --model")
-    config = _config(config or SIZES.get(source, "digits"), attention)
-    if random_weights:
-        return _named_case(source, config, blocks, seed or 0, images, linear_bits or ())
-    return _model_case(source, config, blocks, images, data, update)
+    chosen = config or SIZES.get(source) or _preset(source)
+    case = (_named_case(source, _config(chosen, attention), blocks, seed or 0, images,
+                        linear_bits or ()) if random_weights
+            else _model_case(source, _config(chosen, attention), blocks, images, data, update))
+    if config is None:
+        case.about["config"] = f"preset {chosen}"
+    return case
+
+
+def _preset(source):
+    """Return the name of the first preset that runs a model: digits does all that is shipped."""
+    from systola.model.data.examples import is_example
+    from systola.model.evaluation.accuracy import open_as_is
+    from systola.report.preset_table import first_preset
+
+    return "digits" if is_example(source) else first_preset(open_as_is(source)) or "digits"
 
 
 def _config(source, attention):
@@ -90,13 +102,12 @@ def _model_case(source, config, blocks, count, data, update):
     """Take a model from a file; a float checkpoint is quantized as `config` wants it."""
     from systola.model.data.examples import is_example
     from systola.model.data.images import encode, has_training, open_images
-    from systola.model.evaluation.accuracy import open_network
+    from systola.model.evaluation.accuracy import is_integer, open_network
     from systola.model.graph.encoder import encoder_blocks, encoder_depth
-    from systola.model.graph.graph_file import is_integer_network
     from systola.model.graph.integer_forward import forward
 
     example = is_example(source)
-    settings = {} if not example and is_integer_network(source) else config.model_settings
+    settings = {} if is_integer(source) else config.model_settings
     model = open_network(source, data=data, progress=update, **settings)
     images = open_images(data or (source if example else "digits"), "test", graph=model)
     if count > len(images):

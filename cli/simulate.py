@@ -106,8 +106,8 @@ def _html(value):
 
 @click.command()
 @click.option("--model", "source", metavar="MODEL", help="`digits`; `fashion`; deit_tiny, "
-              "deit_small or vit_base with --random-weights; or a file: an integer model from "
-              "`systola quantize`, or a float checkpoint.")
+              "deit_small or vit_base with --random-weights; an integer model from "
+              "`systola quantize`, or a float checkpoint, a file or a folder.")
 @click.option("--random", "is_random", is_flag=True,
               help="A random small network on a random small accelerator instead.")
 @click.option("--random-weights", is_flag=True, help="Random weights of realistic magnitude, for "
@@ -125,7 +125,7 @@ def _html(value):
 @click.option("--data", metavar="PATH", help="Images and labels, as `systola evaluate` takes them; "
               "default: those of digits or fashion.")
 @click.option("--config", metavar="CONFIG", help=f"Accelerator: {CONFIGURATION} [default: digits; "
-              "with --random-weights one that holds MODEL].")
+              "with --random-weights, or for a file, the first preset that holds MODEL].")
 @click.option("--attention", metavar="|".join(ATTENTIONS),
               help="Replaces the configuration's form of attention.")
 @click.option("--stalls", type=int, metavar="SEED",
@@ -182,6 +182,8 @@ def _write_page(path, report, timeline):
 
 def _show_simulation(report):
     """Print the figures for a reader."""
+    if "config" in report:
+        click.echo(f"accelerator: {report['config']}")
     click.echo(f"{report['images']} images on a {report['rows']} x {report['cols']} array: "
                f"{report['tensors_compared']} tensors with {report['elements_compared']:,} "
                f"elements compared, {report['mismatches']:,} mismatches")

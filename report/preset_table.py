@@ -6,9 +6,11 @@ from systola.files.tensors import ModelError
 from systola.hw.contract.config import PRESETS
 from systola.model.graph.nodes import GraphError
 from systola.model.quantization.quantize import quantize
+from systola.sw_driver.compiler.compiler import check_fit
+from systola.sw_driver.compiler.layout import CompileError
 from systola.sw_driver.compiler.requirements import largest_batch, requirements
 
-__all__ = ["MOST_BATCH", "preset_table"]
+__all__ = ["MOST_BATCH", "first_preset", "preset_table"]
 
 MOST_BATCH = 16
 """Images at once that are tried, at most."""
@@ -41,9 +43,20 @@ def preset_table(graph, *, progress=None):
     return table
 
 
+def first_preset(graph):
+    """Return the name of the first preset that can run `graph`, as in `preset_table`; or None."""
+    for name, config in PRESETS.items():
+        try:
+            check_fit(_integer(graph, config), config, whole=False)
+        except (CompileError, ModelError, GraphError):
+            continue
+        return name
+    return None
+
+
 def _row(graph, config):
     try:
-        network = graph if graph.is_integer else _quantized(graph, config)
+        network = _integer(graph, config)
     except (ModelError, GraphError) as error:
         return {"runs": False, "batch": 0, "why": str(error), "needs": None}
     needs, refusal, able = requirements(network, config)
@@ -53,7 +66,10 @@ def _row(graph, config):
     return {"runs": False, "batch": 0, "why": refusal, "needs": needs if able else None}
 
 
-def _quantized(graph, config):
+def _integer(graph, config):
+    """Return the integer network that stands for `graph` on an accelerator, as far as it fits."""
+    if graph.is_integer:
+        return graph
     rng = np.random.default_rng(0)
     inputs = {node.name: rng.standard_normal((_IMAGES, node.rows, node.channels), np.float32)
               for node in graph.inputs}

@@ -19,6 +19,7 @@ from systola.hw.contract.isa import (
     When,
     formats,
 )
+from systola.hw.contract.numbers import CODE_BITS
 
 __all__ = ["COUNT_FIELDS", "Step", "When", "check_steps"]
 
@@ -55,7 +56,7 @@ def _steps(opcode, form, config):
     yield from _field_ranges(form, config)
     for operand in form.operands:
         if isinstance(operand, Region):
-            yield from _region(operand, names, config)
+            yield from _region(operand, form, names, config)
     for memory in Memory.PARAMS, Memory.FACTORS:
         for operand in form.operands:
             if isinstance(operand, Span) and operand.memory is memory:
@@ -81,7 +82,7 @@ def _field_ranges(form, config):
                        cause=Error.FIELD_RANGE)
 
 
-def _region(region, names, config):
+def _region(region, form, names, config):
     """Sum up base + (planes - 1) * plane + (rows - 1) * stride + words - 1, the last address."""
     prefix, when = region.prefix, region.when
     planes = _number(region.planes, names, config)
@@ -93,13 +94,21 @@ def _region(region, names, config):
         steps.append(Step(f"{prefix}plane", planes, less=1, when=when))
     elif planes > 1:
         steps.append(Step(f"{prefix}plane", planes - 1, when=when))
-    if isinstance(region.more, When):
+    if region.more is When.WIDE and _out_bits(form, config) <= CODE_BITS:
+        pass  # the range of the field excludes it
+    elif isinstance(region.more, When):
         steps.append(Step(f"{prefix}plane", when=region.more))
     elif region.more:
         steps.append(Step(f"{prefix}plane", region.more, when=when))
     if region.rows != 1:
         steps.append(Step(f"{prefix}stride", region.rows, less=1, when=when))
     return _limited(steps, config.scratchpad_words, Error.SCRATCHPAD_RANGE)
+
+
+def _out_bits(form, config):
+    """Return the most bits that a result may have."""
+    (field,) = (field for field in form.fields if field.name == "out_bits")
+    return _number(field.high, (), config)
 
 
 def _span(span, config):

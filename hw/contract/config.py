@@ -10,6 +10,7 @@ from pathlib import Path
 from systola.files.bounded import parse_json, parse_toml, read_file, shorten, shown
 from systola.hw.contract.dsp_packing import PackingError, plan_narrow, plan_packing
 from systola.hw.contract.numbers import (
+    CODE_BITS,
     CODEBOOK_ENTRIES,
     FACTOR_BITS,
     INT_BITS,
@@ -152,6 +153,9 @@ class AcceleratorConfig:
     norm : str
         I-LayerNorm with the root iteration's start at 2**16 (``published``) or at ``leading_one``,
         or ``normalised``: fractional mean, epsilon, and a root of as many bits for every row.
+    norm_bits : int
+        Bits of the widest results of a layer norm: 8, or 16 for networks with one before their
+        residual stream. Such results are multiplied by `code_mult_bits` as well.
     pooling : str
         ``mean`` adds the operation MEAN, the mean over rows; ``none`` leaves it out.
     max_row : int
@@ -188,6 +192,7 @@ class AcceleratorConfig:
     gelu: str = "table"
     norm_roots: int = 4
     norm: str = "normalised"
+    norm_bits: int = 8
     pooling: str = "none"
     max_row: int = 1024
     x0_bits: int = 8
@@ -294,8 +299,9 @@ class AcceleratorConfig:
 
     @property
     def vector_planes(self):
-        """Most planes of a result of the VECTOR engine; a mean of 16 bits has two."""
-        return max(self.attention_digits, 2 if self.pooling == "mean" else 1)
+        """Most planes of a result of the VECTOR engine; a mean or a norm of 16 bits has two."""
+        return max(self.attention_digits,
+                   2 if self.pooling == "mean" or self.norm_bits > CODE_BITS else 1)
 
     @property
     def mean_mult_bits(self):
@@ -465,7 +471,8 @@ _CHOICES = {
     "pe_style": ("dsp", "dsp_packed", "lut"),
     "attention": ATTENTIONS,
     "attention_bits": (8, 16), "gelu": ("published", "table"),
-    "norm": ("published", "leading_one", "normalised"), "pooling": ("none", "mean"),
+    "norm": ("published", "leading_one", "normalised"),
+    "norm_bits": (8, 16), "pooling": ("none", "mean"),
 }
 
 # A DeiT-Tiny on an XC7S50: 96 DSP slices with two products each, activations in block RAM.
@@ -499,6 +506,11 @@ PRESETS = {
                                            norm_roots=1, pe_style="dsp_packed", acc_bits=25,
                                            banks=8, bank_depth=8192, code_mult_bits=12,
                                            max_row=768),
+    # Networks with windows, of 12 channels or a multiple: rows are moved, a norm before the stream.
+    "windows": AcceleratorConfig(rows=12, vector_lanes=4, norm_lanes=4, copies=True, mult_bits=16,
+                                 code_mult_bits=16, acc_buffers=4, banks=16, bank_depth=256,
+                                 weight_fifo=256, stream_fifo=128, param_depth=512, param_ports=2,
+                                 norm_bits=16, pooling="mean"),
     # The digits on an ECP5 85F, a multiplier for each cell: routed in minutes.
     "ulx3s_85f": AcceleratorConfig(rows=8, cols=4, lanes=2, norm_roots=1, acc_bits=24,
                                    token_depth=32, bank_depth=1024, code_mult_bits=12, max_row=256),

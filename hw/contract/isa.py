@@ -325,16 +325,19 @@ FORMATS = {
     Opcode.LAYERNORM: Format(
         Engine.VECTOR, "Rows of 16-bit codes (two planes) to out_bits codes, requantized per "
         "channel by the parameter words from param_base.",
-        (*_VECTOR, _CODE, Field("param_base", 16, "first parameter word"),
+        # `out_bits` lies where that of MATMUL does: the checks of both look at it there.
+        (*_VECTOR, Field("param_base", 16, "first parameter word"),
          Field("epsilon_low", 32, "lower half of what is added to the sum of squares, in units of "
                f"2**-{2 * NORM_FRACTION} (normalised)"),
+         Field("out_bits", 16, "bits to saturate to; more than 8 writes two planes", low=2,
+               high="norm_bits"),
          Field("epsilon_high", 32, "its upper half", high="largest_epsilon_high")),
-        (Region("src_", planes=2), Region("dst_", writes=True),
+        (Region("src_", planes=2), Region("dst_", writes=True, more=When.WIDE),
          Span(Memory.PARAMS, "param_base", CHANNELS))),
     Opcode.MEAN: Format(
         Engine.VECTOR, "Sums of all rows' channels, rescaled by mult / 2**shift, to one row of "
         "out_bits codes: the mean. Only in accelerators with `pooling` mean, else BAD_OPCODE.",
-        # `out_bits` lies where that of MATMUL does: the checks of both look at it there.
+        # `out_bits` lies where that of MATMUL does, as above.
         (*_VECTOR, Field("wide", 16, "0: the input has 8 bits, 1: it has 16, in two planes",
                          high=1),
          Field("mult", 32, "multiplier", low=1, high="largest_mean_mult"), _RESULT,

@@ -198,7 +198,8 @@ def scaling():
     """Return the payload that says how to requantize the rows to come.
 
     ``base``: first parameter word; ``broadcast``: its record 0 serves all elements, else record k
-    behind serves element k of every row; ``bits``: output bits, at most 8.
+    behind serves element k of every row; ``bits``: output bits, at most
+    ``config.norm_bits``.
     """
     return data.StructLayout({"base": 16, "broadcast": 1, "bits": 5})
 

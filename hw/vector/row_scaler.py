@@ -33,7 +33,7 @@ class RowScaler(wiring.Component):
         Rows.
     param : Out(shapes.ParamPort(config))
         To the parameter memory.
-    o : Out(stream.Signature(row_beat(signed(8), config.norm_lanes)))
+    o : Out(stream.Signature(row_beat(signed(config.norm_bits), config.norm_lanes)))
         Codes; ``keep`` is all ones.
     """
 
@@ -45,7 +45,8 @@ class RowScaler(wiring.Component):
             "start": In(1), "scaling": In(shapes.scaling()),
             "i": In(stream.Signature(shapes.row_beat(signed(32), config.norm_lanes))),
             "param": Out(shapes.ParamPort(config)),
-            "o": Out(stream.Signature(shapes.row_beat(signed(8), config.norm_lanes))),
+            "o": Out(stream.Signature(shapes.row_beat(signed(config.norm_bits),
+                                                      config.norm_lanes))),
         })
 
     def elaborate(self, platform):
@@ -57,8 +58,8 @@ class RowScaler(wiring.Component):
         m.submodules.requantizer = unit = Requantizer(
             lanes=lanes, in_bits=33,  # of the sum of two numbers of 32 bits
             mult_bits=min(config.code_mult_bits, config.mult_bits),
-            code_mult_bits=config.code_mult_bits, out_bits=8, residual=False, symmetric=False,
-            tag=1)
+            code_mult_bits=config.code_mult_bits, out_bits=config.norm_bits,
+            residual=False, symmetric=False, tag=1)
         entering, beat = data.View(waiting, queue.w_data), data.View(waiting, queue.r_data)
         word = Signal(shapes.param_word(config), reset_less=True)
         have, ask, index = Signal(), Signal(), Signal(16)

@@ -5,7 +5,13 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.contract.isa import Opcode
-from systola.hw.contract.numbers import GELU_SHIFT, INT_BITS, SOFTMAX_SHIFT, epsilon_bits
+from systola.hw.contract.numbers import (
+    CODE_BITS,
+    GELU_SHIFT,
+    INT_BITS,
+    SOFTMAX_SHIFT,
+    epsilon_bits,
+)
 from systola.hw.parts import shapes
 from systola.hw.parts.pipeline import up_down
 from systola.hw.parts.register_slice import RegisterSlice
@@ -102,7 +108,7 @@ class VectorEngine(wiring.Component):
         else:
             adapter = {"wide": config.vector_lanes, "narrow": config.norm_lanes}
             m.submodules.narrow = narrow = Narrow(shape=signed(16), **adapter)
-            m.submodules.widen = widen = Widen(shape=signed(8), **adapter)
+            m.submodules.widen = widen = Widen(shape=signed(config.norm_bits), **adapter)
             _join(m, narrow.i, (is_norm, cut.o))
             _join(m, norm.i, (1, narrow.o))
             _join(m, widen.i, (1, codes.o))
@@ -117,15 +123,17 @@ class VectorEngine(wiring.Component):
             wiring.connect(m, softmax.o, spare.i)
             shares = spare.o
         results = [(is_softmax, shares)]
+        wide = [(is_norm, scaled)] if config.norm_bits > CODE_BITS else []
         if is_mean:
             results.append((*is_mean, self._mean(m, *is_mean, fields, cut.o).o))
+            wide.append(results[-1])
         if config.gelu == "published":
             _join(m, scaler.i, (is_norm, normed.o), (is_gelu, gelu_out))
             results.append((is_norm | is_gelu if is_mean else ~is_softmax, scaled))
         else:
             _join(m, scaler.i, (is_norm, normed.o))
             results += [(is_norm, scaled), (is_gelu, gelu.o)]
-        self._write(m, result.i, results)
+        self._write(m, result.i, results, wide)
         return m
 
     def _mean(self, m, when, fields, rows):
@@ -176,6 +184,8 @@ class VectorEngine(wiring.Component):
         codes = [Opcode.SHIFTMAX, Opcode.SHIFTGELU, Opcode.LAYERNORM]
         rows, wide = ins.rows, is_norm
         planes = Mux(self.instr.p.opcode == Opcode.SHIFTMAX, config.attention_digits, 1)
+        if config.norm_bits > CODE_BITS:
+            planes = Mux(is_norm & (norm.out_bits > CODE_BITS), 2, planes)
         sources = {name: (ins, bits) for name, bits in (
             ("unit", config.x0_bits), ("numerator", INT_BITS), ("factor_base", 16))}
         if config.norm == "normalised":
@@ -243,11 +253,11 @@ class VectorEngine(wiring.Component):
             m.d.sync += addr.eq(fields.factor_base)
         return complete
 
-    def _write(self, m, sink, results):
+    def _write(self, m, sink, results, wide):
         """Lead results to the writer.
 
-        The first are digits but for deferred attention, the others bytes; if there are means,
-        they come second, and have a second plane.
+        The first are digits but for deferred attention, the others bytes; those of `wide` may have
+        a second plane.
         """
         config = self.config
         for k in range(config.vector_lanes):
@@ -257,9 +267,11 @@ class VectorEngine(wiring.Component):
             low = _select([(when, value[:8]) for (when, _), value in zip(
                 results, [digits[0], *values[1:]], strict=True)])
             planes = [low, *digits[1:]]
-            if config.pooling == "mean":
-                when, high = results[1][0], values[1][8:]
-                planes[1:2] = [Mux(when, high, planes[1]) if len(planes) > 1 else high]
+            high = [(when, source.p.x[k][8:]) for when, source in wide]
+            if high:
+                if len(planes) > 1:
+                    high.append((None, planes[1]))
+                planes[1:2] = [_select(high)]
             m.d.comb += [Value.cast(sink.p.x[p][k]).eq(value) for p, value in enumerate(planes)]
         m.d.comb += sink.p.last.eq(_select([(when, source.p.last) for when, source in results]))
         _handshake(m, sink, results)

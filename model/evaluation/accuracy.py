@@ -19,8 +19,8 @@ from systola.model.kernel.engine import engine_report, forward
 from systola.model.quantization.quantize import quantize
 
 __all__ = ["CALIBRATION_IMAGES", "OPTIONS", "calibration_images", "deviation", "evaluate",
-           "evaluate_source", "float_logits", "integer_logits", "measure_options", "of_source",
-           "open_as_is", "open_float", "open_network", "quantized", "scored_images"]
+           "evaluate_source", "float_logits", "integer_logits", "is_integer", "measure_options",
+           "of_source", "open_as_is", "open_float", "open_network", "quantized", "scored_images"]
 
 CALIBRATION_IMAGES = 2048
 """Images that ranges are taken from, at most: evenly spaced ones of a larger set."""
@@ -71,7 +71,7 @@ def open_as_is(source, **facts):
     ModelError
         If the file is missing or unusable; `facts` are as `load_checkpoint` takes them.
     """
-    return load_network(source) if _is_integer(source) else open_float(source, **facts)
+    return load_network(source) if is_integer(source) else open_float(source, **facts)
 
 
 def open_network(source, *, data=None, scored=None, facts=None, progress=None, **settings):
@@ -96,7 +96,7 @@ def open_network(source, *, data=None, scored=None, facts=None, progress=None, *
     ValueError
         If a file or a setting is unusable; one line.
     """
-    if _is_integer(source):
+    if is_integer(source):
         if settings:
             raise ModelError(f"model file {str(source)!r} is quantized already; "
                              f"{', '.join(sorted(settings))} cannot be set")
@@ -106,7 +106,8 @@ def open_network(source, *, data=None, scored=None, facts=None, progress=None, *
                      progress=progress, **settings)
 
 
-def _is_integer(source):
+def is_integer(source):
+    """Tell whether `source` is the file of an integer network, not a checkpoint or an example."""
     return (not examples.is_example(source) and Path(source).suffix == ".safetensors"
             and is_integer_network(source))
 
@@ -347,8 +348,8 @@ def evaluate_source(source="digits", *, data=None, calibration=None, reference=N
         If a file or a setting is unusable; one line.
     """
     model = open_network(source, data=calibration, scored=data, facts=facts, **settings)
-    origin = model.meta.get("source") if _is_integer(source) else source
-    if reference is None and (not _is_integer(source) or examples.is_example(origin)):
+    origin = model.meta.get("source") if is_integer(source) else source
+    if reference is None and (not is_integer(source) or examples.is_example(origin)):
         reference = origin
     images = scored_images(origin, model, data)
     vit = None if reference is None else open_float(reference, **(facts or {}))

@@ -412,7 +412,7 @@ class _Quantizer:
         if left.any():
             self.leave(node, left)
         bits = self.bits[node.name]
-        mult, shift = self.dyadic(_ratio(scale, self.scales[node.name]), self.width(bits))
+        mult, shift = self.dyadic(_ratio(scale, self.scales[node.name]), self.code_mult_bits)
         epsilon = self._epsilon(node) if self.settings["norm"] == "normalised" else None
         return Norm(name=node.name, input=node.input, groups=node.groups, bias=bias, bits=bits,
                     variant=self.settings["norm"], mult=mult, shift=shift, epsilon=epsilon)

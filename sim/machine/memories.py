@@ -247,10 +247,10 @@ class Memories:
             y = split_digits(a, config.act_bits, config.attention_digits)
         elif opcode is Opcode.LAYERNORM:
             bias, mult, shift = self.records(fields["param_base"], x.shape[-1])
-            mult = _wrap(mult, self._mult_bits(fields["out_bits"]) + 1)
+            mult = _wrap(mult, self._mult_bits(CODE_BITS) + 1)
             epsilon = fields["epsilon_low"] | fields["epsilon_high"] << 32
-            y = layernorm_requant(x, bias, mult, shift, fields["out_bits"], config.norm,
-                                  epsilon)[None]
+            y = layernorm_requant(x, bias, mult, shift, fields["out_bits"], config.norm, epsilon)
+            y = _bytes(y, fields["out_bits"])
         elif config.gelu == "table":
             y = self.tables[0].view(np.int8)[x + 128].astype(np.int64)[None]
         else:

@@ -168,7 +168,7 @@ def port_use(op, fields, config):
         mean = op.opcode is Opcode.MEAN
         wide = 1 + (op.opcode is Opcode.LAYERNORM or bool(fields.get("wide")))
         planes = (config.attention_digits if op.opcode is Opcode.SHIFTMAX
-                  else 1 + (mean and fields["out_bits"] > 8))
+                  else 1 + (fields.get("out_bits", 0) > 8))
         use.reads = _spread(_banks(fields, "src_", rows, wide, config), rows * words)
         written = config.attention_words(words) if op.opcode is Opcode.SHIFTMAX else words
         use.writes = _spread(_banks(fields, "dst_", 1 if mean else rows, planes, config),

@@ -7,7 +7,7 @@ from itertools import pairwise
 from systola.hw.contract.checks import When, check_steps
 from systola.hw.contract.isa import Flag, Opcode
 from systola.hw.contract.latency import CHECK_LATENCY, requant_latency, root_cycles
-from systola.hw.contract.numbers import epsilon_bits
+from systola.hw.contract.numbers import CODE_BITS, epsilon_bits
 from systola.sw_driver.compiler.contention import QUIET
 
 __all__ = ["COSTS", "Costs", "check_cycles", "requant_times", "vector_cycles"]
@@ -85,7 +85,8 @@ def vector_cycles(opcode, fields, config, costs, beside=QUIET):
     lanes = config.norm_lanes if opcode is Opcode.LAYERNORM else config.vector_lanes
     words = _beats(columns, lanes, config)
     beats, rows = sum(words), fields["rows"]
-    planes = config.attention_digits if opcode is Opcode.SHIFTMAX else 1
+    planes = (config.attention_digits if opcode is Opcode.SHIFTMAX
+              else 1 + (fields["out_bits"] > CODE_BITS))
     slots = config.requant_cycles(long=False) if scaled else 1
     out_lanes = config.norm_lanes if scaled else lanes
     written = [slots * count for count in _beats(columns, out_lanes, config)]

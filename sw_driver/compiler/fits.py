@@ -173,17 +173,17 @@ def _(node: Norm, graph, config):
     source = graph.tensors[node.input]
     if node.groups > 1:
         raise _unsupported(node, "norm of each head (query and key norms)")
-    if node.bits > CODE_BITS:
-        raise _unsupported(node, f"norm results of {node.bits} bits (before a residual stream, or "
-                                 f"as features)")
+    if node.bits > config.norm_bits:
+        raise CompileError(f"norm_bits must be 16 for node {node.name!r}, whose result has "
+                           f"{node.bits} bits, not {config.norm_bits}", norm_bits=16)
     if source.bits <= 8:
         raise _refused(node, "input", "of 9 to 16 bits", source.bits)
     _check_row(node, "channels", source.channels, config)
     _check_option(node, "norm", node.variant, config)
-    if node.bits > config.act_bits:
+    if CODE_BITS >= node.bits > config.act_bits:
         raise CompileError(f"act_bits must be at least {node.bits} as in node {node.name!r}, not "
                            f"{config.act_bits}", act_bits=node.bits)
-    _check_dyadic(node, node.mult, node.shift, node.bits, config)
+    _check_dyadic(node, node.mult, node.shift, CODE_BITS, config)
 
 
 @_check.register

@@ -50,6 +50,7 @@ class _Network:
         self.memory = {}   # of homes, by name
         self.parts = {}
         self.done = set()  # nodes that are emitted
+        self.normal = {}   # how many rows of a layer norm are emitted
         self.later = {}    # what makes rows, by tensor: (first row, steps), for a pipeline
         self.loaded = set()  # memories whose constants are there
 
@@ -154,15 +155,18 @@ class _Network:
                 self._store(name, view, row)
 
     def _normalise(self, node, low, rows):
-        """Emit a layer norm of some rows as a part of its own."""
-        part = self._part(node.name, low, rows)
+        """Emit a layer norm of some rows, of codes as a part of its own."""
+        if node.name in self.homes:
+            out = self._memory(node.name).view(row=low, rows=rows)
+        else:
+            out = self._part(node.name, low, rows).view()
         op = None
         for row, view in self.runs(node.input, low, rows):
-            op = self.build.norm(node, view, part.view(row=row - low, rows=view.rows))
-        self._store_if_wanted(node.name, low, rows)
-        if sum(count for _, count, _ in self.parts[node.name]) == (
-                self.graph.tensors[node.name].rows):
+            op = self.build.norm(node, view, out.cut(row - low, view.rows))
+        self.normal[node.name] = self.normal.get(node.name, 0) + rows
+        if self.normal[node.name] == self.graph.tensors[node.name].rows:
             self.done.add(node.name)
+        self.finish(node.name, low, rows)
         return op
 
     def norm_rows(self, node, out, low):
