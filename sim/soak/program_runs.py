@@ -23,7 +23,8 @@ CONFIGS = {
     "log2": AcceleratorConfig(
         rows=8, cols=4, lanes=2, vector_lanes=2, norm_lanes=1, pe_style="lut", token_depth=4,
         banks=3, bank_depth=16, weight_fifo=9, stream_fifo=8, queue_depth=2, param_depth=8,
-        max_row=24, x0_bits=8, attention="half_16", code_mult_bits=12, pooling="mean"),
+        max_row=24, x0_bits=8, attention="half_16", code_mult_bits=12, pooling="mean",
+        copies=True, norm_bits=16),
     "tiny": PRESETS["tiny"],
 }
 _SHARES = {"published": 0.86, "log2": 0.11, "tiny": 0.03}

@@ -7,7 +7,7 @@ another: a layer norm of a residual stream is emitted as soon as rows of that ar
 
 import numpy as np
 
-from systola.model.graph.nodes import Constant, Input, Linear, Norm, Rows
+from systola.model.graph.nodes import Constant, Input, Linear, Mean, Norm, Rows
 from systola.sw_driver.compiler.attention import Attention
 from systola.sw_driver.compiler.encoder_pipeline import EncoderPipeline
 from systola.sw_driver.compiler.layout import CompileError
@@ -111,7 +111,19 @@ class _Network:
     def begin(self, name, low, rows):
         """Make room for rows that are computed next: of codes, a tensor of their own."""
         if name not in self.homes:
-            self._part(name, low, rows)
+            self._room(name, low, rows)
+
+    def _room(self, name, low, rows):
+        """Return a view for rows of codes that are computed next.
+
+        They are a part of their own, but for a mean, whose rows lie at equal distances.
+        """
+        if not any(isinstance(reader, Mean) for reader in self.graph.consumers[name]):
+            return self._part(name, low, rows).view()
+        if name not in self.parts:
+            self._part(name, 0, self.graph.tensors[name].rows)
+        ((_, _, whole),) = self.parts[name]
+        return whole.view(row=low, rows=rows)
 
     def _part(self, name, low, rows):
         """Return a new tensor for some rows of codes."""
@@ -159,7 +171,7 @@ class _Network:
         if node.name in self.homes:
             out = self._memory(node.name).view(row=low, rows=rows)
         else:
-            out = self._part(node.name, low, rows).view()
+            out = self._room(node.name, low, rows)
         op = None
         for row, view in self.runs(node.input, low, rows):
             op = self.build.norm(node, view, out.cut(row - low, view.rows))
@@ -360,27 +372,33 @@ class _Network:
         self._emit_pieces(node.name, pieces)
 
     def _move(self, node):
-        """Move rows to a tensor of their own."""
-        tensor, beside = self.graph.tensors[node.name], node.beside
-        target = (self._memory(node.name) if tensor.bits > 8
-                  else self._part(node.name, 0, tensor.rows))
+        """Move rows to tensors of their own: of codes, in chunks."""
+        tensor = self.graph.tensors[node.name]
+        if tensor.bits > 8:
+            self._move_rows(node, 0, tensor.rows, self._memory(node.name).view())
+            self.finish(node.name, 0, tensor.rows)
+            return
+        for low, rows in self.plan.chunks(tensor.rows):
+            self._move_rows(node, low, rows, self._room(node.name, low, rows))
+            self._store_if_wanted(node.name, low, rows)
+
+    def _move_rows(self, node, low, rows, target):
+        """Move the rows from `low` on to the view `target` of these rows."""
+        beside = node.beside
         goes = {}  # by the tensor in memory and the place in a row: rows there and here
-        for here, (which, row) in enumerate(node.index.tolist()):
+        index = node.index[low * beside:(low + rows) * beside].tolist()
+        for here, (which, row) in enumerate(index):
             (_, view), = self.runs(node.sources[which], row, 1)
             pairs = goes.setdefault((view.tensor, here % beside), ([], []))
             pairs[0].append(view.row)
-            pairs[1].append(here // beside)
-        for (source, place), (rows, targets) in goes.items():
+            pairs[1].append(target.row + here // beside)
+        for (source, place), (origins, targets) in goes.items():
             # Beside each other are the words of a plane; the planes of a row follow each other.
             words = source.words if beside > 1 else source.stride
             for plane in range(source.stride // words):
-                copy_rows(self.build, node.name, (source, np.array(rows)),
-                          (target, np.array(targets)), words=words,
+                copy_rows(self.build, node.name, (source, np.array(origins)),
+                          (target.tensor, np.array(targets)), words=words,
                           places=(plane * words, (plane * beside + place) * words))
-        if tensor.bits > 8:
-            self.finish(node.name, 0, tensor.rows)
-        else:
-            self._store_if_wanted(node.name, 0, tensor.rows)
 
     def _emit_rows(self, node, chunks):
         self._emit_pieces(node.name, [(target, rows, [(source, low, rows, target)])

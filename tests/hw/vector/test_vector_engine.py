@@ -42,7 +42,7 @@ class Fake:
         self.instructions, self.factors, self.free = [], [], 0
 
     def _record(self):
-        bits = self.config.code_mult_bits  # all results have at most 8 bits
+        bits = self.config.code_mult_bits  # of all results, those of 16 bits, too
         mult = int(self.rng.integers(1 << bits - 1, 1 << bits)) * int(self.rng.choice([-1, 1]))
         return {"bias": int(self.rng.integers(-2**31, 2**31)) >> int(self.rng.integers(1, 31)),
                 "mult": mult, "shift": int(self.rng.integers(bits + 4, bits + 25))}
@@ -67,6 +67,9 @@ class Fake:
         """
         config, rng = self.config, self.rng
         mean = {} if opcode != Opcode.MEAN else self._mean_fields(rows) | fixed
+        scaled = opcode in (Opcode.SHIFTGELU, Opcode.LAYERNORM)
+        most = config.norm_bits if opcode == Opcode.LAYERNORM else 8
+        out_bits = int(rng.integers(2, most + 1)) if scaled else mean.get("out_bits", 0)
         words, wide = -(-n // config.rows), opcode == Opcode.LAYERNORM or mean.get("wide", 0)
         source = self._region(rows, words, 2 if wide else 1)
         bits = 16 if wide else 8
@@ -76,7 +79,7 @@ class Fake:
             self.initial.flat[self._addresses(source, plane, rows, n)] = x >> 8 * plane & 255
         packs = opcode == Opcode.SHIFTMAX and bool(config.levels)
         planes = config.attention_digits if opcode == Opcode.SHIFTMAX else 1
-        planes += mean.get("out_bits", 0) > 8
+        planes += out_bits > 8
         if in_place:  # the first planes are the same rows
             target = {**source, "plane": self.free - source["base"]}
             self.free += target["plane"] * (planes - 1)
@@ -91,8 +94,8 @@ class Fake:
                        "factor_base": int(rng.integers(100))}
         if opcode in (Opcode.SHIFTMAX, Opcode.SHIFTGELU):
             fields["unit"] = int(rng.integers(1, 1 << config.x0_bits))
-        if opcode in (Opcode.SHIFTGELU, Opcode.LAYERNORM):
-            fields |= {"out_bits": int(rng.integers(2, 9)),
+        if scaled:
+            fields |= {"out_bits": out_bits,
                        "param_base": int(rng.integers(config.param_depth - 20))}
         if opcode == Opcode.LAYERNORM and config.norm == "normalised":
             epsilon = int(rng.integers(1 << 52)) >> int(rng.integers(53))
@@ -154,7 +157,8 @@ class Fake:
         bias, mult, shift = (np.array([record[name] for record in records])
                              for name in ("bias", "mult", "shift"))
         epsilon = fields.get("epsilon_low", 0) + (fields.get("epsilon_high", 0) << 32)
-        return [layernorm_requant(x, bias, mult, shift, fields["out_bits"], config.norm, epsilon)]
+        y = layernorm_requant(x, bias, mult, shift, fields["out_bits"], config.norm, epsilon)
+        return [y, y >> 8][:1 + (fields["out_bits"] > 8)]
 
 
 def digits_of(values, bits, count):
@@ -277,6 +281,14 @@ CONFIGS = [
     {"rows": 8, "lanes": 4, "vector_lanes": 4, "norm_lanes": 2, "code_mult_bits": 16,
      "norm": "normalised", "pooling": "mean"},
 ]
+WIDE_NORMS = [
+    {"norm": "normalised"}, {"gelu": "table", "attention": "deferred", "norm_roots": 1},
+    {"rows": 8, "lanes": 4, "vector_lanes": 4, "norm_lanes": 2, "code_mult_bits": 16,
+     "norm": "normalised", "pooling": "mean", "attention": "half_16", "gelu": "table"},
+    {"rows": 4, "lanes": 1, "vector_lanes": 1, "norm_lanes": 1, "cols": 3, "act_bits": 3,
+     "attention": "normalised", "mult_bits": 12, "code_mult_bits": 12, "norm": "normalised"},
+    {"rows": 8, "lanes": 4, "norm_lanes": 1, "attention_bits": 8, "pooling": "mean"},
+]
 MEANS = [
     {"bank_depth": 512}, {"rows": 4, "lanes": 1, "vector_lanes": 1, "norm_lanes": 1, "cols": 3,
                           "attention_bits": 8},
@@ -296,6 +308,20 @@ def test_matches_models(fields):
         fake.add(opcode, rng.randint(1, 3), rng.choice([1, 2, 5, 13, rng.randint(1, 40)]),
                  in_place=rng.random() < 0.5)
     simulate(fake, rng)
+
+
+@pytest.mark.parametrize("fields", WIDE_NORMS)
+def test_norms_of_16_bits_between_other_operations(fields):
+    rng = random.Random(str(fields))
+    fake = Fake(rng.randrange(10**6), norm_bits=16, bank_depth=512, **fields)
+    operations = [*ALL, *[Opcode.LAYERNORM] * 5, *[Opcode.MEAN] * ("pooling" in fields)]
+    for opcode in rng.sample(operations, len(operations)):
+        fake.add(opcode, rng.randint(1, 3), rng.choice([1, 2, 5, 13, rng.randint(1, 40)]),
+                 in_place=opcode != Opcode.LAYERNORM and rng.random() < 0.5)
+    simulate(fake, rng)
+    bits = [values["out_bits"] for opcode, values in fake.instructions
+            if opcode == Opcode.LAYERNORM]
+    assert min(bits) <= 8 < max(bits)
 
 
 @pytest.mark.slow
