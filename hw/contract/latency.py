@@ -37,12 +37,13 @@ def root_cycles(width):
 def edge_cycles(bits):
     """Return the cycles that `hw.vector.comparing_norm.ComparingNorm` takes for a row's edges.
 
-    One to begin, and one for two bits of the share. Then each of the edges is written in a cycle,
-    in which the square of the next one grows; that of edge k is by 8*(k - 1) first ones larger than
-    the one before, 8 of them a cycle.
+    Two to begin, and one for two bits of the share; one more if there are several edges. Each is
+    written in a cycle, in which the square of the next one grows; that of edge k is by 8*(k - 1)
+    first ones larger than the one before, 8 of them a cycle.
     """
     levels = (1 << bits - 1) - 1
-    return 1 + SQUARE_FRACTION // 2 + 1 + levels + (levels - 1) * (levels - 2) // 2
+    share = 2 + SQUARE_FRACTION // 2 + 1 + (levels > 1)
+    return share + levels + (levels - 1) * (levels - 2) // 2
 
 
 def array_delays(cols, group):

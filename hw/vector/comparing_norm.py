@@ -14,7 +14,7 @@ from systola.hw.contract.numbers import (
     epsilon_bits,
 )
 from systola.hw.parts.arguments import check_integers
-from systola.hw.parts.pipeline import Pipeline, booth_row, saturate, up_down
+from systola.hw.parts.pipeline import Pipeline, booth_row, up_down
 from systola.hw.parts.shapes import row_beat
 from systola.hw.parts.threshold_search import ThresholdSearch
 from systola.hw.vector.fine_moments import FineMoments
@@ -31,7 +31,7 @@ _Y_BITS = 17 + NORM_FRACTION
 _SQUARE_BITS = 2 * _Y_BITS - 2
 
 _DIGITS = SQUARE_FRACTION // 2 + 1
-"""Booth digits of a share, which is unsigned."""
+"""Booth digits of a share, which is unsigned: the last one is its highest bit."""
 
 _TWICE = 0b011
 """Booth digit 2: its lowest bit is that of the digit before."""
@@ -124,50 +124,61 @@ class ComparingNorm(wiring.Component):
     def _edges(self, m, moments, room, begins, w, means):
         """Write the squares of the edges of each row through `w`, then the row's mean.
 
-        A Booth row multiplies the sum of squares by the share, to G; from then on it adds 8 G, as
-        twice 4 G: ``(2*k + 1)**2 - (2*k - 1)**2 = 8*k``. Sums saturate at what no square exceeds,
-        and there they begin where the row's bits have no code more.
+        A Booth row multiplies 4 V by the share, two bits of that a cycle, to G; from then on it
+        adds 8 G, as twice 4 G: ``(2*k + 1)**2 - (2*k - 1)**2 = 8*k``. Sums saturate at what no
+        square exceeds, and there they begin where the row's bits have no code more.
         """
         slot, level = Signal(range(_SLOTS)), Signal(self.bits - 1)
-        # What is multiplied: V, then 4 G.
-        v = Signal(signed(max(len(moments.p.v) + 1, _SQUARE_BITS + 3)), reset_less=True)
-        mean = Signal.like(moments.p.mean, reset_less=True)
-        share = Signal(2 * _DIGITS + 1, reset_less=True)  # what is left, and a bit below it
-        step, product = Signal(range(_DIGITS)), Signal(signed(len(v) + 2))
-        total = Signal(signed(len(v) + 2), reset_less=True)
+        v = Signal(signed(max(len(moments.p.v), _SQUARE_BITS) + 3), reset_less=True)
+        total, product = Signal(signed(len(v) + 2), reset_less=True), Signal(signed(len(v) + 2))
+        share = Cat(Const(0, 1), self.share, Const(0, 2))
+        step = Signal(range(_DIGITS + 1))  # of the next digit, which is looked up a cycle before
+        digit = Signal(3, reset_less=True)
         left = Signal(range(max(self.levels - 1, 2)), reset_less=True)  # additions to the next edge
-        square, most = Signal(_SQUARE_BITS), Signal()
+        over = Signal()
         m.d.comb += [
-            product.eq(booth_row(total, v, share[0], share[1], share[2])),
-            square.eq(Mux(most, (1 << _SQUARE_BITS) - 1, saturate(product[:-1], _SQUARE_BITS))),
+            product.eq(booth_row(total, v, digit[0], digit[1], digit[2])),
             w.p.set.eq(slot), w.p.level.eq(level), w.p.data.eq(total),
-            means.w_data.eq(mean),
+            means.w_data.eq(moments.p.mean),
         ]
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += [moments.ready.eq(room), begins.eq(moments.valid & room)]
-                m.d.sync += [v.eq(moments.p.v), mean.eq(moments.p.mean), total.eq(0), level.eq(1),
-                             step.eq(0), share.eq(self.share << 1)]
+                m.d.comb += begins.eq(moments.valid & room)
+                m.d.sync += [total.eq(moments.p.v), level.eq(1), step.eq(1)]
                 with m.If(begins):
-                    m.next = "MULTIPLY"
+                    m.next = "LOAD"
+            with m.State("LOAD"):  # all comes from one register: no choice in front of the other
+                m.d.sync += [v.eq(total << 2), total.eq(0), digit.eq(share[:3])]
+                m.next = "MULTIPLY"
             with m.State("MULTIPLY"):
-                m.d.sync += [total.eq(product >> 2), share.eq(share >> 2), step.eq(step + 1)]
-                with m.If(step == _DIGITS - 1):  # no fraction is left
-                    m.d.sync += [total.eq(square), v.eq(square << 2), share.eq(_TWICE)]
-                    m.next = "WRITE"
+                m.d.sync += [total.eq(product >> 2), step.eq(step + 1),
+                             digit.eq(share.bit_select(step << 1, 3))]
+                with m.If(step == _DIGITS):
+                    m.d.comb += over.eq(product[_SQUARE_BITS + 2:].any())
+                    m.next = "WRITE" if self.levels == 1 else "AGAIN"
             with m.State("WRITE"):
-                m.d.comb += [w.valid.eq(1), most.eq(level == self._top)]
-                m.d.sync += [total.eq(square), left.eq(level - 1), level.eq(level + 1)]
+                m.d.comb += w.valid.eq(1)
                 with m.If(level == self.levels):
-                    m.d.comb += means.w_en.eq(1)  # it has an entry for each row inside
+                    # There is an entry for each row inside.
+                    m.d.comb += [means.w_en.eq(1), moments.ready.eq(1)]
                     m.d.sync += slot.eq(slot + 1)
                     m.next = "IDLE"
                 with m.Elif(level != 1):
                     m.next = "ADD"
-            with m.State("ADD"):
-                m.d.sync += [total.eq(square), left.eq(left - 1)]
-                with m.If(left == 1):
+                if self.levels > 1:
+                    m.d.comb += over.eq(product[_SQUARE_BITS:].any() | (level == self._top))
+                    m.d.sync += [total.eq(product), left.eq(level - 1), level.eq(level + 1)]
+            if self.levels > 1:
+                with m.State("AGAIN"):
+                    m.d.sync += [v.eq(total << 2), digit.eq(_TWICE)]
                     m.next = "WRITE"
+                with m.State("ADD"):
+                    m.d.comb += over.eq(product[_SQUARE_BITS:].any())
+                    m.d.sync += [total.eq(product), left.eq(left - 1)]
+                    with m.If(left == 1):
+                        m.next = "WRITE"
+        with m.If(over):
+            m.d.sync += total.eq((1 << _SQUARE_BITS) - 1)
 
     @property
     def _top(self):

@@ -176,7 +176,8 @@ def _(node: Norm, graph, config):
     if node.bits > config.act_bits:
         raise CompileError(f"act_bits must be at least {node.bits} as in node {node.name!r}, not "
                            f"{config.act_bits}", act_bits=node.bits)
-    _check_dyadic(node, node.mult, node.shift, node.bits, config)
+    if node.mult is not None:
+        _check_dyadic(node, node.mult, node.shift, node.bits, config)
 
 
 @_check.register

@@ -135,7 +135,7 @@ def test_sequences_keep_rows_apart():
     ("embed", {"index": np.array([[0, 0], [1, 8]])}, "index must be rows of the sources"),
     ("embed", {"sources": ("prefix", "patches")}, "sources must be tensors of the same channels"),
     ("blocks.0.norm1", {"variant": None},
-     "variant must be 'published' or 'leading_one' or 'normalised' or 'ibert' or 'l1', not None"),
+     "variant must be 'published' or 'leading_one' or 'normalised' or 'compared' or 'ibert' or 'l1', not None"),
     ("blocks.0.attention", {"constants": (1, 2, 3)}, "constants must be left out here, not "),
     ("blocks.0.attention", {"variant": "ibert", "constants": (-12, 32, 402)},
      "unit must be left out here, not "),
