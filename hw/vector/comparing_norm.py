@@ -163,9 +163,9 @@ class ComparingNorm(wiring.Component):
                     m.d.comb += [means.w_en.eq(1), moments.ready.eq(1)]
                     m.d.sync += slot.eq(slot + 1)
                     m.next = "IDLE"
-                with m.Elif(level != 1):
-                    m.next = "ADD"
                 if self.levels > 1:
+                    with m.Elif(level != 1):
+                        m.next = "ADD"
                     m.d.comb += over.eq(product[_SQUARE_BITS:].any() | (level == self._top))
                     m.d.sync += [total.eq(product), left.eq(level - 1), level.eq(level + 1)]
             if self.levels > 1:

@@ -58,7 +58,7 @@ class Costs:
     layernorm_row: int = 35     # least cycles a row, its mean
     fine_norm: int = 77         # the same of normalised layer norms
     fine_norm_row: int = 15
-    compared_norm: int = 60     # the same, up to the last row's first beat beyond its edges
+    compared_norm: int = 52     # of compared ones, beyond the edges and the bits of a code
     mean: int = 20
     finish: int = 3             # from the last completion to done
 
