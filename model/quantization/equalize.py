@@ -101,9 +101,9 @@ def fold_norms(graph):
     for node in graph.of(Norm):
         readers = network.readers(node.name)
         if readers is None:
-            raise GraphError(f"node {node.name!r}: norm 'compared' has no gains and biases of "
-                             f"channels, so that only linear nodes must read it, not "
-                             f"{network.blocker(node.name)}; norm 'normalised' has them")
+            raise GraphError(f"node {node.name!r}: with norm 'compared', which has no gains and "
+                             f"biases of channels ('normalised' has), its readers must be linear "
+                             f"nodes, not {network.blocker(node.name)}")
         gain, bias = node.weight.astype(np.float64), node.bias.astype(np.float64)
         network.change(node.name, weight=np.ones_like(gain), bias=np.zeros_like(bias))
         network.shift_columns(readers, bias, gain)
@@ -185,7 +185,7 @@ class _Rewritten:
     def blocker(self, name):
         """Return in words why `readers` of a tensor are None."""
         if name in self.old.outputs:
-            return "leave the network"
+            return "who takes results of the network"
         for reader in self.old.consumers[name]:
             if isinstance(reader, Mean | Rows) and len(reader.inputs) == 1 and (
                     self.readers(reader.name) is None and getattr(reader, "beside", 1) == 1):
