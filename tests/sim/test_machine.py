@@ -248,7 +248,7 @@ def test_a_compared_norm_has_a_share_and_no_parameters():
     config = AcceleratorConfig(**{**CONFIG.to_dict(), "norm": "compared", "act_bits": 4})
     memories, rng = Memories(config), np.random.default_rng(9)
     x, got = rng.integers(-40, 41, (2, 5)), set()
-    for share, bits, high, low in ((2**25, 4, 0, 0), (2**26, 3, 0, 0), (2**28, 2, 3, 17),
+    for share, bits, high, low in ((2**24, 4, 0, 0), (2**26, 3, 0, 0), (2**29, 2, 0, 17),
                                    (2**32 - 1, 4, config.largest_epsilon_high, 2**32 - 1)):
         fields = {**VECTOR, "out_bits": bits, "param_base": 0, "share": share,
                   "epsilon_low": low, "epsilon_high": high}
