@@ -96,9 +96,10 @@ def settings_options(command):
             click.option("--codebook", type=click.Choice(list(CODEBOOKS)),
                          help="Weights of 8 bits that 4-bit codes stand for, by a table of 16 "
                               "values for each layer: docs/MODELS.md."),
-            click.option("--norm", metavar="published|leading_one|normalised",
+            click.option("--norm", metavar="published|leading_one|normalised|compared",
                          help="I-LayerNorm with that start of its root, or one accurate for all "
-                              "rows, with epsilon.")]):
+                              "rows, with epsilon; `compared`: codes of up to 4 bits by comparison "
+                              "of squares, gains and biases in the layers behind.")]):
         command = option(command)
     return command
 

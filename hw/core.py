@@ -5,7 +5,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.contract.isa import FORMATS, Engine
+from systola.hw.contract.isa import Engine, formats
 from systola.hw.contract.regmap import COUNTERS
 from systola.hw.control.dispatcher import Dispatcher
 from systola.hw.control.token_gate import TokenGate, connect_gates
@@ -22,10 +22,10 @@ from systola.hw.vector.vector_engine import VectorEngine
 __all__ = ["Core"]
 
 
-def _body_bits(engine):
+def _body_bits(engine, config):
     """Return the bits that the longest operation of `engine` has behind its header."""
     return max(sum(field.bits for field in form.fields)
-               for form in FORMATS.values() if form.engine is engine)
+               for form in formats(config).values() if form.engine is engine)
 
 
 class Core(wiring.Component):
@@ -168,7 +168,7 @@ class Core(wiring.Component):
 
     def _connect_queue(self, m, engine, source, unit):
         """Put queue and token gate before an engine; returns the gate, and whether it waits."""
-        name, bits = engine.name.lower(), _body_bits(engine)
+        name, bits = engine.name.lower(), _body_bits(engine, self.config)
         gate = TokenGate(engine=engine, payload=shapes.engine_instruction())
         queue = SyncFIFOBuffered(width=shapes.instruction_header().size + bits,
                                  depth=self.config.queue_depth)

@@ -17,7 +17,7 @@ from amaranth.lib.wiring import In, Out
 
 from systola.boards.synthesis.synth import synthesize
 from systola.hw.contract.config import PRESETS
-from systola.hw.contract.numbers import SQUARE_FRACTION, epsilon_bits
+from systola.hw.contract.numbers import epsilon_bits
 from systola.hw.parts.pipeline import Pipeline
 from systola.hw.parts.requant import Requantizer
 from systola.hw.parts.threshold_quantizer import ThresholdQuantizer
@@ -130,9 +130,13 @@ def _comparing_norm(bits):
     return [unit], unit.latency, unit.period
 
 
+_EDGE_BITS = 21
+"""Bits of the square of a channel's edge, with a sign."""
+
+
 def _product(bits):
-    by = SQUARE_FRACTION + 1
-    return [_Product(epsilon_bits(CONFIG.max_row) + 2, by)], Pipeline.multiply_cycles(by) + 1, 1
+    return ([_Product(epsilon_bits(CONFIG.max_row) + 2, _EDGE_BITS)],
+            Pipeline.multiply_cycles(_EDGE_BITS) + 1, 1)
 
 
 UNITS = {

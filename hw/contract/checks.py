@@ -18,6 +18,7 @@ from systola.hw.contract.isa import (
     Span,
     When,
     formats,
+    is_for,
 )
 from systola.hw.contract.numbers import CODE_BITS
 
@@ -113,7 +114,7 @@ def _out_bits(form, config):
 
 def _span(span, config):
     """Sum up base + count - 1, the last entry; for `CHANNELS`, the last record."""
-    if span.only and getattr(config, span.only[0]) not in span.only[1:]:
+    if not is_for(span.only, config):
         return []
     depth, cause = {Memory.PARAMS: (config.param_depth, Error.PARAM_RANGE),
                     Memory.FACTORS: (config.factor_depth, Error.FACTOR_RANGE)}[span.memory]

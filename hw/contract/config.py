@@ -12,6 +12,8 @@ from systola.hw.contract.dsp_packing import PackingError, plan_narrow, plan_pack
 from systola.hw.contract.numbers import (
     CODE_BITS,
     CODEBOOK_ENTRIES,
+    COMPARED_BITS,
+    COMPARED_ROW,
     FACTOR_BITS,
     INT_BITS,
     LEVEL_BITS,
@@ -152,7 +154,9 @@ class AcceleratorConfig:
         which is as fast.
     norm : str
         I-LayerNorm with the root iteration's start at 2**16 (``published``) or at ``leading_one``,
-        or ``normalised``: fractional mean, epsilon, and a root of as many bits for every row.
+        or ``normalised``: fractional mean, epsilon, and a root of as many bits for every row; or
+        ``compared``: that mean and epsilon, and codes of up to 4 bits (so `act_bits`) by comparison
+        of squares, without root, division by it and requantization; rows of up to 1024.
     norm_bits : int
         Bits of the widest results of a layer norm: 8, or 16 for networks with one before their
         residual stream. Such results are multiplied by `code_mult_bits` as well.
@@ -228,6 +232,11 @@ class AcceleratorConfig:
         if self.attention == "normalised" and self.attention_bits != 16:
             raise ConfigError(f"attention_bits must be 16 with attention 'normalised' "
                               f"('published' takes 8, too), not {self.attention_bits!r}")
+        for name, most in ("act_bits", COMPARED_BITS), ("max_row", COMPARED_ROW), (
+                "norm_bits", CODE_BITS):
+            if self.compared_norm and getattr(self, name) > most:
+                raise ConfigError(f"{name} must be at most {most} with norm 'compared' "
+                                  f"('normalised' has no such limit), not {getattr(self, name)!r}")
         if self.cols > self.rows:
             raise ConfigError(f"cols must be at most rows ({self.rows}), not {self.cols!r}")
         for name in "weight_codes", "copies":
@@ -320,8 +329,23 @@ class AcceleratorConfig:
 
     @property
     def largest_epsilon_high(self):
-        """Largest upper half of an epsilon of LAYERNORM: none but of a normalised one."""
-        return (1 << epsilon_bits(self.max_row) - 32) - 1 if self.norm == "normalised" else 0
+        """Largest upper half of an epsilon of LAYERNORM, if that has any."""
+        return (1 << epsilon_bits(self.max_row) - 32) - 1 if self.fine_norm else 0
+
+    @property
+    def fine_norm(self):
+        """Whether layer norms take off a mean with fractional bits, and have an epsilon."""
+        return self.norm in ("normalised", "compared")
+
+    @property
+    def compared_norm(self):
+        """Whether layer norms find codes by comparison of squares, without parameters."""
+        return self.norm == "compared"
+
+    @property
+    def largest_norm_bits(self):
+        """Most bits of the results of a layer norm."""
+        return self.act_bits if self.compared_norm else self.norm_bits
 
     @property
     def last_group(self):
@@ -471,7 +495,7 @@ _CHOICES = {
     "pe_style": ("dsp", "dsp_packed", "lut"),
     "attention": ATTENTIONS,
     "attention_bits": (8, 16), "gelu": ("published", "table"),
-    "norm": ("published", "leading_one", "normalised"),
+    "norm": ("published", "leading_one", "normalised", "compared"),
     "norm_bits": (8, 16), "pooling": ("none", "mean"),
 }
 

@@ -5,7 +5,7 @@ An instruction is `INSTRUCTION_BYTES` bytes, little-endian. In front are `HEADER
 gaps. Instructions travel in the input stream, each followed by the beats it loads.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, IntEnum, IntFlag
 
 from systola.hw.contract.numbers import (
@@ -18,12 +18,14 @@ from systola.hw.contract.numbers import (
     NORMALISED_PEAK,
     PEAK,
     RECORD_BYTES,
+    SQUARE_FRACTION,
     TABLE_BYTES,
 )
 
 __all__ = ["CHANNELS", "COUNT_FIELDS", "FEEDERS", "FORMATS", "HEADER_BYTES", "INSTRUCTION_BYTES",
            "INSTRUCTION_HEADER", "WEIGHT_STREAMS", "Engine", "Error", "Field", "Flag", "Format",
-           "Memory", "Opcode", "Region", "Span", "When", "decode", "encode", "formats"]
+           "Memory", "Opcode", "Region", "Span", "When", "decode", "encode", "formats",
+           "is_for"]
 
 INSTRUCTION_BYTES = 64
 
@@ -132,6 +134,8 @@ class Field:
 
     With a `high`, values outside ``low..high`` are (`Error.FIELD_RANGE`); it is a number, or the
     name of one of the configuration. Of a `count`, zero is, before all else (`Error.ZERO_COUNT`).
+    With `only` (``field, value, ...``) it is read by accelerators alone whose configuration has one
+    of these values; it is the last one of its operation, so that queues of others end before it.
     """
 
     name: str
@@ -141,6 +145,7 @@ class Field:
     low: int = 0
     high: int | str | None = None
     count: bool = False
+    only: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -222,6 +227,7 @@ _RESULT = Field("out_bits", 16, "bits to saturate to; more than 8 writes two pla
                 high=16)
 _DIVIDED = "attention", "normalised", "deferred", *LEVELS
 _NORMALISED = "attention", "normalised"
+_REQUANTIZED = "norm", "published", "leading_one", "normalised"
 _VECTOR = (*_region("src_", "the input", plane=True), _ROWS, _WORDS, _LAST,
            *_region("dst_", "the output", plane=True))
 
@@ -324,16 +330,19 @@ FORMATS = {
          Span(Memory.TABLES, 0, only=("gelu", "table")))),
     Opcode.LAYERNORM: Format(
         Engine.VECTOR, "Rows of 16-bit codes (two planes) to out_bits codes, requantized per "
-        "channel by the parameter words from param_base.",
+        "channel by the parameter words from param_base; compared: to symmetric codes, by the "
+        "share alone.",
         # `out_bits` lies where that of MATMUL does: the checks of both look at it there.
-        (*_VECTOR, Field("param_base", 16, "first parameter word"),
+        (*_VECTOR, Field("param_base", 16, "first parameter word (but compared)"),
          Field("epsilon_low", 32, "lower half of what is added to the sum of squares, in units of "
-               f"2**-{2 * NORM_FRACTION} (normalised)"),
+               f"2**-{2 * NORM_FRACTION} (normalised, compared)"),
          Field("out_bits", 16, "bits to saturate to; more than 8 writes two planes", low=2,
-               high="norm_bits"),
-         Field("epsilon_high", 32, "its upper half", high="largest_epsilon_high")),
+               high="largest_norm_bits"),
+         Field("epsilon_high", 32, "its upper half", high="largest_epsilon_high"),
+         Field("share", 32, "share of that sum that the square of the edge between codes 0 and 1 "
+               f"is, in units of 2**-{SQUARE_FRACTION} (compared)", only=("norm", "compared"))),
         (Region("src_", planes=2), Region("dst_", writes=True, more=When.WIDE),
-         Span(Memory.PARAMS, "param_base", CHANNELS))),
+         Span(Memory.PARAMS, "param_base", CHANNELS, only=_REQUANTIZED))),
     Opcode.MEAN: Format(
         Engine.VECTOR, "Sums of all rows' channels, rescaled by mult / 2**shift, to one row of "
         "out_bits codes: the mean. Only in accelerators with `pooling` mean, else BAD_OPCODE.",
@@ -357,12 +366,18 @@ COUNT_FIELDS = tuple(dict.fromkeys(field.name for form in FORMATS.values()
 
 
 def formats(config):
-    """Return the entries of `FORMATS` that accelerators of `config` have."""
+    """Return the entries of `FORMATS` that accelerators of `config` have, and fields they read."""
     absent = {opcode for opcode, there in ((Opcode.MEAN, config.pooling == "mean"),
                                            (Opcode.LOAD_NARROW, config.narrow_bits),
                                            (Opcode.LOAD_CODES, config.weight_codes),
                                            (Opcode.COPY, config.copies)) if not there}
-    return {opcode: form for opcode, form in FORMATS.items() if opcode not in absent}
+    return {opcode: replace(form, fields=tuple(field for field in form.fields if is_for(
+        field.only, config))) for opcode, form in FORMATS.items() if opcode not in absent}
+
+
+def is_for(only, config):
+    """Return whether `config` has one of the values that an ``only`` names."""
+    return only is None or getattr(config, only[0]) in only[1:]
 
 
 def encode(opcode, *, wait=0, signal=0, **values):

@@ -2,11 +2,11 @@
 
 from systola.hw.contract.config import RESIDUAL_BITS, mult_limb, requant_slots
 from systola.hw.contract.dsp_packing import plan_packing
-from systola.hw.contract.numbers import NORM_ROOT_BITS
+from systola.hw.contract.numbers import NORM_ROOT_BITS, SQUARE_FRACTION
 
 __all__ = ["CHECK_LATENCY", "LANE_LATENCY", "ROOT_LOWEST", "SUM_GAP", "array_delays",
-           "array_latency", "matmul_latency", "requant_latency", "root_cycles", "root_skip",
-           "slice_columns"]
+           "array_latency", "edge_cycles", "matmul_latency", "requant_latency", "root_cycles",
+           "root_skip", "slice_columns"]
 
 CHECK_LATENCY = 8
 """Cycles of the dispatcher's checks beyond those of the steps."""
@@ -32,6 +32,18 @@ def root_skip(width):
 def root_cycles(width):
     """Return the cycles that `hw.vector.normalised_root.NormalisedRoot` takes for the root."""
     return root_skip(width) - 1 + NORM_ROOT_BITS // 2
+
+
+def edge_cycles(bits):
+    """Return the cycles that `hw.vector.comparing_norm.ComparingNorm` takes for a row's edges.
+
+    Two to begin, and one for two bits of the share; one more if there are several edges. Each is
+    written in a cycle, in which the square of the next one grows; that of edge k is by 8*(k - 1)
+    first ones larger than the one before, 8 of them a cycle.
+    """
+    levels = (1 << bits - 1) - 1
+    share = 2 + SQUARE_FRACTION // 2 + 1 + (levels > 1)
+    return share + levels + (levels - 1) * (levels - 2) // 2
 
 
 def array_delays(cols, group):

@@ -1,10 +1,10 @@
 """Constants of the number formats that models, compiler and hardware share."""
 
-__all__ = ["BRANCH_BITS", "CODEBOOK_ENTRIES", "CODE_BITS", "FACTOR_BITS", "GELU_SHIFT", "INT_BITS",
-           "LEVELS", "LEVEL_BITS", "MAX31", "MAX_SHIFT", "NARROW_SUM_BITS", "NORMALISED_PEAK",
-           "NORM_FRACTION", "NORM_NUMERATOR", "NORM_ROOT_BITS", "PEAK", "RECORD_BYTES",
-           "RESIDUAL_BITS", "SHARE_FRACTION", "SHIFT_BITS", "SOFTMAX_SHIFT", "SQUARE_FRACTION",
-           "TABLE_BYTES", "epsilon_bits"]
+__all__ = ["BRANCH_BITS", "CODEBOOK_ENTRIES", "CODE_BITS", "COMPARED_BITS", "COMPARED_ROW",
+           "FACTOR_BITS", "GELU_SHIFT", "INT_BITS", "LEVELS", "LEVEL_BITS", "MAX31", "MAX_SHIFT",
+           "NARROW_SUM_BITS", "NORMALISED_PEAK", "NORM_FRACTION", "NORM_NUMERATOR",
+           "NORM_ROOT_BITS", "PEAK", "RECORD_BYTES", "RESIDUAL_BITS", "SHARE_FRACTION",
+           "SHIFT_BITS", "SOFTMAX_SHIFT", "SQUARE_FRACTION", "TABLE_BYTES", "epsilon_bits"]
 
 CODE_BITS = 8
 """Bits of a code, and of a lane; a result of more has two planes and long multipliers."""
@@ -81,8 +81,15 @@ NORM_NUMERATOR = (1 << 33) - 1
 SHARE_FRACTION = 8
 """Fractional bits of the step between codes of shares that comparisons find: 1 is a whole row."""
 
-SQUARE_FRACTION = 20
-"""Fractional bits of the share of a row's sum of squares that a square is compared with."""
+SQUARE_FRACTION = 32
+"""Fractional bits of the share of its row's sum of squares that the square of a compared layer
+norm's first edge is, and all its bits."""
+
+COMPARED_BITS = 4
+"""Most bits of the codes of a compared norm: an edge for every one of them is looked for."""
+
+COMPARED_ROW = 1 << 10
+"""Longest row of a compared norm: squares and their sums fit 63 bits of the model."""
 
 
 def epsilon_bits(channels):

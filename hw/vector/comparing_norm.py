@@ -1,13 +1,20 @@
-"""Layer norm and quantizer to codes of few bits: squares compared with shares of their sum."""
+"""Layer norm and quantizer to codes of few bits: squares compared with those of edges."""
 
 from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.contract.numbers import NORM_FRACTION, SQUARE_FRACTION, epsilon_bits
+from systola.hw.contract.latency import edge_cycles
+from systola.hw.contract.numbers import (
+    COMPARED_BITS,
+    COMPARED_ROW,
+    NORM_FRACTION,
+    SQUARE_FRACTION,
+    epsilon_bits,
+)
 from systola.hw.parts.arguments import check_integers
-from systola.hw.parts.pipeline import Pipeline, booth_row, saturate, up_down
+from systola.hw.parts.pipeline import Pipeline, booth_row, up_down
 from systola.hw.parts.shapes import row_beat
 from systola.hw.parts.threshold_search import ThresholdSearch
 from systola.hw.vector.fine_moments import FineMoments
@@ -16,7 +23,7 @@ from systola.hw.vector.row_sums import square, square_cycles
 __all__ = ["ComparingNorm"]
 
 _SLOTS = 4
-"""Rows whose thresholds may lie in the memories; a power of two."""
+"""Rows whose edges may lie in the memories; a power of two."""
 
 _Y_BITS = 17 + NORM_FRACTION
 """Bits of an element less its row's mean."""
@@ -24,23 +31,27 @@ _Y_BITS = 17 + NORM_FRACTION
 _SQUARE_BITS = 2 * _Y_BITS - 2
 
 _DIGITS = SQUARE_FRACTION // 2 + 1
-"""Booth digits of a share, which is unsigned."""
+"""Booth digits of a share, which is unsigned: the last one is its highest bit."""
+
+_TWICE = 0b011
+"""Booth digit 2: its lowest bit is that of the digit before."""
 
 
 class ComparingNorm(wiring.Component):
-    """Count the shares of its row's sum of squares V that the square of an element exceeds.
+    """Count the edges between codes that an element of a row lies beyond, by their squares.
 
-    ``code = sign(y) * #{k : y**2 * 2**q > squares[k] * V}`` with ``y = x - mean`` and V of
-    `systola.hw.vector.fine_moments.FineMoments` and q = `SQUARE_FRACTION`: with shares
-    ``((k - 1/2) * step)**2 / C`` that is ``y / sigma`` in units of the step, rounded, saturated to
-    ``-(2**(bits-1) - 1) .. 2**(bits-1) - 1``. One gain serves all channels, and no bias: those of
-    channels belong into the layer behind. Neither a root nor a division by it, no factor for an
-    element and no rescaling of it; the division left is the mean's, by the number of channels.
-    Source: Lin and Shah (2025).
+    ``code = sign(y) * #{k : y**2 > (2*k - 1)**2 * G}`` with ``y = x - mean`` and V of
+    `systola.hw.vector.fine_moments.FineMoments`, ``G = floor(share * V / 2**q)``, q =
+    `SQUARE_FRACTION`: with the share ``(step / 2)**2 / C`` that is ``y / sigma`` in units of the
+    step, rounded, saturated to ``-top .. top``, ``top = 2**(bits-1) - 1`` of the row's bits. One
+    gain serves all channels, and no bias: those of channels belong into the layer behind. Neither a
+    root nor a division by it, no factor for an element and no rescaling of it; the division left is
+    the mean's, by the number of channels. Source: Lin and Shah (2025).
 
     Throughput one beat a cycle and a row every `period` cycles: rows are received, summed up, given
-    their thresholds (a Booth digit of a share a cycle) and emitted at once, from one row memory.
-    Latency from the last beat in to the first beat out: `latency` cycles.
+    the squares of their edges (see `systola.hw.contract.latency.edge_cycles`; one adder makes them)
+    and emitted at once, from one row memory. Latency from the last beat in to the first beat out:
+    `latency` cycles.
 
     Model: model/operators/norm_codes.py
 
@@ -51,7 +62,7 @@ class ComparingNorm(wiring.Component):
     max_row : int
         Elements of the longest row.
     bits : int
-        Bits of a code, 2 to 8.
+        Most bits of a code, 2 to `COMPARED_BITS`.
 
     Members
     -------
@@ -59,8 +70,8 @@ class ComparingNorm(wiring.Component):
         Rows of 1 to `max_row` codes.
     epsilon : In(unsigned(epsilon_bits(max_row)))
         In units of ``2**(-2*f)``, f = `NORM_FRACTION`; constant while a row is inside.
-    squares : In(ArrayLayout(unsigned(q), 2**(bits-1) - 1))
-        Shares in units of ``2**-q``, not decreasing; constant while a row is inside.
+    share : In(unsigned(q)), bits_used : In(range(bits + 1))
+        In units of ``2**-q``; bits of the rows' codes, from 2. Both constant while a row is inside.
     o : Out(stream.Signature(row_beat(signed(bits), lanes)))
         The rows; lanes that are not kept hold anything.
 
@@ -71,21 +82,21 @@ class ComparingNorm(wiring.Component):
     """
 
     def __init__(self, *, lanes, max_row, bits):
-        check_integers(lanes=(lanes, 1, 1024), max_row=(max_row, 1, 1 << 10), bits=(bits, 2, 8))
+        check_integers(lanes=(lanes, 1, 1024), max_row=(max_row, 1, COMPARED_ROW),
+                       bits=(bits, 2, COMPARED_BITS))
         self.lanes, self.bits, self.levels = lanes, bits, (1 << bits - 1) - 1
         self._moments = FineMoments(lanes=lanes, max_row=max_row)
-        # Of a row's thresholds, from its moments on.
-        self.thresholds = self.levels * (_DIGITS + 1) + 1
-        self.period = max(self._moments.period, self.thresholds)
+        edges = edge_cycles(bits)
+        self.period = max(self._moments.period, edges)
         self._before = 1 + square_cycles(_Y_BITS)
         self._cycles = self._before + ThresholdSearch.latency_for(bits - 1)
-        self.latency = self._moments.latency + self.thresholds + self._cycles
-        # While a row waits for its thresholds the following ones arrive.
+        self.latency = self._moments.latency + edges + self._cycles
+        # While a row waits for its edges the following ones arrive.
         self.depth = 1 << (-(-max_row // lanes) + self.latency - 1).bit_length()
         super().__init__({
             "i": In(stream.Signature(row_beat(signed(16), lanes))),
-            "epsilon": In(epsilon_bits(max_row)),
-            "squares": In(data.ArrayLayout(unsigned(SQUARE_FRACTION), self.levels)),
+            "epsilon": In(epsilon_bits(max_row)), "share": In(SQUARE_FRACTION),
+            "bits_used": In(range(bits + 1)),
             "o": Out(stream.Signature(row_beat(signed(bits), lanes))),
         })
 
@@ -106,47 +117,73 @@ class ComparingNorm(wiring.Component):
         inside, begins, leaves = Signal(range(_SLOTS + 1)), Signal(), Signal()
         m.d.comb += leaves.eq(self.o.valid & self.o.ready & self.o.p.last)
         m.d.sync += inside.eq(up_down(inside, begins, leaves))
-        self._thresholds(m, moments.o, inside != _SLOTS, begins, search.w, means)
+        self._edges(m, moments.o, inside != _SLOTS, begins, search.w, means)
         self._codes(m, data.View(self.i.p.shape(), rows.r_data), rows, means, search)
         return m
 
-    def _thresholds(self, m, moments, room, begins, w, means):
-        """Write ``floor(share * V / 2**q)`` of each share through `w`, then the row's mean."""
+    def _edges(self, m, moments, room, begins, w, means):
+        """Write the squares of the edges of each row through `w`, then the row's mean.
+
+        A Booth row multiplies 4 V by the share, two bits of that a cycle, to G; from then on it
+        adds 8 G, as twice 4 G: ``(2*k + 1)**2 - (2*k - 1)**2 = 8*k``. Sums saturate at what no
+        square exceeds, and there they begin where the row's bits have no code more.
+        """
         slot, level = Signal(range(_SLOTS)), Signal(self.bits - 1)
-        v = Signal(signed(len(moments.p.v) + 1), reset_less=True)
-        mean = Signal.like(moments.p.mean, reset_less=True)
-        share = Signal(2 * _DIGITS + 1, reset_less=True)  # what is left, and a bit below it
-        step, product = Signal(range(_DIGITS)), Signal(signed(len(v) + 2))
-        high = Signal(signed(len(v) + 2), reset_less=True)
+        v = Signal(signed(max(len(moments.p.v), _SQUARE_BITS) + 3), reset_less=True)
+        total, product = Signal(signed(len(v) + 2), reset_less=True), Signal(signed(len(v) + 2))
+        share = Cat(Const(0, 1), self.share, Const(0, 2))
+        step = Signal(range(_DIGITS + 1))  # of the next digit, which is looked up a cycle before
+        digit = Signal(3, reset_less=True)
+        left = Signal(range(max(self.levels - 1, 2)), reset_less=True)  # additions to the next edge
+        over = Signal()
         m.d.comb += [
-            product.eq(booth_row(high, v, share[0], share[1], share[2])),
-            w.p.set.eq(slot), w.p.level.eq(level), w.p.data.eq(high),
-            means.w_data.eq(mean),
+            product.eq(booth_row(total, v, digit[0], digit[1], digit[2])),
+            w.p.set.eq(slot), w.p.level.eq(level), w.p.data.eq(total),
+            means.w_data.eq(moments.p.mean),
         ]
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += [moments.ready.eq(room), begins.eq(moments.valid & room)]
-                m.d.sync += [v.eq(moments.p.v), mean.eq(moments.p.mean), high.eq(0), level.eq(1),
-                             step.eq(0), share.eq(self.squares[0] << 1)]
+                m.d.comb += begins.eq(moments.valid & room)
+                m.d.sync += [total.eq(moments.p.v), level.eq(1), step.eq(1)]
                 with m.If(begins):
-                    m.next = "MULTIPLY"
+                    m.next = "LOAD"
+            with m.State("LOAD"):  # all comes from one register: no choice in front of the other
+                m.d.sync += [v.eq(total << 2), total.eq(0), digit.eq(share[:3])]
+                m.next = "MULTIPLY"
             with m.State("MULTIPLY"):
-                m.d.sync += [high.eq(product >> 2), share.eq(share >> 2), step.eq(step + 1)]
-                with m.If(step == _DIGITS - 1):  # no fraction is left
-                    m.d.sync += high.eq(saturate(product[:-1], _SQUARE_BITS))
-                    m.next = "WRITE"
+                m.d.sync += [total.eq(product >> 2), step.eq(step + 1),
+                             digit.eq(share.bit_select(step << 1, 3))]
+                with m.If(step == _DIGITS):
+                    m.d.comb += over.eq(product[_SQUARE_BITS + 2:].any())
+                    m.next = "WRITE" if self.levels == 1 else "AGAIN"
             with m.State("WRITE"):
                 m.d.comb += w.valid.eq(1)
-                m.d.sync += [high.eq(0), level.eq(level + 1), step.eq(0)]
-                with m.Switch(level):
-                    for k in range(1, self.levels):
-                        with m.Case(k):
-                            m.d.sync += share.eq(self.squares[k] << 1)
-                m.next = "MULTIPLY"
                 with m.If(level == self.levels):
-                    m.d.comb += means.w_en.eq(1)  # it has an entry for each row inside
+                    # There is an entry for each row inside.
+                    m.d.comb += [means.w_en.eq(1), moments.ready.eq(1)]
                     m.d.sync += slot.eq(slot + 1)
                     m.next = "IDLE"
+                if self.levels > 1:
+                    with m.Elif(level != 1):
+                        m.next = "ADD"
+                    m.d.comb += over.eq(product[_SQUARE_BITS:].any() | (level == self._top))
+                    m.d.sync += [total.eq(product), left.eq(level - 1), level.eq(level + 1)]
+            if self.levels > 1:
+                with m.State("AGAIN"):
+                    m.d.sync += [v.eq(total << 2), digit.eq(_TWICE)]
+                    m.next = "WRITE"
+                with m.State("ADD"):
+                    m.d.comb += over.eq(product[_SQUARE_BITS:].any())
+                    m.d.sync += [total.eq(product), left.eq(left - 1)]
+                    with m.If(left == 1):
+                        m.next = "WRITE"
+        with m.If(over):
+            m.d.sync += total.eq((1 << _SQUARE_BITS) - 1)
+
+    @property
+    def _top(self):
+        """The largest code of the row's bits."""
+        return Cat(Const(1, 1), *(self.bits_used > k for k in range(2, self.bits)))
 
     def _codes(self, m, beat, rows, means, search):
         """Square what is left of elements without their mean, and search for their codes."""

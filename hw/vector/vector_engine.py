@@ -1,4 +1,4 @@
-"""VECTOR engine: Shiftmax, ShiftGELU, I-LayerNorm and means of rows in the scratchpad."""
+"""VECTOR engine: Shiftmax, ShiftGELU, layer norm and means of rows in the scratchpad."""
 
 from amaranth import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
@@ -10,11 +10,13 @@ from systola.hw.contract.numbers import (
     GELU_SHIFT,
     INT_BITS,
     SOFTMAX_SHIFT,
+    SQUARE_FRACTION,
     epsilon_bits,
 )
 from systola.hw.parts import shapes
 from systola.hw.parts.pipeline import up_down
 from systola.hw.parts.register_slice import RegisterSlice
+from systola.hw.vector.comparing_norm import ComparingNorm
 from systola.hw.vector.expmax import ExpMax
 from systola.hw.vector.lanes import Narrow, Widen
 from systola.hw.vector.layernorm import ILayerNorm
@@ -33,8 +35,8 @@ class VectorEngine(wiring.Component):
     """Run the row-wise operations, one instruction at a time.
 
     Memory words become beats of ``config.vector_lanes`` elements, pass the operation's unit, are
-    requantized (I-LayerNorm; published ShiftGELU) or split into balanced digits (published and
-    normalised Shiftmax), and become words again. I-LayerNorm and the requantizer work on
+    requantized (layer norm, but a compared one; published ShiftGELU) or split into balanced digits
+    (published and normalised Shiftmax), and become words again. Layer norm and requantizer work on
     ``config.norm_lanes`` elements a cycle, between adapters if these are fewer. Rows follow each
     other without a gap inside an instruction; instructions do not overlap. Every word of the source
     is read before a word of the destination that depends on it is written, in the same order:
@@ -78,41 +80,57 @@ class VectorEngine(wiring.Component):
         config = self.config
         m.submodules.reader = reader = RowReader(config)
         m.submodules.writer = writer = RowWriter(config)
-        m.submodules.scaler = scaler = RowScaler(config)
+        scaler = None
+        if not config.compared_norm or config.gelu == "published":  # else all units make codes
+            m.submodules.scaler = scaler = RowScaler(config)
         wiring.connect(m, wiring.flipped(self.src), reader.src)
         wiring.connect(m, wiring.flipped(self.dst), writer.dst)
-        wiring.connect(m, wiring.flipped(self.param), scaler.param)
+        if scaler:
+            wiring.connect(m, wiring.flipped(self.param), scaler.param)
         softmax, gelu, norm = self._units(m)
-        take, opcode, fields = self._start(m, reader, writer, scaler)
-        if config.norm == "normalised":
+        take, opcode, fields, bits = self._start(m, reader, writer, scaler)
+        if config.fine_norm:
             m.d.comb += norm.epsilon.eq(Cat(fields.epsilon_low, fields.epsilon_high))
+        if config.compared_norm:
+            m.d.comb += [norm.share.eq(fields.share), norm.bits_used.eq(bits)]
         m.d.comb += [getattr(unit, name).eq(fields[name]) for unit in (softmax, gelu)
                      for name in ("unit", "numerator") if hasattr(unit, name)]
         m.d.comb += self.done.eq(self._factors(m, take, fields, softmax, writer.done)
                                  if config.factor_depth else writer.done)
         is_softmax, is_gelu, is_norm, *is_mean = opcode
+        compared = config.compared_norm
         # Registers between the units, or readiness would pass through all of them in one cycle.
         m.submodules.cut = cut = RegisterSlice(reader.o.p.shape())
-        m.submodules.normed = normed = RegisterSlice(norm.o.p.shape())
-        m.submodules.codes = codes = RegisterSlice(scaler.o.p.shape(), forward=False)
+        m.submodules.normed = normed = RegisterSlice(
+            shapes.row_beat(signed(8), config.norm_lanes) if compared else norm.o.p.shape())
+        if scaler:
+            m.submodules.codes = codes = RegisterSlice(scaler.o.p.shape(), forward=False)
         m.submodules.result = result = RegisterSlice(writer.i.p.shape())
         wiring.connect(m, reader.o, cut.i)
-        wiring.connect(m, norm.o, normed.i)
+        if compared:
+            _join(m, normed.i, (1, norm.o))
+        else:
+            wiring.connect(m, norm.o, normed.i)
         wiring.connect(m, result.o, writer.i)
-        wiring.connect(m, scaler.o, codes.i)
+        if scaler:
+            wiring.connect(m, scaler.o, codes.i)
+        # Streams of codes from here: of compared norms, and what is requantized.
+        made = [(is_norm, normed.o)] if compared else []
+        if scaler:
+            made.append((is_gelu if compared else 1, codes.o))
         for when, sink in (is_softmax, softmax.i), (is_gelu, gelu.i):
             _join(m, sink, (when, cut.o), convert=lambda x: x[8:].as_signed())
         if config.norm_lanes == config.vector_lanes:
             _join(m, norm.i, (is_norm, cut.o))
-            gelu_out, scaled = gelu.o, codes.o
+            gelu_out = gelu.o
         else:
             adapter = {"wide": config.vector_lanes, "narrow": config.norm_lanes}
             m.submodules.narrow = narrow = Narrow(shape=signed(16), **adapter)
             m.submodules.widen = widen = Widen(shape=signed(config.norm_bits), **adapter)
             _join(m, narrow.i, (is_norm, cut.o))
             _join(m, norm.i, (1, narrow.o))
-            _join(m, widen.i, (1, codes.o))
-            gelu_out, scaled = gelu.o, widen.o
+            _join(m, widen.i, *made if len(made) > 1 else [(1, made[0][1])])
+            gelu_out, made = gelu.o, [(1, widen.o)]
             if config.gelu == "published":
                 m.submodules.narrow_gelu = narrow_gelu = Narrow(shape=signed(16), **adapter)
                 _join(m, narrow_gelu.i, (1, gelu.o))
@@ -123,16 +141,19 @@ class VectorEngine(wiring.Component):
             wiring.connect(m, softmax.o, spare.i)
             shares = spare.o
         results = [(is_softmax, shares)]
-        wide = [(is_norm, scaled)] if config.norm_bits > CODE_BITS else []
+        wide = [(is_norm, made[0][1])] if config.norm_bits > CODE_BITS else []
         if is_mean:
             results.append((*is_mean, self._mean(m, *is_mean, fields, cut.o).o))
             wide.append(results[-1])
         if config.gelu == "published":
-            _join(m, scaler.i, (is_norm, normed.o), (is_gelu, gelu_out))
-            results.append((is_norm | is_gelu if is_mean else ~is_softmax, scaled))
+            _join(m, scaler.i, *[(1, gelu_out)] if compared else [
+                (is_norm, normed.o), (is_gelu, gelu_out)])
+            results += made if len(made) > 1 else [
+                (is_norm | is_gelu if is_mean else ~is_softmax, made[0][1])]
         else:
-            _join(m, scaler.i, (is_norm, normed.o))
-            results += [(is_norm, scaled), (is_gelu, gelu.o)]
+            if not compared:
+                _join(m, scaler.i, (is_norm, normed.o))
+            results += [(is_norm, made[0][1]), (is_gelu, gelu.o)]
         self._write(m, result.i, results, wide)
         return m
 
@@ -162,8 +183,9 @@ class VectorEngine(wiring.Component):
             gelu = ShiftGelu(unit_bits=config.x0_bits, n=GELU_SHIFT, **size)
         else:
             gelu = GeluTable(lanes=config.vector_lanes)
-        norm = ILayerNorm(lanes=config.norm_lanes, max_row=config.max_row,
-                          variant=config.norm, roots=config.norm_roots)
+        size["lanes"] = config.norm_lanes
+        norm = ComparingNorm(bits=config.act_bits, **size) if config.compared_norm else ILayerNorm(
+            variant=config.norm, roots=config.norm_roots, **size)
         m.submodules.softmax, m.submodules.gelu, m.submodules.norm = softmax, gelu, norm
         m.d.comb += self.table.ready.eq(1)
         for unit in softmax, gelu:
@@ -174,7 +196,8 @@ class VectorEngine(wiring.Component):
     def _start(self, m, reader, writer, scaler):
         """Distribute an instruction to all parts.
 
-        Return its strobe, which of the operations it is (a bit each), and its held fields.
+        Return its strobe, which of the operations it is (a bit each), its held fields, and the bits
+        of a norm's or an activation's codes.
         """
         config, raw = self.config, self.instr.p.body
         ins, norm, gelu, mean = (
@@ -188,9 +211,11 @@ class VectorEngine(wiring.Component):
             planes = Mux(is_norm & (norm.out_bits > CODE_BITS), 2, planes)
         sources = {name: (ins, bits) for name, bits in (
             ("unit", config.x0_bits), ("numerator", INT_BITS), ("factor_base", 16))}
-        if config.norm == "normalised":
+        if config.fine_norm:
             sources |= {"epsilon_low": (norm, 32),
                         "epsilon_high": (norm, epsilon_bits(config.max_row) - 32)}
+        if config.compared_norm:
+            sources["share"] = norm, SQUARE_FRACTION
         if config.pooling == "mean":
             codes.append(Opcode.MEAN)
             is_mean = self.instr.p.opcode == Opcode.MEAN
@@ -220,9 +245,10 @@ class VectorEngine(wiring.Component):
             m.d.comb += writer.region.p.packed.eq(self.instr.p.opcode == Opcode.SHIFTMAX)
         held = Signal(data.StructLayout({name: bits for name, (_, bits) in sources.items()}),
                       reset_less=True)
-        how = Signal.like(scaler.scaling, reset_less=True)
-        m.d.sync += scaler.start.eq(take)
-        m.d.comb += scaler.scaling.eq(how)
+        how = Signal(shapes.scaling(), reset_less=True)
+        if scaler:
+            m.d.sync += scaler.start.eq(take)
+            m.d.comb += scaler.scaling.eq(how)
         with m.If(take):
             m.d.sync += [held[name].eq(source[name]) for name, (source, _) in sources.items()]
             m.d.sync += [
@@ -232,7 +258,7 @@ class VectorEngine(wiring.Component):
                 how.broadcast.eq((self.instr.p.opcode == Opcode.SHIFTGELU)
                                  & (config.gelu == "published")),
             ]
-        return take, opcode, held
+        return take, opcode, held, how.bits
 
     def _factors(self, m, take, fields, softmax, written):
         """Write the row factors; return when the instruction is done, `written` or later."""

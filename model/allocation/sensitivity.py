@@ -12,7 +12,7 @@ from systola.model.graph import float_forward
 from systola.model.quantization.calibrate import calibrate
 from systola.model.quantization.methods import BEST, method_named
 from systola.model.quantization.precision import tensor_bits
-from systola.model.quantization.quantize import equalized
+from systola.model.quantization.quantize import prepared, symmetric_tensors
 from systola.model.quantization.replacements import SharesSample
 from systola.model.quantization.rounding import reconstructed
 from systola.model.quantization.scales import activation_scales, weight_scales
@@ -72,11 +72,9 @@ def sensitivities(graph, images, nodes, *, method=BEST, measure="logits", progre
         raise ValueError(f"measure must be one of {', '.join(MEASURES)}, not {str(measure)[:40]!r}")
     settings = AcceleratorConfig(**settings).model_settings
     recipe = method_named(method)
-    if recipe.equalize:
-        bits = tensor_bits(graph, settings)
-        weights = dict.fromkeys(nodes.nodes, settings["weight_bits"])
-        graph, images = equalized(graph, images, bits, weights, settings["gelu"] == "table",
-                                  progress)
+    weights = dict.fromkeys(nodes.nodes, settings["weight_bits"])
+    graph, images = prepared(graph, images, recipe, tensor_bits(graph, settings), weights, settings,
+                             progress)
     scales = _scales(graph, images, nodes, recipe, settings)
     real, count = _tensors(graph, images)
     losses, rng = [], np.random.default_rng(_SEED)
@@ -102,7 +100,8 @@ def _scales(graph, images, nodes, recipe, settings):
         if precision.act_bits not in found:
             choices = nodes.choices([index] * len(nodes.nodes))
             bits = tensor_bits(graph, settings, choices)
-            ranges = calibrate(graph, images, how=recipe.ranges, bits=bits)
+            ranges = calibrate(graph, images, how=recipe.ranges, bits=bits,
+                               symmetric=symmetric_tensors(graph, settings))
             found[precision.act_bits] = activation_scales(
                 graph, ranges, bits, dict.fromkeys(nodes.nodes, settings["weight_bits"]), settings,
                 SharesSample(graph, settings["attention"]))

@@ -35,6 +35,7 @@ from systola.model.operators.ibert_layernorm import ibert_layernorm
 from systola.model.operators.l1_layernorm import l1_layernorm
 from systola.model.operators.layernorm import layernorm_requant
 from systola.model.operators.matmul import linear, matmul
+from systola.model.operators.norm_codes import norm_codes
 from systola.model.operators.requant import requantize, residual_add
 from systola.model.operators.row_mean import row_mean
 from systola.model.operators.shiftgelu import shiftgelu
@@ -195,6 +196,8 @@ def _(node: Activation, graph, x):
 @compute.register
 def _(node: Norm, graph, x):
     parts = x.reshape(*x.shape[:-1], node.groups, x.shape[-1] // node.groups)
+    if node.variant == "compared":
+        return norm_codes(parts, node.share, node.bits, node.epsilon).reshape(x.shape)
     shape = node.groups, parts.shape[-1]
     bias, mult, shift = (a.reshape(shape) for a in (node.bias, node.mult, node.shift))
     if node.variant in _NORMS:

@@ -6,7 +6,14 @@ from math import isfinite
 
 import numpy as np
 
-from systola.hw.contract.numbers import CODE_BITS, MAX31, epsilon_bits
+from systola.hw.contract.numbers import (
+    CODE_BITS,
+    COMPARED_BITS,
+    COMPARED_ROW,
+    MAX31,
+    SQUARE_FRACTION,
+    epsilon_bits,
+)
 from systola.model.graph.attention_nodes import DEFERRED, Context, Scores, Softmax
 from systola.model.graph.node import MOST, GraphError, Node, Tensor, with_inputs
 from systola.model.graph.variants import ACTIVATIONS, NORMS, SOFTMAXES
@@ -234,13 +241,15 @@ class Norm(Node):
 
     Integers: ``sat(rne((o + bias) * mult, shift), bits)`` with mult and shift (C,); variants:
     I-LayerNorm, with its root's start ``published`` or ``leading_one``, and ``normalised``, which
-    adds ``epsilon`` to the sum of squares, in units of ``2**(-2 * NORM_FRACTION)``. For comparison
-    there are those of `systola.model.graph.variants.NORMS`.
+    adds ``epsilon`` to the sum of squares, in units of ``2**(-2 * NORM_FRACTION)``. A ``compared``
+    one has that epsilon and a ``share`` alone, for all channels: symmetric codes of 2 to 4 bits by
+    comparison of squares (`systola.model.operators.norm_codes.norm_codes`). For comparison there
+    are those of `systola.model.graph.variants.NORMS`.
     """
 
     input: str
     weight: np.ndarray | None = None
-    bias: np.ndarray
+    bias: np.ndarray | None = None
     groups: int = 1
     eps: float | None = None
     variant: str | None = None
@@ -248,6 +257,7 @@ class Norm(Node):
     mult: np.ndarray | None = None
     shift: np.ndarray | None = None
     epsilon: int | None = None
+    share: int | None = None
 
     @property
     def inputs(self):
@@ -266,19 +276,32 @@ class Norm(Node):
             self.array("bias", shape)
             if not isinstance(self.eps, float) or not 0 <= self.eps <= 1:
                 self.refuse("eps", "a number from 0 to 1", repr(self.eps))
-            self.absent("epsilon")
+            self.absent("epsilon", "share")
         else:
             self.absent("weight", "eps")
-            self.choice("variant", "published", "leading_one", "normalised", *NORMS)
-            if self.variant == "normalised":
+            self.choice("variant", "published", "leading_one", "normalised", "compared", *NORMS)
+            if self.variant in ("normalised", "compared"):
                 channels = source.channels // self.groups
                 self.integer("epsilon", 0, (1 << epsilon_bits(channels)) - 1)
             else:
                 self.absent("epsilon")
-            self.integer("bits", 2, 16)
-            self.array("bias", shape, -MAX31 - 1, MAX31)
-            self.dyadic(shape=shape)
+            if self.variant == "compared":
+                self._check_compared(source)
+            else:
+                self.absent("share")
+                self.integer("bits", 2, 16)
+                self.array("bias", shape, -MAX31 - 1, MAX31)
+                self.dyadic(shape=shape)
         return dataclasses.replace(source, bits=self.bits)
+
+    def _check_compared(self, source):
+        """Check what a compared one has, and that its rows are within what its operator takes."""
+        self.absent("bias", "mult", "shift")
+        self.integer("bits", 2, COMPARED_BITS)
+        self.integer("share", 0, (1 << SQUARE_FRACTION) - 1)
+        channels = source.channels // self.groups
+        if channels > COMPARED_ROW:
+            self.refuse("input", f"of at most {COMPARED_ROW} channels in a group", channels)
 
     def renamed(self, inputs):
         """Return the node reading other tensors."""

@@ -264,6 +264,9 @@ def _gelu_tables(node):
 def _(node: Norm, graph, library):
     x = graph.tensors[node.input]
     channels = x.channels // node.groups
+    if node.variant == "compared":
+        raise Unfit(f"node {node.name!r}: a compared layer norm has no C code, only the model of "
+                    f"its operator")
     if node.variant not in _NORM_BITS:
         raise _modelled(node)
     if channels << RESIDUAL_BITS - 1 > MAX31:

@@ -9,7 +9,7 @@ import numpy as np
 
 from systola.hw.contract.numbers import NORM_FRACTION, SQUARE_FRACTION
 
-__all__ = ["channel_norm_codes", "fine_moments", "norm_codes", "norm_squares"]
+__all__ = ["channel_norm_codes", "fine_moments", "norm_codes", "norm_share"]
 
 
 def fine_moments(x, epsilon=0):
@@ -25,31 +25,33 @@ def fine_moments(x, epsilon=0):
     return y, (y * y).sum(axis=-1) + epsilon
 
 
-def norm_squares(step, channels, bits):
-    """Return the thresholds of `norm_codes` for codes that are `step` standard deviations apart.
+def norm_share(step, channels):
+    """Return the share of `norm_codes` for codes that are `step` standard deviations apart.
 
-    ``((k - 1/2) * step)**2 / C`` for k from 1 to ``2**(bits - 1) - 1``, in units of
-    ``2**-SQUARE_FRACTION``, rounded, at most ``2**SQUARE_FRACTION - 1``. int64.
+    ``(step / 2)**2 / C``, the square of the first edge beside that of all C numbers, in units of
+    ``2**-SQUARE_FRACTION``, rounded, at most ``2**SQUARE_FRACTION - 1``. An int.
     """
-    edges = (np.arange(1, 1 << bits - 1) - 0.5) * step
-    shares = np.rint(edges * edges / channels * (1 << SQUARE_FRACTION))
-    return np.minimum(shares, (1 << SQUARE_FRACTION) - 1).astype(np.int64)
+    share = round(float(step) * float(step) / (4 * channels) * (1 << SQUARE_FRACTION))
+    return min(share, (1 << SQUARE_FRACTION) - 1)
 
 
-def norm_codes(x, squares, epsilon=0):
+def norm_codes(x, share, bits, epsilon=0):
     """Return codes of rows, one gain for all channels and no bias: what the hardware computes.
 
-    ``sign(y) * #{k : y**2 * 2**q > squares[k] * V}`` with y and V of `fine_moments`, q =
-    `SQUARE_FRACTION`. With squares of `norm_squares` that is ``y / sigma`` in units of the step,
-    rounded, ties towards zero, saturated symmetrically. Gains and biases of channels belong into
-    the weights and biases of the layer behind, which is exact. Equal numbers give 0.
+    ``sign(y) * #{k = 1 .. 2**(bits-1) - 1 : y**2 > (2*k - 1)**2 * G}`` with y and V of
+    `fine_moments`, ``G = floor(share * V / 2**q)``, q = `SQUARE_FRACTION`. With the share of
+    `norm_share` that is ``y / sigma`` in units of the step, rounded, ties towards zero, saturated
+    symmetrically. Gains and biases of channels belong into the weights and biases of the layer
+    behind, which is exact. Equal numbers give 0.
 
     Parameters
     ----------
     x : int array (..., C)
         Codes of 16 bits, up to 2**10 of them.
-    squares : int array (2**(bits-1) - 1,)
-        Not decreasing, from 0 to ``2**q - 1``.
+    share : int
+        From 0 to ``2**q - 1``.
+    bits : int
+        Output bits, 2 to 8.
     epsilon : int
         ``E * 2**(2*f)``, below ``2**epsilon_bits(C)``.
 
@@ -58,10 +60,15 @@ def norm_codes(x, squares, epsilon=0):
     int64 array (..., C)
     """
     y, v = fine_moments(x, epsilon)
-    high, low = v >> SQUARE_FRACTION, v & (1 << SQUARE_FRACTION) - 1
-    # floor(square * V / 2**q), in two parts that fit 63 bits.
-    limits = [int(a) * high + (int(a) * low >> SQUARE_FRACTION) for a in squares]
-    return np.sign(y) * sum((y * y > limit[..., None]).astype(np.int64) for limit in limits)
+    low = (v & (1 << SQUARE_FRACTION) - 1).astype(np.uint64) * np.uint64(share)
+    # floor(share * V / 2**q), in two parts that fit 64 bits.
+    edge = ((v >> SQUARE_FRACTION) * int(share) + (low >> np.uint64(SQUARE_FRACTION)).astype(
+        np.int64))[..., None]
+    squares = y * y
+    # y**2 exceeds odd**2 * G where its quotient, rounded up, exceeds G: nothing beyond 63 bits.
+    sizes = sum((-(-squares // (2 * k - 1) ** 2) > edge).astype(np.int64)
+                for k in range(1, 1 << bits - 1))
+    return np.sign(y) * sizes
 
 
 def channel_norm_codes(x, gain, bias, bits, fraction, epsilon=0):

@@ -15,7 +15,8 @@ BATCH = 64
 """Images in one update of the running ranges."""
 
 
-def calibrate(graph, inputs, *, how="running", bits=None, batch=BATCH, progress=None, watch=None):
+def calibrate(graph, inputs, *, how="running", bits=None, symmetric=(), batch=BATCH, progress=None,
+              watch=None):
     """Run the float network over `inputs` and return ``{tensor name: (low, high)}``.
 
     Parameters
@@ -29,6 +30,8 @@ def calibrate(graph, inputs, *, how="running", bits=None, batch=BATCH, progress=
         ``error`` (least squared error), and of wider ones the largest magnitude.
     bits : dict of str to int
         Of every tensor, unless `how` is ``running``.
+    symmetric : collection of str
+        Tensors whose lowest code is the negative of the largest.
     batch : int
         Images in one update of the running ranges.
     progress : callable, optional
@@ -64,11 +67,11 @@ def calibrate(graph, inputs, *, how="running", bits=None, batch=BATCH, progress=
                                   for name, value in inputs.items()}, hook)
         if progress:
             progress(min(start + batch, count), count)
-    return {name: _range(graph.by_name[name], found, how, bits and bits[name])
+    return {name: _range(graph.by_name[name], found, how, bits and bits[name], name in symmetric)
             for name, found in ranges.items()}
 
 
-def _range(node, found, how, bits):
+def _range(node, found, how, bits, symmetric):
     """Return the low and high end that the tensor of `node` gets, of `bits` bits.
 
     Of scores the largest decide, which must not be cut.
@@ -78,5 +81,6 @@ def _range(node, found, how, bits):
     if bits > CODE_BITS or isinstance(node, Scores):
         reach = found.peak
     else:
-        reach = found.percentile() if how == "percentile" else found.least_error(bits)
+        reach = found.percentile() if how == "percentile" else found.least_error(
+            bits, symmetric=symmetric)
     return np.float32(-reach), np.float32(reach)

@@ -12,6 +12,9 @@ makes the tensor has to deliver ``(x - z) / r``:
 
 Queries and keys are scaled against each other channel by channel, and constants are taken off keys,
 which adds the same to all scores of a row, as softmax does not see.
+
+By the same way all gains and biases of layer norms move into the layers behind, where an operator
+has none (`fold_norms`).
 """
 
 import dataclasses
@@ -19,9 +22,19 @@ import dataclasses
 import numpy as np
 
 from systola.files.rows import MappedRows
-from systola.model.graph.nodes import Activation, Context, Input, Linear, Mean, Norm, Rows, Scores
+from systola.model.graph.nodes import (
+    Activation,
+    Context,
+    GraphError,
+    Input,
+    Linear,
+    Mean,
+    Norm,
+    Rows,
+    Scores,
+)
 
-__all__ = ["ChannelSamples", "equalize", "sampled_tensors"]
+__all__ = ["ChannelSamples", "equalize", "fold_norms", "sampled_tensors"]
 
 _SAMPLE = 4096
 _SHARES = None, 0.0, 0.25, 0.5, 0.75, 1.0
@@ -73,7 +86,31 @@ def sampled_tensors(graph):
     return wanted
 
 
-def equalize(graph, inputs, samples, bits, weight_bits, *, tables):
+def fold_norms(graph):
+    """Return a float network that computes the same, whose layer norms have no gains and biases.
+
+    The linear layers that read a norm, also by rows of it or means of them, take them over: gains
+    into their weights, biases times these into theirs.
+
+    Raises
+    ------
+    GraphError
+        If anything else reads a norm, or it is a result.
+    """
+    network = _Rewritten(graph)
+    for node in graph.of(Norm):
+        readers = network.readers(node.name)
+        if readers is None:
+            raise GraphError(f"node {node.name!r}: with norm 'compared', which has no gains and "
+                             f"biases of channels ('normalised' has), its readers must be linear "
+                             f"nodes, not {network.blocker(node.name)}")
+        gain, bias = node.weight.astype(np.float64), node.bias.astype(np.float64)
+        network.change(node.name, weight=np.ones_like(gain), bias=np.zeros_like(bias))
+        network.shift_columns(readers, bias, gain)
+    return network.made()
+
+
+def equalize(graph, inputs, samples, bits, weight_bits, *, tables, norms=True):
     """Return a float network that computes the same, with ranges that codes hold better.
 
     Images are normalised by ``code_mean`` and ``code_std`` of its ``meta`` then, if it has them.
@@ -90,13 +127,15 @@ def equalize(graph, inputs, samples, bits, weight_bits, *, tables):
         Of every tensor, and of the weights of every linear node.
     tables : bool
         Whether activations are tables, which may add a constant.
+    norms : bool
+        Whether layer norms may have gains and biases.
 
     Returns
     -------
     Graph, dict of str to ndarray or MappedRows
         The network, and the images as its inputs.
     """
-    equalizer = _Equalizer(graph, samples, bits, weight_bits, tables)
+    equalizer = _Equalizer(graph, samples, bits, weight_bits, tables, norms)
     made = equalizer.graph()
     return made, {name: _moved(value, *equalizer.moved[name]) if name in equalizer.moved else value
                   for name, value in inputs.items()}
@@ -109,21 +148,14 @@ def _moved(inputs, offset, scale):
     return MappedRows(inputs, lambda part: (part - offset) / scale)
 
 
-class _Equalizer:
+class _Rewritten:
     """The nodes of a network while they are rewritten, by name."""
 
-    def __init__(self, graph, samples, bits, weight_bits, tables):
-        self.old, self.samples, self.bits, self.weight_bits = graph, samples, bits, weight_bits
-        self.tables, self.nodes, self.meta = tables, dict(graph.by_name), dict(graph.meta)
-        self.moved = {}  # of inputs: offset and scale of every channel
+    def __init__(self, graph):
+        self.old, self.nodes, self.meta = graph, dict(graph.by_name), dict(graph.meta)
 
-    def graph(self):
-        """Return the whole network, rewritten."""
-        for node in self.old.nodes:
-            step = {Input: self._input, Scores: self._scores, Context: self._context,
-                    Norm: self._norm, Activation: self._activation}.get(type(node))
-            if step:
-                step(node)
+    def made(self):
+        """Return the network as it is now."""
         return dataclasses.replace(self.old, nodes=tuple(self.nodes.values()), meta=self.meta)
 
     def change(self, name, **attributes):
@@ -149,6 +181,18 @@ class _Equalizer:
             else:
                 return None
         return found
+
+    def blocker(self, name):
+        """Return in words why `readers` of a tensor are None."""
+        if name in self.old.outputs:
+            return "who takes results of the network"
+        for reader in self.old.consumers[name]:
+            if isinstance(reader, Mean | Rows) and len(reader.inputs) == 1 and (
+                    self.readers(reader.name) is None and getattr(reader, "beside", 1) == 1):
+                return self.blocker(reader.name)
+            if not isinstance(reader, Mean | Linear) or name == getattr(reader, "residual", None):
+                return f"{reader.name!r} ({reader.kind})"
+        raise AssertionError(name)
 
     def maker(self, name, first, count):
         """Return the linear node that makes channels of a tensor for one reader alone, or None."""
@@ -186,7 +230,24 @@ class _Equalizer:
             bias = node.bias + weight @ np.broadcast_to(offset, weight.shape[1])
             self.change(name, weight=weight * scale, bias=bias)
 
-    # --- Kinds of nodes ---
+
+class _Equalizer(_Rewritten):
+    """A network whose scales are moved, kind of node by kind."""
+
+    def __init__(self, graph, samples, bits, weight_bits, tables, norms):
+        super().__init__(graph)
+        self.samples, self.bits, self.weight_bits = samples, bits, weight_bits
+        self.tables, self.norms = tables, norms
+        self.moved = {}  # of inputs: offset and scale of every channel
+
+    def graph(self):
+        """Return the whole network, rewritten."""
+        for node in self.old.nodes:
+            step = {Input: self._input, Scores: self._scores, Context: self._context,
+                    Norm: self._norm, Activation: self._activation}.get(type(node))
+            if step:
+                step(node)
+        return self.made()
 
     def _input(self, node):
         """Let the codes of images, 0..1 before the normalization, use their range on both sides."""
@@ -243,7 +304,7 @@ class _Equalizer:
     def _norm(self, node):
         """Move scales and constants of a norm's channels behind it."""
         readers = self.readers(node.name)
-        if not readers:
+        if not readers or not self.norms:
             return
         offset, reach = self.samples.centre(node.name)
         scale = self._scale(self.samples.of(node.name) - offset, reach, readers, node.name)

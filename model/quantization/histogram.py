@@ -55,8 +55,11 @@ class Histogram:
         bound = np.abs(self.centres[order][np.searchsorted(share, _PERCENTILE)])
         return min(bound + self._reach / _BINS, self.peak)
 
-    def least_error(self, bits):
-        """Return the magnitude of the largest code with the least squared error at `bits` bits."""
+    def least_error(self, bits, *, symmetric=False):
+        """Return the magnitude of the largest code with the least squared error at `bits` bits.
+
+        Of `symmetric` codes the lowest one is its negative.
+        """
         if not self.peak:
             return 0.0
         used = np.flatnonzero(self._counts)
@@ -64,6 +67,6 @@ class Histogram:
         half = 1 << bits - 1
         tops = self.peak * np.linspace(_LEAST, 1, _STEPS)
         steps = (tops / (half - 1))[:, None]
-        codes = np.clip(np.rint(values / steps), -half, half - 1)
+        codes = np.clip(np.rint(values / steps), symmetric - half, half - 1)
         error = (np.square(codes * steps - values) * counts).sum(axis=1)
         return float(tops[error.argmin()])

@@ -9,6 +9,7 @@ from systola.files.tensors import ModelError
 from systola.hw.contract.config import AcceleratorConfig
 from systola.hw.contract.numbers import (
     CODE_BITS,
+    COMPARED_BITS,
     MAX_SHIFT,
     NORM_FRACTION,
     RESIDUAL_BITS,
@@ -31,11 +32,17 @@ from systola.model.graph.nodes import (
 from systola.model.operators.deferred import numerator_bits
 from systola.model.operators.ibert_gelu import gelu_constants, gelu_scale
 from systola.model.operators.l1_layernorm import l1_root
+from systola.model.operators.norm_codes import norm_share
 from systola.model.operators.requant import dyadic
 from systola.model.quantization.activation_table import activation_table
 from systola.model.quantization.calibrate import BATCH, calibrate
 from systola.model.quantization.codebooks import exponent_of, search_of
-from systola.model.quantization.equalize import ChannelSamples, equalize, sampled_tensors
+from systola.model.quantization.equalize import (
+    ChannelSamples,
+    equalize,
+    fold_norms,
+    sampled_tensors,
+)
 from systola.model.quantization.lockstep import Lockstep
 from systola.model.quantization.methods import BEST, CODEBOOKS, method_named
 from systola.model.quantization.node_report import node_report
@@ -55,12 +62,13 @@ from systola.model.quantization.scales import (
 from systola.model.quantization.uniform import MIN_SCALE, bias_codes, exp_constant, scale_for
 from systola.model.quantization.uniform import quantize as to_codes
 
-__all__ = ["equalized", "quantize"]
+__all__ = ["prepared", "quantize", "symmetric_tensors"]
 
 _LEAST_EFFECT, _LARGEST_EFFECT = 0.01, 1e6
 """From what on the effect of a missing epsilon is noted, and what stands for all larger ones."""
 
 _SIGMOID_BITS = 8
+_WITH_EPSILON = "normalised", "compared"
 _INT32 = (-2**31, 2**31 - 1)
 
 
@@ -135,16 +143,14 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention=AcceleratorC
     # What equalisation and the scales of sums go by: a codebook has the steps of its codes.
     steps = {name: CODEBOOK_BITS if codebooks[name] else width for name, width in weights.items()}
     watch, shares = _Epsilon(graph), SharesSample(graph, settings["attention"])
-    if recipe.equalize:
-        graph, images = equalized(graph, images, bits, steps, settings["gelu"] == "table",
-                                  progress)
+    graph, images = prepared(graph, images, recipe, bits, steps, settings, progress)
 
     def watched(name, x):
         watch(name, x)
         shares(name, x)
 
     ranges = calibrate(graph, images, how=recipe.ranges, bits=bits, progress=progress,
-                       watch=watched)
+                       symmetric=symmetric_tensors(graph, settings), watch=watched)
     scales = activation_scales(graph, ranges, bits, steps, settings, shares)
     lockstep = Lockstep(graph, images, scales) if recipe.reconstruct else None
     quantizer = _Quantizer(graph, settings, bits, weights, codebooks, scales, lockstep, shares,
@@ -152,7 +158,7 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention=AcceleratorC
     made = quantizer.graph()
     if nodes is not None:
         nodes.update(node_report(graph, made, images))
-    effects = {} if settings["norm"] == "normalised" else watch.effects()
+    effects = {} if settings["norm"] in _WITH_EPSILON else watch.effects()
     about = {"method": method, "fitted_images": lockstep.images if lockstep else 0,
              "coarse": [name for name, (low, high) in ranges.items()
                         if scales[name] == MIN_SCALE and max(-low, high) > 0]}
@@ -162,20 +168,37 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention=AcceleratorC
     return dataclasses.replace(made, meta=meta)
 
 
-def equalized(graph, images, bits, weight_bits, tables, progress):
-    """Return `equalize` of a float network, and the images as its inputs.
+def prepared(graph, images, recipe, bits, weight_bits, settings, progress):
+    """Return the float network as it is quantized, which computes the same, and its inputs.
+
+    Layer norms of an operator without gains lose theirs; a recipe may `equalize`.
 
     Parameters
     ----------
     graph, images, progress
         As of `quantize`.
-    bits, weight_bits, tables
+    recipe : Method
+        Of `systola.model.quantization.methods`.
+    bits, weight_bits
         As of `systola.model.quantization.equalize.equalize`.
+    settings : dict
+        ``gelu`` and ``norm``.
     """
+    gains = settings["norm"] != "compared"
+    if not gains:
+        graph = fold_norms(graph)
+    if not recipe.equalize:
+        return graph, images
     count = len(next(iter(images.values())))
     samples = ChannelSamples(sampled_tensors(graph), -(-count // BATCH))
     calibrate(graph, images, progress=progress, watch=samples)
-    return equalize(graph, images, samples, bits, weight_bits, tables=tables)
+    return equalize(graph, images, samples, bits, weight_bits, tables=settings["gelu"] == "table",
+                    norms=gains)
+
+
+def symmetric_tensors(graph, settings):
+    """Return the names of tensors whose lowest code is the negative of the largest."""
+    return {node.name for node in graph.of(Norm)} if settings["norm"] == "compared" else ()
 
 
 class _Epsilon:
@@ -399,6 +422,8 @@ class _Quantizer:
         ``o`` would not cancel. Their constant is left to the linear layers behind, and so is what
         of beta / gamma is beyond the 32 bits of a bias, which ends at about 2 sqrt(C).
         """
+        if self.settings["norm"] == "compared":
+            return self._compared_norm(node)
         gamma, beta = node.weight.astype(np.float64), node.bias.astype(np.float64)
         channels = len(gamma) // node.groups
         root, dead = sqrt(channels), gamma == 0
@@ -413,9 +438,19 @@ class _Quantizer:
             self.leave(node, left)
         bits = self.bits[node.name]
         mult, shift = self.dyadic(_ratio(scale, self.scales[node.name]), self.code_mult_bits)
-        epsilon = self._epsilon(node) if self.settings["norm"] == "normalised" else None
+        epsilon = self._epsilon(node) if self.settings["norm"] in _WITH_EPSILON else None
         return Norm(name=node.name, input=node.input, groups=node.groups, bias=bias, bits=bits,
                     variant=self.settings["norm"], mult=mult, shift=shift, epsilon=epsilon)
+
+    def _compared_norm(self, node):
+        """Quantize a layer norm without gains and biases: its scale is the step between codes."""
+        bits = self.bits[node.name]
+        if bits > COMPARED_BITS:
+            raise ModelError(f"node {node.name!r}: bits of a norm must be at most {COMPARED_BITS} "
+                             f"with norm 'compared' ('normalised' has up to 16), not {bits}")
+        return Norm(name=node.name, input=node.input, groups=node.groups, bits=bits,
+                    variant="compared", epsilon=self._epsilon(node), share=norm_share(
+                        self.scales[node.name], len(node.weight) // node.groups))
 
     def _epsilon(self, node):
         """Return the epsilon of a norm beside the sum of squares of its input's codes."""

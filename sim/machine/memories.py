@@ -17,6 +17,7 @@ from systola.model.operators.deferred import deferred_softmax, row_factors
 from systola.model.operators.layernorm import layernorm_requant
 from systola.model.operators.log2_exponentials import decoded, packed, unpacked
 from systola.model.operators.matmul import matmul, split_digits
+from systola.model.operators.norm_codes import norm_codes
 from systola.model.operators.normalised import normalised_softmax
 from systola.model.operators.requant import requantize
 from systola.model.operators.row_mean import row_mean
@@ -245,6 +246,9 @@ class Memories:
         elif opcode is Opcode.SHIFTMAX:
             a = shiftmax(x, -fields["unit"], SOFTMAX_SHIFT, config.attention_bits)
             y = split_digits(a, config.act_bits, config.attention_digits)
+        elif opcode is Opcode.LAYERNORM and config.compared_norm:
+            epsilon = fields["epsilon_low"] | fields["epsilon_high"] << 32
+            y = norm_codes(x, fields["share"], fields["out_bits"], epsilon)[None]
         elif opcode is Opcode.LAYERNORM:
             bias, mult, shift = self.records(fields["param_base"], x.shape[-1])
             mult = _wrap(mult, self._mult_bits(CODE_BITS) + 1)

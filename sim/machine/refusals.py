@@ -15,6 +15,7 @@ from systola.hw.contract.isa import (
     When,
     decode,
     formats,
+    is_for,
 )
 from systola.hw.contract.numbers import CODE_BITS
 
@@ -51,8 +52,7 @@ def operands(opcode, fields, config, kind):
     """Return the operands of a `kind`, `Region` or `Span`, that an instruction has."""
     return [operand for operand in FORMATS[opcode].operands
             if isinstance(operand, kind) and _holds(operand.when, fields)
-            and (kind is Region or operand.only is None
-                 or getattr(config, operand.only[0]) in operand.only[1:])]
+            and (kind is Region or is_for(operand.only, config))]
 
 
 def _holds(when, fields):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from systola.hw.contract.config import AcceleratorConfig
-from systola.hw.contract.numbers import LEVELS
+from systola.hw.contract.numbers import COMPARED_BITS, LEVELS
 from systola.model.allocation.node_precisions import Precision
 from systola.model.data.synthetic import random_codes, random_vit
 
@@ -29,6 +29,8 @@ def random_case(seed, *, images=2):
     config = _with_narrow(config, np.random.default_rng([seed, 7]))
     if config.cols % 2 == 0 and np.random.default_rng([seed, 8]).random() < 0.5:
         config = dataclasses.replace(config, weight_codes=True)  # of layers with up to 4 bits
+    if config.act_bits <= COMPARED_BITS and np.random.default_rng([seed, 11]).random() < 0.5:
+        config = dataclasses.replace(config, norm="compared")
     heads = int(rng.integers(1, 4))
     sizes = {"heads": heads, "channels": heads * int(rng.integers(2, 9)),
              "blocks": int(rng.integers(1, 3)), "hidden": int(rng.integers(3, 41)),

@@ -92,6 +92,8 @@ class Maker:
             if opcode is Opcode.LAYERNORM:
                 values["epsilon_low"] = self.number(0, 2**32 - 1) >> self.number(0, 31)
                 values["epsilon_high"] *= self.number(0, 1)
+                values["share"] = (self.number(0, 2**32 - 1) >> self.number(0, 31)
+                                   if config.compared_norm else 0)
             for field in FORMATS[opcode].fields:
                 if field.name.endswith("stride"):
                     values[field.name] = stride

@@ -173,7 +173,7 @@ def port_use(op, fields, config):
         written = config.attention_words(words) if op.opcode is Opcode.SHIFTMAX else words
         use.writes = _spread(_banks(fields, "dst_", 1 if mean else rows, planes, config),
                              (1 if mean else rows) * written)
-        if op.opcode is Opcode.LAYERNORM:
+        if op.opcode is Opcode.LAYERNORM and not config.compared_norm:
             use.params = rows * -(-columns // config.lanes)
     elif op.opcode in (Opcode.FETCH, Opcode.STORE, Opcode.COPY):
         use.reads = _spread(_banks(fields, "", fields["rows"], 1, config),

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from systola.hw.contract.checks import When, check_steps
 from systola.hw.contract.isa import Flag, Opcode
-from systola.hw.contract.latency import CHECK_LATENCY, requant_latency, root_cycles
+from systola.hw.contract.latency import CHECK_LATENCY, edge_cycles, requant_latency, root_cycles
 from systola.hw.contract.numbers import CODE_BITS, epsilon_bits
 from systola.sw_driver.compiler.contention import QUIET
 
@@ -59,6 +59,7 @@ class Costs:
     layernorm_row: int = 35     # least cycles a row, its mean
     fine_norm: int = 77         # the same of normalised layer norms
     fine_norm_row: int = 15
+    compared_norm: int = 52     # of compared ones, beyond the edges and the bits of a code
     mean: int = 20
     finish: int = 3             # from the last completion to done
 
@@ -80,8 +81,9 @@ def vector_cycles(opcode, fields, config, costs, beside=QUIET):
     columns = (fields["words"] - 1) * config.rows + fields["lanes_last"]
     if opcode is Opcode.MEAN:
         return _mean_cycles(columns, fields, config, costs)
-    scaled = opcode is Opcode.LAYERNORM or (opcode is Opcode.SHIFTGELU
-                                            and config.gelu == "published")
+    norm = opcode is Opcode.LAYERNORM
+    scaled = (norm and not config.compared_norm) or (opcode is Opcode.SHIFTGELU
+                                                     and config.gelu == "published")
     lanes = config.norm_lanes if opcode is Opcode.LAYERNORM else config.vector_lanes
     words = _beats(columns, lanes, config)
     beats, rows = sum(words), fields["rows"]
@@ -93,16 +95,14 @@ def vector_cycles(opcode, fields, config, costs, beside=QUIET):
     if opcode is Opcode.SHIFTMAX and config.levels:  # two words in one
         written = [sum(written[k:k + 2]) for k in range(0, len(written), 2)]
     every, last, waited = _writes(written, planes)
-    norm = opcode is Opcode.LAYERNORM
     division = {"published": costs.shiftmax_row,
                 "normalised": costs.normalised_row + -(-config.factor_bits // 3)}.get(
                     config.attention, costs.deferred_row + -(-config.factor_bits // 2))
-    least = {Opcode.LAYERNORM: costs.fine_norm_row if config.norm == "normalised"
-             else costs.layernorm_row, Opcode.SHIFTGELU: beats + scaled,
+    least = {Opcode.LAYERNORM: _least_norm_row(config, costs), Opcode.SHIFTGELU: beats + scaled,
              Opcode.SHIFTMAX: division}
     alone = max(beats, every, least[opcode])
     row = beside.row(alone, every, written, planes, fields["words"] * (1 + norm),
-                     -(-columns // config.lanes) if norm else 0)
+                     -(-columns // config.lanes) if norm and scaled else 0)
     last += int(row - alone)
     if norm:
         return _norm_cycles(rows, beats, row, config, costs) + last
@@ -123,11 +123,21 @@ def vector_cycles(opcode, fields, config, costs, beside=QUIET):
     return costs.table + others + last
 
 
+def _least_norm_row(config, costs):
+    """Return the least cycles of a row of LAYERNORM."""
+    if config.compared_norm:
+        return max(costs.fine_norm_row, edge_cycles(config.act_bits))
+    return costs.fine_norm_row if config.fine_norm else costs.layernorm_row
+
+
 def _norm_cycles(rows, beats, every, config, costs):
     """Return the cycles of I-LayerNorm up to the last row's first beat."""
     lanes = config.norm_lanes
     fill = (lanes < config.vector_lanes) + -(-(lanes - 1).bit_length() // 2) + beats - 1
-    if config.norm == "normalised":
+    if config.compared_norm:
+        edges = edge_cycles(config.act_bits) + config.act_bits
+        return costs.compared_norm + fill + edges + int((rows - 1) * every)
+    if config.fine_norm:
         root = root_cycles(epsilon_bits(config.max_row) + 1)
         return costs.fine_norm + fill + root + int((rows - 1) * every)
     root, roots, began = _root_cycles(config), config.norm_roots, []

@@ -7,6 +7,8 @@ import numpy as np
 from systola.hw.contract.numbers import (
     BRANCH_BITS,
     CODE_BITS,
+    COMPARED_BITS,
+    COMPARED_ROW,
     PEAK,
     RESIDUAL_BITS,
     SOFTMAX_SHIFT,
@@ -179,11 +181,15 @@ def _(node: Norm, graph, config):
     if source.bits <= 8:
         raise _refused(node, "input", "of 9 to 16 bits", source.bits)
     _check_row(node, "channels", source.channels, config)
-    _check_option(node, "norm", node.variant, config)
+    # Of compared ones with what the configuration needs for them.
+    _check_option(node, "norm", node.variant, config, **({} if node.variant != "compared" else {
+        "act_bits": min(config.act_bits, COMPARED_BITS),
+        "max_row": min(config.max_row, COMPARED_ROW)}))
     if CODE_BITS >= node.bits > config.act_bits:
         raise CompileError(f"act_bits must be at least {node.bits} as in node {node.name!r}, not "
                            f"{config.act_bits}", act_bits=node.bits)
-    _check_dyadic(node, node.mult, node.shift, CODE_BITS, config)
+    if node.mult is not None:
+        _check_dyadic(node, node.mult, node.shift, CODE_BITS, config)
 
 
 @_check.register
@@ -197,10 +203,10 @@ def _(node: Mean, graph, config):
         raise _refused(node, "mult", f"from 1 to {limit}", int(node.mult))
 
 
-def _check_option(node, name, wanted, config):
+def _check_option(node, name, wanted, config, **needs):
     if wanted != getattr(config, name):
         raise CompileError(f"{name} must be {wanted!r} as in node {node.name!r}, "
-                           f"not {getattr(config, name)!r}", **{name: wanted})
+                           f"not {getattr(config, name)!r}", **{name: wanted}, **needs)
 
 
 def _check_operand(node, what, tensor, config):

@@ -366,14 +366,19 @@ class Lowering:
         return self.vector(Opcode.MEAN, name, source, out, channels, wide=source.planes - 1,
                            mult=int(mult), shift=int(shift), out_bits=bits)
 
-    def norm(self, node, source, out):
+    def norm(self, node, source, out, channels):
         """Append a LAYERNORM of the rows of view `source`, and return it."""
+        epsilon = int(node.epsilon or 0)
+        scaling = {"param_base": 0, "share": int(node.share)} if node.share is not None else {
+            "params": self._norm_block(node), "share": 0}
+        return self.vector(Opcode.LAYERNORM, node.name, source, out, channels, out_bits=node.bits,
+                           **scaling, epsilon_low=epsilon % 2**32, epsilon_high=epsilon >> 32)
+
+    def _norm_block(self, node):
+        """Return the parameters of a layer norm, loaded once if they are a small part of all."""
         params = self._norm_params.get(node.name)
         if params is None:
             params = self.params(node.name, node.bias, node.mult, node.shift)
             if params.count * _NORM_SHARE <= self.config.param_depth:
                 self._norm_params[node.name] = params
-        epsilon = int(node.epsilon or 0)
-        return self.vector(Opcode.LAYERNORM, node.name, source, out, len(node.bias),
-                           out_bits=node.bits, params=params, epsilon_low=epsilon % 2**32,
-                           epsilon_high=epsilon >> 32)
+        return params

@@ -174,7 +174,8 @@ class _Network:
             out = self._room(node.name, low, rows)
         op = None
         for row, view in self.runs(node.input, low, rows):
-            op = self.build.norm(node, view, out.cut(row - low, view.rows))
+            op = self.build.norm(node, view, out.cut(row - low, view.rows),
+                                 self.graph.tensors[node.name].channels)
         self.normal[node.name] = self.normal.get(node.name, 0) + rows
         if self.normal[node.name] == self.graph.tensors[node.name].rows:
             self.done.add(node.name)
@@ -183,12 +184,11 @@ class _Network:
 
     def norm_rows(self, node, out, low):
         """Emit a layer norm of the rows from `low` on to the view `out`."""
+        shape = self.graph.tensors[node.name].shape
         for row, view in self.runs(node.input, low, out.rows):
-            self.build.norm(node, view, out.cut(row - low, view.rows))
-            self.build.store_traced(node.name, out.cut(row - low, view.rows),
-                                    self.graph.tensors[node.name].shape,
-                                    Place(columns=self.graph.tensors[node.name].channels,
-                                          row=row))
+            self.build.norm(node, view, out.cut(row - low, view.rows), shape[1])
+            self.build.store_traced(node.name, out.cut(row - low, view.rows), shape,
+                                    Place(columns=shape[1], row=row))
 
     def linear_rows(self, *operands, **options):
         """Emit a linear node of some rows at once, see `linear_steps`."""

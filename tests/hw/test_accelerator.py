@@ -25,7 +25,7 @@ tests share one build, with optimization: unlike the random ones it is run for l
 takes to compile.
 """
 
-SEEDS = 0, 2, 4, 6, 8, 9, 11, 13, 14, 18
+SEEDS = 0, 2, 4, 5, 6, 8, 9, 11, 13, 14, 18, 19
 """Of the random cases; `test_random_cases_differ` tells what they cover together."""
 
 
@@ -168,7 +168,7 @@ def test_random_cases_differ():
             ("pe_style", {"dsp", "lut", "dsp_packed"}),
             ("attention", {"published", "normalised", "deferred", "single_16", "sqrt2_16"}),
             ("attention_bits", {8, 16}), ("gelu", {"published", "table"}),
-            ("norm", {"published", "leading_one", "normalised"})):
+            ("norm", {"published", "leading_one", "normalised", "compared"})):
         assert {getattr(config, name) for config in configs} == values, name
     slots = {tuple(config.requant_cycles(long=long, residual=False) for long in (True, False))
              for config in configs}

@@ -18,6 +18,8 @@ CONFIGS = {
                                    attention="published", attention_bits=8, norm="leading_one",
                                    weight_bits=3, token_depth=8, bank_depth=256, param_depth=64,
                                    max_row=64, pooling="mean"),
+    "compared": AcceleratorConfig(rows=6, cols=3, lanes=3, act_bits=4, norm="compared",
+                                  token_depth=8, bank_depth=256, param_depth=64, max_row=64),
 }
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -6,9 +7,14 @@ import pytest
 from systola.model.data.synthetic import random_float_vit
 from systola.model.graph.float_forward import float_forward
 from systola.model.graph.integer_forward import forward
-from systola.model.graph.nodes import Activation, Linear
+from systola.model.graph.nodes import Activation, GraphError, Linear, Norm, Rows
 from systola.model.quantization.calibrate import calibrate
-from systola.model.quantization.equalize import ChannelSamples, equalize, sampled_tensors
+from systola.model.quantization.equalize import (
+    ChannelSamples,
+    equalize,
+    fold_norms,
+    sampled_tensors,
+)
 from systola.model.quantization.quantize import quantize
 from systola.model.quantization.uniform import quantize as to_codes
 
@@ -43,6 +49,41 @@ def test_the_network_computes_the_same(seed, sizes):
     if sizes.get("blocks") != 0:
         assert any((a.weight != b.weight).any()
                    for a, b in zip(graph.of(Linear), made.of(Linear), strict=True))
+
+
+@pytest.mark.parametrize("sizes", [
+    {}, {"pooling": "mean", "prefixes": 0}, {"distilled": True, "prefixes": 2}])
+@pytest.mark.parametrize("seed", range(3))
+def test_folded_norms_compute_the_same(seed, sizes):
+    graph = random_float_vit(np.random.default_rng(seed), **{**SIZES, **sizes})
+    made = fold_norms(graph)
+    rows = graph.by_name["patches"].rows
+    inputs = {"patches": np.random.default_rng(9).standard_normal((3, rows, 12), np.float32)}
+    before, after = float_forward(graph, inputs), float_forward(made, inputs)
+    for name, value in before.items():
+        if not isinstance(graph.by_name[name], Norm):
+            np.testing.assert_allclose(after[name], value, atol=2e-4 * np.abs(value).max())
+    for norm in made.of(Norm):
+        assert (norm.weight == 1).all()
+        assert (norm.bias == 0).all()
+
+
+def test_norms_that_others_read_are_refused_by_name():
+    """By a linear layer as its residual, and by rows of several tensors; rows of one may."""
+    graph = random_float_vit(np.random.default_rng(1), **SIZES)
+    norm, out = graph.by_name["blocks.0.norm2"], graph.by_name["blocks.0.out"]
+    both = Rows(name="both", sources=("blocks.1.norm2", "blocks.1.out"),
+                index=np.array([[0, 0], [1, 0]]))
+    one = Rows(name="one", sources=("blocks.1.norm2",), index=np.array([[0, 0]]))
+    for changed, more, blocker in (
+            (dataclasses.replace(out, residual=norm.name), (), "'blocks.0.out' (linear)"),
+            (out, (both,), "'both' (rows)"), (out, (one,), "who takes results of the network")):
+        other = dataclasses.replace(graph, nodes=(*(changed if node is out else node
+                                                    for node in graph.nodes), *more),
+                                    outputs=("logits", *(node.name for node in more)))
+        with pytest.raises(GraphError, match=rf"^node 'blocks\..\.norm2': with norm 'compared', .* "
+                                             rf"must be linear nodes, not {re.escape(blocker)}$"):
+            fold_norms(other)
 
 
 def test_images_use_the_whole_range_of_their_codes():

@@ -118,6 +118,10 @@ def test_sequences_keep_rows_apart():
     assert (abs(full - 2**15) < 2**11).all()
 
 
+COMPARED = {"variant": "compared", "bias": None, "mult": None, "shift": None, "bits": 4,
+            "epsilon": 0, "share": 5}
+
+
 @pytest.mark.parametrize(("name", "values", "message"), [
     ("blocks.0.fc1", {"name": "blocks.0.qkv"}, "node 'blocks.0.qkv': name must be used once"),
     ("blocks.0.fc1", {"input": "nothing"}, "input 'nothing' must be made by a node before it"),
@@ -135,7 +139,17 @@ def test_sequences_keep_rows_apart():
     ("embed", {"index": np.array([[0, 0], [1, 8]])}, "index must be rows of the sources"),
     ("embed", {"sources": ("prefix", "patches")}, "sources must be tensors of the same channels"),
     ("blocks.0.norm1", {"variant": None},
-     "variant must be 'published' or 'leading_one' or 'normalised' or 'ibert' or 'l1', not None"),
+     ("variant must be 'published' or 'leading_one' or 'normalised' or 'compared' or 'ibert' or "
+      "'l1', not None")),
+    ("blocks.0.norm1", {"share": 3}, "share must be left out here, not 3"),
+    ("blocks.0.norm1", {**COMPARED, "share": 2**32},
+     f"share must be an integer from 0 to {2**32 - 1}, not {2**32}"),
+    ("blocks.0.norm1", {**COMPARED, "share": None},
+     f"share must be an integer from 0 to {2**32 - 1}, not None"),
+    ("blocks.0.norm1", {**COMPARED, "bits": 5}, "bits must be an integer from 2 to 4, not 5"),
+    ("blocks.0.norm1", {**COMPARED, "epsilon": None}, "epsilon must be an integer from 0 to"),
+    ("blocks.0.norm1", {"variant": "compared", "epsilon": 0, "bits": 4, "share": 1},
+     "bias must be left out here, not of shape "),
     ("blocks.0.attention", {"constants": (1, 2, 3)}, "constants must be left out here, not "),
     ("blocks.0.attention", {"variant": "ibert", "constants": (-12, 32, 402)},
      "unit must be left out here, not "),

@@ -40,7 +40,8 @@ def kinds():
     sizes |= PUBLISHED
     networks = [random_vit(np.random.default_rng(3), **{**sizes, **variant}) for variant in (
         {"gelu": "table", "prefixes": 1}, {"attention": "deferred"},
-        {"attention": "normalised", "norm": "normalised"})]
+        {"attention": "normalised", "norm": "normalised"},
+        {"norm": "compared", "act_bits": 3})]
     one = np.array(2**23), np.array(23)
     x = networks[0].tensors["blocks.0.out"]
     networks[0] = dataclasses.replace(networks[0], nodes=(

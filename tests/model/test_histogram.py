@@ -30,16 +30,18 @@ def test_bins_hold_every_value_however_the_range_grows(seed, exponent, batches):
     assert found._counts.sum() == len(values)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
-def test_least_error_is_found(bits):
+def test_least_error_is_found(bits, symmetric):
     values = np.random.default_rng(bits).laplace(size=50000)
     half = 1 << bits - 1
 
     def error(top):
         step = top / (half - 1)
-        return np.square(np.clip(np.rint(values / step), -half, half - 1) * step - values).sum()
+        codes = np.clip(np.rint(values / step), symmetric - half, half - 1)
+        return np.square(codes * step - values).sum()
 
-    found = histogram(values).least_error(bits)
+    found = histogram(values).least_error(bits, symmetric=symmetric)
     others = np.abs(values).max() * np.linspace(0.1, 1, 200)
     assert error(found) <= 1.01 * min(map(error, others))
     assert found < np.abs(values).max() or bits == 8

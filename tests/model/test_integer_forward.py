@@ -11,6 +11,7 @@ from systola.model.graph.integer_forward import forward
 from systola.model.graph.nodes import CODES, Input, Rows
 from systola.model.operators.deferred import deferred_softmax, exp_table, row_factors
 from systola.model.operators.layernorm import layernorm
+from systola.model.operators.norm_codes import norm_codes
 from systola.model.operators.normalised import normalised_softmax
 from systola.model.operators.requant import requantize
 from systola.model.operators.shiftgelu import shiftgelu
@@ -20,7 +21,8 @@ from tests.settings import ACCURATE
 SIZES = {"channels": 12, "heads": 3, "blocks": 2, "hidden": 21, "classes": 5, "tokens": 7,
          "patch_dim": 3}
 VARIANTS = [{}, ACCURATE, {"attention_bits": 8}, {"gelu": "table"}, {"norm": "leading_one"},
-            {"norm": "normalised"},
+            {"norm": "normalised"}, {"norm": "compared", "act_bits": 4},
+            {"norm": "compared", "act_bits": 2, "attention": "normalised", "gelu": "table"},
             {"act_bits": 5, "weight_bits": 3, "mult_bits": 12}, {"heads": 1, "tokens": 2},
             {"attention": "deferred"}, {"attention": "deferred", "weight_bits": 4, "mult_bits": 9},
             {"attention": "normalised"}, {"attention": "normalised", "act_bits": 5, "mult_bits": 9},
@@ -55,6 +57,8 @@ def reference(graph, codes, variant):
     head_dim = channels // settings["heads"]
 
     def normed(name, x):
+        if settings["norm"] == "compared":
+            return norm_codes(x, n[name].share, act_bits, n[name].epsilon)
         o = layernorm(x, settings["norm"], n[name].epsilon or 0)
         return scaled(o + n[name].bias, n[name], act_bits)
 

@@ -21,7 +21,7 @@ from systola.model.data.synthetic import random_codes, random_vit
 from systola.model.evaluation.accuracy import open_network
 from systola.model.graph.encoder import encoder_blocks
 from systola.model.graph.integer_forward import forward as definition
-from systola.model.graph.nodes import Activation, Linear
+from systola.model.graph.nodes import Activation, Linear, Norm
 from systola.model.importers.registry import load_checkpoint
 from systola.model.kernel import compile as kernel
 from systola.model.kernel.engine import ENGINES, engine_report, forward
@@ -32,7 +32,7 @@ SIZES = {"channels": 12, "heads": 2, "blocks": 2, "hidden": 18, "classes": 5, "t
          "patch_dim": 5}
 VARIANTS = [{}, PUBLISHED, {"attention": "published", "attention_bits": 8},
             {"attention": "deferred"}, {"gelu": "published"}, {"norm": "leading_one"},
-            {"norm": "published"},
+            {"norm": "published"}, {"norm": "compared", "act_bits": 4},
             {"mult_bits": 31, "code_mult_bits": 31},
             {"mult_bits": 16}, {"weight_bits": 3, "act_bits": 4}, {"prefixes": 0,
                                                                   "pooling": "mean"},
@@ -131,6 +131,14 @@ def test_nodes_without_c_code_are_computed_by_their_models(monkeypatch):
         fresh = dataclasses.replace(graph)
         same(forward(fresh, codes, engine="c"), wanted)
         assert engine_report(fresh, "c")["numpy_nodes"] == dict.fromkeys(left, "it is left")
+
+
+def test_compared_norms_are_left_to_their_model():
+    graph = network(norm="compared", act_bits=4)
+    left = engine_report(graph, "c")["numpy_nodes"]
+    assert list(left) == [node.name for node in graph.of(Norm)]
+    assert left["norm"] == ("node 'norm': a compared layer norm has no C code, only the model of "
+                            "its operator")
 
 
 def test_a_network_that_is_forgotten_takes_its_weights_along():

@@ -1,6 +1,7 @@
 import copy
 import re
 from math import floor, sqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from systola.model.evaluation.accuracy import evaluate, open_float
 from systola.model.graph.float_forward import float_forward
 from systola.model.graph.graph import Graph
 from systola.model.graph.integer_forward import forward
-from systola.model.graph.nodes import Add, Constant, Input, Linear, Mean, Norm, Rows
+from systola.model.graph.nodes import Add, Constant, GraphError, Input, Linear, Mean, Norm, Rows
+from systola.model.importers.registry import load_checkpoint
 from systola.model.operators.requant import requantize
 from systola.model.quantization.calibrate import calibrate
 from systola.model.quantization.precision import MAX_UNIT
@@ -22,6 +24,7 @@ from systola.model.quantization.quantize import quantize
 from systola.model.quantization.uniform import quantize as to_codes
 from tests.settings import ACCURATE
 
+CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 SIZES = {"channels": 24, "heads": 3, "blocks": 2, "hidden": 40, "classes": 5, "tokens": 10,
          "patch_dim": 7}
 BLOCKS = range(SIZES["blocks"])
@@ -335,6 +338,71 @@ def test_the_epsilon_is_that_of_the_node():
         quantize(floats, patches, norm="normalised")
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("method", ["minmax", "mse", "gptq"])
+def test_compared_norms_are_standardised_rows(bits, method):
+    """Their codes are elements over deviations in units of the scale, gains and biases elsewhere.
+
+    To within half a step, and what the mean and the edge of codes of 16 bits are off; saturated.
+    """
+    floats, patches, _ = make()
+    graph = quantize(floats, patches, **PUBLISHED | {"norm": "compared"}, act_bits=bits,
+                     weight_bits=4, method=method)
+    inputs = {"patches": patches["patches"] if "code_mean" not in graph.meta else None}
+    got, top = forward(graph, codes_of(graph, inputs, 8)), 2 ** (bits - 1) - 1
+    for before, node in zip(floats.of(Norm), graph.of(Norm), strict=True):
+        assert (node.variant, node.bits, node.bias, node.mult) == ("compared", bits, None, None)
+        x = got[node.input] * graph.scales[node.input]
+        y = (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(
+            x.var(axis=-1, keepdims=True) + before.eps)
+        codes = got[node.name]
+        exact = y / graph.scales[node.name]
+        assert np.abs(codes).max() <= top
+        inside = np.abs(exact) < top + 0.5
+        assert np.abs(codes - exact)[inside].max() < 0.502
+        assert (codes == np.sign(exact) * top)[~inside].all()
+
+
+def test_compared_norms_move_gains_and_biases_behind():
+    """A gain of 0 is a column of zeros; codes of few bits choose finer weights than of 8."""
+    floats, patches, _ = make()
+    floats.by_name["blocks.0.norm1"].weight[5] = 0
+    floats.by_name["blocks.0.norm1"].bias[5] = 0.7
+    graph = quantize(floats, patches, method="minmax", norm="compared", act_bits=4, mult_bits=24)
+    before, node = floats.by_name["blocks.0.qkv"], graph.by_name["blocks.0.qkv"]
+    norm = floats.by_name["blocks.0.norm1"]
+    weight = before.weight * norm.weight
+    scale = np.abs(weight).max(axis=1, keepdims=True) / 127
+    assert not node.weight[:, 5].any()
+    assert np.abs(node.weight * scale - weight).max() <= scale.max() * 0.5001
+    bias = (before.bias + before.weight @ norm.bias) / (scale[:, 0] * graph.scales[
+        "blocks.0.norm1"])
+    assert np.abs(node.bias - bias).max() <= 0.6
+
+
+@pytest.mark.parametrize(("folder", "norm", "reader"), [
+    ("timm_vit_qknorm", "blocks.0.q_norm", "'blocks.0.scores' (scores)"),
+    ("timm_clip", "norm_pre", "'blocks.0.norm1' (norm)"),
+    ("hf_swin", "patch_embed.norm", "'layers.0.blocks.0.norm1' (norm)"),
+    ("timm_vit_features", "norm", "who takes results of the network")])
+def test_a_compared_norm_needs_linear_readers(folder, norm, reader):
+    graph = load_checkpoint(CHECKPOINTS / folder)
+    with np.load(CHECKPOINTS / folder / "expected.npz") as arrays:
+        inputs = float_inputs(graph, arrays["images"].astype(np.float32) / 255)
+    message = (f"node {norm!r}: with norm 'compared', which has no gains and biases of channels "
+               f"('normalised' has), its readers must be linear nodes, not {reader}")
+    with pytest.raises(GraphError, match=f"^{re.escape(message)}$"):
+        quantize(graph, inputs, norm="compared", act_bits=4, method="minmax")
+
+
+def test_a_compared_norm_needs_few_bits():
+    floats, patches, _ = make()
+    few = {"norm": "compared", "act_bits": 4, "method": "minmax"}
+    with pytest.raises(ModelError, match=r"^node 'blocks.1.norm2': bits of a norm must be at most "
+                                         r"4 with norm 'compared' .*, not 6$"):
+        quantize(floats, patches, **few, choices={"blocks.1.norm2": {"bits": 6}})
+
+
 def test_gamma_of_zero_outputs_beta():
     """The rule of ARITHMETIC section 7: such a channel is the constant round(beta / S)."""
     floats, patches, _ = make()
@@ -474,7 +542,10 @@ def test_sums_and_means_of_unequal_scales(mult_bits):
     ({"attention": "deferred", "act_bits": 6},
      "attention 'deferred' needs act_bits 8 and mult_bits up to 24, not 6 and 24"),
     ({"gelu": "relu"}, "gelu must be 'published' or 'table', not 'relu'"),
-    ({"norm": 0}, "norm must be 'published' or 'leading_one' or 'normalised', not 0")])
+    ({"norm": 0},
+     "norm must be 'published' or 'leading_one' or 'normalised' or 'compared', not 0"),
+    ({"norm": "compared", "act_bits": 5},
+     "act_bits must be at most 4 with norm 'compared' ('normalised' has no such limit), not 5")])
 def test_settings_out_of_range(settings, message):
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         make(**settings)

@@ -9,6 +9,7 @@ from systola.hw.contract.numbers import LEVELS
 from systola.model.operators.deferred import deferred_softmax, exp_table, row_factors
 from systola.model.operators.layernorm import layernorm_requant
 from systola.model.operators.log2_exponentials import leveled_table, nearest_codes
+from systola.model.operators.norm_codes import norm_codes
 from systola.model.operators.normalised import normalised_softmax
 from systola.model.operators.requant import requantize
 from systola.model.operators.row_mean import row_mean
@@ -32,7 +33,8 @@ MATMUL = {"act_base": 0, "act_stride": 2, "act_plane": 0, "rows": 2, "act_words"
 FETCH = {"base": 16, "stride": 2, "rows": 5, "words": 2, "lanes_last": 2, "flags": 0}
 
 
-UNUSED = {"numerator": 0, "factor_base": 0, "table": 0, "epsilon_low": 0, "epsilon_high": 0}
+UNUSED = {"numerator": 0, "factor_base": 0, "table": 0, "epsilon_low": 0, "epsilon_high": 0,
+          "share": 0}
 
 
 def op(opcode, defaults=(), *, data=b"", wait=0, signal=0, **fields):
@@ -240,6 +242,21 @@ def test_layernorm_reads_two_planes():
                  shift=shift)
     expected = layernorm_requant(x, bias, np.array(mult), np.array(shift), 5, "published")
     assert out.tolist() == expected.tolist()
+
+
+def test_a_compared_norm_has_a_share_and_no_parameters():
+    config = AcceleratorConfig(**{**CONFIG.to_dict(), "norm": "compared", "act_bits": 4})
+    memories, rng = Memories(config), np.random.default_rng(9)
+    x, got = rng.integers(-40, 41, (2, 5)), set()
+    for share, bits, high, low in ((2**24, 4, 0, 0), (2**26, 3, 0, 0), (2**29, 2, 0, 17),
+                                   (2**32 - 1, 4, config.largest_epsilon_high, 2**32 - 1)):
+        fields = {**VECTOR, "out_bits": bits, "param_base": 0, "share": share,
+                  "epsilon_low": low, "epsilon_high": high}
+        memories.finish_vector(Opcode.LAYERNORM, fields, x)
+        y = memories.read(fields, "dst_", 2)[0, :, :5].view(np.int8)
+        assert y.tolist() == norm_codes(x, share, bits, high * 2**32 + low).tolist()
+        got.add(y.tobytes())
+    assert len(got) == 4
 
 
 def test_an_epsilon_has_two_halves():

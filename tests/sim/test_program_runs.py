@@ -20,7 +20,7 @@ BEGIN, END = encode(Opcode.BEGIN, config_hash=CONFIG.hash), encode(Opcode.END)
 REGION = {"base": 0, "stride": 1, "rows": 2, "words": 1}
 VECTOR = {"src_base": 0, "src_stride": 1, "src_plane": 4, "rows": 2, "words": 1, "lanes_last": 3,
           "dst_base": 20, "dst_stride": 1, "dst_plane": 4, "out_bits": 5, "param_base": 0,
-          "epsilon_low": 0, "epsilon_high": 0}
+          "epsilon_low": 0, "epsilon_high": 0, "share": 0}
 LOAD_BIT, VECTOR_BIT = 1 << Engine.LOAD, 1 << Engine.VECTOR
 
 

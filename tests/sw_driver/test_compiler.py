@@ -78,6 +78,10 @@ CASES = {
     "table": ({"gelu": "table", "blocks": 2}, {"gelu": "table", "rows": 5, "cols": 5, "lanes": 5}),
     "leading one": ({"norm": "leading_one"}, {"norm": "leading_one"}),
     "normalised norm": ({"norm": "normalised"}, {"norm": "normalised"}),
+    "compared norm": ({"norm": "compared", "act_bits": 4}, {"norm": "compared", "act_bits": 4}),
+    "compared norm, chunks, fewer bits": (
+        {"norm": "compared", "act_bits": 2, "tokens": 11, "blocks": 2},
+        {"norm": "compared", "act_bits": 3, "token_depth": 4}),
     "accurate": (ACCURATE, ACCURATE),
     "full multiplier": ({"mult_bits": 31, "classes": 1}, {"mult_bits": 31}),
     "two tokens": ({"tokens": 2}, {"token_depth": 2, "queue_depth": 2}),
@@ -524,7 +528,8 @@ def test_every_cost_counts():
     cases = [CASES["odd"], ({"blocks": 2, "hidden": 40}, {"weight_fifo": 2, "stream_fifo": 4,
                                                "queue_depth": 2}),
              ({"gelu": "table"}, {"gelu": "table"}), CASES["deferred"], CASES["normalised"],
-             CASES["normalised norm"], ({"classes": 60}, {"param_depth": 16, "stream_fifo": 64})]
+             CASES["normalised norm"], CASES["compared norm"],
+             ({"classes": 60}, {"param_depth": 16, "stream_fifo": 64})]
     useless, cases = set(), [predicted(*case) for case in cases]
     for field in dataclasses.fields(COSTS):
         costs = dataclasses.replace(COSTS, **{field.name: getattr(COSTS, field.name) + 200})

@@ -23,7 +23,9 @@ CONFIGS = [PRESETS["digits"], PRESETS["tiny"],
                              token_depth=4, attention="normalised", max_row=64),
            AcceleratorConfig(rows=20, cols=4, lanes=4, banks=2, bank_depth=128, param_depth=32),
            AcceleratorConfig(rows=8, cols=4, lanes=2, banks=3, bank_depth=64, param_depth=32,
-                             token_depth=16, attention="half_16", max_row=256)]
+                             token_depth=16, attention="half_16", max_row=256),
+           AcceleratorConfig(rows=6, cols=3, lanes=3, banks=1, bank_depth=64, param_depth=16,
+                             max_row=30, act_bits=3, norm="compared")]
 
 
 def valid_fields(rng, opcode, config, step):
@@ -36,7 +38,7 @@ def valid_fields(rng, opcode, config, step):
         fields = {"rows": rows, "words": words, "act_words": rng.randrange(1, 4),
                   "count": rng.randrange(1, 4), "flags": rng.randrange(32),
                   "numerator": rng.randrange(1 << 31), "res_mult": rng.randrange(-9, 9),
-                  "epsilon_low": rng.randrange(1 << 32)}
+                  "epsilon_low": rng.randrange(1 << 32), "share": rng.randrange(1 << 32)}
         fields |= {name: rng.randrange(low, high + 1)
                    for name, (low, high) in limits(opcode, config).items()}
         top = config.scratchpad_words
@@ -92,7 +94,7 @@ def expected(opcode, fields, config):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS, ids=["digits", "tiny", "odd", "deferred", "normalised",
-                                                 "wide", "log2"])
+                                                 "wide", "log2", "compared"])
 def test_matches_model_at_every_limit(config):
     rng = random.Random(config.hash)
     cases = []

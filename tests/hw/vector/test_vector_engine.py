@@ -12,6 +12,7 @@ from systola.hw.vector.vector_engine import VectorEngine
 from systola.model.operators.deferred import deferred_softmax, exp_table, row_factors
 from systola.model.operators.layernorm import layernorm_requant
 from systola.model.operators.log2_exponentials import decoded, nearest_codes, packed
+from systola.model.operators.norm_codes import norm_codes
 from systola.model.operators.normalised import normalised_softmax
 from systola.model.operators.requant import requantize
 from systola.model.operators.row_mean import row_mean
@@ -68,7 +69,7 @@ class Fake:
         config, rng = self.config, self.rng
         mean = {} if opcode != Opcode.MEAN else self._mean_fields(rows) | fixed
         scaled = opcode in (Opcode.SHIFTGELU, Opcode.LAYERNORM)
-        most = config.norm_bits if opcode == Opcode.LAYERNORM else 8
+        most = config.largest_norm_bits if opcode == Opcode.LAYERNORM else 8
         out_bits = int(rng.integers(2, most + 1)) if scaled else mean.get("out_bits", 0)
         words, wide = -(-n // config.rows), opcode == Opcode.LAYERNORM or mean.get("wide", 0)
         source = self._region(rows, words, 2 if wide else 1)
@@ -97,7 +98,9 @@ class Fake:
         if scaled:
             fields |= {"out_bits": out_bits,
                        "param_base": int(rng.integers(config.param_depth - 20))}
-        if opcode == Opcode.LAYERNORM and config.norm == "normalised":
+        if opcode == Opcode.LAYERNORM and config.compared_norm:
+            fields["share"] = int(rng.integers(1 << 32)) >> int(rng.integers(2, 16))
+        if opcode == Opcode.LAYERNORM and config.fine_norm:
             epsilon = int(rng.integers(1 << 52)) >> int(rng.integers(53))
             fields |= {"epsilon_low": epsilon % 2**32, "epsilon_high": epsilon >> 32}
         fields |= mean
@@ -157,6 +160,8 @@ class Fake:
         bias, mult, shift = (np.array([record[name] for record in records])
                              for name in ("bias", "mult", "shift"))
         epsilon = fields.get("epsilon_low", 0) + (fields.get("epsilon_high", 0) << 32)
+        if config.compared_norm:
+            return [norm_codes(x, fields["share"], fields["out_bits"], epsilon)]
         y = layernorm_requant(x, bias, mult, shift, fields["out_bits"], config.norm, epsilon)
         return [y, y >> 8][:1 + (fields["out_bits"] > 8)]
 
@@ -280,6 +285,13 @@ CONFIGS = [
     {"norm": "normalised"},
     {"rows": 8, "lanes": 4, "vector_lanes": 4, "norm_lanes": 2, "code_mult_bits": 16,
      "norm": "normalised", "pooling": "mean"},
+    # Results of 4 bits and fewer: with and without a requantizer, of fewer lanes and of as many.
+    {"norm": "compared", "act_bits": 4, "gelu": "table"}, {"norm": "compared", "act_bits": 3},
+    {"rows": 8, "lanes": 4, "vector_lanes": 4, "norm_lanes": 2, "norm": "compared", "act_bits": 4},
+    {"rows": 8, "lanes": 4, "vector_lanes": 4, "norm_lanes": 1, "norm": "compared", "act_bits": 2,
+     "gelu": "table", "pooling": "mean"},
+    {"rows": 4, "lanes": 1, "vector_lanes": 1, "norm_lanes": 1, "cols": 3, "norm": "compared",
+     "act_bits": 4, "pooling": "mean", "attention": "normalised"},
 ]
 WIDE_NORMS = [
     {"norm": "normalised"}, {"gelu": "table", "attention": "deferred", "norm_roots": 1},
@@ -369,6 +381,17 @@ def test_normalised_rows_take_the_cycles_of_their_beats():
         fake.add(Opcode.LAYERNORM, rows, 40)
     first, second, third = simulate(fake)
     assert (third - second) - (second - first) == pytest.approx(8 * 20, abs=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "cycles"), [(6, 42), (40, 42), (96, 48)])
+def test_compared_rows_take_the_cycles_of_their_beats_or_edges(n, cycles):
+    """Of 2 elements; the edges of 4 bits take 42 cycles."""
+    fake = Fake(3, bank_depth=2048, norm="compared", act_bits=4, gelu="table", max_row=96)
+    for rows in 2, 5, 13:
+        fake.add(Opcode.LAYERNORM, rows, n)
+    first, second, third = simulate(fake)
+    assert (third - second) - (second - first) == pytest.approx(8 * cycles, abs=1)
 
 
 @pytest.mark.parametrize(("bits", "count"), [(8, 2), (4, 4), (5, 4), (2, 8)])
