@@ -1,1 +1,1 @@
-"""An integer network is trained as what it computes; the only room that imports PyTorch for that."""
+"""Integer networks trained as what they compute, in PyTorch, which only this room needs."""
