@@ -27,7 +27,7 @@ _SETTINGS = (
                  "[5e-7]"),
     click.option("--decay", type=float, metavar="D", help="Weight decay of matrices.  [1e-4]"),
     click.option("--scale-rate", type=float, metavar="F", help="Times the rate, for logarithms of "
-                 "scales.  [10]"),
+                 "scales.  [1]"),
     click.option("--smoothing", type=float, metavar="S", help="Of labels.  [0.1]"),
     click.option("--distill", type=float, metavar="0..1", help="Share of the loss that compares "
                  "with the float network's logits.  [0.5]"),

@@ -102,6 +102,7 @@ class TrainedNetwork(nn.Module):
         for key, parameter in self.named_parameters():
             if key.rpartition("/")[2] in ("step", "scale"):
                 parameter.requires_grad_(False)
+                parameter.grad = None
 
     def integer(self):
         """Return the integer network that the module is now, a `Graph`.

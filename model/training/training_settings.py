@@ -59,7 +59,7 @@ class TrainingSettings:
     rate: float = 1e-6
     least_rate: float = 5e-7
     decay: float = 1e-4
-    scale_rate: float = 10.0
+    scale_rate: float = 1.0
     smoothing: float = 0.1
     distill: float = 0.5
     temperature: float = 1.0
