@@ -15,6 +15,7 @@ __all__ = ["cli", "main"]
 _COMMANDS = {
     "demo": ("systola.cli.demo", "Run the whole chain on real digits and draw the result."),
     "quantize": ("systola.cli.quantize", "Turn a float checkpoint into an integer model."),
+    "finetune": ("systola.cli.finetune", "Train an integer model as what it computes."),
     "evaluate": ("systola.cli.evaluate", "Compare float and integer accuracy on the test images."),
     "ablate": ("systola.cli.ablate", "Replace each operator alone: accuracy, error, cost."),
     "benchmark": ("systola.cli.benchmark", "Measure the speed of the integer model."),

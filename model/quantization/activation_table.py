@@ -6,7 +6,7 @@ import numpy as np
 
 from systola.model.operators.operations import Count, Operations
 
-__all__ = ["OPERATIONS", "activation_table"]
+__all__ = ["OPERATIONS", "activation_table", "function_values"]
 
 OPERATIONS = Operations(element=Count(look_up=1), row=Count(), why="a look-up")
 """Of one row of results: for each element, and once."""
@@ -40,8 +40,16 @@ def activation_table(function, source, target, bits, offset=0.0):
         if not 0 < scale < float("inf"):
             raise ValueError(f"{name} must be finite and above 0, not {scale!r}")
     half = 1 << bits - 1
-    real = [_FUNCTIONS[function](code * float(source)) + offset for code in range(-128, 128)]
-    return np.clip(np.rint(np.array(real) / float(target)), -half, half - 1).astype(np.int8)
+    real = function_values(function, source) + offset
+    return np.clip(np.rint(real / float(target)), -half, half - 1).astype(np.int8)
+
+
+def function_values(function, source):
+    """Return a function of `systola.model.graph.nodes.FUNCTIONS` at ``code * source``.
+
+    Codes are -128 to 127; float64 (256,).
+    """
+    return np.array([_FUNCTIONS[function](code * float(source)) for code in range(-128, 128)])
 
 
 def _gelu(x):

@@ -1,7 +1,6 @@
 """Float network to integer network, node by node: scales, codes, multipliers, all offline."""
 
 import dataclasses
-from math import sqrt
 
 import numpy as np
 
@@ -10,7 +9,6 @@ from systola.hw.contract.config import AcceleratorConfig
 from systola.hw.contract.numbers import (
     CODE_BITS,
     COMPARED_BITS,
-    MAX_SHIFT,
     NORM_FRACTION,
     RESIDUAL_BITS,
     epsilon_bits,
@@ -31,9 +29,7 @@ from systola.model.graph.nodes import (
 )
 from systola.model.operators.deferred import numerator_bits
 from systola.model.operators.ibert_gelu import gelu_constants, gelu_scale
-from systola.model.operators.l1_layernorm import l1_root
 from systola.model.operators.norm_codes import norm_share
-from systola.model.operators.requant import dyadic
 from systola.model.quantization.activation_table import activation_table
 from systola.model.quantization.calibrate import BATCH, calibrate
 from systola.model.quantization.codebooks import exponent_of, search_of
@@ -57,6 +53,8 @@ from systola.model.quantization.scales import (
     UNIT_FACTOR,
     activation_scales,
     least_scales,
+    multipliers,
+    norm_root,
     weight_scales,
 )
 from systola.model.quantization.uniform import MIN_SCALE, bias_codes, exp_constant, scale_for
@@ -426,8 +424,7 @@ class _Quantizer:
             return self._compared_norm(node)
         gamma, beta = node.weight.astype(np.float64), node.bias.astype(np.float64)
         channels = len(gamma) // node.groups
-        root, dead = sqrt(channels), gamma == 0
-        root *= l1_root(channels) if self.settings["norm"] == "l1" else 1
+        root, dead = norm_root(channels, self.settings["norm"]), gamma == 0
         ratio = np.divide(beta, gamma, out=np.zeros_like(beta), where=~dead)
         most = _INT32[1] * root / 2.0**30
         kept = np.clip(ratio, -most, most)
@@ -501,18 +498,7 @@ class _Quantizer:
         """Return the bits of the multipliers of a result of `out_bits`."""
         return self.code_mult_bits if out_bits <= CODE_BITS else self.mult_bits
 
-    @staticmethod
-    def dyadic(ratio, bits):
-        """Return multipliers of `bits` bits and shifts for `ratio`, a number or an array.
-
-        A ratio too small for the largest shift (a layer norm channel with a tiny gamma) keeps that
-        shift and gets a shorter multiplier.
-        """
-        ratio = np.asarray(ratio, dtype=np.float64)
-        small = np.abs(ratio) < 2.0 ** (bits - 1 - MAX_SHIFT)
-        mult, shift = dyadic(np.where(small, 0, ratio), bits=bits)
-        return (np.where(small, np.rint(np.ldexp(ratio, MAX_SHIFT)), mult).astype(np.int64),
-                np.where(small, MAX_SHIFT, shift).astype(np.int64))
+    dyadic = staticmethod(multipliers)
 
     def unit(self, node):
         """Return the ShiftExp unit of `node`: the integer image of 1."""

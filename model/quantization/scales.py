@@ -1,14 +1,19 @@
 """Scales of all tensors of a quantized network, from ranges and weights."""
 
+from math import sqrt
+
 import numpy as np
 
+from systola.hw.contract.numbers import MAX_SHIFT
 from systola.model.graph.nodes import Activation, Add, Constant, Linear, Mean, Rows, Softmax
+from systola.model.operators.l1_layernorm import l1_root
+from systola.model.operators.requant import dyadic
 from systola.model.quantization.precision import MAX_UNIT
 from systola.model.quantization.replacements import octave_scale
 from systola.model.quantization.uniform import MIN_SCALE, scale_for
 
 __all__ = ["BIAS_BITS", "UNIT_FACTOR", "activation_scales", "exact_exponential", "least_scales",
-           "weight_scales"]
+           "multipliers", "norm_root", "tied_tensors", "weight_scales"]
 
 UNIT_FACTOR = {Softmax: 1.0, Activation: 1.702}
 """Readers with exponentials, whose unit must be exact, and the factor of the scale in it."""
@@ -55,7 +60,7 @@ def activation_scales(graph, ranges, bits, weight_bits, settings, shares):
     ranges = dict(ranges)
     for node in graph.of(Constant):
         ranges[node.name] = node.values.min(), node.values.max()
-    tied = _tied(graph)
+    tied = tied_tensors(graph)
     scales = {}
     for node in graph.nodes:
         name = node.name
@@ -107,7 +112,7 @@ def _least_scale(node, graph, scales, weights, settings):
     return coarsest / np.float32(2.0 ** (width - 1))
 
 
-def _tied(graph):
+def tied_tensors(graph):
     """Return for every tensor the list of those that must have the same scale: rows of others."""
     groups = {node.name: [node.name] for node in graph.nodes}
     for node in graph.of(Rows):
@@ -130,3 +135,29 @@ def exact_exponential(scale, factor):
         return scale
     # One float above: below the exact quotient, the floor would give the next constant.
     return max(scale, np.nextafter(np.float32(1 / (factor * count)), np.float32(np.inf)))
+
+
+def multipliers(ratio, bits):
+    """Return multipliers of `bits` bits and shifts for `ratio`, a number or an array.
+
+    A ratio too small for the largest shift (a layer norm channel with a tiny gamma) keeps that
+    shift and gets a shorter multiplier.
+    """
+    ratio = np.asarray(ratio, dtype=np.float64)
+    small = np.abs(ratio) < 2.0 ** (bits - 1 - MAX_SHIFT)
+    mult, shift = dyadic(np.where(small, 0, ratio), bits=bits)
+    return (np.where(small, np.rint(np.ldexp(ratio, MAX_SHIFT)), mult).astype(np.int64),
+            np.where(small, MAX_SHIFT, shift).astype(np.int64))
+
+
+def norm_root(channels, variant):
+    """Return by what a layer norm's operator divides: ``o ~ 2**30 * normal / root``, a float.
+
+    Parameters
+    ----------
+    channels : int
+        Of a row, or of one of its groups.
+    variant : str
+        Of the norm.
+    """
+    return sqrt(channels) * (l1_root(channels) if variant == "l1" else 1)

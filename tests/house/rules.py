@@ -20,6 +20,7 @@ ROOMS = {
     "model/evaluation": "numpy files hw/contract model/operators model/importers model/graph "
                         "model/kernel model/quantization model/allocation model/data",
     "model/benchmark": "numpy model/data model/graph model/kernel model/quantization",
+    "model/training": "numpy torch files hw/contract model/graph model/kernel model/quantization",
     "model": "",
     "sw_driver/program": "numpy files hw/contract model/operators/log2_exponentials",
     "sw_driver/compiler": "numpy hw/contract model/graph/nodes model/operators/deferred "
@@ -59,7 +60,7 @@ ROOMS = {
     "report": "matplotlib numpy files hw/contract model/data model/evaluation model/graph "
               "model/quantization sw_driver/compiler sim/runs boards/power boards/synthesis",
     "cli": "click rich cluster files hw hw/contract model/allocation model/benchmark model/data "
-           "model/evaluation model/graph model/kernel model/quantization/methods "
+           "model/evaluation model/graph model/kernel model/quantization/methods model/training "
            "sw_driver/compiler sw_driver/driver sim/conform sim/runs sim/soak boards boards/flows "
            "boards/power boards/synthesis report",
     "systola": "hw/contract model/data model/evaluation model/graph model/quantization "
@@ -100,7 +101,7 @@ SHARED_NAMES = {
     "channel mapped uart": "the two ends of a link",
     "layernorm requant row_mean shiftgelu shiftmax": "an operator and its unit",
     "accelerator board gates soak": "a bench has the name of what it runs",
-    "predict quantize simulate soak synth": "a command has the name of what it runs",
+    "finetune predict quantize simulate soak synth": "a command has the name of what it runs",
     "main": "the command line of the package, and that of the proofs",
 }
 """Names that files in different rooms may share, and why."""
