@@ -7,6 +7,7 @@ gaps. Instructions travel in the input stream, each followed by the beats it loa
 
 from dataclasses import dataclass, replace
 from enum import Enum, IntEnum, IntFlag
+from functools import cache
 
 from systola.hw.contract.numbers import (
     CODE_BITS,
@@ -365,6 +366,7 @@ COUNT_FIELDS = tuple(dict.fromkeys(field.name for form in FORMATS.values()
 """Fields that must not be zero; checked first, all at once."""
 
 
+@cache
 def formats(config):
     """Return the entries of `FORMATS` that accelerators of `config` have, and fields they read."""
     absent = {opcode for opcode, there in ((Opcode.MEAN, config.pooling == "mean"),

@@ -110,7 +110,6 @@ COVERED = {
     "hw/contract/checks.py": "tests/hw/control/test_checker.py",
     "hw/contract/config.py": "tests/hw/test_generate.py",
     "hw/contract/frame.py": "tests/hw/host/test_frame.py",
-    "hw/contract/isa.py": "tests/hw/contract/test_pages.py",
     "hw/contract/link.py": "tests/hw/host/test_bridge.py",
     "hw/contract/link_page.py": "tests/hw/contract/test_pages.py",
     "hw/contract/names.py": "tests/hw/test_several.py",
