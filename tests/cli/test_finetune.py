@@ -47,7 +47,7 @@ def test_from_the_quantized_file_to_a_better_one(run, quantized):
     assert Path("t.safetensors").read_bytes() == Path("u.safetensors").read_bytes()
 
 
-def test_without_labels_of_its_own_the_teacher_may_be_all(run, quantized):
+def test_the_teacher_may_be_all_of_the_loss(run, quantized):
     pytest.importorskip("torch", reason="training needs PyTorch: pip install 'systola[train]'")
     code, out, err = run(*START, *QUICK, "-o", "t.safetensors", "--distill", "1", "--scales",
                          "tracked", "--freeze", "1", "--validation", "0", "--images", "4")
