@@ -259,3 +259,62 @@ def test_codes_of_every_entry(rows):
     cycles = simulate(config, program)
     # An entry a cycle, then a word a cycle, and a few between operations.
     assert cycles <= 3 * 16 + 2 * (1 + 4 + 9) + 3 * 8
+
+
+def test_copies_leave_the_results_alone():
+    config = AcceleratorConfig(**CONFIGS["square"], **SIZES)
+    store = Opcode.STORE, {"base": 5, "stride": 2, "rows": 3, "words": 2}, []
+    copy = Opcode.COPY, {"base": 3, "stride": 2, "rows": 4, "words": 2, "to_base": 40,
+                         "to_stride": 5}, []
+    simulate(config, [copy, store, copy, store], random.Random(1))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+def test_a_copy_is_done_when_its_last_word_is_written(share):
+    """However long the scratchpad lets it wait: others go first there."""
+    config = AcceleratorConfig(**CONFIGS["square"], **SIZES)
+    dut, rng = LoadEngine(config), random.Random(share)
+    memory = [[rng.randrange(256) for _ in range(config.rows)] for _ in range(64)]
+    fields = {"base": 3, "stride": 3, "rows": 4, "words": 2, "to_base": 40, "to_stride": 5}
+    wanted = [(40 + 5 * row + word, memory[3 + 3 * row + word]) for row in range(4)
+              for word in range(2)]
+    written, results = [], []
+
+    async def read(ctx):
+        answers = []
+        while True:
+            ctx.set(dut.src.req.ready, 1)
+            ctx.set(dut.src.rsp.valid, bool(answers))
+            if answers:
+                ctx.set(dut.src.rsp.p, answers[0])
+            *_, asked, address, taken = await ctx.tick().sample(
+                dut.src.req.valid, dut.src.req.p.addr, dut.src.rsp.ready)
+            if answers and taken:
+                answers.pop(0)
+            if asked:
+                answers.append(memory[address])
+
+    async def write(ctx):
+        while True:
+            ready = rng.random() < share
+            ctx.set(dut.dst.req.ready, ready)
+            *_, valid, request = await ctx.tick().sample(dut.dst.req.valid, dut.dst.req.p)
+            if valid and ready:
+                written.append((request.addr, list(request.data)))
+
+    async def watch(ctx):
+        while True:
+            ctx.set(dut.result.ready, 1)
+            *_, valid = await ctx.tick().sample(dut.result.valid)
+            results.extend([valid] * bool(valid))
+
+    async def program(ctx):
+        await drive(ctx, dut.instr, [instruction(Opcode.COPY, **fields)])
+        while True:
+            *_, done = await ctx.tick().sample(dut.done)
+            if done:
+                assert written == wanted
+                return
+
+    run(dut, program, background=(read, write, watch), max_cycles=2_000)
+    assert results == []
