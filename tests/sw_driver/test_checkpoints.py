@@ -43,6 +43,6 @@ def test_runs_as_the_network_says(folder):
 
 
 def test_what_the_accelerator_does_not_have_is_named():
-    with pytest.raises(CompileError, match=r"^node 'blocks\.0\.q_norm': the accelerator has no norm "
-                                           r"of each head"):
+    message = r"^node 'blocks\.0\.q_norm': the accelerator has no norm of each head"
+    with pytest.raises(CompileError, match=message):
         compile_network(network_of("timm_vit_qknorm")[0], CONFIG)
