@@ -8,8 +8,11 @@ import click
 __all__ = ["Case", "choose_case"]
 
 SIZES = {"deit_tiny": "arty_s7_50", "deit_small": "array_16x16_large",
-         "vit_base": "array_16x16_large"}
+         "vit_base": "array_16x16_large", "swin_tiny": "swin_tiny"}
 """Published networks whose sizes are built in, not their weights, and a preset that holds each."""
+
+STAGED = {"swin_tiny"}
+"""Those whose blocks differ."""
 
 
 @dataclass(kw_only=True)
@@ -50,6 +53,9 @@ def choose_case(source, *, is_random, random_weights, config, attention, blocks,
     if random_weights and data is not None:
         raise click.UsageError(f"--random-weights come with random inputs, without --data; images "
                                f"like those of {data!r} need a checkpoint as --model")
+    if blocks is not None and source in STAGED:
+        raise click.UsageError(f"--blocks is for encoder blocks of one size, not the stages of "
+                               f"{source}")
     chosen = config or SIZES.get(source) or _preset(source)
     case = (_named_case(source, _config(chosen, attention), blocks, seed or 0, images,
                         linear_bits or ()) if random_weights
@@ -86,13 +92,14 @@ def _named_case(name, config, blocks, seed, images, linear_bits):
     import numpy as np
 
     from systola.model.data.synthetic import random_codes, random_named, random_stream
-    from systola.model.graph.encoder import encoder_blocks, encoder_depth
+    from systola.model.graph.encoder import encoder_blocks
+    from systola.model.graph.nodes import Scores
 
     model = random_named(name, blocks=blocks, seed=seed, linear_bits=linear_bits,
                          **config.model_settings)
     inputs = (random_codes if blocks is None else random_stream)(
         np.random.default_rng([seed, 1]), model, images)
-    about = {"model": name, "weights": "random", "seed": seed, "blocks": encoder_depth(model),
+    about = {"model": name, "weights": "random", "seed": seed, "blocks": len(model.of(Scores)),
              **({"linear_bits": list(map(str, linear_bits))} if linear_bits else {})}
     return Case(model=model if blocks is None else encoder_blocks(model, blocks), config=config,
                 inputs=inputs, about=about)

@@ -106,7 +106,7 @@ def _html(value):
 
 @click.command()
 @click.option("--model", "source", metavar="MODEL", help="`digits`; `fashion`; deit_tiny, "
-              "deit_small or vit_base with --random-weights; an integer model from "
+              "deit_small, vit_base or swin_tiny with --random-weights; an integer model from "
               "`systola quantize`, or a float checkpoint, a file or a folder.")
 @click.option("--random", "is_random", is_flag=True,
               help="A random small network on a random small accelerator instead.")

@@ -535,6 +535,13 @@ PRESETS = {
                                  code_mult_bits=16, acc_buffers=4, banks=16, bank_depth=256,
                                  weight_fifo=256, stream_fifo=128, param_depth=512, param_ports=2,
                                  norm_bits=16, pooling="mean"),
+    # A Swin-Tiny at 224 x 224 with all its activations on chip, 2 MB: for large parts.
+    "swin_tiny": AcceleratorConfig(rows=32, cols=8, lanes=8, vector_lanes=8, norm_lanes=4,
+                                   pe_style="dsp_packed", acc_bits=26, acc_buffers=4, banks=16,
+                                   bank_depth=4096, weight_fifo=512, stream_fifo=256,
+                                   param_depth=1024, param_ports=2, mult_bits=24,
+                                   code_mult_bits=16, max_row=1536, attention="deferred",
+                                   copies=True, norm_bits=16, pooling="mean"),
     # The digits on an ECP5 85F, a multiplier for each cell: routed in minutes.
     "ulx3s_85f": AcceleratorConfig(rows=8, cols=4, lanes=2, norm_roots=1, acc_bits=24,
                                    token_depth=32, bank_depth=1024, code_mult_bits=12, max_row=256),

@@ -7,12 +7,15 @@ import numpy as np
 from systola.model.allocation.node_precisions import take_turns
 from systola.model.graph.encoder import stream_name
 from systola.model.graph.integer_forward import forward
+from systola.model.importers.checkpoint import Checkpoint
+from systola.model.importers.facts import Facts
+from systola.model.importers.swin import swin_graph
 from systola.model.importers.vision_transformer import block_shapes, vision_transformer
 from systola.model.quantization.quantize import quantize
 from systola.model.quantization.uniform import quantize as to_codes
 
-__all__ = ["MODELS", "random_codes", "random_float_vit", "random_named",
-           "random_stream", "random_vit"]
+__all__ = ["MODELS", "SWINS", "random_codes", "random_float_swin", "random_float_vit",
+           "random_named", "random_stream", "random_vit"]
 
 _IMAGENET = {"tokens": 197, "blocks": 12, "classes": 1000, "patch_dim": 768}
 
@@ -22,6 +25,10 @@ MODELS = {
     "vit_base": {"channels": 768, "heads": 12, "hidden": 3072, **_IMAGENET},
 }
 """Sizes of published networks, images of 224 x 224 in patches of 16 x 16, as in `random_vit`."""
+
+SWINS = {"swin_tiny": {"channels": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24), "window": 7,
+                       "side": 224, "patch": 4, "classes": 1000}}
+"""The same of Swin Transformers, as in `random_float_swin`."""
 
 _CALIBRATION_IMAGES = 8
 _NAMED_IMAGES = 2  # a network of 197 tokens shows its ranges in few images
@@ -67,6 +74,54 @@ def random_float_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, p
                               pooling=pooling)
 
 
+def random_float_swin(rng, *, channels, depths, heads, window, side, patch, classes):
+    """Return a random float Swin Transformer, its weights like those of `random_float_vit`.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        The only source of randomness.
+    channels : int
+        Of the first stage; each stage has twice those of the one before.
+    depths, heads : sequence of int
+        Blocks and heads of each stage.
+    window, side, patch : int
+        Sides of a window in tokens, of an image and of a patch in pixels.
+    classes : int
+        Of the head.
+
+    Raises
+    ------
+    ModelError
+        If sizes do not fit each other.
+    """
+    shapes = {"patch_embed.proj.weight": (channels, 3 * patch**2),
+              "patch_embed.proj.bias": (channels,), "patch_embed.norm.weight": (channels,),
+              "patch_embed.norm.bias": (channels,)}
+    for stage, (depth, count) in enumerate(zip(depths, heads, strict=True)):
+        width = channels << stage
+        if stage:
+            name = f"layers.{stage}.downsample"
+            shapes |= {f"{name}.norm.weight": (2 * width,), f"{name}.norm.bias": (2 * width,),
+                       f"{name}.reduction.weight": (width, 2 * width)}
+        for index in range(depth):
+            block = f"layers.{stage}.blocks.{index}"
+            shapes |= {name.replace("blocks.0", block, 1): shape
+                       for name, shape in block_shapes(0, width, 4 * width).items()}
+            shapes[f"{block}.attn.relative_position_bias_table"] = (2 * window - 1) ** 2, count
+    shapes |= {"norm.weight": (width,), "norm.bias": (width,),
+               "head.fc.weight": (classes, width), "head.fc.bias": (classes,)}
+    tensors = {name: _parameter(rng, name, shape) for name, shape in shapes.items()}
+    # What a norm before the residual stream cuts off could not be added behind it.
+    gamma = tensors["patch_embed.norm.weight"]
+    tensors["patch_embed.norm.weight"] = np.where(gamma == 0, np.float32(1), gamma)
+    weight = tensors["patch_embed.proj.weight"]
+    tensors["patch_embed.proj.weight"] = weight.reshape(channels, 3, patch, patch)
+    config = {"model_args": {"num_heads": list(heads), "img_size": side}}
+    return swin_graph(Checkpoint(path=None, tensors=tensors, config=config),
+                      Facts({"mean": 0.5, "std": 0.5, "eps": 1e-5, "activation": "gelu"}))
+
+
 def random_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_dim, prefixes=1,
                pooling="token", distilled=False, images=_CALIBRATION_IMAGES, linear_bits=(),
                **settings):
@@ -99,6 +154,11 @@ def random_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_d
     graph = random_float_vit(rng, channels=channels, heads=heads, blocks=blocks, hidden=hidden,
                              classes=classes, tokens=tokens, patch_dim=patch_dim,
                              prefixes=prefixes, pooling=pooling, distilled=distilled)
+    return _calibrated(rng, graph, images, linear_bits, **settings)
+
+
+def _calibrated(rng, graph, images, linear_bits=(), **settings):
+    """Return the integer network of a float one, by random images."""
     node = graph.by_name["patches"]
     patches = rng.standard_normal((images, node.rows, node.channels), dtype=np.float32)
     if linear_bits:
@@ -112,9 +172,9 @@ def random_named(name, *, blocks=None, seed=0, **settings):
     Parameters
     ----------
     name : str
-        Key of `MODELS`.
+        Key of `MODELS` or `SWINS`.
     blocks : int, optional
-        Encoder blocks; by default those of the published network.
+        Encoder blocks of one of `MODELS`; by default those of the published network.
     seed : int
         Equal seeds and sizes give equal networks.
     **settings
@@ -125,10 +185,17 @@ def random_named(name, *, blocks=None, seed=0, **settings):
     ValueError
         If the name is unknown or a setting out of range.
     """
-    if name not in MODELS:
-        raise ValueError(f"model must be {' or '.join(map(repr, MODELS))}, not {name!r}")
-    sizes = MODELS[name] if blocks is None else {**MODELS[name], "blocks": blocks}
-    graph = random_vit(np.random.default_rng(seed), **sizes, images=_NAMED_IMAGES, **settings)
+    if name not in {**MODELS, **SWINS}:
+        raise ValueError(f"model must be {' or '.join(map(repr, {**MODELS, **SWINS}))}, not "
+                         f"{name!r}")
+    rng = np.random.default_rng(seed)
+    if name in SWINS:
+        if blocks is not None:
+            raise ValueError(f"blocks must be left out with {name}, whose stages differ")
+        graph = _calibrated(rng, random_float_swin(rng, **SWINS[name]), _NAMED_IMAGES, **settings)
+    else:
+        sizes = MODELS[name] if blocks is None else {**MODELS[name], "blocks": blocks}
+        graph = random_vit(rng, **sizes, images=_NAMED_IMAGES, **settings)
     return dataclasses.replace(graph, meta={
         **graph.meta, "source": f"{name}, random weights, seed {seed}"})
 

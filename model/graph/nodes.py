@@ -383,6 +383,11 @@ class Rows(Node):
         return dataclasses.replace(sources[0], rows=count // self.beside,
                                    channels=sources[0].channels * self.beside)
 
+    def keeps_order(self, *sources):
+        """Return whether these are all rows of one tensor in their order, as a window of all is."""
+        rows = np.arange(sources[0].rows)
+        return len(sources) == self.beside == 1 and np.array_equal(self.index[:, 1], rows)
+
     def repeated(self, count, *sources):
         """Return the rows of `count` images."""
         step = np.array([tensor.rows for tensor in sources])[self.index[:, 0]]

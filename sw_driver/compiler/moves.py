@@ -8,7 +8,7 @@ import itertools
 
 import numpy as np
 
-from systola.model.graph.nodes import Rows
+from systola.model.graph.nodes import Context, Rows
 from systola.sw_driver.compiler.layout import View
 
 __all__ = ["copy_rows", "moved_rows", "source_runs"]
@@ -17,11 +17,14 @@ __all__ = ["copy_rows", "moved_rows", "source_runs"]
 def moved_rows(graph, config):
     """Return the names of the `Rows` nodes that an accelerator with COPY moves.
 
-    Others are made in place, or are rows of one tensor that are only looked at.
+    Others are made in place, or are rows of one tensor that are only looked at. Rows of a context
+    are always moved, even if their order stays: the context lies where its queries were.
     """
     return {node.name for node in graph.of(Rows) if config.copies and (
         node.beside > 1 or (graph.tensors[node.name].bits <= 8
-                            and len(list(source_runs(node.index))) > 1))}
+                            and (len(list(source_runs(node.index))) > 1 or any(
+                                isinstance(graph.by_name[name], Context)
+                                for name in node.sources))))}
 
 
 def source_runs(index):

@@ -284,6 +284,10 @@ class _Network:
 
     def _whole_parts(self, name):
         """Return the parts of a tensor, each a tensor of its own."""
+        node = self.graph.by_name[name]
+        if name not in self.parts and isinstance(node, Rows) and node.keeps_order(
+                *self.graph.input_tensors(node)):
+            return self._whole_parts(node.sources[0])
         if name not in self.parts:
             raise CompileError(f"node {name!r}: an operand must be made by a node of its own, and "
                                f"not be rows of others")

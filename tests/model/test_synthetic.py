@@ -6,6 +6,7 @@ import pytest
 from systola.model.data.synthetic import (
     MODELS,
     random_codes,
+    random_float_swin,
     random_float_vit,
     random_named,
     random_stream,
@@ -133,5 +134,24 @@ def test_forms_are_checked(form, message):
 
 def test_unknown_name():
     with pytest.raises(ValueError, match=r"^model must be 'deit_tiny' or 'deit_small' or "
-                                         r"'vit_base', not 'deit'$"):
+                                         r"'vit_base' or 'swin_tiny', not 'deit'$"):
         random_named("deit")
+
+
+def test_stages_are_no_blocks():
+    with pytest.raises(ValueError, match=r"^blocks must be left out with swin_tiny, whose stages"):
+        random_named("swin_tiny", blocks=1)
+
+
+def test_a_swin_has_the_sizes_that_were_asked_for():
+    sizes = {"channels": 6, "depths": (2, 1), "heads": (1, 2), "window": 2, "side": 16, "patch": 2,
+             "classes": 3}
+    graph = random_float_swin(np.random.default_rng(1), **sizes)
+    scores = graph.of(Scores)
+    assert [node.heads for node in scores] == [1, 1, 2]
+    assert [graph.tensors[node.name].rows for node in scores] == [64, 64, 16]
+    assert len(scores[0].sequences) == 16 < len(scores[1].sequences)  # shifted: more, of fewer rows
+    assert graph.tensors["logits"].shape == (1, 3)
+    assert graph.meta["assumed"] == []
+    again = random_float_swin(np.random.default_rng(1), **sizes)
+    np.testing.assert_array_equal(again.by_name["logits"].weight, graph.by_name["logits"].weight)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from systola.hw.contract.config import PRESETS, AcceleratorConfig, ConfigError
 from systola.hw.contract.isa import Opcode
 from systola.model.data.images import encode, float_inputs
+from systola.model.data.synthetic import random_float_swin
 from systola.model.graph.integer_forward import forward
 from systola.model.graph.nodes import Rows, Scores
 from systola.model.importers.registry import load_checkpoint
@@ -117,6 +118,23 @@ def test_windows_on_the_machine(name):
                      if not np.array_equal(value, expected[key])]
             assert wrong == []
         assert set(outputs) == (set(expected) if trace else set(network.outputs))
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_stage_that_is_one_window(images):
+    """Nothing changes its order there; the shifted window is the same one."""
+    rng = np.random.default_rng(3)
+    graph = random_float_swin(rng, channels=12, depths=(1, 2), heads=(3, 3), window=2, side=8,
+                              patch=2, classes=5)
+    network = quantize(graph, {"patches": rng.standard_normal((4, 16, 12), np.float32)},
+                       method="minmax", **CONFIG.model_settings).repeated(images)
+    codes = {"patches": rng.integers(-128, 128, (16 * images, 12))}
+    expected = forward(network, codes)
+    program = compile_network(network, CONFIG, trace=True)
+    outputs = decode_outputs(program, Machine(CONFIG, 2).run(program.fill(codes)))
+    assert "logits" in outputs
+    assert [name for name, value in outputs.items()
+            if not np.array_equal(value, expected[name])] == []
 
 
 def test_two_images_share_weights_and_biases(swin):
