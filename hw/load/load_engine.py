@@ -19,7 +19,8 @@ class LoadEngine(wiring.Component):
 
     An instruction is taken when the previous one is complete; its first word moves 1 (from the
     stream) or 7 (from the scratchpad) cycles later, a cycle more to the weights, and ``done``
-    follows the last word from the stream by one cycle, one from the scratchpad by two. FETCH with
+    follows the last word from the stream by one cycle, one from the scratchpad by two, and that of
+    COPY, which both reads and writes there, when it is accepted. FETCH with
     TRANSPOSE reads a block of up to R rows for one tile column group, so it gives C words per R
     reads, or per 2R where the C channels straddle two words.
 

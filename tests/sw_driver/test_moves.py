@@ -180,6 +180,19 @@ def test_a_moved_context_needs_copies(swin):
         compile_network(part, dataclasses.replace(CONFIG, copies=False))
 
 
+def test_a_context_is_moved_alone(swin):
+    network = swin[0]
+    node = network.by_name["layers.0.blocks.0.image"]
+    index = node.index.copy()
+    index[3, 0] = 1
+    mixed = dataclasses.replace(node, index=index,
+                                sources=(*node.sources, "layers.0.blocks.0.windows"))
+    nodes = tuple(mixed if other is node else other for other in network.nodes)
+    with pytest.raises(CompileError, match=r"^node 'layers\.0\.blocks\.0\.image': rows of an "
+                                           r"attention's result cannot be moved together"):
+        compile_network(dataclasses.replace(network, nodes=nodes), CONFIG)
+
+
 def test_a_bias_too_large_for_the_hardware_is_refused(swin):
     network = swin[0]
     node = network.of(Scores)[0]
