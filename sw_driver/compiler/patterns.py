@@ -149,8 +149,8 @@ def _attention(graph, scores, moved):
             raise CompileError(f"copies must be true for node {order.name!r}, which moves the "
                                f"result of an attention, not false", copies=True)
         if len(order.sources) > 1:
-            raise CompileError(f"node {order.name!r}: rows of an attention's result cannot be moved "
-                               f"together with those of other tensors")
+            raise CompileError(f"node {order.name!r}: rows of an attention's result cannot be "
+                               f"moved together with those of other tensors")
         projection = only(order.name, Linear, "linear")
     linears = [graph.by_name[name] for name in (scores.query, scores.key, context.value)]
     for node in linears:
