@@ -8,8 +8,9 @@ import click
 __all__ = ["Case", "choose_case"]
 
 SIZES = {"deit_tiny": "arty_s7_50", "deit_small": "array_16x16_large",
-         "vit_base": "array_16x16_large", "swin_tiny": "swin_tiny"}
-"""Published networks whose sizes are built in, not their weights, and a preset that holds each."""
+         "vit_base": "array_16x16_large", "swin_tiny": "swin_tiny",
+         "text_causal": "texts", "text_padded": "texts"}
+"""Networks whose sizes are built in, not their weights, and a preset that holds each."""
 
 STAGED = {"swin_tiny"}
 """Those whose blocks differ."""
@@ -91,13 +92,20 @@ def _random_case(seed, images):
 def _named_case(name, config, blocks, seed, images, linear_bits):
     import numpy as np
 
-    from systola.model.data.synthetic import random_codes, random_named, random_stream
+    from systola.model.data.synthetic import (
+        TEXTS,
+        random_codes,
+        random_named,
+        random_stream,
+        random_token_codes,
+    )
     from systola.model.graph.encoder import encoder_blocks
     from systola.model.graph.nodes import Scores
 
     model = random_named(name, blocks=blocks, seed=seed, linear_bits=linear_bits,
                          **config.model_settings)
-    inputs = (random_codes if blocks is None else random_stream)(
+    whole = random_token_codes if name in TEXTS else random_codes
+    inputs = (whole if blocks is None else random_stream)(
         np.random.default_rng([seed, 1]), model, images)
     about = {"model": name, "weights": "random", "seed": seed, "blocks": len(model.of(Scores)),
              **({"linear_bits": list(map(str, linear_bits))} if linear_bits else {})}

@@ -106,8 +106,9 @@ def _html(value):
 
 @click.command()
 @click.option("--model", "source", metavar="MODEL", help="`digits`; `fashion`; deit_tiny, "
-              "deit_small, vit_base or swin_tiny with --random-weights; an integer model from "
-              "`systola quantize`, or a float checkpoint, a file or a folder.")
+              "deit_small, vit_base, swin_tiny, text_causal or text_padded with "
+              "--random-weights; an integer model from `systola quantize`, or a float checkpoint, "
+              "a file or a folder.")
 @click.option("--random", "is_random", is_flag=True,
               help="A random small network on a random small accelerator instead.")
 @click.option("--random-weights", is_flag=True, help="Random weights of realistic magnitude, for "

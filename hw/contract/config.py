@@ -48,7 +48,7 @@ SCRATCHPAD_WORDS = 1 << 16
 _FILE_BYTES = 16384
 """Largest configuration file; a reader of TOML takes seconds for what a larger one could hold."""
 
-INSTRUCTION_SET_VERSION = 6
+INSTRUCTION_SET_VERSION = 7
 """Part of the configuration hash: a program for another instruction set is refused."""
 
 
@@ -122,6 +122,9 @@ class AcceleratorConfig:
     copies : bool
         Whether rows can be moved within the scratchpad (operation COPY), as networks with windows
         need it.
+    masks : bool
+        Whether rows may attend to the first keys of their sequence only, as causal masks and texts
+        of different lengths need it.
     acc_bits : int
         Bits of an accumulator.
     token_depth : int
@@ -179,6 +182,7 @@ class AcceleratorConfig:
     narrow_bits: int = 0
     weight_codes: bool = False
     copies: bool = False
+    masks: bool = False
     acc_bits: int = 32
     token_depth: int = 256
     acc_buffers: int = 2
@@ -239,7 +243,7 @@ class AcceleratorConfig:
                                   f"('normalised' has no such limit), not {getattr(self, name)!r}")
         if self.cols > self.rows:
             raise ConfigError(f"cols must be at most rows ({self.rows}), not {self.cols!r}")
-        for name in "weight_codes", "copies":
+        for name in "weight_codes", "copies", "masks":
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be true or false, not {shown(getattr(self, name))}")
         if self.weight_codes and self.cols % 2:
@@ -301,6 +305,11 @@ class AcceleratorConfig:
     def levels(self):
         """Exponentials that the codes of attention stand for, or none: attention is bytes."""
         return LEVELS.get(self.attention, ())
+
+    @property
+    def row_words(self):
+        """Words of the longest row that VECTOR takes."""
+        return -(-self.max_row // self.rows)
 
     def attention_words(self, words):
         """Return the words of a row of attention to keys of that many words, in each plane."""
@@ -542,6 +551,10 @@ PRESETS = {
                                    param_depth=1024, param_ports=2, mult_bits=24,
                                    code_mult_bits=16, max_row=1536, attention="deferred",
                                    copies=True, norm_bits=16, pooling="mean"),
+    # Texts: attention to the tokens before, and several of different lengths at once.
+    "texts": AcceleratorConfig(vector_lanes=4, norm_lanes=4, mult_bits=16, code_mult_bits=16,
+                               acc_buffers=4, banks=8, bank_depth=1024, weight_fifo=256,
+                               stream_fifo=128, param_depth=512, param_ports=2, masks=True),
     # The digits on an ECP5 85F, a multiplier for each cell: routed in minutes.
     "ulx3s_85f": AcceleratorConfig(rows=8, cols=4, lanes=2, norm_roots=1, acc_bits=24,
                                    token_depth=32, bank_depth=1024, code_mult_bits=12, max_row=256),

@@ -228,6 +228,7 @@ _RESULT = Field("out_bits", 16, "bits to saturate to; more than 8 writes two pla
                 high=16)
 _DIVIDED = "attention", "normalised", "deferred", *LEVELS
 _NORMALISED = "attention", "normalised"
+_MASKED = "masks", True
 _REQUANTIZED = "norm", "published", "leading_one", "normalised"
 _VECTOR = (*_region("src_", "the input", plane=True), _ROWS, _WORDS, _LAST,
            *_region("dst_", "the output", plane=True))
@@ -316,9 +317,15 @@ FORMATS = {
         Engine.VECTOR, "Rows of 8-bit codes to attention digits, config.attention_digits planes. "
         "Normalised, deferred: to exponentials (from the table) and a row factor numerator // sum "
         "each; log2 attention: to their codes, word 2k in the low nibbles of word k, 2k + 1 in the "
-        "high ones.",
+        "high ones. With `masks`, row t has the first `keys + t * key_step` elements of its words "
+        "only, but no more than there are; results of the others are 0.",
         (*_VECTOR, _UNIT, Field("numerator", 32, "of the row factors"),
-         Field("factor_base", 16, "first row factor")),
+         Field("factor_base", 16, "first row factor"),
+         Field("key_words", 16, "words with elements of the first row", high="row_words",
+               count=True, only=_MASKED),
+         Field("key_last", 16, "elements in the last of these", low=1, high="rows", only=_MASKED),
+         Field("key_step", 16, "elements that a row has more than the one before", high=1,
+               only=_MASKED)),
         (Region("src_"), Region("dst_", writes=True, planes="attention_digits", packed=True),
          Span(Memory.TABLES, 1, only=_DIVIDED), Span(Memory.TABLES, 2, only=_NORMALISED),
          Span(Memory.FACTORS, "factor_base", "rows", writes=True, only=_DIVIDED))),

@@ -3,6 +3,7 @@
 from amaranth import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for
 
 from systola.hw.contract.isa import Opcode
 from systola.hw.contract.numbers import (
@@ -21,6 +22,7 @@ from systola.hw.vector.expmax import ExpMax
 from systola.hw.vector.lanes import Narrow, Widen
 from systola.hw.vector.layernorm import ILayerNorm
 from systola.hw.vector.normalised_softmax import NormalisedSoftmax
+from systola.hw.vector.row_extender import RowExtender
 from systola.hw.vector.row_mean import RowMean
 from systola.hw.vector.row_reader import RowReader
 from systola.hw.vector.row_scaler import RowScaler
@@ -140,6 +142,13 @@ class VectorEngine(wiring.Component):
             m.submodules.shares = spare = RegisterSlice(shares.p.shape(), forward=False)
             wiring.connect(m, softmax.o, spare.i)
             shares = spare.o
+        if config.masks:
+            m.submodules.extender = extender = RowExtender(
+                shape=shares.p.x.shape().elem_shape, lanes=config.vector_lanes, size=config.rows,
+                max_words=config.row_words)
+            m.d.comb += [extender.words.eq(fields.words), extender.lanes_last.eq(fields.lanes_last)]
+            wiring.connect(m, shares, extender.i)
+            shares = extender.o
         results = [(is_softmax, shares)]
         wide = [(is_norm, made[0][1])] if config.norm_bits > CODE_BITS else []
         if is_mean:
@@ -216,6 +225,9 @@ class VectorEngine(wiring.Component):
                         "epsilon_high": (norm, epsilon_bits(config.max_row) - 32)}
         if config.compared_norm:
             sources["share"] = norm, SQUARE_FRACTION
+        if config.masks:
+            sources |= {name: (ins, bits_for(most)) for name, most in (
+                ("words", config.row_words), ("lanes_last", config.rows))}
         if config.pooling == "mean":
             codes.append(Opcode.MEAN)
             is_mean = self.instr.p.opcode == Opcode.MEAN
@@ -241,6 +253,13 @@ class VectorEngine(wiring.Component):
             reader.i.p.words.eq(ins.words), reader.i.p.lanes_last.eq(ins.lanes_last),
             reader.i.p.wide.eq(wide), writer.region.p.planes.eq(planes),
         ]
+        if config.masks:
+            masked = self.instr.p.opcode == Opcode.SHIFTMAX
+            m.d.comb += [
+                reader.i.p.key_words.eq(Mux(masked, ins.key_words, ins.words)),
+                reader.i.p.key_last.eq(Mux(masked, ins.key_last, ins.lanes_last)),
+                reader.i.p.key_step.eq(masked & ins.key_step[0]),
+            ]
         if config.levels:
             m.d.comb += writer.region.p.packed.eq(self.instr.p.opcode == Opcode.SHIFTMAX)
         held = Signal(data.StructLayout({name: bits for name, (_, bits) in sources.items()}),

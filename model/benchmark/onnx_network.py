@@ -37,7 +37,8 @@ def onnx_model(graph, path):
     Raises
     ------
     ValueError
-        If a node has no ONNX form here: attention within sequences or with a bias, norms in groups.
+        If a node has no ONNX form here: attention within sequences, with a bias or a mask,
+        norms in groups.
     """
     maker = _Maker(graph)
     for node in graph.nodes:
@@ -103,7 +104,8 @@ class _Maker:
         elif isinstance(node, Activation) and node.function != "quick_gelu":
             self.op("Gelu", node.name, node.input, approximate=(
                 "tanh" if node.function == "gelu_tanh" else "none"))
-        elif isinstance(node, Scores) and node.bias_index is None and len(node.sequences) == 1:
+        elif (isinstance(node, Scores) and node.bias_index is None and node.key_counts is None
+              and len(node.sequences) == 1):
             self._scores(node)
         elif isinstance(node, Softmax):
             self.op("Softmax", node.name, node.input, axis=-1)

@@ -27,8 +27,8 @@ _FUNCTIONS = {"gelu": functional.gelu,
 def torch_network(graph, threads):
     """Return a function from inputs by name, float32 (B, rows, C), to the first output.
 
-    Attention is PyTorch's own fused one. Networks with a bias on scores, or sequences, are refused
-    with ``ValueError``.
+    Attention is PyTorch's own fused one. Networks with a bias or a mask on scores, or sequences,
+    are refused with ``ValueError``.
     """
     steps = [_step(node, graph) for node in graph.nodes if node.inputs or isinstance(node,
                                                                                      Constant)]
@@ -61,7 +61,8 @@ def _step(node, graph):
     if isinstance(node, Activation):
         return node, _FUNCTIONS[node.function]
     if isinstance(node, Scores):
-        if node.bias_index is not None or len(node.sequences) > 1:
+        if (node.bias_index is not None or node.key_counts is not None
+                or len(node.sequences) > 1):
             raise ValueError(f"node {node.name!r}: attention must be plain to be compared")
         return node, lambda query, key: (
             _heads(query, node.query_channel, node.heads, node.head_dim),

@@ -7,6 +7,7 @@ import numpy as np
 from systola.model.allocation.node_precisions import take_turns
 from systola.model.graph.encoder import stream_name
 from systola.model.graph.integer_forward import forward
+from systola.model.graph.masks import causal_counts, masked, padded_counts
 from systola.model.importers.checkpoint import Checkpoint
 from systola.model.importers.facts import Facts
 from systola.model.importers.swin import swin_graph
@@ -14,8 +15,9 @@ from systola.model.importers.vision_transformer import block_shapes, vision_tran
 from systola.model.quantization.quantize import quantize
 from systola.model.quantization.uniform import quantize as to_codes
 
-__all__ = ["MODELS", "SWINS", "random_codes", "random_float_swin", "random_float_vit",
-           "random_named", "random_stream", "random_vit"]
+__all__ = ["MODELS", "SWINS", "TEXTS", "random_codes", "random_float_swin", "random_float_text",
+           "random_float_vit", "random_named", "random_stream", "random_token_codes",
+           "random_tokens", "random_vit"]
 
 _IMAGENET = {"tokens": 197, "blocks": 12, "classes": 1000, "patch_dim": 768}
 
@@ -29,6 +31,13 @@ MODELS = {
 SWINS = {"swin_tiny": {"channels": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24), "window": 7,
                        "side": 224, "patch": 4, "classes": 1000}}
 """The same of Swin Transformers, as in `random_float_swin`."""
+
+_TEXT = {"vocabulary": 64, "channels": 96, "heads": 4, "blocks": 2, "hidden": 192}
+
+TEXTS = {"text_causal": {"tokens": 96, "lengths": (96,), "causal": True, **_TEXT},
+         "text_padded": {"tokens": 32, "lengths": (32, 19, 7, 26), "causal": False, **_TEXT}}
+"""Examples of masks, as in `random_float_text`: a network that predicts the next token of a text,
+and one that looks at four texts of different lengths at once."""
 
 _CALIBRATION_IMAGES = 8
 _NAMED_IMAGES = 2  # a network of 197 tokens shows its ranges in few images
@@ -122,6 +131,46 @@ def random_float_swin(rng, *, channels, depths, heads, window, side, patch, clas
                       Facts({"mean": 0.5, "std": 0.5, "eps": 1e-5, "activation": "gelu"}))
 
 
+def random_float_text(rng, *, vocabulary, tokens, lengths, causal, channels, heads, blocks, hidden):
+    """Return a random float network of texts, its weights like those of `random_float_vit`.
+
+    Input ``patches`` has a row a token, 1 in the channel of its number and else 0, one text behind
+    the other, each filled up to `tokens` rows. The result are logits of every row.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        The only source of randomness.
+    vocabulary, tokens : int
+        Different tokens; rows of a text with its filling.
+    lengths : sequence of int
+        Tokens of every text.
+    causal : bool
+        Whether a token attends only to itself and those before, not to the whole text.
+    channels, heads, blocks, hidden : int
+        Sizes of the encoder.
+
+    Raises
+    ------
+    ValueError
+        If a size is out of range.
+    """
+    graph = random_float_vit(
+        rng, channels=channels, heads=heads, blocks=blocks, hidden=hidden, classes=vocabulary,
+        tokens=tokens, patch_dim=vocabulary, prefixes=0, pooling="rows")
+    graph = dataclasses.replace(graph.repeated(len(lengths)), images=1)
+    sequences = tuple((index * tokens, tokens) for index in range(len(lengths)))
+    counts = padded_counts(sequences, lengths)
+    return masked(graph, np.minimum(counts, causal_counts(sequences)) if causal else counts)
+
+
+def random_tokens(rng, graph, count):
+    """Return input of a network of `random_float_text`: (count, rows, vocabulary) float32."""
+    node = graph.by_name["patches"]
+    return np.eye(node.channels, dtype=np.float32)[
+        rng.integers(node.channels, size=(count, node.rows))]
+
+
 def random_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_dim, prefixes=1,
                pooling="token", distilled=False, images=_CALIBRATION_IMAGES, linear_bits=(),
                **settings):
@@ -157,13 +206,14 @@ def random_vit(rng, *, channels, heads, blocks, hidden, classes, tokens, patch_d
     return _calibrated(rng, graph, images, linear_bits, **settings)
 
 
-def _calibrated(rng, graph, images, linear_bits=(), **settings):
-    """Return the integer network of a float one, by random images."""
+def _calibrated(rng, graph, images, linear_bits=(), inputs=None, **settings):
+    """Return the integer network of a float one, by `inputs` or random images."""
     node = graph.by_name["patches"]
-    patches = rng.standard_normal((images, node.rows, node.channels), dtype=np.float32)
+    if inputs is None:
+        inputs = rng.standard_normal((images, node.rows, node.channels), dtype=np.float32)
     if linear_bits:
         settings["choices"] = {**(settings.get("choices") or {}), **take_turns(graph, linear_bits)}
-    return quantize(graph, {"patches": patches}, **{"method": "minmax", **settings})
+    return quantize(graph, {"patches": inputs}, **{"method": "minmax", **settings})
 
 
 def random_named(name, *, blocks=None, seed=0, **settings):
@@ -172,9 +222,9 @@ def random_named(name, *, blocks=None, seed=0, **settings):
     Parameters
     ----------
     name : str
-        Key of `MODELS` or `SWINS`.
+        Key of `MODELS`, `SWINS` or `TEXTS`.
     blocks : int, optional
-        Encoder blocks of one of `MODELS`; by default those of the published network.
+        Encoder blocks of one of `MODELS` or `TEXTS`; by default those of the published network.
     seed : int
         Equal seeds and sizes give equal networks.
     **settings
@@ -185,17 +235,22 @@ def random_named(name, *, blocks=None, seed=0, **settings):
     ValueError
         If the name is unknown or a setting out of range.
     """
-    if name not in {**MODELS, **SWINS}:
-        raise ValueError(f"model must be {' or '.join(map(repr, {**MODELS, **SWINS}))}, not "
-                         f"{name!r}")
+    named = {**MODELS, **SWINS, **TEXTS}
+    if name not in named:
+        raise ValueError(f"model must be {' or '.join(map(repr, named))}, not {name!r}")
     rng = np.random.default_rng(seed)
     if name in SWINS:
         if blocks is not None:
             raise ValueError(f"blocks must be left out with {name}, whose stages differ")
         graph = _calibrated(rng, random_float_swin(rng, **SWINS[name]), _NAMED_IMAGES, **settings)
     else:
-        sizes = MODELS[name] if blocks is None else {**MODELS[name], "blocks": blocks}
-        graph = random_vit(rng, **sizes, images=_NAMED_IMAGES, **settings)
+        sizes = named[name] if blocks is None else {**named[name], "blocks": blocks}
+        if name in TEXTS:
+            graph = random_float_text(rng, **sizes)
+            graph = _calibrated(rng, graph, _NAMED_IMAGES, inputs=random_tokens(
+                rng, graph, _CALIBRATION_IMAGES), **settings)
+        else:
+            graph = random_vit(rng, **sizes, images=_NAMED_IMAGES, **settings)
     return dataclasses.replace(graph, meta={
         **graph.meta, "source": f"{name}, random weights, seed {seed}"})
 
@@ -208,6 +263,13 @@ def random_codes(rng, graph, images=1):
         values = rng.standard_normal((images, node.rows, node.channels)) * high / 3
         codes[node.name] = np.clip(np.rint(values).astype(np.int64), -high, high - 1)
     return codes
+
+
+def random_token_codes(rng, graph, images=1):
+    """Return the codes of random texts by name, int64 (images, rows, vocabulary)."""
+    node = graph.by_name["patches"]
+    return {node.name: to_codes(random_tokens(rng, graph, images), graph.scales[node.name],
+                                node.bits)}
 
 
 def random_stream(rng, graph, images=1):

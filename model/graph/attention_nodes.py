@@ -23,6 +23,11 @@ class Scores(Node):
     attends to the rows of its own sequence, and channels beyond their number are 0. A float network
     multiplies by `scale`; an integer one requantizes by ``mult`` and ``shift`` to ``bits``.
 
+    With `key_counts` (rows,) row t attends to the first ``key_counts[t]`` rows of its sequence
+    only: 1, 2, 3 .. are a causal mask, the length of a text that is padded is a padding mask. There
+    are keys, then, for the most that a row of a sequence attends to; a score beyond those of a row
+    is computed, but has no weight.
+
     With a `bias_index` (rows, keys) a bias is added to every score, as relative positions have it:
     of head h ``bias_table[bias_index[row, key], h]``; an integer network rescales it by
     ``bias_mult`` and ``bias_shift`` before, like a residual.
@@ -38,6 +43,7 @@ class Scores(Node):
     scale: float | None = None
     bias_table: np.ndarray | None = None
     bias_index: np.ndarray | None = None
+    key_counts: np.ndarray | None = None
     bits: int | None = None
     mult: np.ndarray | None = None
     shift: np.ndarray | None = None
@@ -59,7 +65,9 @@ class Scores(Node):
         if query.rows != key.rows:
             self.refuse("key", f"{query.rows} rows as the queries", key.rows)
         self._check_sequences(query.rows)
-        keys = max(rows for _, rows in self.sequences)
+        tensor = Tensor(rows=query.rows, channels=0, bits=self.bits, heads=self.heads,
+                        sequences=self.sequences, stage="scores", key_counts=self._key_counts())
+        keys = max(keys for _, _, keys in tensor.spans)
         self._check_bias(query.rows, keys)
         if self.bits is None:
             if not isinstance(self.scale, float) or not 0 < self.scale < 1e9:
@@ -69,8 +77,7 @@ class Scores(Node):
             self.absent("scale")
             self.integer("bits", 2, 8)
             self.dyadic()
-        return Tensor(rows=query.rows, channels=keys, bits=self.bits, heads=self.heads,
-                      sequences=self.sequences, stage="scores")
+        return dataclasses.replace(tensor, channels=keys)
 
     def _check_sequences(self, rows):
         """Check that the sequences tile the rows."""
@@ -83,6 +90,18 @@ class Scores(Node):
             end += sequence[1]
         if end != rows:
             self.refuse("sequences", f"all {rows} rows", end)
+
+    def _key_counts(self):
+        """Return the checked keys of the rows, () if each has all of its sequence."""
+        if self.key_counts is None:
+            return ()
+        self.array("key_counts", (sum(rows for _, rows in self.sequences),), 1, MOST)
+        for first, rows in self.sequences:
+            wrong = [count for count in self.key_counts[first:first + rows] if count > rows]
+            if wrong:
+                self.refuse("key_counts", f"at most the {rows} rows of the sequence from row "
+                            f"{first} on", int(wrong[0]))
+        return tuple(int(count) for count in self.key_counts)
 
     def _check_bias(self, rows, keys):
         """Check table and index of the bias, of which there are both or none."""
@@ -103,16 +122,18 @@ class Scores(Node):
     def repeated(self, count, query, key):
         """Return the scores of `count` images, which do not attend to each other."""
         index = None if self.bias_index is None else np.tile(self.bias_index, (count, 1))
-        return dataclasses.replace(self, bias_index=index, sequences=tuple(
-            (image * query.rows + first, rows) for image in range(count)
-            for first, rows in self.sequences))
+        counts = None if self.key_counts is None else np.tile(self.key_counts, count)
+        return dataclasses.replace(
+            self, bias_index=index, key_counts=counts, sequences=tuple(
+                (image * query.rows + first, rows) for image in range(count)
+                for first, rows in self.sequences))
 
     def renamed(self, inputs):
         """Return the node reading other tensors."""
         return with_inputs(self, inputs, "query", "key")
 
     def multiplications(self, tensor, query, key):
-        """Return the squares of the sequences' rows, for all channels."""
+        """Return the keys of all rows, for all channels."""
         return _pairs(tensor) * self.heads * self.head_dim
 
 
@@ -235,9 +256,9 @@ class Context(Node):
         return with_inputs(self, inputs, "attention", "value")
 
     def multiplications(self, tensor, attention, value):
-        """Return the squares of the sequences' rows, for all channels."""
+        """Return the keys of all rows, for all channels."""
         return _pairs(attention) * tensor.channels
 
 
 def _pairs(attention):
-    return sum(rows * rows for _, rows in attention.sequences)
+    return sum(rows * keys for _, rows, keys in attention.runs)

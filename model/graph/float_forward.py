@@ -162,19 +162,19 @@ def _(node: Linear, graph, x, residual=None):
 def _(node: Scores, graph, query, key):
     q = heads_of(query, node.query_channel, node.heads, node.head_dim)
     k = heads_of(key, node.key_channel, node.heads, node.head_dim)
-    return between_rows(node.sequences, lambda q, k, bias=0: q @ k.swapaxes(-1, -2)
+    return between_rows(graph.tensors[node.name].spans, lambda q, k, bias=0: q @ k.swapaxes(-1, -2)
                         * np.float32(node.scale) + bias, q, k, score_bias(node))
 
 
 @compute.register
 def _(node: Softmax, graph, scores):
-    return over_keys(graph.tensors[node.input].sequences, softmax, scores)
+    return over_keys(graph.tensors[node.input].runs, softmax, scores)
 
 
 @compute.register
 def _(node: Context, graph, attention, value):
     v = heads_of(value, node.value_channel, attention.shape[-3], node.head_dim)
-    return side_by_side(graph.tensors[node.attention].sequences, np.matmul, attention, v)
+    return side_by_side(graph.tensors[node.attention].spans, np.matmul, attention, v)
 
 
 @compute.register

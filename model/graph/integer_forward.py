@@ -162,12 +162,12 @@ def _(node: Scores, graph, query, key):
                                          "res_mult": node.bias_mult, "res_shift": node.bias_shift}
         return requantize(matmul(query, key), node.mult, node.shift, node.bits, **extra)
 
-    return between_rows(node.sequences, one, q, k, score_bias(node))
+    return between_rows(graph.tensors[node.name].spans, one, q, k, score_bias(node))
 
 
 @compute.register
 def _(node: Softmax, graph, scores):
-    return over_keys(graph.tensors[node.input].sequences, softmax_operator(node), scores)
+    return over_keys(graph.tensors[node.input].runs, softmax_operator(node), scores)
 
 
 @compute.register
@@ -181,7 +181,7 @@ def _(node: Context, graph, attention, value):
         factors = row_factors(a.sum(axis=-1), node.mult, node.factor_bits)
         return deferred_context(a, factors, values, node.shift, node.bits)
 
-    return side_by_side(graph.tensors[node.attention].sequences, one, attention, v)
+    return side_by_side(graph.tensors[node.attention].spans, one, attention, v)
 
 
 @compute.register

@@ -7,6 +7,7 @@ dyadic multipliers of its requantization (docs/ARITHMETIC.md).
 """
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,8 @@ class Tensor:
     ``rows`` of ``channels`` numbers of ``bits`` (None: float). Attention has ``heads`` such
     matrices, the channels being keys, ``sequences`` of rows that attend to each other as (first
     row, rows), and a ``stage``: ``scores``, ``shares`` that add up to 1, or ``exponentials``, which
-    are not divided yet; elsewhere all three are empty.
+    are not divided yet; elsewhere all three are empty. With ``key_counts``, a row attends to that
+    many of the first keys of its sequence only.
     """
 
     rows: int
@@ -42,11 +44,29 @@ class Tensor:
     heads: int = 0
     sequences: tuple = ()
     stage: str = ""
+    key_counts: tuple = ()
 
     @property
     def shape(self):
         """(rows, channels), or (heads, rows, keys)."""
         return (*([self.heads] if self.heads else []), self.rows, self.channels)
+
+    @property
+    def spans(self):
+        """(first row, rows, keys) of every sequence: the most keys that one of its rows has."""
+        return tuple((first, rows, max(self.key_counts[first:first + rows], default=rows))
+                     for first, rows in self.sequences)
+
+    @property
+    def runs(self):
+        """(first row, rows, keys) of rows of a sequence that follow each other with equal keys."""
+        if not self.key_counts:
+            return self.spans
+        return tuple(
+            (run[0], len(run), keys) for first, rows in self.sequences
+            for keys, group in itertools.groupby(range(first, first + rows),
+                                                 self.key_counts.__getitem__)
+            for run in [list(group)])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

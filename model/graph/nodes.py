@@ -32,7 +32,7 @@ CODES = {"weight": np.int8, "codebook": np.int8, "bias": np.int32, "mult": np.in
          "shift": np.uint8, "res_mult": np.int32, "res_shift": np.uint8, "other_mult": np.int32,
          "other_shift": np.uint8, "values": np.int16, "table": np.int8, "index": np.int32,
          "bias_table": np.int16, "bias_index": np.int32, "bias_mult": np.int32,
-         "bias_shift": np.uint8}
+         "bias_shift": np.uint8, "key_counts": np.int32}
 """Types of the parameters that are arrays in files of integer networks."""
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 __all__ = ["between_rows", "gathered", "heads_of", "over_keys", "score_bias",
-           "side_by_side"]
+           "side_by_side", "without_masked"]
 
 
 def heads_of(x, first, heads, width):
@@ -12,43 +12,49 @@ def heads_of(x, first, heads, width):
     return np.swapaxes(part.reshape(*x.shape[:-1], heads, width), -3, -2)
 
 
-def side_by_side(sequences, function, attention, values):
+def side_by_side(spans, function, attention, values):
     """Return ``function(attention, values)`` of each sequence, the heads in one row of channels.
 
-    `attention` (..., heads, rows, keys), `values` (..., heads, rows, width).
+    `attention` (..., heads, rows, keys), `values` (..., heads, rows, width); of `spans` see
+    `systola.model.graph.node.Tensor`.
     """
     context = np.concatenate([
-        function(attention[..., first:first + rows, :rows], values[..., first:first + rows, :])
-        for first, rows in sequences], axis=-2)
+        function(attention[..., first:first + rows, :keys], values[..., first:first + keys, :])
+        for first, rows, keys in spans], axis=-2)
     *lead, heads, rows, width = context.shape
     return np.swapaxes(context, -3, -2).reshape(*lead, rows, heads * width)
 
 
-def between_rows(sequences, function, queries, keys, bias=None):
-    """Return ``function(queries, keys)`` of each sequence, with keys for the longest; others 0.
+def between_rows(spans, function, queries, keys, bias=None):
+    """Return ``function(queries, keys)`` of each sequence, with the most keys of all; others 0.
 
     With a `bias` (heads, rows, keys), it is the function's third argument.
     """
-    most, out = max(rows for _, rows in sequences), None
-    for first, rows in sequences:
+    most, out = max(count for _, _, count in spans), None
+    for first, rows, count in spans:
         part = slice(first, first + rows)
-        extra = () if bias is None else (bias[:, part, :rows],)
-        found = function(queries[..., part, :], keys[..., part, :], *extra)
+        extra = () if bias is None else (bias[:, part, :count],)
+        found = function(queries[..., part, :], keys[..., first:first + count, :], *extra)
         if out is None:
             out = np.zeros((*queries.shape[:-1], most), found.dtype)
-        out[..., part, :rows] = found
+        out[..., part, :count] = found
     return out
 
 
-def over_keys(sequences, function, scores):
-    """Return ``function(scores)`` of the keys that the rows of each sequence have; others 0."""
-    if all(rows == scores.shape[-1] for _, rows in sequences):
+def over_keys(runs, function, scores):
+    """Return ``function(scores)`` of the keys that the rows of each run have; others 0."""
+    if all(keys == scores.shape[-1] for _, _, keys in runs):
         return function(scores)
     out = np.zeros_like(scores)
-    for first, rows in sequences:
+    for first, rows, keys in runs:
         part = slice(first, first + rows)
-        out[..., part, :rows] = function(scores[..., part, :rows])
+        out[..., part, :keys] = function(scores[..., part, :keys])
     return out
+
+
+def without_masked(runs, scores):
+    """Return `scores` with 0 for keys to which a row does not attend."""
+    return over_keys(runs, lambda part: part, scores)
 
 
 def score_bias(node):

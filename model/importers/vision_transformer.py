@@ -19,9 +19,10 @@ from systola.model.graph.nodes import (
 
 __all__ = ["POOLINGS", "block_shapes", "linear", "norm", "vision_transformer"]
 
-POOLINGS = "token", "mean", "mean_of_norm", "token_and_mean"
+POOLINGS = "token", "mean", "mean_of_norm", "token_and_mean", "rows"
 """What the head reads: the norm of the first token, the norm of the mean over the patches, the mean
-over the norms of the patches, or first token and mean of patches, both normed, beside each other.
+over the norms of the patches, or first token and mean of patches, both normed, beside each other;
+or every row, normed.
 """
 
 
@@ -145,10 +146,12 @@ def _attention(p, name, heads, tokens, eps):
 def _head(p, stream, prefixes, patches, pooling, eps):
     """Yield the nodes behind the last block: pooling, norm, heads; the last is the result."""
     pooled, first = "pooled", None
-    if pooling.startswith("token"):
+    if pooling == "rows":
+        stream = yield from _normed(p, stream, eps, "norm")
+    elif pooling.startswith("token"):
         yield Rows(name="pooled", sources=(stream,), index=np.array([(0, 0)]))
         first = yield from _normed(p, "pooled", eps, "norm")
-    if pooling != "token":
+    if pooling not in ("token", "rows"):
         pooled = "pooled_patches" if first else "pooled"
         if prefixes:
             yield Rows(name="pooled_rows", sources=(stream,), index=np.array(

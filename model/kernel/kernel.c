@@ -429,7 +429,7 @@ i64 room_bytes(i64 rows, i64 inputs, i64 channels, i64 wide)
 struct scores {
     i64 query, query_stride, query_channel, key, key_stride, key_channel, y;
     i64 heads, head_dim, rows, keys, count, scratch;
-    const i64 *sequences;
+    const i64 *spans; /* (first row, rows, keys) of every sequence */
     f64 mult;
     i64 low, high, has_bias;
     const i16 *bias;
@@ -441,8 +441,8 @@ void scores(const void *fields, char *work)
     const struct scores *p = fields;
     const i64 stride = up(p->keys, KEYS_STEP);
     EACH(head, p->heads) EACH(s, p->count) {
-        i64 first = p->sequences[2 * s], rows = p->sequences[2 * s + 1];
-        struct room r = room(work + p->scratch, rows, p->head_dim, rows, 0);
+        const i64 *span = p->spans + 3 * s, first = span[0], rows = span[1], keys = span[2];
+        struct room r = room(work + p->scratch, rows, p->head_dim, keys, 0);
         const char *query = work + p->query + first * p->query_stride + p->query_channel
             + head * p->head_dim;
         const i8 *key = (const i8 *)work + p->key + first * p->key_stride + p->key_channel
@@ -450,40 +450,41 @@ void scores(const void *fields, char *work)
         i64 row = head * p->rows + first;
         char *y = work + p->y + row * stride;
         stream_rows(r.x, query, rows, p->head_dim, p->query_stride, 0, 0);
-        pack(r.packed, r.start, key, rows, p->head_dim, p->key_stride, 1, words_of(0), 0);
-        EACH(i, up(rows, SPAN)) r.mult[i] = p->mult;
+        pack(r.packed, r.start, key, keys, p->head_dim, p->key_stride, 1, words_of(0), 0);
+        EACH(i, up(keys, SPAN)) r.mult[i] = p->mult;
         struct finish f = {y, stride, 0, p->low, p->high, r.mult, 0,
                            p->has_bias ? (const char *)(p->bias + row * p->keys) : 0, p->keys, 1,
                            p->bias_mult, !p->has_bias};
-        product(r.x, rows, p->head_dim, r.packed, r.start, rows, 0, &f);
-        EACH(i, rows) memset(y + i * stride + rows, 0, p->keys - rows);
+        product(r.x, rows, p->head_dim, r.packed, r.start, keys, 0, &f);
+        EACH(i, rows) memset(y + i * stride + keys, 0, p->keys - keys);
     }
 }
 
 struct context {
     i64 attention, wide_attention, value, value_stride, value_channel, y;
     i64 heads, head_dim, rows, keys, count, scratch;
-    const i64 *sequences;
+    const i64 *spans;
     f64 mult;
     i64 low, high, is_deferred, numerator, top;
 };
 
 /* Rescaling of rows of exponentials: by one division each. */
-static void row_factors(const struct context *p, f64 *mult, const char *codes, i64 rows, i64 stride)
+static void row_factors(const struct context *p, f64 *mult, const char *codes, i64 rows, i64 keys,
+                        i64 stride)
 {
     EACH(row, rows) {
         u32 sum = 0;
-        if (p->wide_attention) EACH(j, rows) sum += ((const u16 *)codes)[row * stride + j];
-        else EACH(j, rows) sum += ((const u8 *)codes)[row * stride + j];
+        if (p->wide_attention) EACH(j, keys) sum += ((const u16 *)codes)[row * stride + j];
+        else EACH(j, keys) sum += ((const u8 *)codes)[row * stride + j];
         i64 factor = sum ? p->numerator / sum : p->top;
         mult[row] = (f64)(factor < p->top ? factor : p->top) * p->mult;
     }
 }
 
 /* Start sums with what wide exponentials lack in their stream. */
-static void give_back(i32 *start, const i8 *value, i64 rows, i64 channels, i64 stride)
+static void give_back(i32 *start, const i8 *value, i64 keys, i64 channels, i64 stride)
 {
-    EACH(k, rows) EACH(n, channels) start[n] += value[k * stride + n];
+    EACH(k, keys) EACH(n, channels) start[n] += value[k * stride + n];
     EACH(n, channels) start[n] = (i32)((u32)start[n] << 15);
 }
 
@@ -493,31 +494,31 @@ void context(const void *fields, char *work)
     i64 channels = p->heads * p->head_dim, wide = p->wide_attention;
     const i64 stride = up(p->keys, KEYS_STEP);
     EACH(head, p->heads) EACH(s, p->count) {
-        i64 first = p->sequences[2 * s], rows = p->sequences[2 * s + 1];
-        struct room r = room(work + p->scratch, rows, rows, p->head_dim, wide);
+        const i64 *span = p->spans + 3 * s, first = span[0], rows = span[1], keys = span[2];
+        struct room r = room(work + p->scratch, rows, keys, p->head_dim, wide);
         const char *a = work + p->attention + row_bytes(wide, (head * p->rows + first) * stride);
         const i8 *value = (const i8 *)work + p->value + first * p->value_stride + p->value_channel
             + head * p->head_dim;
-        stream_rows(r.x, a, rows, rows, stride, wide, !wide || p->is_deferred);
-        pack(r.packed, r.start, value, p->head_dim, rows, 1, p->value_stride, words_of(wide), 1);
-        if (p->is_deferred && wide) give_back(r.start, value, rows, p->head_dim, p->value_stride);
-        if (p->is_deferred) row_factors(p, r.mult, a, rows, stride);
+        stream_rows(r.x, a, rows, keys, stride, wide, !wide || p->is_deferred);
+        pack(r.packed, r.start, value, p->head_dim, keys, 1, p->value_stride, words_of(wide), 1);
+        if (p->is_deferred && wide) give_back(r.start, value, keys, p->head_dim, p->value_stride);
+        if (p->is_deferred) row_factors(p, r.mult, a, rows, keys, stride);
         else EACH(i, up(p->head_dim, SPAN)) r.mult[i] = p->mult;
         struct finish f = {work + p->y + first * channels + head * p->head_dim, channels, 0,
                            p->low, p->high, r.mult, p->is_deferred ? r.mult : 0, 0, 0, 0, 0, 0};
-        product(r.x, rows, rows, r.packed, r.start, p->head_dim, wide, &f);
+        product(r.x, rows, keys, r.packed, r.start, p->head_dim, wide, &f);
     }
 }
 
-/* For every row of attention: its place, and the keys of its sequence. */
+/* For every row of attention: its place, and the keys that it attends to. */
 #define EACH_ATTENTION_ROW(at, keys_here) \
     const i64 stride = up(p->keys, KEYS_STEP); \
     EACH(head, p->heads) EACH(s, p->count) \
-        for (i64 keys_here = p->sequences[2 * s + 1], \
-                 at = (head * p->rows + p->sequences[2 * s]) * stride, \
-                 end = at + keys_here * stride; at < end; at += stride)
+        for (i64 keys_here = p->runs[3 * s + 2], \
+                 at = (head * p->rows + p->runs[3 * s]) * stride, \
+                 end = at + p->runs[3 * s + 1] * stride; at < end; at += stride)
 
-/* Zeros for the keys that a row's sequence does not have. */
+/* Zeros for the keys that a row does not attend to. */
 #define CLEAR_BEHIND(y, wide) \
     memset((y) + row_bytes(wide, keys), 0, row_bytes(wide, p->keys - keys))
 
@@ -530,7 +531,7 @@ INLINE i32 maximum(const i8 *x, i64 count)
 
 struct shiftmax {
     i64 x, y, wide_y, heads, rows, keys, count, scratch;
-    const i64 *sequences;
+    const i64 *runs;
     i64 unit, octaves, reciprocal, reciprocal_shift, output_shift, top;
 };
 
@@ -590,7 +591,7 @@ static void look_up(u8 *y, const u8 *x, i64 count, const u8 *table, u8 mask)
 
 struct exponentials {
     i64 x, y, heads, rows, keys, count, scratch;
-    const i64 *sequences;
+    const i64 *runs;
     const u8 *table;
 };
 
@@ -609,7 +610,7 @@ void exponentials(const void *fields, char *work)
 
 struct normalised {
     i64 x, y, heads, rows, keys, count, scratch;
-    const i64 *sequences;
+    const i64 *runs;
     const u16 *table;
 };
 

@@ -144,7 +144,7 @@ def _(node: Scores, graph, library):
         raise Unfit(f"sums reach {bound}")
     numbers = {"query_stride": query.channels, "query_channel": node.query_channel,
                "key_stride": key.channels, "key_channel": node.key_channel,
-               "head_dim": node.head_dim, **_sequences(y),
+               "head_dim": node.head_dim, **_matrices(y), **_triples("spans", y.spans),
                "mult": _factor(bound, node.mult, node.shift, library), **_limits(node),
                "has_bias": 0}
     if node.bias_index is not None:
@@ -153,13 +153,14 @@ def _(node: Scores, graph, library):
             RESIDUAL_BITS, node.bias_mult, node.bias_shift, library)}
     return Step(function="scores", tensors={"query": node.query, "key": node.key, "y": node.name},
                 numbers=numbers, scratch=library.call(
-                    "room_bytes", y.channels, node.head_dim, y.channels, 0))
+                    "room_bytes", _longest(y), node.head_dim, y.channels, 0))
 
 
 @step_of.register
 def _(node: Softmax, graph, library):
     y = graph.tensors[node.name]
-    tensors, numbers = {"x": node.input, "y": node.name}, _sequences(y)
+    tensors = {"x": node.input, "y": node.name}
+    numbers = {**_matrices(y), **_triples("runs", y.runs)}
     if node.variant in DEFERRED:
         return Step(function="exponentials", tensors=tensors, scratch=row_stride(y, library),
                     numbers={**numbers, "table": node.exponentials()})
@@ -213,7 +214,7 @@ def _(node: Context, graph, library):
     wide, keys = is_wide(attention), attention.channels
     numbers = {"wide_attention": wide, "value_stride": value.channels,
                "value_channel": node.value_channel, "head_dim": node.head_dim,
-               **_sequences(attention), **_limits(node)}
+               **_matrices(attention), **_triples("spans", attention.spans), **_limits(node)}
     if node.factor_bits is None:
         numbers |= {"is_deferred": 0, "mult": _factor(most, node.mult, node.shift, library)}
     else:
@@ -223,7 +224,7 @@ def _(node: Context, graph, library):
                     "numerator": int(node.mult), "top": (1 << node.factor_bits) - 1}
     return Step(function="context", numbers=numbers, tensors={
         "attention": node.attention, "value": node.value, "y": node.name},
-        scratch=library.call("room_bytes", keys, keys, node.head_dim, wide))
+        scratch=library.call("room_bytes", _longest(attention), keys, node.head_dim, wide))
 
 
 def _row_sum(graph, context):
@@ -364,9 +365,17 @@ def _output(node):
     return {"wide_y": int(node.bits > 8), **_limits(node)}
 
 
-def _sequences(tensor):
-    return {"heads": tensor.heads, "rows": tensor.rows, "keys": tensor.channels,
-            "count": len(tensor.sequences), "sequences": np.array(tensor.sequences, np.int64)}
+def _matrices(tensor):
+    return {"heads": tensor.heads, "rows": tensor.rows, "keys": tensor.channels}
+
+
+def _triples(name, parts):
+    return {"count": len(parts), name: np.array(parts, np.int64)}
+
+
+def _longest(tensor):
+    """Return the most rows of a sequence."""
+    return max(rows for _, rows in tensor.sequences)
 
 
 def _lanes(channels):

@@ -6,6 +6,7 @@ from systola.files.tensors import ModelError
 from systola.hw.contract.numbers import CODE_BITS
 from systola.model.graph.float_forward import float_forward
 from systola.model.graph.nodes import Scores, Softmax
+from systola.model.graph.row_arrays import without_masked
 from systola.model.quantization.histogram import Histogram
 from systola.model.quantization.uniform import Calibration
 
@@ -57,6 +58,8 @@ def calibrate(graph, inputs, *, how="running", bits=None, symmetric=(), batch=BA
         if name not in ranges:
             counted = how != "running" and not isinstance(graph.by_name[name], Softmax)
             ranges[name] = Histogram() if counted else Calibration()
+        if graph.tensors[name].key_counts and isinstance(graph.by_name[name], Scores):
+            x = without_masked(graph.tensors[name].runs, x)  # the others decide
         ranges[name].update(x)
         if watch:
             watch(name, x)

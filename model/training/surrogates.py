@@ -66,25 +66,27 @@ def _(node: Scores, graph, given, query, key):
         index = torch.from_numpy(node.bias_index).to(query.device).long()
         bias = given["bias_table"][index].permute(2, 0, 1)
 
-    def one(part, rows):
-        scores = q[..., part, :] @ k[..., part, :].transpose(-1, -2) * given["gain"]
-        return scores if bias is None else scores + bias[:, part, :rows]
+    def one(part, keys):
+        stationary = k[..., part.start:part.start + keys, :]
+        scores = q[..., part, :] @ stationary.transpose(-1, -2) * given["gain"]
+        return scores if bias is None else scores + bias[:, part, :keys]
 
-    return _over_keys(node.sequences, one)
+    return _over_keys(graph.tensors[node.name].spans, one)
 
 
 @surrogate.register
 def _(node: Softmax, graph, given, scores):
-    return _over_keys(graph.tensors[node.input].sequences,
-                      lambda part, rows: torch.softmax(scores[..., part, :rows], dim=-1))
+    return _over_keys(graph.tensors[node.input].runs,
+                      lambda part, keys: torch.softmax(scores[..., part, :keys], dim=-1),
+                      scores.shape[-1])
 
 
 @surrogate.register
 def _(node: Context, graph, given, attention, value):
     v = _heads(value, node.value_channel, attention.shape[-3], node.head_dim)
     context = torch.cat([
-        attention[..., first:first + rows, :rows] @ v[..., first:first + rows, :]
-        for first, rows in graph.tensors[node.attention].sequences], dim=-2)
+        attention[..., first:first + rows, :keys] @ v[..., first:first + keys, :]
+        for first, rows, keys in graph.tensors[node.attention].spans], dim=-2)
     return context.transpose(-3, -2).flatten(-2)
 
 
@@ -129,9 +131,9 @@ def _heads(x, first, heads, width):
     return x[..., first:first + heads * width].unflatten(-1, (heads, width)).transpose(-3, -2)
 
 
-def _over_keys(sequences, function):
-    """Return ``function(rows of a sequence, their number)`` of all, with keys for the longest."""
-    most = max(rows for _, rows in sequences)
+def _over_keys(runs, function, most=None):
+    """Return ``function(rows, keys)`` of all runs, with `most` keys or those of the longest."""
+    most = most or max(keys for _, _, keys in runs)
     return torch.cat([
-        functional.pad(function(slice(first, first + rows), rows), (0, most - rows))
-        for first, rows in sequences], dim=-2)
+        functional.pad(function(slice(first, first + rows), keys), (0, most - keys))
+        for first, rows, keys in runs], dim=-2)

@@ -238,14 +238,11 @@ class Memories:
             y = row_mean(x, fields["mult"], fields["shift"], fields["out_bits"])
             y = _bytes(y, fields["out_bits"])[:, None]
             fields = fields | {"rows": 1}
-        elif opcode is Opcode.SHIFTMAX and config.factor_depth:
-            y = self._exponentials(fields, x)
+        elif opcode is Opcode.SHIFTMAX:
+            y = self._softmax(fields, x)
             if config.levels:
                 y = packed(y, config.rows)
                 fields = fields | {"words": config.attention_words(fields["words"])}
-        elif opcode is Opcode.SHIFTMAX:
-            a = shiftmax(x, -fields["unit"], SOFTMAX_SHIFT, config.attention_bits)
-            y = split_digits(a, config.act_bits, config.attention_digits)
         elif opcode is Opcode.LAYERNORM and config.compared_norm:
             epsilon = fields["epsilon_low"] | fields["epsilon_high"] << 32
             y = norm_codes(x, fields["share"], fields["out_bits"], epsilon)[None]
@@ -264,21 +261,41 @@ class Memories:
                            fields["out_bits"])[None]
         self.write(fields, "dst_", y, len(y))
 
-    def _exponentials(self, fields, x):
-        """Return the planes of the exponentials of rows `x`, and write the rows' factors."""
+    def _softmax(self, fields, x):
+        """Return the planes of the attention of rows `x`, and write the rows' factors, if any."""
+        config = self.config
+        keys, y = _keys(fields, x.shape, config), np.zeros((config.attention_digits, *x.shape),
+                                                           np.int64)
+        for count in np.unique(keys):
+            rows = keys == count
+            y[:, rows, :count], sums = self._attention(fields, x[rows, :count])
+            if config.factor_depth:
+                self.factors[fields["factor_base"] + np.flatnonzero(rows)] = row_factors(
+                    sums, fields["numerator"], config.factor_bits)
+        return y
+
+    def _attention(self, fields, x):
+        """Return the planes of the attention of rows `x`, and of exponentials their sums."""
         config = self.config
         if config.levels:
             codes, _ = deferred_softmax(x, self.tables[1] & (1 << LEVEL_BITS) - 1)
-            sums = decoded(codes, config.levels).sum(axis=-1)
-            y = codes[None]
-        elif config.deferred:
+            return codes[None], decoded(codes, config.levels).sum(axis=-1)
+        if config.deferred:
             codes, sums = deferred_softmax(x, self.tables[1])
-            y = codes[None]
-        else:
+            return codes[None], sums
+        if config.factor_depth:
             low, high = self.tables[1:].astype(np.int64)
             codes, sums = normalised_softmax(x, low + (high << CODE_BITS))
-            y = split_digits(codes, config.act_bits, config.attention_digits)
-        first = fields["factor_base"]
-        self.factors[first:first + len(sums)] = row_factors(sums, fields["numerator"],
-                                                            config.factor_bits)
-        return y
+        else:
+            codes = shiftmax(x, -fields["unit"], SOFTMAX_SHIFT, config.attention_bits)
+            sums = None
+        return split_digits(codes, config.act_bits, config.attention_digits), sums
+
+
+def _keys(fields, shape, config):
+    """Return how many elements each of the rows of a SHIFTMAX has."""
+    rows, most = shape
+    if not config.masks:
+        return np.full(rows, most)
+    first = (fields["key_words"] - 1) * config.rows + fields["key_last"]
+    return np.minimum(first + fields["key_step"] * np.arange(rows), most)

@@ -8,6 +8,8 @@ from systola.hw.contract.config import AcceleratorConfig
 from systola.hw.contract.numbers import COMPARED_BITS, LEVELS
 from systola.model.allocation.node_precisions import Precision
 from systola.model.data.synthetic import random_codes, random_vit
+from systola.model.graph.masks import masked
+from systola.model.graph.nodes import Scores
 
 __all__ = ["random_case", "random_graph"]
 
@@ -40,7 +42,9 @@ def random_case(seed, *, images=2):
     form = _form(kind)
     if form["pooling"] == "mean":
         config = dataclasses.replace(config, pooling="mean")
-    graph = _graph(rng, kind, config, sizes, form)
+    masks = np.random.default_rng([seed, 12])
+    config = dataclasses.replace(config, masks=bool(masks.random() < 0.4))
+    graph = _masked(masks, config, _graph(rng, kind, config, sizes, form))
     return graph, config, random_codes(rng, graph, images)
 
 
@@ -56,8 +60,19 @@ def random_graph(seed, config, *, images=1):
              "blocks": int(rng.integers(1, 3)), "hidden": int(rng.integers(3, 20)),
              "classes": int(rng.integers(2, 9)), "tokens": int(rng.integers(2, 9)),
              "patch_dim": int(rng.integers(1, 9))}
-    graph = _graph(rng, rng, config, sizes, _form(rng))
+    graph = _masked(rng, config, _graph(rng, rng, config, sizes, _form(rng)))
     return graph, random_codes(rng, graph, images)
+
+
+def _masked(rng, config, graph):
+    """Return a network with or without a mask, for masks the accelerator must have or not."""
+    rows = graph.tensors[graph.of(Scores)[0].name].rows
+    kind = rng.choice(["none", "none", "padded", "causal", "any"])
+    if kind == "none" or (kind != "padded" and not config.masks):
+        return graph
+    return masked(graph, {"padded": np.full(rows, rng.integers(1, rows + 1)),
+                          "causal": np.arange(1, rows + 1),
+                          "any": rng.integers(1, rows + 1, rows)}[kind])
 
 
 def _graph(rng, kind, config, sizes, form):

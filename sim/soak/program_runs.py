@@ -19,12 +19,12 @@ CONFIGS = {
     "published": AcceleratorConfig(
         rows=3, cols=2, lanes=1, act_bits=5, weight_bits=4, token_depth=4, banks=3, bank_depth=16,
         weight_fifo=6, stream_fifo=5, queue_depth=3, param_depth=8, max_row=16, x0_bits=6,
-        pooling="mean", **PUBLISHED),
+        pooling="mean", masks=True, **PUBLISHED),
     "log2": AcceleratorConfig(
         rows=8, cols=4, lanes=2, vector_lanes=2, norm_lanes=1, pe_style="lut", token_depth=4,
         banks=3, bank_depth=16, weight_fifo=9, stream_fifo=8, queue_depth=2, param_depth=8,
         max_row=24, x0_bits=8, attention="half_16", code_mult_bits=12, pooling="mean",
-        copies=True, norm_bits=16),
+        copies=True, norm_bits=16, masks=True),
     "tiny": PRESETS["tiny"],
 }
 _SHARES = {"published": 0.86, "log2": 0.11, "tiny": 0.03}

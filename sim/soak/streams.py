@@ -84,7 +84,8 @@ class Maker:
             rows, words = self.number(1, config.token_depth), self.number(1, 3)
             stride = words + self.number(0, 1)
             values = {"flags": self.number(0, 31), "numerator": self.number(1, 2**31 - 1),
-                      "res_mult": self.number(-1000, 1000)}
+                      "res_mult": self.number(-1000, 1000),
+                      "key_words": words, "key_last": 1, "key_step": 0}
             values |= {name: self.number(*ends) for name, ends in limits(opcode, config).items()}
             values |= {"rows": rows, "words": words, "act_words": self.number(1, 2),
                        "count": self.number(1, min(3, config.param_depth)),

@@ -253,12 +253,29 @@ class Attention:
         place = Place(columns=unit.keys, row=low, head=head)
         build.store_traced(scores.name, codes, shape, place)
         factors = build.factors(attention.name, unit.rows)
-        build.vector(Opcode.SHIFTMAX, attention.name, codes, attention.view(), unit.keys,
-                     unit=int(softmax.unit), factors=factors,
-                     tables=self._tables(),
-                     numerator=int(self.pattern.context.mult) if factors else 0)
+        for first, rows, keys, step in self._key_runs(unit):
+            build.vector(Opcode.SHIFTMAX, attention.name, codes.cut(first, rows),
+                         attention.view(row=first, rows=rows), unit.keys, keys=(keys, step),
+                         unit=int(softmax.unit), factors=factors and factors.cut(first, rows),
+                         tables=self._tables(),
+                         numerator=int(self.pattern.context.mult) if factors else 0)
         build.store_traced(softmax.name, attention.view(), shape, place, self.config.act_bits)
         self.attention[head, low], self.factors[head, low] = attention, factors
+
+    def _key_runs(self, unit):
+        """Return (first row, rows, keys, step) of rows of a unit that one SHIFTMAX computes.
+
+        Each has `step` keys more than the one before, but no more than the unit's.
+        """
+        counts = self.graph.tensors[self.pattern.scores.name].key_counts
+        counts = counts[unit.low:unit.low + unit.rows] or (unit.keys,) * unit.rows
+        runs, start = [], 0
+        while start < len(counts):
+            rows, step = max((_run_length(counts[start:], unit.keys, step), -step)
+                             for step in range(2))
+            runs.append((start, rows, counts[start], -step))
+            start += rows
+        return runs
 
     def _bias(self, head, start, keys):
         """Return the view of the bias of a sequence's scores, None if there is none.
@@ -335,6 +352,13 @@ class Attention:
     def _tables(self):
         """Return the tables of exponentials that the accelerator looks up."""
         return range(EXPONENTIALS, EXPONENTIALS + self.config.exponential_tables)
+
+
+def _run_length(counts, most, step):
+    """Return how many of `counts` grow by `step` up to `most`, from the first one on."""
+    wanted = (min(counts[0] + step * index, most) for index in range(len(counts)))
+    return sum(1 for _ in itertools.takewhile(
+        lambda pair: pair[0] == pair[1], zip(counts, wanted, strict=True)))
 
 
 def _rows(node, source, name):

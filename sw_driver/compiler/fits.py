@@ -115,7 +115,12 @@ def _(node: Scores, graph, config):
         _check_dyadic(node, node.bias_mult, node.bias_shift, RESIDUAL_BITS, config, "bias ")
         _check_branch(node, node.bias_mult, node.bias_shift, "bias")
     query, key = (graph.tensors[name] for name in node.inputs)
-    longest = graph.tensors[node.name].channels
+    tensor = graph.tensors[node.name]
+    longest = tensor.channels
+    if not config.masks and any(count < keys for first, rows, keys in tensor.spans
+                                for count in tensor.key_counts[first:first + rows]):
+        raise CompileError(f"masks must be true for node {node.name!r}, whose rows attend to "
+                           f"different numbers of keys, not false", masks=True)
     _check_row(node, "keys", longest, config)
     _check_operand(node, "query", query, config)
     if node.bits != 8:

@@ -348,10 +348,18 @@ class Lowering:
         return self._tiles[key]
 
     def vector(self, opcode, name, source, out, channels, *, params=None, tables=(),
-               factors=None, **fields):
-        """Append a VECTOR operation from view `source` to view `out`, and return it."""
-        if opcode is Opcode.SHIFTMAX and factors is None:
-            fields["factor_base"] = 0
+               factors=None, keys=None, **fields):
+        """Append a VECTOR operation from view `source` to view `out`, and return it.
+
+        A SHIFTMAX is of `keys`: those of the first row, and how many more each other one has.
+        """
+        if opcode is Opcode.SHIFTMAX:
+            first, step = keys
+            words = self.words(first)
+            fields |= {"key_words": words, "key_last": first - (words - 1) * self.config.rows,
+                       "key_step": step}
+            if factors is None:
+                fields["factor_base"] = 0
         return self.append(Operation(
             opcode, name, reads={"src_": source}, writes={"dst_": out}, params=params,
             gives=factors, tables_read=tuple(tables),

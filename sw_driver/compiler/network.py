@@ -62,7 +62,7 @@ class _Network:
             pattern = self.patterns.get(node.name)
             chain = self._chain(pattern)
             if chain:
-                EncoderPipeline(self, chain, self.plan.groups(pattern.scores.sequences)).run()
+                EncoderPipeline(self, chain, self.plan.groups(self._spans(pattern))).run()
                 self.done.update(member.name for pattern in chain for member in pattern.nodes)
             elif isinstance(pattern, AttentionPattern):
                 self._attend(pattern)
@@ -228,7 +228,7 @@ class _Network:
             if ahead == 0 and op is not None:
                 build.hold = [op]
         attention = Attention(build, graph, pattern, self._whole_parts(pattern.source),
-                              plan.units(pattern.scores.sequences))
+                              plan.units(self._spans(pattern)))
         mlp = pattern.mlp and Mlp(self, pattern.mlp)
         behind = (Reordered if pattern.order else Behind)(self, pattern, attention, mlp)
 
@@ -259,8 +259,8 @@ class _Network:
         """
         chain = []
         while (isinstance(pattern, AttentionPattern) and pattern.mlp is not None
-               and self.plan.groups(pattern.scores.sequences)
-               and (not chain or pattern.scores.sequences == chain[0].scores.sequences)
+               and self.plan.groups(self._spans(pattern))
+               and (not chain or self._spans(pattern) == self._spans(chain[0]))
                and isinstance(self.graph.by_name[pattern.source], Norm)):
             chain.append(pattern)
             readers = self.graph.consumers[pattern.mlp.second.name]
@@ -272,6 +272,10 @@ class _Network:
                     norms[0].name, *(node.name for node in getattr(pattern, "nodes", ()))}:
                 pattern = None
         return chain
+
+    def _spans(self, pattern):
+        """Return the sequences of an attention, and how many keys each has."""
+        return self.graph.tensors[pattern.scores.name].spans
 
     def source_part(self, norm, low, rows):
         """Return the part of a norm with just these rows, emitted now if it was not."""

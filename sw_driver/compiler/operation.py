@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from systola.hw.contract.isa import FEEDERS, FORMATS, Opcode, encode
-from systola.sw_driver.compiler.layout import FactorBlock, FactorPart, ParamBlock, Tensor
+from systola.sw_driver.compiler.layout import FactorPart, ParamBlock, Tensor
 
 __all__ = ["Beats", "Operation", "addresses_of"]
 
@@ -43,7 +43,7 @@ class Operation:
         Parameter words it reads, and those it loads.
     takes : FactorPart or None
         Row factors it reads.
-    gives : FactorBlock or None
+    gives : FactorPart or None
         Row factors it writes.
     stream : Beats or None
         Stream beats that follow it.
@@ -63,7 +63,7 @@ class Operation:
     params: ParamBlock | None = None
     loads: ParamBlock | None = None
     takes: FactorPart | None = None
-    gives: FactorBlock | None = None
+    gives: FactorPart | None = None
     stream: Beats | None = None
     tables_read: tuple[int, ...] = ()
     table_write: int | None = None
@@ -98,7 +98,7 @@ class Operation:
         if kind is ParamBlock:
             pair = self.params, self.loads
         else:
-            pair = self.takes and self.takes.block, self.gives
+            pair = [part and part.block for part in (self.takes, self.gives)]
         return [block for block in pair if block is not None]
 
     def resolved(self):

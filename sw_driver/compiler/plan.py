@@ -65,13 +65,13 @@ class Plan:
     chunk: int
     group: int = 0
 
-    def units(self, sequences):
-        """Return the rows of all `sequences` as `Unit`s."""
+    def units(self, spans):
+        """Return the rows of all sequences as `Unit`s; `spans` are those of their scores."""
         units = []
-        for first, rows in sequences:
-            parts = [(first + low, count, (first, rows))
+        for first, rows, keys in spans:
+            parts = [(first + low, count, (first, keys))
                      for low, count in split(rows, -(-rows // self.unit))]
-            if (units and len(parts) == 1 and units[-1].keys == rows
+            if (units and len(parts) == 1 and units[-1].keys == keys
                     and len(units[-1].parts) * rows == units[-1].rows
                     and units[-1].rows + rows <= self.unit):
                 units[-1] = Unit((*units[-1].parts, *parts))
@@ -79,12 +79,13 @@ class Plan:
                 units += [Unit((part,)) for part in parts]
         return units
 
-    def groups(self, sequences):
+    def groups(self, spans):
         """Return the groups of equal sequences as `Unit`s, or nothing if there are not `GROUPS`."""
-        lengths = {rows for _, rows in sequences}
-        if not self.group or len(lengths) != 1 or self.group % min(lengths):
+        lengths = {rows for _, rows, _ in spans}
+        if (not self.group or len(lengths) != 1 or self.group % min(lengths)
+                or len({keys for _, _, keys in spans}) > 1):
             return []
-        units = self.units(sequences)
+        units = self.units(spans)
         return units if len(units) >= GROUPS else []
 
     def chunks(self, rows):
@@ -111,17 +112,18 @@ def plans(graph, config):
              for more in range(len(units) + len(chunks) - 1)
              for index in range(min(more, len(units) - 1), -1, -1)
              if more - index < len(chunks)]
-    return [whole, *_grouped(graph.of(Scores), longest, least, config)]
+    spans = [graph.tensors[node.name].spans for node in graph.of(Scores)]
+    return [whole, *_grouped(spans, longest, least, config)]
 
 
 def _grouped(attentions, longest, least, config):
     """Return the list of the plans of groups of sequences, if there is any."""
-    if {length for node in attentions for _, length in node.sequences} != {longest}:
+    if {length for spans in attentions for _, length, _ in spans} != {longest}:
         return []
     most = min(config.token_depth, -(-least // longest) * longest)
     sizes = [count * longest for count in range(int(most // longest), 0, -1)]
     found = [plan for plan in (Plan(unit=size, chunk=size, group=size) for size in sizes)
-             if all(plan.groups(node.sequences) for node in attentions)]
+             if all(plan.groups(spans) for spans in attentions)]
     # The smallest groups whose tiles are loaded in time begin and end soonest.
     short = [plan for plan in found[1:] if plan.group >= max(config.rows, config.cols)]
     return [plans for plans in (found, short[-1:]) if plans]

@@ -161,9 +161,10 @@ def test_sums_at_the_end_of_32_bits(form):
         check(nodes, rng, form, left=left)
 
 
-def attention(rng, sequences, heads, head_dim, *, act_bits=8, bias=False, **softmax):
+def attention(rng, sequences, heads, head_dim, *, act_bits=8, bias=False, counts=None, **softmax):
     rows = sum(count for _, count in sequences)
-    channels, keys = 3 * heads * head_dim + 5, max(count for _, count in sequences)
+    channels = 3 * heads * head_dim + 5
+    keys = max(count for _, count in sequences) if counts is None else max(counts)
     mult, shift = dyadic(rng, 2 * 127 * head_dim**0.5 * 127, 8)
     extra = {}
     if bias:
@@ -174,7 +175,7 @@ def attention(rng, sequences, heads, head_dim, *, act_bits=8, bias=False, **soft
     return [Input(name="x", rows=rows, channels=channels, bits=act_bits),
             Scores(name="s", query="x", key="x", heads=heads, head_dim=head_dim, bits=act_bits,
                    query_channel=1, key_channel=3 + heads * head_dim, sequences=sequences,
-                   mult=mult, shift=shift, **extra),
+                   mult=mult, shift=shift, key_counts=counts, **extra),
             Softmax(name="a", input="s", **softmax)]
 
 
@@ -195,10 +196,32 @@ def test_exact_attention(sequences, bits, unit, form):
           rng, form)
 
 
-@pytest.mark.parametrize("variant", [{"variant": "published", "bits": 8},
-                                     {"variant": "published", "bits": 16},
-                                     {"variant": "deferred", "bits": 8},
-                                     {"variant": "normalised", "bits": 16}], ids=str)
+VARIANTS = pytest.mark.parametrize("variant", [
+    {"variant": "published", "bits": 8}, {"variant": "published", "bits": 16},
+    {"variant": "deferred", "bits": 8}, {"variant": "normalised", "bits": 16}], ids=str)
+
+
+@VARIANTS
+@pytest.mark.parametrize("sequences", SEQUENCES, ids=str)
+@pytest.mark.parametrize("mask", ["causal", "padded", "any"])
+def test_masked_attention(mask, sequences, variant, form):
+    rng = np.random.default_rng(len(sequences))
+    counts = np.concatenate([{"causal": np.arange(1, rows + 1),
+                              "padded": np.full(rows, rng.integers(1, rows + 1)),
+                              "any": rng.integers(1, rows + 1, rows)}[mask]
+                             for _, rows in sequences]).astype(np.int32)
+    nodes = attention(rng, sequences, 2, 7, bias=mask != "causal", counts=counts, unit=20,
+                      **variant)
+    factor = {"factor_bits": 16} if variant["variant"] in ("deferred", "normalised") else {}
+    mult, shift = ((np.array(1 << 22, np.int32), np.array(22, np.uint8)) if factor
+                   else dyadic(rng, 60 << variant["bits"] - 1, 8))
+    got = check([*nodes, Context(name="c", attention="a", value="x", head_dim=7, value_channel=16,
+                                 bits=8, mult=mult, shift=shift, **factor)], rng, form)
+    for row, count in enumerate(counts):
+        assert not got["a"][..., row, count:].any()
+
+
+@VARIANTS
 def test_no_keys_of_other_sequences_where_memory_was_used(variant, form):
     """Tensors that nobody reads leave their numbers where scores and attention come to lie."""
     rng = np.random.default_rng(7)

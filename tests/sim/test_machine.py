@@ -34,7 +34,7 @@ FETCH = {"base": 16, "stride": 2, "rows": 5, "words": 2, "lanes_last": 2, "flags
 
 
 UNUSED = {"numerator": 0, "factor_base": 0, "table": 0, "epsilon_low": 0, "epsilon_high": 0,
-          "share": 0}
+          "share": 0, "key_words": 2, "key_last": 2, "key_step": 0}
 
 
 def op(opcode, defaults=(), *, data=b"", wait=0, signal=0, **fields):

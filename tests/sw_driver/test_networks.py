@@ -11,9 +11,16 @@ import numpy as np
 import pytest
 
 from systola.hw.contract.config import PUBLISHED, AcceleratorConfig
-from systola.model.data.synthetic import random_codes, random_float_vit, random_vit
+from systola.model.data.synthetic import (
+    random_codes,
+    random_float_text,
+    random_float_vit,
+    random_tokens,
+    random_vit,
+)
 from systola.model.graph.graph import Graph
 from systola.model.graph.integer_forward import forward
+from systola.model.graph.masks import causal_counts, masked
 from systola.model.graph.nodes import (
     Activation,
     Add,
@@ -886,3 +893,47 @@ def test_float_network_is_refused():
     with pytest.raises(CompileError, match=r"^the network must be an integer one; quantize it "
                                            r"first$"):
         compile_network(graph, TINY)
+
+
+# --- Masks ---
+
+
+MASKS = {"causal": {"lengths": (9, 9), "causal": True},
+         "padded": {"lengths": (5, 9, 1), "causal": False},
+         "both": {"lengths": (8, 3), "causal": True}}
+
+
+@pytest.mark.parametrize("options", [*OPTIONS, "half_16"])
+@pytest.mark.parametrize("mask", MASKS)
+def test_texts(mask, options):
+    """Lengths alone need no accelerator with masks."""
+    rng = np.random.default_rng(3)
+    floats = random_float_text(rng, **MASKS[mask], vocabulary=6, tokens=9, channels=12, heads=2,
+                               blocks=2, hidden=18)
+    settings_of = {**OPTIONS, "half_16": {**PUBLISHED, "attention": "half_16"}}[options]
+    graph = quantize(floats, {"patches": random_tokens(rng, floats, 8)}, method="minmax",
+                     **settings_of)
+    config = dataclasses.replace(settings(graph), masks=mask != "padded",
+                                 bank_depth=2048, act_bits=settings_of.get("act_bits", 8))
+    check(graph, config, images=(1, 2))
+
+
+@pytest.mark.usefixtures("only")
+@pytest.mark.parametrize("counts", ["causal", "any"])
+def test_masks_of_groups_of_sequences(counts):
+    b = Builder(deferred=counts == "any")
+    graph = b.graph(*blocks_of_windows(b))
+    sequences = graph.of(Scores)[0].sequences
+    rng = np.random.default_rng(0)
+    graph = masked(graph, causal_counts(sequences) if counts == "causal" else np.concatenate(
+        [np.maximum(rng.permutation(rows) + 1, 1) for _, rows in sequences]))
+    check(graph, dataclasses.replace(settings(graph), masks=True), images=(1, 2))
+
+
+def test_different_keys_need_masks():
+    graph = masked(random_vit(np.random.default_rng(0), **SMALL, **PUBLISHED), np.arange(1, 10))
+    with pytest.raises(CompileError, match=r"^masks must be true for node 'blocks\.0\.scores', "
+                       r"whose rows attend to different numbers of keys, not false$") as info:
+        compile_network(graph, TINY)
+    assert info.value.needs == {"masks": True}
+    assert compile_network(graph, dataclasses.replace(TINY, masks=True)) is not None

@@ -34,20 +34,20 @@ def check_chunks(chunks, tokens, most):
     assert edge == tokens
 
 
-def check_units(units, sequences, most):
+def check_units(units, spans, most):
     """Units cover all rows in order; what attends to what is told for every row."""
-    check_chunks([(unit.low, unit.rows) for unit in units], sum(rows for _, rows in sequences),
+    check_chunks([(unit.low, unit.rows) for unit in units], sum(rows for _, rows, _ in spans),
                  most)
     covered = []
     for unit in units:
         assert unit.low + unit.rows == sum(unit.parts[-1][:2])
         assert {keys for _, _, (_, keys) in unit.parts} == {unit.keys}
-        for low, rows, sequence in unit.parts:
-            assert sequence in sequences
-            assert sequence[0] <= low < low + rows <= sum(sequence)
+        for low, rows, (first, keys) in unit.parts:
+            (whole,) = [of for start, of, count in spans if (start, count) == (first, keys)]
+            assert first <= low < low + rows <= first + whole
             covered += range(low, low + rows)
         if len(unit.parts) > 1:
-            assert all(rows == unit.keys for _, rows, _ in unit.parts)
+            assert all(part[:1] == part[2][:1] for part in unit.parts)
     assert covered == list(range(len(covered)))
 
 
@@ -58,19 +58,20 @@ def test_plans_cover_all_tokens_with_chunks_that_the_accumulators_hold(tokens, t
     model = model.repeated(images)
     config = dataclasses.replace(CONFIG, token_depth=token_depth)
     scores, = model.of(Scores)
+    spans = model.tensors[scores.name].spans
     rows = images * tokens
     seen, *grouped = plans(model, config)
-    assert not any(plan.groups(scores.sequences) for plan in seen)
+    assert not any(plan.groups(spans) for plan in seen)
     for plan in seen:
-        check_units(plan.units(scores.sequences), scores.sequences, token_depth)
+        check_units(plan.units(spans), spans, token_depth)
         check_chunks(plan.chunks(rows), rows, token_depth)
-    cuts = {(repr(plan.units(scores.sequences)), tuple(plan.chunks(rows))) for plan in seen}
+    cuts = {(repr(plan.units(spans)), tuple(plan.chunks(rows))) for plan in seen}
     assert len(cuts) == len(seen)
-    assert all(unit.rows == 1 for unit in seen[-1].units(scores.sequences))
+    assert all(unit.rows == 1 for unit in seen[-1].units(spans))
     assert all(count == 1 for _, count in seen[-1].chunks(rows))
     for plan in (plan for several in grouped for plan in several):
-        groups = plan.groups(scores.sequences)
-        check_units(groups, scores.sequences, token_depth)
+        groups = plan.groups(spans)
+        check_units(groups, spans, token_depth)
         assert len(groups) >= GROUPS
         assert [(group.low, group.rows) for group in groups] == plan.chunks(rows)
         assert all(part[:2] == part[2] for group in groups for part in group.parts)
@@ -109,9 +110,10 @@ def test_units_of_unequal_sequences(seed):
     if seed % 2:
         lengths = np.repeat(lengths, rng.integers(1, 4, len(lengths)))
     edges = np.cumsum([0, *lengths])
-    sequences = tuple((int(low), int(rows)) for low, rows in zip(edges, lengths, strict=False))
+    spans = tuple((int(low), int(rows), int(rows) if seed < 4 else int(rng.integers(1, rows + 1)))
+                  for low, rows in zip(edges, lengths, strict=False))
     for unit in range(1, 30):
-        check_units(Plan(unit=unit, chunk=4).units(sequences), sequences, unit)
+        check_units(Plan(unit=unit, chunk=4).units(spans), spans, unit)
 
 
 def test_less_memory_makes_smaller_chunks_until_nothing_fits():

@@ -14,10 +14,11 @@ SIZES = [(6, 2, 6), (4, 4, 4), (4, 1, 3), (6, 3, 3)]  # R, lanes, C
 def simulate(size, regions, memory, rng=None):
     """Return the cycles and all beats of `regions`, as (kept elements, last)."""
     rows, lanes, cols = size
-    dut = RowReader(AcceleratorConfig(rows=rows, cols=cols, lanes=lanes, vector_lanes=lanes))
+    dut = RowReader(AcceleratorConfig(rows=rows, cols=cols, lanes=lanes, vector_lanes=lanes,
+                                      masks="key_words" in regions[0]))
     asked, beats = [], []
-    groups = sum(r["rows"] * ((r["words"] - 1) * (rows // lanes) + -(-r["lanes_last"] // lanes))
-                 for r in regions)
+    # Words are cut into whole beats, as lanes divide them.
+    groups = sum(-(-length(r, t, rows) // lanes) for r in regions for t in range(r["rows"]))
 
     async def producer(ctx):
         await drive(ctx, dut.i, regions, rng)
@@ -47,6 +48,14 @@ def simulate(size, regions, memory, rng=None):
     return run(dut, producer, consumer, background=[memory_port]), beats
 
 
+def length(r, t, size):
+    """Return the elements of row `t` of a region."""
+    whole = (r["words"] - 1) * size + r["lanes_last"]
+    if "key_words" not in r:
+        return whole
+    return min((r["key_words"] - 1) * size + r["key_last"] + t * r["key_step"], whole)
+
+
 def region(rng, rows, n, wide, size):
     words = -(-n // size)
     stride = words + rng.randrange(3)
@@ -54,9 +63,9 @@ def region(rng, rows, n, wide, size):
             "rows": rows, "words": words, "lanes_last": n - (words - 1) * size, "wide": wide}
 
 
-def expected(r, n, size, lanes, memory):
+def expected(r, size, lanes, memory):
     for t in range(r["rows"]):
-        row = []
+        row, n = [], length(r, t, size)
         for c in range(n):
             address = r["base"] + t * r["stride"] + c // size
             low, high = memory[address][c % size], memory[address + r["plane"]][c % size]
@@ -72,11 +81,30 @@ def test_rows_of_bytes_and_of_codes(size, stalls):
     lengths = [rng.randint(1, 20) for _ in range(8)]
     regions = [region(rng, rng.randint(1, 4), n, k % 2, size[0]) for k, n in enumerate(lengths)]
     _, beats = simulate(size, regions, memory, rng if stalls else None)
-    want = [beat for r, n in zip(regions, lengths, strict=True)
-            for beat in expected(r, n, *size[:2], memory)]
+    compare(regions, size, memory, beats)
+
+
+@pytest.mark.parametrize("stalls", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+def test_rows_that_end_early(size, stalls):
+    rng = random.Random(str(size))
+    memory = [[rng.randrange(256) for _ in range(size[0])] for _ in range(300)]
+    regions = []
+    for k in range(12):
+        n = rng.randint(1, 20)
+        first = rng.choice([1, n, rng.randint(1, n + 5)])
+        regions.append({**region(rng, rng.randint(1, 8), n, k % 2, size[0]),
+                        "key_words": -(-first // size[0]), "key_step": int(k % 3 > 0),
+                        "key_last": (first - 1) % size[0] + 1})
+    _, beats = simulate(size, regions, memory, rng if stalls else None)
+    compare(regions, size, memory, beats)
+
+
+def compare(regions, size, memory, beats):
+    """Compare the beats of regions with what lies in the memory."""
+    want = [beat for r in regions for beat in expected(r, *size[:2], memory)]
     # Bytes lie in the high half only.
-    bytes_of = [r["wide"] for r, n in zip(regions, lengths, strict=True)
-                for _ in expected(r, n, *size[:2], memory)]
+    bytes_of = [r["wide"] for r in regions for _ in expected(r, *size[:2], memory)]
     got = [(x if wide else [v >> 8 & 255 for v in x], last)
            for (x, last), wide in zip(beats, bytes_of, strict=True)]
     assert got == want

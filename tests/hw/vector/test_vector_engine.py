@@ -64,7 +64,7 @@ class Fake:
     def add(self, opcode, rows, n, *, in_place=False, **fixed):
         """Place an instruction on `rows` rows of `n` random codes, or over what it reads.
 
-        `fixed` are some of the fields of MEAN.
+        `fixed` are some of the fields of MEAN, or those of masks.
         """
         config, rng = self.config, self.rng
         mean = {} if opcode != Opcode.MEAN else self._mean_fields(rows) | fixed
@@ -93,6 +93,10 @@ class Fake:
         if opcode == Opcode.SHIFTMAX:
             fields |= {"numerator": int(rng.integers(1 << 31)) >> int(rng.integers(12)),
                        "factor_base": int(rng.integers(100))}
+        if opcode == Opcode.SHIFTMAX and config.masks:
+            first = int(rng.integers(1, n + 4))
+            fields |= {"key_words": -(-first // config.rows), "key_step": int(rng.integers(2)),
+                       "key_last": (first - 1) % config.rows + 1, **fixed}
         if opcode in (Opcode.SHIFTMAX, Opcode.SHIFTGELU):
             fields["unit"] = int(rng.integers(1, 1 << config.x0_bits))
         if scaled:
@@ -133,22 +137,25 @@ class Fake:
             y = row_mean(x, fields["mult"], fields["shift"], fields["out_bits"])[None]
             return [y, y >> 8][:1 + (fields["out_bits"] > 8)]
         if opcode == Opcode.SHIFTMAX and config.levels:
-            codes, sums = deferred_softmax(x, decoded(self.exponentials, config.levels))
+            _, sums = self._by_row(fields, x, lambda row: deferred_softmax(
+                row, decoded(self.exponentials, config.levels)))
             self._add_factors(fields, sums)
-            codes, _ = deferred_softmax(x, self.exponentials)
+            codes, _ = self._by_row(fields, x, lambda row: deferred_softmax(
+                row, self.exponentials))
             # A last word without a second one holds anything in the lanes beyond the row.
             whole, words = packed(codes, config.rows), -(-n // config.rows)
             return [whole[:, :whole.shape[1] - words % 2 * (words * config.rows - n)]]
         if opcode == Opcode.SHIFTMAX and config.attention != "published":
             deferred = config.attention == "deferred"
-            codes, sums = (deferred_softmax if deferred else normalised_softmax)(
-                x, self.exponentials)
+            codes, sums = self._by_row(fields, x, lambda row: (
+                deferred_softmax if deferred else normalised_softmax)(row, self.exponentials))
             self._add_factors(fields, sums)
             return [codes] if deferred else digits_of(codes, config.act_bits,
                                                       config.attention_digits)
         if opcode == Opcode.SHIFTMAX:
-            return digits_of(shiftmax(x, -fields["unit"], 15, config.attention_bits),
-                             config.act_bits, config.attention_digits)
+            codes, _ = self._by_row(fields, x, lambda row: (
+                shiftmax(row, -fields["unit"], 15, config.attention_bits), np.zeros(1, int)))
+            return digits_of(codes, config.act_bits, config.attention_digits)
         if opcode == Opcode.SHIFTGELU and config.gelu == "table":
             return [self.table[x + 128]]
         first = self.params[fields["param_base"]]
@@ -164,6 +171,19 @@ class Fake:
             return [norm_codes(x, fields["share"], fields["out_bits"], epsilon)]
         y = layernorm_requant(x, bias, mult, shift, fields["out_bits"], config.norm, epsilon)
         return [y, y >> 8][:1 + (fields["out_bits"] > 8)]
+
+
+    def _by_row(self, fields, x, function):
+        """Return codes and sums of the rows of `x`, each by `function` of the keys it has."""
+        codes, sums, (rows, n) = np.zeros_like(x), [], x.shape
+        for t in range(rows):
+            keys = n
+            if self.config.masks:
+                first = (fields["key_words"] - 1) * self.config.rows + fields["key_last"]
+                keys = min(first + t * fields["key_step"], n)
+            codes[t, :keys], total = function(x[t:t + 1, :keys])
+            sums += list(total)
+        return codes, np.array(sums)
 
 
 def digits_of(values, bits, count):
@@ -320,6 +340,39 @@ def test_matches_models(fields):
         fake.add(opcode, rng.randint(1, 3), rng.choice([1, 2, 5, 13, rng.randint(1, 40)]),
                  in_place=rng.random() < 0.5)
     simulate(fake, rng)
+
+
+MASKED = [
+    {}, {"rows": 4, "lanes": 1, "vector_lanes": 1, "norm_lanes": 1, "cols": 3, "act_bits": 4},
+    {"rows": 6, "cols": 3, "lanes": 3, "vector_lanes": 3, "norm_lanes": 3, "gelu": "table"},
+    {"rows": 4, "cols": 4, "lanes": 4, "vector_lanes": 4, "norm_lanes": 4, "attention_bits": 8},
+    {"attention": "deferred", "gelu": "table"},
+    {"rows": 8, "lanes": 4, "vector_lanes": 1, "attention": "normalised", "gelu": "table",
+     "norm_lanes": 1},
+    {"attention": "half_16", "gelu": "table"},
+    {"rows": 4, "lanes": 1, "vector_lanes": 1, "norm_lanes": 1, "cols": 3, "pooling": "mean",
+     "attention": "sqrt2_16"},
+]
+
+
+@pytest.mark.parametrize("fields", MASKED)
+def test_rows_with_some_of_the_keys(fields):
+    """One more each row or as many as the first, within a word and beyond; in place or not."""
+    rng = random.Random(str(fields))
+    fake = Fake(rng.randrange(10**6), masks=True, bank_depth=512, **fields)
+    for opcode in rng.sample([Opcode.SHIFTMAX] * 4 + ALL[1:], 6):
+        fake.add(opcode, rng.randint(1, 6), rng.choice([1, 2, 5, 13, rng.randint(1, 40)]),
+                 in_place=rng.random() < 0.5)
+    simulate(fake, rng)
+
+
+@pytest.mark.slow
+def test_masked_rows_take_the_cycles_of_whole_ones():
+    fake = Fake(1, bank_depth=1024, masks=True)
+    for rows in 2, 5, 13:
+        fake.add(Opcode.SHIFTMAX, rows, 40, key_words=1, key_last=1, key_step=1)
+    first, second, third = simulate(fake)
+    assert (third - second) - (second - first) == pytest.approx(8 * 21, abs=1)
 
 
 @pytest.mark.parametrize("fields", WIDE_NORMS)
