@@ -70,7 +70,7 @@ def _masked(rng, config, graph):
     kind = rng.choice(["none", "none", "padded", "causal", "any"])
     if kind == "none" or (kind != "padded" and not config.masks):
         return graph
-    return masked(graph, {"padded": np.full(rows, rng.integers(1, rows + 1)),
+    return masked(graph, {"padded": np.full(rows, rng.integers(min(2, rows), rows + 1)),
                           "causal": np.arange(1, rows + 1),
                           "any": rng.integers(1, rows + 1, rows)}[kind])
 

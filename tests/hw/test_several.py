@@ -21,7 +21,7 @@ from systola.hw.verilog import find_yosys, to_verilog
 LITTLE = AcceleratorConfig(rows=2, cols=1, lanes=1, banks=1, max_row=16, norm_roots=1, gelu="table")
 DESIGNS = {
     "one configuration": [("a", LITTLE, False), ("b", LITTLE, False), ("a_2", LITTLE, True)],
-    "two sizes": [("a", PRESETS["tiny"], False), ("b", PRESETS["small"], False)],
+    "two sizes": [("a", PRESETS["tiny"], False), ("b", LITTLE, False)],
 }
 
 

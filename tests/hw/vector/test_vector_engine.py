@@ -246,9 +246,10 @@ def simulate(fake, rng=None, max_cycles=30_000):
     async def program(ctx):
         exponentials = (fake.exponentials >> 8 * byte & 255 for byte in range(
             config.last_table))
+        size = 256 if config.last_table or config.gelu == "table" else 3  # that are dropped
         for table, entries in enumerate((fake.table, *(part.astype(np.int8)
                                                        for part in exponentials))):
-            for k, value in enumerate(entries):
+            for k, value in enumerate(entries[:size]):
                 await drive(ctx, dut.table, [{"addr": k, "data": int(value), "table": table}])
         for opcode, fields in fake.instructions:
             layout = shapes.body(opcode)
@@ -336,7 +337,7 @@ MEANS = [
 def test_matches_models(fields):
     rng = random.Random(str(fields))
     fake = Fake(rng.randrange(10**6), **fields)
-    for opcode in rng.sample(ALL * 2, 6):
+    for opcode in rng.sample(ALL * 2, 5):
         fake.add(opcode, rng.randint(1, 3), rng.choice([1, 2, 5, 13, rng.randint(1, 40)]),
                  in_place=rng.random() < 0.5)
     simulate(fake, rng)
@@ -401,9 +402,8 @@ def test_means_between_other_operations(fields):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("wide", [0, 1])
-@pytest.mark.parametrize("out_bits", [8, 16])
+@pytest.mark.parametrize(("rows", "wide", "out_bits"), [(1, 0, 8), (3, 1, 8), (3, 0, 16),
+                                                        (1, 1, 16), (3, 1, 16)])
 def test_mean_in_place(rows, wide, out_bits):
     """Over the rows it reads, without stalls: each result follows its operands closely."""
     fake = Fake(rows, pooling="mean", code_mult_bits=12)
