@@ -133,11 +133,14 @@ def _html(value):
               help="Stall both streams at random; cycle figures then mean nothing.")
 @click.option("--trace/--no-trace", default=True, show_default=True,
               help="Also run a program that stores every intermediate tensor, and compare them.")
+@click.option("--pieces", is_flag=True, help="Run a network whose tensors do not fit the memory "
+              "in pieces, layers and rows of them; what lies between goes out and in over the "
+              "streams.")
 @click.option("--timeline", metavar="FILE", callback=lambda ctx, param, value: value and
               _html(value), help="Write a picture (.html) of what the engines did.")
 @_SIMULATOR
 @json_option
-def simulate(batch, stalls, trace, timeline, simulator, as_json, **choice):
+def simulate(batch, stalls, trace, pieces, timeline, simulator, as_json, **choice):
     """Run a network on the simulated Verilog and compare every tensor with the integer model.
 
     The accelerator of --config is generated, compiled (kept for the next time), loaded over its AXI
@@ -147,17 +150,29 @@ def simulate(batch, stalls, trace, timeline, simulator, as_json, **choice):
     """
     from systola.cli.cases import choose_case
     from systola.sim.runs.simulate import simulate as run
+    from systola.sw_driver.compiler.layout import CompileError
 
     if timeline and stalls is not None:
         raise click.UsageError("--timeline needs a run without --stalls")
+    if pieces and (batch > 1 or stalls is not None or timeline):
+        raise click.UsageError("--pieces runs one image after the other, without --batch, --stalls "
+                               "and --timeline")
     if batch > choice["images"]:
         raise click.UsageError(f"--batch must be at most the {choice['images']} of --images, "
                                f"not {batch}")
     with progress("preparing the model") as update:
         case = choose_case(**choice, update=update)
-        result = run(case.model, case.config, case.inputs, batch=batch, trace=trace, seed=stalls,
-                     simulator=simulator, progress=update,
-                     optimize="-O0" if choice["is_random"] else "-Os")
+        if pieces:
+            return _run_pieces(case, trace, simulator, update, as_json)
+        try:
+            result = run(case.model, case.config, case.inputs, batch=batch, trace=trace,
+                         seed=stalls, simulator=simulator, progress=update,
+                         optimize="-O0" if choice["is_random"] else "-Os")
+        except CompileError as error:
+            if "scratchpad" not in str(error):
+                raise
+            raise CompileError(f"{error}; or --pieces, with tensors out and in over the streams",
+                               **error.needs) from None
     config = case.config
     report = {**case.about, "rows": config.rows, "cols": config.cols,
               "attention": config.attention, **result.report()}
@@ -172,6 +187,38 @@ def simulate(batch, stalls, trace, timeline, simulator, as_json, **choice):
         say_images(report.get("data"))
         _show_simulation(report)
     return 1 if result.mismatches else 0
+
+
+def _run_pieces(case, trace, simulator, update, as_json):
+    from systola.sim.runs.piecewise import simulate_pieces
+
+    result = simulate_pieces(case.model, case.config, case.inputs, trace=trace,
+                             simulator=simulator, progress=update)
+    report = {**case.about, "rows": case.config.rows, "cols": case.config.cols,
+              "attention": case.config.attention, **result.report()}
+    if as_json:
+        emit(report)
+    else:
+        _show_pieces(report)
+    return 1 if result.mismatches else 0
+
+
+def _show_pieces(report):
+    """Print the figures of a network in pieces."""
+    click.echo(f"{report['images']} images in {len(report['pieces'])} pieces on a "
+               f"{report['rows']} x {report['cols']} array: {report['tensors_compared']} tensors "
+               f"with {report['elements_compared']:,} elements compared, "
+               f"{report['mismatches']:,} mismatches")
+    for name, count in report["differing"].items():
+        click.echo(f"  {name}: {count:,} differ")
+    click.echo(f"{report['cycles']:,} cycles for an image (predicted "
+               f"{report['cycles_predicted']:,}), array utilisation {report['utilisation']:.1%}; "
+               f"{report['bytes_per_cycle']} bytes a cycle over the streams")
+    table("\nPieces:", ["from", "to", "rows", "runs", "cycles", "its bytes in", "its bytes out",
+                        "all bytes in"],
+          [(row["source"], row["target"], row["rows"], row["runs"], f"{row['cycles']:,}",
+            f"{row['rows_in']:,}", f"{row['rows_out']:,}", f"{row['bytes_in']:,}")
+           for row in report["pieces"]])
 
 
 def _write_page(path, report, timeline):

@@ -23,9 +23,9 @@ ROOMS = {
     "model/training": "numpy torch files hw/contract model/graph model/kernel model/quantization",
     "model": "",
     "sw_driver/program": "numpy files hw/contract model/operators/log2_exponentials",
-    "sw_driver/compiler": "numpy hw/contract model/graph/nodes model/operators/deferred "
-                          "model/operators/log2_exponentials model/operators/normalised "
-                          "sw_driver/program",
+    "sw_driver/compiler": "numpy hw/contract model/graph/nodes model/graph/row_slices "
+                          "model/operators/deferred model/operators/log2_exponentials "
+                          "model/operators/normalised sw_driver/program",
     "sw_driver/driver": "hw/contract sw_driver/program",
     "sw_driver": "",
     "hw/parts": "amaranth hw/contract",
