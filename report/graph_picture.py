@@ -57,6 +57,7 @@ def variant(node):
     words.append("symmetric" if getattr(node, "symmetric", False) else None)
     count = len(getattr(node, "sequences", ()))
     words.append(f"{count} sequences" if count > 1 else None)
+    words.append("masked" if getattr(node, "key_counts", None) is not None else None)
     words.append(f"{node.groups} groups" if getattr(node, "groups", 1) > 1 else None)
     return ", ".join(filter(None, words))
 
