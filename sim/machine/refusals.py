@@ -107,7 +107,7 @@ def entries(span, fields, config):
 def limits(opcode, config):
     """Return the smallest and the largest value of each field that has a largest one, by name."""
     return {field.name: (max(field.low, field.count), _value(field.high, {}, config))
-            for field in FORMATS[opcode].fields if field.high is not None}
+            for field in formats(config)[opcode].fields if field.high is not None}
 
 
 def beats_needed(opcode, fields, config):
@@ -132,7 +132,7 @@ def check_instruction(opcode, fields, config):
     """Return the `Error` of an instruction, ``Error.NONE`` if it may run."""
     if opcode is Opcode.BEGIN:
         return Error.NONE if fields["config_hash"] == config.hash else Error.CONFIG_HASH
-    if any(field.count and fields[field.name] == 0 for field in FORMATS[opcode].fields):
+    if any(field.count and fields[field.name] == 0 for field in formats(config)[opcode].fields):
         return Error.ZERO_COUNT
     for check in _fields, _regions, _params, _factors, _rows, _beats:
         error = check(opcode, fields, config)

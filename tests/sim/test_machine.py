@@ -511,6 +511,44 @@ def test_refused_instruction(instruction, cause):
     assert (caught.value.cause, caught.value.index) == (cause, 2)
 
 
+MASKED = replace(DEFERRED, masks=True, max_row=9)
+
+
+@pytest.mark.parametrize(("fields", "cause"), [
+    ({"key_words": 0}, Error.ZERO_COUNT), ({"key_words": 4}, Error.FIELD_RANGE),
+    ({"key_last": 0}, Error.FIELD_RANGE), ({"key_last": 4}, Error.FIELD_RANGE),
+    ({"key_step": 2}, Error.FIELD_RANGE)])
+def test_refused_masks(fields, cause):
+    """Three lanes a word, and three words in the longest row."""
+    begin = encode(Opcode.BEGIN, config_hash=MASKED.hash)
+    with pytest.raises(MachineError, match=rf"^instruction 1 refused: {cause.name}$"):
+        Machine(MASKED).run(begin + op(Opcode.SHIFTMAX, VECTOR, unit=1, **fields))
+    for good in {"key_words": 3}, {"key_last": 3}, {"key_last": 1}, {"key_step": 1}:
+        Machine(MASKED).run(begin + op(Opcode.SHIFTMAX, VECTOR, unit=1, **good)
+                            + encode(Opcode.END))
+
+
+@pytest.mark.parametrize(("first", "step", "keys"), [
+    (1, 1, [1, 2]), (5, 0, [5, 5]), (2, 0, [2, 2]), (4, 1, [4, 5]), (5, 1, [5, 5]),
+    (6, 1, [5, 5])])
+def test_masked_rows_end_early(first, step, keys):
+    """Of five elements; more than there are is all of them."""
+    scores = RNG.integers(-128, 128, (2, 5))
+    table = exp_table(-30, 8)
+    load = (Opcode.LOAD, REGION, words(lanes(scores)))
+    tables = (Opcode.LOAD_TABLE, {"table": 1}, words(np.concatenate(
+        [table.astype(int), [9, 9]]).reshape(-1, 3)))
+    softmax = (Opcode.SHIFTMAX, {**VECTOR, "unit": 30, "key_words": -(-first // 3),
+                                 "key_last": (first - 1) % 3 + 1, "key_step": step}, b"")
+    stream = chain(load, tables, softmax, (Opcode.STORE, {**REGION, "base": 40}, b""))
+    stream = encode(Opcode.BEGIN, config_hash=MASKED.hash) + stream[64:]
+    frame = result(stream, MASKED, seeds=(None,)).reshape(2, 6)
+    for row, (count, got) in enumerate(zip(keys, frame, strict=True)):
+        codes, _ = deferred_softmax(scores[row:row + 1, :count], table)
+        assert (got.astype(np.uint8)[:count] == codes[0]).all()
+        assert not got[count:5].any()
+
+
 MEAN = {**VECTOR, "wide": 0, "mult": 1, "shift": 0, "out_bits": 8}
 
 

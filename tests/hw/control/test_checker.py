@@ -21,9 +21,10 @@ CONFIGS = [PRESETS["digits"], PRESETS["tiny"],
                              code_mult_bits=30),
            AcceleratorConfig(rows=4, cols=4, lanes=1, banks=1, bank_depth=128, param_depth=8,
                              token_depth=4, attention="normalised", max_row=64),
-           AcceleratorConfig(rows=20, cols=4, lanes=4, banks=2, bank_depth=128, param_depth=32),
+           AcceleratorConfig(rows=20, cols=4, lanes=4, banks=2, bank_depth=128, param_depth=32,
+                             masks=True),
            AcceleratorConfig(rows=8, cols=4, lanes=2, banks=3, bank_depth=64, param_depth=32,
-                             token_depth=16, attention="half_16", max_row=256),
+                             token_depth=16, attention="half_16", max_row=256, masks=True),
            AcceleratorConfig(rows=6, cols=3, lanes=3, banks=1, bank_depth=64, param_depth=16,
                              max_row=30, act_bits=3, norm="compared")]
 
@@ -53,6 +54,7 @@ def valid_fields(rng, opcode, config, step):
             fields["base"] = rng.randrange(config.param_depth)
         if "param_base" in fields:
             fields["param_base"] = rng.randrange(config.param_depth)
+        fields = {"key_words": words, "key_last": 1, "key_step": 0} | fields
         fields["beats"] = {Opcode.LOAD: rows * words,
                            Opcode.LOAD_PARAMS: fields["count"] * config.param_beats,
                            Opcode.LOAD_TABLE: -(-256 // config.rows),
