@@ -14,6 +14,7 @@ import numpy as np
 from systola.model.graph.row_slices import cuts, row_groups, row_slice
 from systola.sw_driver.compiler.compiler import check_fit
 from systola.sw_driver.compiler.layout import CompileError
+from systola.sw_driver.compiler.payloads import words_of
 
 __all__ = ["Piece", "pieces"]
 
@@ -116,7 +117,16 @@ def _refused_apart(graph, config):
 
 
 def _refusal(graph, config):
-    """Return why `graph` does not fit, or None."""
+    """Return why `graph` does not fit, or None.
+
+    Every tensor of more than 8 bits is in memory as a whole, so that one that is larger decides
+    without the minutes that it takes to look for smaller chunks of everything else.
+    """
+    for name, tensor in graph.tensors.items():
+        words = 2 * tensor.rows * words_of(tensor.channels, config)
+        if tensor.bits > 8 and not tensor.heads and words > config.scratchpad_words:
+            return CompileError(f"scratchpad must have at least {words} words for {name!r} alone, "
+                                f"not {config.scratchpad_words}")
     try:
         check_fit(graph, config)
     except CompileError as error:
