@@ -8,6 +8,8 @@ import signal
 import statistics
 import sys
 import tempfile
+import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -15,8 +17,8 @@ from pathlib import Path
 
 from systola.boards.synthesis.watch import OutOfTime, tail, watch
 
-__all__ = ["BoardResult", "ToolError", "best_of", "check_folder", "find_tool", "publish",
-           "publish_result", "run_seeds", "run_tool", "scratch"]
+__all__ = ["BoardResult", "NotRouted", "ToolError", "best_of", "check_folder", "find_tool",
+           "publish", "publish_result", "run_seeds", "run_tool", "scratch"]
 
 _LAST = 5
 """Lines at the end of a log that may say why a tool stopped."""
@@ -24,6 +26,10 @@ _LAST = 5
 
 class ToolError(RuntimeError):
     """A tool failed or is not there; one line says which and how."""
+
+
+class NotRouted(ToolError):
+    """A placement was given up, for its routing came no nearer to an end; another may well."""
 
 
 @dataclass
@@ -143,16 +149,20 @@ def _at(path):
 def run_seeds(work, seeds, progress):
     """Call `work(seed, said)` for seeds 1 to `seeds`, as many at once as there are cores.
 
-    `said` takes what is being done for the seed. Returns the results by seed, and by seed the
-    reasons of those that raised `ToolError`, which is raised if there is no other. `progress` gets
-    one short text whenever one ends or says something.
+    In place of each that raises `NotRouted` another follows, but at most `seeds` in all. `said`
+    takes what is being done for the seed. Returns the results by seed, and by seed the reasons of
+    those that raised `ToolError`, which is raised if there is no other. `progress` gets one short
+    text whenever one ends or says something.
     """
     if not isinstance(seeds, int) or seeds < 1:
         raise ValueError(f"seeds must be a positive integer, not {seeds!r}")
     results, failed, doing = {}, {}, {}
+    left, lock = deque(range(1, seeds + 1)), threading.Lock()
+    spare = deque(range(seeds + 1, 2 * seeds + 1))
 
     def tell():
-        done = f"placing and routing: {len(results) + len(failed)} of {seeds} seeds done"
+        done = (f"placing and routing: {len(results) + len(failed)} of "
+                f"{2 * seeds - len(spare)} seeds done")
         progress("; ".join([done, *(f"seed {seed}: {text}"
                                     for seed, text in sorted(doing.copy().items()))]))
 
@@ -165,12 +175,25 @@ def run_seeds(work, seeds, progress):
             results[seed] = work(seed, said)
         except ToolError as error:
             failed[seed] = error
+            if isinstance(error, NotRouted) and spare:
+                with lock:
+                    left.append(spare.popleft())
         doing.pop(seed, None)
         tell()
 
+    def attempts():
+        while True:
+            with lock:
+                if not left:
+                    return
+                seed = left.popleft()
+            attempt(seed)
+
     tell()
-    with ThreadPoolExecutor(min(seeds, os.cpu_count() or 1)) as pool:
-        list(pool.map(attempt, range(1, seeds + 1)))
+    count = min(seeds, os.cpu_count() or 1)
+    with ThreadPoolExecutor(count) as pool:
+        for done in [pool.submit(attempts) for _ in range(count)]:
+            done.result()
     if not results:
         raise failed[min(failed)]
     return (dict(sorted(results.items())),

@@ -13,6 +13,7 @@ import numpy as np
 
 from systola.model.graph.row_slices import cuts, row_groups, row_slice
 from systola.sw_driver.compiler.compiler import check_fit
+from systola.sw_driver.compiler.fits import check_network
 from systola.sw_driver.compiler.layout import CompileError
 from systola.sw_driver.compiler.payloads import words_of
 
@@ -57,6 +58,7 @@ def pieces(graph, config, progress=None):
     CompileError
         If the rows that must be computed together do not fit, or a node does not fit at all.
     """
+    check_network(graph, config)  # what no piece would change
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise CompileError(f"a network in pieces must have one input and one output, not "
                            f"{len(graph.inputs)} and {len(graph.outputs)}")
