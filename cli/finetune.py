@@ -41,7 +41,12 @@ _SETTINGS = (
                  "that is held back to choose the best epoch; 0 keeps the last.  [0.1]"),
     click.option("--patience", type=int, metavar="N", help="Epochs without a better one after "
                  "which training ends."),
-    click.option("--seed", type=int, metavar="S", help="Of the order of images.  [0]"),
+    click.option("--mirror", is_flag=True, help="Mirror images left for right, half of them in "
+                 "every epoch."),
+    click.option("--shift", type=int, metavar="PIXELS", help="Move images by up to so many pixels "
+                 "in each direction, anew in every epoch.  [0]"),
+    click.option("--seed", type=int, metavar="S", help="Of the order of images, and of what is "
+                 "done to them.  [0]"),
 )
 
 
@@ -111,8 +116,9 @@ def finetune(source, quantized, output, data, images, checkpoint, device, engine
         if settings.distill:
             update(0, len(chosen), "computing the float model's logits")
             teacher = accuracy.float_logits(vit, chosen, progress=update)
+        views = _views(network, vit, chosen, settings)
         update(0, None, "training")
-        result = train(network, codes, chosen.labels, settings, teacher=teacher,
+        result = train(network, codes, chosen.labels, settings, teacher=teacher, views=views,
                        checkpoint=checkpoint, engine=engine, device=device, progress=update,
                        report=lambda record: click.echo(_line(record, settings), err=True))
         save_network(result.network, output)
@@ -139,6 +145,24 @@ def _codes(network, images):
     from systola.model.data.images import encode
 
     return encode(network, images)
+
+
+def _views(network, vit, images, settings):
+    """Return what makes codes and the float model's logits of changed images, or None."""
+    if not settings.mirror and not settings.shift:
+        return None
+    from systola.model.data.augmentation import Augmentation
+    from systola.model.evaluation import accuracy
+
+    augmentation = Augmentation(images, mirror=settings.mirror, shift=settings.shift,
+                                seed=settings.seed)
+
+    def views(epoch, chosen):
+        changed = augmentation.at(epoch, chosen)
+        return _codes(network, changed), (
+            accuracy.float_logits(vit, changed) if settings.distill else None)
+
+    return views
 
 
 def _line(record, settings):
