@@ -27,6 +27,7 @@ def refused(result, pattern):
     assert re.search(pattern, err.splitlines()[-1])
 
 
+@pytest.mark.torch
 def test_from_the_quantized_file_to_a_better_one(run, quantized):
     pytest.importorskip("torch", reason="training needs PyTorch: pip install 'systola[train]'")
     code, out, err = run(*START, *QUICK, "-o", "t.safetensors", "--checkpoint", "c.safetensors",
@@ -47,6 +48,7 @@ def test_from_the_quantized_file_to_a_better_one(run, quantized):
     assert Path("t.safetensors").read_bytes() == Path("u.safetensors").read_bytes()
 
 
+@pytest.mark.torch
 def test_the_teacher_may_be_all_of_the_loss(run, quantized):
     pytest.importorskip("torch", reason="training needs PyTorch: pip install 'systola[train]'")
     code, out, err = run(*START, *QUICK, "-o", "t.safetensors", "--distill", "1", "--scales",

@@ -19,6 +19,7 @@ finetune = importlib.import_module("systola.model.training.finetune").finetune
 TrainedNetwork = importlib.import_module("systola.model.training.trained_network").TrainedNetwork
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.torch
 QUICK = {"epochs": 2, "batch": 16, "rate": 3e-3, "least_rate": 1e-4, "validation": 0.25}
 
 
