@@ -97,6 +97,7 @@ def finetune(source, quantized, output, data, images, checkpoint, device, engine
     """
     from systola.model.evaluation import accuracy
     from systola.model.evaluation.comparison import check_pair, open_reference
+    from systola.model.evaluation.training_views import training_views
     from systola.model.graph.graph_file import load_network, save_network
     from systola.model.training.training_settings import TrainingSettings
 
@@ -116,7 +117,7 @@ def finetune(source, quantized, output, data, images, checkpoint, device, engine
         if settings.distill:
             update(0, len(chosen), "computing the float model's logits")
             teacher = accuracy.float_logits(vit, chosen, progress=update)
-        views = _views(network, vit, chosen, settings)
+        views = training_views(network, vit, chosen, settings)
         update(0, None, "training")
         result = train(network, codes, chosen.labels, settings, teacher=teacher, views=views,
                        checkpoint=checkpoint, engine=engine, device=device, progress=update,
@@ -145,24 +146,6 @@ def _codes(network, images):
     from systola.model.data.images import encode
 
     return encode(network, images)
-
-
-def _views(network, vit, images, settings):
-    """Return what makes codes and the float model's logits of changed images, or None."""
-    if not settings.mirror and not settings.shift:
-        return None
-    from systola.model.data.augmentation import Augmentation
-    from systola.model.evaluation import accuracy
-
-    augmentation = Augmentation(images, mirror=settings.mirror, shift=settings.shift,
-                                seed=settings.seed)
-
-    def views(epoch, chosen):
-        changed = augmentation.at(epoch, chosen)
-        return _codes(network, changed), (
-            accuracy.float_logits(vit, changed) if settings.distill else None)
-
-    return views
 
 
 def _line(record, settings):

@@ -64,7 +64,7 @@ ROOMS = {
            "sw_driver/compiler sw_driver/driver sim/conform sim/runs sim/soak boards boards/flows "
            "boards/power boards/synthesis report",
     "systola": "hw/contract model/data model/evaluation model/graph model/quantization "
-               "sim/runs sw_driver/compiler cli",
+               "model/training sim/runs sw_driver/compiler cli",
 }
 """What a room may import; in an order in which nothing imports what follows."""
 
