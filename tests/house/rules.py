@@ -20,7 +20,8 @@ ROOMS = {
     "model/evaluation": "numpy files hw/contract model/operators model/importers model/graph "
                         "model/kernel model/quantization model/allocation model/data",
     "model/benchmark": "numpy model/data model/graph model/kernel model/quantization",
-    "model/training": "numpy torch files hw/contract model/graph model/kernel model/quantization",
+    "model/training": "numpy torch files hw/contract model/graph model/kernel "
+                      "model/operators/norm_codes model/quantization",
     "model": "",
     "sw_driver/program": "numpy files hw/contract model/operators/log2_exponentials",
     "sw_driver/compiler": "numpy hw/contract model/graph/nodes model/operators/deferred "
