@@ -138,6 +138,8 @@ class _Record:
             self.quantizers |= _named(_SWIN_BLOCK if swin else _VIT_BLOCK, block)
             self.reads |= {f"{block}.{layer}": f"{block}.{source}"
                            for layer, source in reads.items() if layer not in self.reads}
+        if swin and "patch_embed.norm.weight" not in weights:
+            self.quantizers["qact1"] = "patch_embed", _WIDE
         if swin:
             for stage in range(block_count(weights, "layers") - 1):
                 self.quantizers |= _named(_SWIN_STAGE, f"layers.{stage}", f"layers.{stage + 1}")
