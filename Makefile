@@ -9,12 +9,14 @@ CXX ?= g++
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast mutants formal docs lint clean distclean lock check-python check-tools
+.PHONY: help setup setup-train demo test test-fast test-train mutants formal docs lint clean distclean lock check-python check-tools
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: .venv/.stamp  ## make .venv with the systola command in it
+
+setup-train: .venv/.stamp-train  ## PyTorch into .venv, for `systola finetune`
 
 demo: .venv/.stamp check-tools  ## real digits through quantizer, RTL and synthesis, into build/demo
 	$(BIN)/systola demo -o build/demo
@@ -24,6 +26,9 @@ test: .venv/.stamp check-tools  ## all tests
 
 test-fast: .venv/.stamp  ## at every change: two cases of every quick test, in three to four minutes
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not slow' --few 2
+
+test-train: .venv/.stamp-train  ## tests of training, with PyTorch
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m torch
 
 mutants: .venv/.stamp check-tools  ## plant single faults in hw/ and count those that the tests find
 	$(BIN)/python tests/mutation/mutants.py --seed 5 --count 110 --jobs $(JOBS)
@@ -68,4 +73,8 @@ check-tools: .venv/.stamp
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+.venv/.stamp-train: .venv/.stamp
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[train]'
 	touch $@

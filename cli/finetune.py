@@ -41,7 +41,12 @@ _SETTINGS = (
                  "that is held back to choose the best epoch; 0 keeps the last.  [0.1]"),
     click.option("--patience", type=int, metavar="N", help="Epochs without a better one after "
                  "which training ends."),
-    click.option("--seed", type=int, metavar="S", help="Of the order of images.  [0]"),
+    click.option("--mirror", is_flag=True, help="Mirror images left for right, half of them in "
+                 "every epoch."),
+    click.option("--shift", type=int, metavar="PIXELS", help="Move images by up to so many pixels "
+                 "in each direction, anew in every epoch.  [0]"),
+    click.option("--seed", type=int, metavar="S", help="Of the order of images, and of what is "
+                 "done to them.  [0]"),
 )
 
 
@@ -92,6 +97,7 @@ def finetune(source, quantized, output, data, images, checkpoint, device, engine
     """
     from systola.model.evaluation import accuracy
     from systola.model.evaluation.comparison import check_pair, open_reference
+    from systola.model.evaluation.training_views import training_views
     from systola.model.graph.graph_file import load_network, save_network
     from systola.model.training.training_settings import TrainingSettings
 
@@ -111,8 +117,9 @@ def finetune(source, quantized, output, data, images, checkpoint, device, engine
         if settings.distill:
             update(0, len(chosen), "computing the float model's logits")
             teacher = accuracy.float_logits(vit, chosen, progress=update)
+        views = training_views(network, vit, chosen, settings)
         update(0, None, "training")
-        result = train(network, codes, chosen.labels, settings, teacher=teacher,
+        result = train(network, codes, chosen.labels, settings, teacher=teacher, views=views,
                        checkpoint=checkpoint, engine=engine, device=device, progress=update,
                        report=lambda record: click.echo(_line(record, settings), err=True))
         save_network(result.network, output)

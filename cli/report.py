@@ -7,6 +7,7 @@ import click
 from systola.cli.console import config_option, emit, given_options, json_option, progress, table
 from systola.cli.report_allocations import allocations
 from systola.cli.report_power import power
+from systola.cli.report_training import training
 
 __all__ = ["report"]
 
@@ -159,3 +160,4 @@ def _interval(value, low, high):
 
 report.add_command(allocations)
 report.add_command(power)
+report.add_command(training)

@@ -7,8 +7,8 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["AcceleratorConfig", "__version__", "compile", "encode", "evaluate", "load_checkpoint",
-           "load_data", "load_network", "quantize", "save_network", "simulate"]
+__all__ = ["AcceleratorConfig", "__version__", "compile", "encode", "evaluate", "finetune",
+           "load_checkpoint", "load_data", "load_network", "quantize", "save_network", "simulate"]
 
 # Every function imports what it needs when it is called: reading a network needs no simulator.
 
@@ -167,6 +167,52 @@ def evaluate(network, images, labels, *, reference=None, batch=32, progress=None
     from systola.model.evaluation.accuracy import evaluate
 
     return evaluate(reference, network, images, labels, batch=batch, progress=progress)
+
+
+def finetune(network, images, labels, *, reference=None, checkpoint=None, device=None,
+             progress=None, report=None, **settings):
+    """Train an integer network on labelled images in 0..1, as what it computes; needs PyTorch.
+
+    Parameters
+    ----------
+    network : Graph
+        The integer network, of one row of logits.
+    images, labels : array
+        Training images as from `load_data`.
+    reference : Graph, optional
+        The float network that it was made from, the teacher; without it labels alone measure.
+    checkpoint : str or Path, optional
+        File (``.safetensors``) that training goes on from if it exists, and that is written after
+        every epoch.
+    device : str, optional
+        Where PyTorch computes gradients; by default a GPU if it has one.
+    progress, report : callable, optional
+        Called as ``progress(steps done, steps in total)``, and with the record of every epoch.
+    **settings
+        Those of `systola.model.training.training_settings.TrainingSettings`: ``epochs``, ``rate``
+        and more, see docs/TRAINING.md.
+
+    Returns
+    -------
+    FineTuned
+        ``network``, the integer network; ``history``, a record of every epoch; and ``epoch``, that
+        of the network.
+    """
+    from systola.model.evaluation.accuracy import float_logits
+    from systola.model.evaluation.training_views import training_views
+    from systola.model.training.finetune import finetune
+    from systola.model.training.training_settings import TrainingSettings
+
+    if reference is None:
+        if settings.get("distill"):
+            raise ValueError(f"reference must be the float network for a distill of "
+                             f"{settings['distill']}, not none")
+        settings["distill"] = 0.0
+    settings = TrainingSettings(**settings)
+    return finetune(
+        network, encode(network, images), labels, settings, checkpoint=checkpoint, device=device,
+        teacher=float_logits(reference, images) if settings.distill else None, progress=progress,
+        views=training_views(network, reference, images, settings), report=report)
 
 
 def encode(network, images):

@@ -9,7 +9,10 @@ from math import prod
 
 from systola.model.graph.nodes import KINDS, GraphError, Input, Node
 
-__all__ = ["Graph"]
+__all__ = ["RECORDED_RANGES", "Graph"]
+
+RECORDED_RANGES = "recorded_ranges"
+"""Entry of ``meta``, if a checkpoint's quantizers recorded any: largest magnitudes by tensor."""
 
 _NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 _NAME_LENGTH = 120

@@ -24,7 +24,7 @@ class Facts:
     def __init__(self, given=None, hints=None, called=None):
         self._given = {name: value for name, value in (given or {}).items() if value is not None}
         self._hints, self._called = hints or {}, called or {}
-        self.values, self.origins, self.assumed = {}, {}, []
+        self.values, self.origins, self.assumed, self._known = {}, {}, [], {}
 
     def find(self, name, *candidates, assume=None, check=None):
         """Return the first candidate that is there, and note where it came from.
@@ -44,7 +44,7 @@ class Facts:
         ModelError
             If a value is not usable, or there is none.
         """
-        said = [(self._given.get(name), "given"), *candidates,
+        said = [(self._given.get(name), "given"), self._known.get(name, (None, None)), *candidates,
                 (self._hints.get(name), "data file")]
         value, origin = next(((value, origin) for value, origin in said if value is not None),
                              (None, None))
@@ -62,6 +62,10 @@ class Facts:
                                  f"({self._called.get(origin, origin)})") from None
         self.note(name, value, origin)
         return value
+
+    def know(self, name, value, origin):
+        """Say a fact that goes before what files say of it, and behind what the user says."""
+        self._known[name] = value, origin
 
     def is_given(self, name):
         """Tell whether the user says a fact."""

@@ -7,7 +7,7 @@ import numpy as np
 from systola.files.bounded import shown
 from systola.files.tensors import ModelError
 from systola.model.graph.nodes import GraphError
-from systola.model.importers import huggingface, swin, timm
+from systola.model.importers import huggingface, ivit, swin, timm
 from systola.model.importers.checkpoint import read_checkpoint
 from systola.model.importers.class_names import class_names
 from systola.model.importers.encoder_graph import refuse_unknown
@@ -20,6 +20,7 @@ FACTS = "heads", "mean", "std", "eps", "activation", "image_size"
 """What a user can say of a network."""
 
 IMPORTERS = {
+    "I-ViT": (ivit.recognize, ivit.ivit_graph),
     "Swin": (swin.recognize, swin.swin_graph),
     "timm": (timm.recognize, timm.timm_graph),
     "Hugging Face": (huggingface.recognize, huggingface.huggingface_graph),

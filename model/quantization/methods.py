@@ -15,7 +15,8 @@ class Method:
         One line for the reader of a list.
     ranges : str
         ``running`` (minimum and maximum as published, a moving average over batches),
-        ``percentile`` (99.99 % of the values), or ``error`` (least squared error of the codes).
+        ``percentile`` (99.99 % of the values), ``error`` (least squared error of the codes), or
+        ``recorded`` (those that the network's `RECORDED_RANGES` say, others ``running``).
     equalize : bool
         Move scales and constants between layers, see `systola.model.quantization.equalize`.
     reconstruct : bool
@@ -37,8 +38,10 @@ METHODS = {
                        equalize=True),
     "gptq": Method("the same, and weights rounded for the least error of each layer's output",
                    "error", equalize=True, reconstruct=True),
+    "recorded": Method("ranges that the checkpoint's own quantizers recorded (I-ViT), weights to "
+                       "the nearest code", "recorded"),
 }
-"""Recipes, each doing what the one before does and more, but for the first ranges."""
+"""Recipes, each doing what the one before does and more, but for ranges of the first and last."""
 
 BEST = "gptq"
 """The default."""

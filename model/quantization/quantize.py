@@ -43,6 +43,7 @@ from systola.model.quantization.lockstep import Lockstep
 from systola.model.quantization.methods import BEST, CODEBOOKS, method_named
 from systola.model.quantization.node_report import node_report
 from systola.model.quantization.precision import MAX_UNIT, tensor_bits
+from systola.model.quantization.recorded import recorded
 from systola.model.quantization.replacements import (
     SharesSample,
     check_operators,
@@ -147,8 +148,10 @@ def quantize(graph, images, *, weight_bits=8, act_bits=8, attention=AcceleratorC
         watch(name, x)
         shares(name, x)
 
-    ranges = calibrate(graph, images, how=recipe.ranges, bits=bits, progress=progress,
-                       symmetric=symmetric_tensors(graph, settings), watch=watched)
+    given = recorded(graph, settings) if recipe.ranges == "recorded" else {}
+    ranges = calibrate(graph, images, how="running" if given else recipe.ranges, bits=bits,
+                       progress=progress, symmetric=symmetric_tensors(graph, settings),
+                       watch=watched) | given
     scales = activation_scales(graph, ranges, bits, steps, settings, shares)
     lockstep = Lockstep(graph, images, scales) if recipe.reconstruct else None
     quantizer = _Quantizer(graph, settings, bits, weights, codebooks, scales, lockstep, shares,

@@ -49,7 +49,7 @@ class FineTuned:
     epoch: int
 
 
-def finetune(network, inputs, labels, settings=None, *, teacher=None, checkpoint=None,
+def finetune(network, inputs, labels, settings=None, *, teacher=None, views=None, checkpoint=None,
              engine="auto", threads=None, device=None, progress=None, report=None):
     """Train an integer network, and return the best one that training came by.
 
@@ -64,7 +64,12 @@ def finetune(network, inputs, labels, settings=None, *, teacher=None, checkpoint
     settings : TrainingSettings, optional
         Defaults are the publication's.
     teacher : array (B, classes), optional
-        Logits of the float network for the same images; needed for distillation.
+        Logits of the float network for the same images; needed for distillation. With `views`,
+        only those of images held back are read.
+    views : callable, optional
+        What images to train on are in an epoch, if settings have them mirrored or moved:
+        ``views(epoch, indices)`` returns their codes, as `inputs`, and the float network's logits
+        for them, or None without distillation.
     checkpoint : str or Path, optional
         File (``.safetensors``) that training goes on from if it exists, and that is written after
         every epoch.
@@ -88,7 +93,8 @@ def finetune(network, inputs, labels, settings=None, *, teacher=None, checkpoint
         the loss is not finite any more.
     """
     settings = settings or TrainingSettings()
-    training = _Training(network, inputs, labels, settings, teacher, engine, threads, device)
+    training = _Training(network, inputs, labels, settings, teacher, views, engine, threads,
+                         device)
     return training.run(checkpoint, progress, report)
 
 
@@ -112,8 +118,11 @@ def check_device(name):
 class _Training:
     """The module, the optimizer, and the images."""
 
-    def __init__(self, network, inputs, labels, settings, teacher, engine, threads, device):
-        self.network, self.settings = network, settings
+    def __init__(self, network, inputs, labels, settings, teacher, views, engine, threads, device):
+        self.network, self.settings, self.views = network, settings, views
+        if (settings.mirror or settings.shift > 0) != (views is not None):
+            raise ModelError("views must be given where settings mirror or shift images, and only "
+                             "there: codes alone are not images")
         self.labels = _checked_labels(network, labels)
         count = len(self.labels)
         for name, codes in inputs.items():
@@ -222,8 +231,9 @@ class _Training:
 
     def _step(self, chosen):
         """Train on some images; return the loss, and how many predictions are right."""
-        logits = self.module(self._codes(chosen))[:, 0]
-        loss = self._loss(logits, chosen)
+        codes, wanted = self._viewed(chosen)
+        logits = self.module(codes)[:, 0]
+        loss = self._loss(logits, chosen, wanted)
         if not torch.isfinite(loss):
             raise ModelError(f"loss must stay finite, not {loss.item()} in epoch "
                              f"{self.state.epoch + 1}; a smaller rate keeps it so")
@@ -234,7 +244,16 @@ class _Training:
         self.optimizer.step()
         return loss.item(), int(np.sum(_predicted(logits) == self.labels[chosen]))
 
-    def _loss(self, logits, chosen):
+    def _viewed(self, chosen):
+        """Return codes of images to train on, and the float network's logits, or None."""
+        if self.views is None:
+            return self._codes(chosen), self._wanted(chosen)
+        return self.views(self.state.epoch, chosen)
+
+    def _wanted(self, chosen):
+        return None if self.teacher is None else self.teacher[chosen]
+
+    def _loss(self, logits, chosen, wanted):
         """Return what labels and the float network's logits say of logits (B, classes)."""
         settings = self.settings
         truth = torch.from_numpy(self.labels[chosen]).to(self.device)
@@ -242,7 +261,7 @@ class _Training:
             logits, truth, label_smoothing=settings.smoothing)
         if settings.distill:
             heat = settings.temperature
-            wanted = torch.from_numpy(self.teacher[chosen]).to(self.device)
+            wanted = torch.from_numpy(wanted).to(self.device)
             loss = loss + settings.distill * heat**2 * functional.kl_div(
                 functional.log_softmax(logits / heat, dim=1),
                 functional.log_softmax(wanted / heat, dim=1), reduction="batchmean",
@@ -259,7 +278,7 @@ class _Training:
         for start in range(0, len(self.held_back), self.settings.batch):
             chosen = self.held_back[start:start + self.settings.batch]
             logits = self.module(self._codes(chosen))[:, 0]
-            loss += float(self._loss(logits, chosen)) * len(chosen)
+            loss += float(self._loss(logits, chosen, self._wanted(chosen))) * len(chosen)
             right += int(np.sum(_predicted(logits) == self.labels[chosen]))
         return {"validation_loss": loss / len(self.held_back),
                 "validation_top1": right / len(self.held_back)}

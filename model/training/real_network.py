@@ -21,6 +21,7 @@ from systola.model.graph.nodes import (
     Scores,
     Softmax,
 )
+from systola.model.operators.norm_codes import norm_share
 from systola.model.quantization.activation_table import activation_table, function_values
 from systola.model.quantization.grid import CodebookGrid, UniformGrid
 from systola.model.quantization.scales import multipliers, norm_root, tied_tensors
@@ -71,11 +72,6 @@ class RealNetwork:
         if not network.is_integer or network.images != 1:
             raise ModelError("network must be an integer one of one image, as `systola quantize` "
                              "makes it")
-        compared = next((node.name for node in network.of(Norm) if node.variant == "compared"),
-                        None)
-        if compared is not None:
-            raise ModelError(f"node {compared!r}: a compared norm cannot be trained, for its codes "
-                             f"have no multipliers; quantize with --norm normalised to train")
         missing = next((node.name for node in network.nodes if node.name not in network.scales),
                        None)
         if missing is not None:
@@ -111,12 +107,18 @@ class RealNetwork:
         self.offsets[node.name] = _offset(node, scales) if node.variant == "table" else 0.0
 
     def _read_norm(self, node, scales):
-        channels = len(node.bias) // node.groups
-        gain = _ratio(node) * scales[node.name]
-        self.parameters[node.name, "weight"] = gain * 2.0**30 / norm_root(channels, node.variant)
-        self.parameters[node.name, "bias"] = (node.bias + 0.5) * gain  # codes are floors
+        channels = self._channels(node)
+        if node.variant != "compared":  # whose gains and biases the layers behind have
+            gain = _ratio(node) * scales[node.name]
+            self.parameters[node.name, "weight"] = gain * 2.0**30 / norm_root(channels,
+                                                                              node.variant)
+            self.parameters[node.name, "bias"] = (node.bias + 0.5) * gain  # codes are floors
         unit = _norm_unit(channels, scales[node.input])
         self.epsilons[node.name] = (node.epsilon or 0) * unit
+
+    def _channels(self, node):
+        """Return the channels of a norm's groups."""
+        return self.network.tensors[node.name].channels // node.groups
 
     # --- And back ---
 
@@ -226,12 +228,15 @@ class RealNetwork:
             self.offsets[node.name]))
 
     def _make_norm(self, node, own, scales, steps):
-        channels = len(node.bias) // node.groups
-        gain = own["weight"] * (norm_root(channels, node.variant) / 2.0**30)
-        gain[node.mult == 0] = 0.0  # channels that quantization cut off stay so
-        bias = np.divide(own["bias"], gain, out=np.zeros_like(gain), where=gain != 0)
-        mult, shift = multipliers(gain / scales[node.name], _width(node.mult))
-        changed = {"bias": _int32(np.floor(bias)), "mult": mult, "shift": shift}
+        channels, moved = self._channels(node), self._moved(scales, node.name)
+        if node.variant == "compared":
+            changed = {} if moved == 1 else {"share": norm_share(scales[node.name], channels)}
+        else:
+            gain = own["weight"] * (norm_root(channels, node.variant) / 2.0**30)
+            gain[node.mult == 0] = 0.0  # channels that quantization cut off stay so
+            bias = np.divide(own["bias"], gain, out=np.zeros_like(gain), where=gain != 0)
+            mult, shift = multipliers(gain / scales[node.name], _width(node.mult))
+            changed = {"bias": _int32(np.floor(bias)), "mult": mult, "shift": shift}
         if node.epsilon is not None:
             # The integer one, which is rounded: so it comes back as it was.
             epsilon = round(node.epsilon / self._moved(scales, node.input) ** 2)

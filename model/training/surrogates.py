@@ -101,7 +101,8 @@ def _(node: Norm, graph, given, x):
     centred = parts - parts.mean(dim=-1, keepdim=True)
     variance = centred.square().mean(dim=-1, keepdim=True)
     normal = centred * torch.rsqrt(variance + max(given["epsilon"], _LEAST_DEVIATION))
-    return normal.flatten(-2) * given["weight"] + given["bias"]
+    # One of comparisons has no gains and biases.
+    return normal.flatten(-2) * given.get("weight", 1.0) + given.get("bias", 0.0)
 
 
 @surrogate.register

@@ -176,7 +176,8 @@ class TrainedNetwork(nn.Module):
             by = self.gauges[leader].update(float(real.detach().abs().max()))
             with torch.no_grad():
                 moved.fill_(by)
-        low = -half + bool(getattr(node, "symmetric", False))
+        low = -half + (getattr(node, "symmetric", False) or (
+            isinstance(node, Norm) and node.variant == "compared"))
         return codes_for(real, moved, codes, self._number(scale), low, half - 1)
 
     def _shares(self, node, codes, scale):
@@ -199,7 +200,7 @@ class TrainedNetwork(nn.Module):
             given["weight"] = codes_for(
                 given["weight"], self.of(name, "step"), self._tensor(node.weight),
                 self._tensor(steps[name])[:, None], -top, top)
-        elif isinstance(node, Norm):
+        elif isinstance(node, Norm) and node.mult is not None:
             alive = self._tensor(node.mult != 0)
             given = {what: value * alive for what, value in given.items()}
         elif isinstance(node, Constant):

@@ -45,8 +45,12 @@ class TrainingSettings:
         is kept, else the last.
     patience : int or None
         Epochs without a better one after which training ends.
+    mirror : bool
+        Whether images are mirrored, left for right, at random.
+    shift : int
+        Most pixels that images are moved by in each direction, at random.
     seed : int
-        Of the order of images.
+        Of the order of images, and of what is done to them.
 
     Raises
     ------
@@ -68,11 +72,13 @@ class TrainingSettings:
     freeze: int | None = None
     validation: float = 0.1
     patience: int | None = None
+    mirror: bool = False
+    shift: int = 0
     seed: int = 0
 
     def __post_init__(self):
-        for name, least in (("epochs", 0), ("batch", 1), ("seed", 0), ("freeze", 0),
-                            ("patience", 1)):
+        for name, least in (("epochs", 0), ("batch", 1), ("shift", 0), ("seed", 0),
+                            ("freeze", 0), ("patience", 1)):
             value = getattr(self, name)
             if value is None and name in ("freeze", "patience"):
                 continue
@@ -90,6 +96,8 @@ class TrainingSettings:
         if self.least_rate > self.rate:
             raise ModelError(f"least_rate must be at most rate ({self.rate:g}), not "
                              f"{self.least_rate:g}")
+        if type(self.mirror) is not bool:
+            raise ModelError(f"mirror must be True or False, not {self.mirror!r}")
         if self.scales not in SCALES:
             raise ModelError(f"scales must be {' or '.join(map(repr, SCALES))}, not "
                              f"{self.scales!r}")

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from math import inf, isfinite
 
 import numpy as np
 import torch
 
-from systola.files.bounded import parse_json
+from systola.files.bounded import parse_json, shown
 from systola.files.tensors import ModelError, read_tensors, write_tensors
 from systola.model.graph.nodes import CODES
 
@@ -106,52 +107,72 @@ def load_state(path, module, optimizer, about):
         _check_about(path, header["about"], about)
         _fill(module, optimizer, tensors, header)
         state = TrainingState()
-        state.history = [_record(entry) for entry in header["history"]]
+        state.history = [_record(entry, about) for entry in header["history"]]
         state.epoch = len(state.history) - 1
-        if [record["epoch"] for record in state.history] != list(range(state.epoch + 1)):
-            raise ValueError("its history must be of epochs in order")
-        names = dict(module.named_parameters())
+        if not state.history or [record["epoch"] for record in state.history] != list(
+                range(state.epoch + 1)):
+            raise ValueError("its history must be of epochs in order, from 0 on")
         state.best = {name: torch.from_numpy(_like(tensors[f"best|{name}"], parameter))
-                      for name, parameter in names.items() if f"best|{name}" in tensors}
-        if state.best and state.best.keys() != names.keys():
-            raise ValueError("its best epoch must have all parameters")
+                      for name, parameter in module.named_parameters()}
     except ModelError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except KeyError as error:
+        raise ModelError(f"checkpoint {str(path)!r} must be a complete one of `systola finetune`: "
+                         f"{shown(str(error.args[0]))} is missing") from None
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(f"checkpoint {str(path)!r} must be a complete one of `systola finetune`: "
                          f"{' '.join(str(error).split())[:120]}") from None
     return state
 
 
-def _record(entry):
+def _record(entry, about):
     """Return an epoch's record from JSON, which holds nothing but numbers."""
-    if not all(type(value) in (int, float) for value in entry.values()) or (
-            type(entry["epoch"]) is not int
-            or len({"validation_top1", "validation_loss"} & entry.keys()) == 1):
+    if not all(type(value) in (int, float) and isfinite(value) for value in entry.values()) or (
+            type(entry["epoch"]) is not int):
         raise ValueError("its history must hold numbers")
+    held_back = {"validation_top1", "validation_loss"} if about["settings"]["validation"] else set()
+    if entry.keys() & {"validation_top1", "validation_loss"} != held_back:
+        raise ValueError("its history must be of the images held back, if there are any")
     return entry
 
 
 def _check_about(path, there, about):
     for name, value in about.items():
-        if there.get(name) != value:
-            raise ModelError(f"checkpoint {str(path)!r} must be of the same {name} ({value}), not "
-                             f"{there.get(name)!r}; name another file to start anew")
+        found = there.get(name)
+        if found == value:
+            continue
+        wanted = f"{name} ({value})"
+        if isinstance(value, dict) and isinstance(found, dict):
+            which = next(key for key in (*value, *found) if key not in value or key not in found
+                         or found[key] != value[key])
+            wanted, found = f"{name}: {which} {value.get(which)}", found.get(which)
+        raise ModelError(f"checkpoint {str(path)!r} must be of the same {wanted}, not "
+                         f"{shown(found)}; name another file to start anew")
 
 
 def _fill(module, optimizer, tensors, header):
+    steps, frozen = header["steps"], header["frozen"]
+    if type(frozen) is not bool or not all(
+            type(value) is int and 1 <= value < 2**31 for value in steps.values()):
+        raise ValueError("steps must be counts, and frozen true or false")
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             parameter.copy_(torch.from_numpy(_like(tensors[f"now|{name}"], parameter)))
-            if name in header["steps"]:
+            if name in steps:
+                moments = {what: _like(tensors[f"{what}|{name}"], parameter) for what in _MOMENTS}
+                if (moments["exp_avg_sq"] < 0).any():
+                    raise ValueError("mean squares of gradients must not be negative")
                 optimizer.state[parameter] = {
-                    "step": torch.tensor(float(header["steps"][name])),
-                    **{what: torch.from_numpy(_like(tensors[f"{what}|{name}"], parameter)).to(
-                        parameter.device) for what in _MOMENTS}}
+                    "step": torch.tensor(float(steps[name])),
+                    **{what: torch.from_numpy(value).to(parameter.device)
+                       for what, value in moments.items()}}
     for name, gauge in module.gauges.items():
         seen, start, running = header["gauges"][name]
-        gauge.state = [int(seen), float(start), float(running)]
-    if header["frozen"]:
+        if type(seen) is not int or seen < 0 or not all(
+                type(value) in (int, float) and 0 <= value < inf for value in (start, running)):
+            raise ValueError("ranges must be counts and magnitudes")
+        gauge.state = [seen, float(start), float(running)]
+    if frozen:
         module.freeze()
 
 

@@ -27,6 +27,7 @@ def refused(result, pattern):
     assert re.search(pattern, err.splitlines()[-1])
 
 
+@pytest.mark.torch
 def test_from_the_quantized_file_to_a_better_one(run, quantized):
     pytest.importorskip("torch", reason="training needs PyTorch: pip install 'systola[train]'")
     code, out, err = run(*START, *QUICK, "-o", "t.safetensors", "--checkpoint", "c.safetensors",
@@ -47,6 +48,21 @@ def test_from_the_quantized_file_to_a_better_one(run, quantized):
     assert Path("t.safetensors").read_bytes() == Path("u.safetensors").read_bytes()
 
 
+@pytest.mark.torch
+def test_changed_images_are_the_same_when_training_goes_on(run, quantized):
+    pytest.importorskip("torch", reason="training needs PyTorch: pip install 'systola[train]'")
+    changed = *START, *QUICK, "--mirror", "--shift", "2"
+    assert run(*changed, "-o", "whole.safetensors", "--seed", "3")[0] == 0
+    assert run(*changed, "-o", "other.safetensors", "--seed", "4")[0] == 0
+    whole, other = (Path(f"{name}.safetensors").read_bytes() for name in ("whole", "other"))
+    assert whole != other
+    assert run(*changed, "-o", "again.safetensors", "--seed", "3")[0] == 0
+    assert Path("again.safetensors").read_bytes() == whole
+    refused(run(*START, "-o", "t.safetensors", "--shift", "-1"),
+            "shift must be an integer of at least 0, not -1")
+
+
+@pytest.mark.torch
 def test_the_teacher_may_be_all_of_the_loss(run, quantized):
     pytest.importorskip("torch", reason="training needs PyTorch: pip install 'systola[train]'")
     code, out, err = run(*START, *QUICK, "-o", "t.safetensors", "--distill", "1", "--scales",

@@ -20,7 +20,8 @@ ROOMS = {
     "model/evaluation": "numpy files hw/contract model/operators model/importers model/graph "
                         "model/kernel model/quantization model/allocation model/data",
     "model/benchmark": "numpy model/data model/graph model/kernel model/quantization",
-    "model/training": "numpy torch files hw/contract model/graph model/kernel model/quantization",
+    "model/training": "numpy torch files hw/contract model/graph model/kernel "
+                      "model/operators/norm_codes model/quantization",
     "model": "",
     "sw_driver/program": "numpy files hw/contract model/operators/log2_exponentials",
     "sw_driver/compiler": "numpy hw/contract model/graph/nodes model/graph/row_slices "
@@ -64,7 +65,7 @@ ROOMS = {
            "sw_driver/compiler sw_driver/driver sim/conform sim/runs sim/soak boards boards/flows "
            "boards/power boards/synthesis report",
     "systola": "hw/contract model/data model/evaluation model/graph model/quantization "
-               "sim/runs sw_driver/compiler cli",
+               "model/training sim/runs sw_driver/compiler cli",
 }
 """What a room may import; in an order in which nothing imports what follows."""
 

@@ -12,6 +12,7 @@ import systola
 
 PAGE = Path(__file__).parents[2] / "docs/API.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+WITH_PYTORCH = re.findall(r"^```py\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 SIMULATING = next(index for index, block in enumerate(BLOCKS) if "systola.simulate(" in block)
 
 
@@ -38,6 +39,20 @@ def test_example_of_a_simulation(tmp_path, monkeypatch):
     names = run(["import systola", *BLOCKS[SIMULATING:]])
     assert names["result"].images == 2
     assert names["result"].tensors_compared > 20
+
+
+@pytest.mark.torch
+def test_example_of_a_training(tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="training needs PyTorch: pip install 'systola[train]'")
+    monkeypatch.chdir(tmp_path)
+    names = run([BLOCKS[0], *WITH_PYTORCH])
+    assert names["tuned"].network.meta["training"]["images"] == 1294
+    assert len(names["tuned"].history) == 2
+    images, labels = names["images"][:40], names["labels"][:40]
+    alone = systola.finetune(names["network"], images, labels, epochs=1, mirror=True, shift=1)
+    assert alone.network.meta["training"]["distill"] == 0
+    with pytest.raises(ValueError, match=r"^reference must be the float network for a dist"):
+        systola.finetune(names["network"], images, labels, distill=1)
 
 
 def test_the_page_and_the_package_name_the_same():

@@ -19,6 +19,7 @@ finetune = importlib.import_module("systola.model.training.finetune").finetune
 TrainedNetwork = importlib.import_module("systola.model.training.trained_network").TrainedNetwork
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.torch
 QUICK = {"epochs": 2, "batch": 16, "rate": 3e-3, "least_rate": 1e-4, "validation": 0.25}
 
 
@@ -66,7 +67,8 @@ def test_module_and_saved_integers_are_equal_in_every_logit(settings, tmp_path):
 
 @pytest.mark.parametrize("settings", [
     {}, {"attention": "published", "gelu": "published", "norm": "published"},
-    {"weight_bits": 4, "act_bits": 4}, {"codebook": "kmeans"}], ids=ident)
+    {"weight_bits": 4, "act_bits": 4}, {"codebook": "kmeans"},
+    {"norm": "compared", "act_bits": 4}], ids=ident)
 def test_every_tensor_of_the_module_is_the_integer_networks(settings):
     network, codes, _, labels = case(**settings)
     module = stepped(network, codes, labels)
@@ -110,9 +112,10 @@ def test_gradients_are_those_of_the_float_network():
         assert slope == pytest.approx(expected, rel=0.25), name
 
 
+@pytest.mark.parametrize("norm", ["normalised", "compared"])
 @pytest.mark.parametrize("scales", ["learned", "tracked", "fixed"])
-def test_scales_move_as_they_should(scales):
-    network, codes, _, labels = case(weight_bits=4, act_bits=4)
+def test_scales_move_as_they_should(scales, norm):
+    network, codes, _, labels = case(weight_bits=4, act_bits=4, norm=norm)
     module = stepped(network, codes, labels, scales, steps=20)
     moved = [float(value.detach()) for name, value in module.named_parameters()
              if name.endswith("/scale")]
@@ -207,6 +210,8 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     ({"epochs": -1}, "epochs must be an integer of at least 0, not -1"),
     ({"rate": "x"}, "rate must be a number from 0 to 1, not 'x'"),
     ({"distill": 2.0}, "distill must be a number from 0 to 1, not 2.0"),
+    ({"mirror": 1}, "mirror must be True or False, not 1"),
+    ({"shift": -1}, "shift must be an integer of at least 0, not -1"),
     ({"scales": "none"}, "scales must be 'learned' or 'tracked' or 'fixed', not 'none'"),
     ({"least_rate": 1e-3}, r"least_rate must be at most rate \(1e-06\), not 0.001"),
     ({"patience": 1, "validation": 0.0}, "patience must be left out with a validation of 0"),
@@ -214,6 +219,28 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
 def test_settings_out_of_range_are_refused(settings, line):
     with pytest.raises(ModelError, match=f"^{line}"):
         TrainingSettings(**settings)
+
+
+def test_views_are_what_is_trained_on_and_a_training_with_them_goes_on(tmp_path):
+    network, codes, logits, labels = case(weight_bits=4, act_bits=4)
+    settings = TrainingSettings(**{**QUICK, "epochs": 2, "shift": 1})
+    asked = []
+
+    def views(epoch, chosen):
+        asked.append((epoch, *chosen.tolist()))
+        turned = codes["patches"][chosen][:, ::-1 if epoch else 1]
+        return {"patches": np.ascontiguousarray(turned)}, logits[chosen]
+
+    whole = finetune(network, codes, labels, settings, teacher=logits, views=views)
+    assert {epoch for epoch, *_ in asked} == {0, 1}
+    assert sum(len(chosen) for _, *chosen in asked) == 2 * 24
+    plain = finetune(network, codes, labels, TrainingSettings(**QUICK), teacher=logits)
+    losses = [[record["loss"] for record in result.history[1:]] for result in (whole, plain)]
+    assert losses[0][0] == losses[1][0]
+    assert losses[0][1] != losses[1][1]
+    for wrong, given in ((settings, None), (TrainingSettings(**QUICK), views)):
+        with pytest.raises(ModelError, match=r"^views must be given where settings mirror or shif"):
+            finetune(network, codes, labels, wrong, teacher=logits, views=given)
 
 
 def test_images_that_do_not_fit_are_refused():

@@ -37,7 +37,8 @@ def error(network, **settings):
 @pytest.mark.parametrize("bits", [4, 6, 8])
 def test_the_best_method_is_the_best(network, bits):
     settings = {"weight_bits": bits, "act_bits": bits, "gelu": "table"}
-    errors = {method: error(network, method=method, **settings) for method in METHODS}
+    errors = {method: error(network, method=method, **settings)
+              for method in METHODS.keys() - {"recorded"}}
     assert errors[BEST] == error(network, **settings)
     assert errors[BEST] < 1.02 * min(errors.values())
     if bits == 4:

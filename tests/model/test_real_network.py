@@ -25,6 +25,7 @@ VARIANTS = [
     {"gelu": "published"}, {"operators": {"gelu": "ibert"}},
     *({"norm": name} for name in ("published", "leading_one")),
     *({"operators": {"norm": name}} for name in ("ibert", "l1")),
+    *({"norm": "compared", "weight_bits": bits, "act_bits": bits} for bits in (2, 4)),
     *({"weight_bits": bits, "act_bits": bits} for bits in range(2, 9)),
     *({"codebook": name} for name in ("nupes", "squares", "kmeans", "powers")),
     {"mult_bits": 8}, {"mult_bits": 31, "code_mult_bits": 31},

@@ -20,9 +20,11 @@ def case(form):
     return graph, inputs, float_forward(graph, inputs)[graph.outputs[0]]
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("form", [*FORMS, {"prefixes": 0, "pooling": "mean"}], ids=str)
 def test_torch(form):
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="what is measured needs PyTorch: pip install "
+                                        "'systola[train]'")
     from systola.model.benchmark.torch_network import torch_network
 
     graph, inputs, wanted = case(form)
