@@ -64,7 +64,8 @@ def simulate_pieces(graph, config, inputs, *, trace=True, progress=None, **optio
     inputs : dict of str to int array
         Its input by name, (images, rows, channels).
     trace : bool
-        Whether to compare every intermediate tensor, too, not only what leaves the pieces.
+        Whether to compare every intermediate tensor, too, not only what leaves the pieces, which
+        then are smaller.
     progress : callable, optional
         Called as ``progress(done, total, text=...)``.
     **options
@@ -78,7 +79,7 @@ def simulate_pieces(graph, config, inputs, *, trace=True, progress=None, **optio
         If the simulation cannot be compiled, hangs, or the accelerator reports an error.
     """
     progress = progress or (lambda *args, **more: None)
-    plan = pieces(graph, config, progress=lambda done, total: progress(
+    plan = pieces(graph, config, trace=trace, progress=lambda done, total: progress(
         done, total, text="cutting the network"))
     (values,) = inputs.values()
     result = PiecewiseSimulation(images=len(values))

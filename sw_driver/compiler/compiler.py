@@ -94,15 +94,16 @@ def compile_operations(graph, config, *, trace=False):
     return min(found, key=lambda case: case[2].cycles)
 
 
-def check_fit(graph, config, *, whole=True):
+def check_fit(graph, config, *, whole=True, trace=False):
     """Raise `CompileError` unless an accelerator of `config` can run `graph`.
 
     Nothing is predicted, so that it takes less time than `compile_operations`; much less if blocks
-    that repeat others need not be looked at: what is not `whole` may still be refused.
+    that repeat others need not be looked at: what is not `whole` may still be refused. With `trace`
+    every tensor is stored, for which some live longer.
     """
     check_network(graph, config)
     graph = graph if whole else _shortened(graph)
-    options = {"trace": False, "param_words": max(config.param_depth // _PARAM_SHARE, 1)}
+    options = {"trace": trace, "param_words": max(config.param_depth // _PARAM_SHARE, 1)}
     refusals = []
     for candidates in plans(graph, config):
         try:

@@ -38,7 +38,7 @@ class Piece:
         return sum(len(rows) for _, rows in self.slices)
 
 
-def pieces(graph, config, progress=None):
+def pieces(graph, config, *, trace=False, progress=None):
     """Return the `Piece` s of a network, of as many layers and rows as memory holds.
 
     Layers are taken together as long as all their rows fit; where one alone does not, as many of
@@ -50,6 +50,8 @@ def pieces(graph, config, progress=None):
         An integer network with one input and one output.
     config : AcceleratorConfig
         The accelerator.
+    trace : bool
+        Whether there must be room for programs that store every tensor, too.
     progress : callable, optional
         Called as ``progress(done, total)`` with the tensors at which the network can be cut.
 
@@ -72,21 +74,24 @@ def pieces(graph, config, progress=None):
     while start < len(names) - 1:
         if progress:
             progress(start, len(names) - 1)
-        end, piece = _next_piece(graph, config, names, start)
+        end, piece = _next_piece(graph, config, names, start, trace)
         found.append(piece)
         start = end
     return found
 
 
-def _next_piece(graph, config, names, start):
+def _next_piece(graph, config, names, start, trace):
     """Return the index of the tensor at which the next piece ends, and the piece.
 
     The more layers, the less goes out and in: all rows of them, or some if these reach further.
     """
     parts = [(end, graph.between([names[start]], [names[end]]))
              for end in range(start + 1, len(names))]
-    whole, refusal = _last(parts, lambda part: _refusal(part, config))
-    apart, _ = _last(parts, lambda part: _refused_apart(part, config))
+    def refuses(part):
+        return _refusal(part, config, trace)
+
+    whole, refusal = _last(parts, refuses)
+    apart, _ = _last(parts, lambda part: _refused_apart(part, refuses))
     if whole is None and apart is None:
         raise refusal
     if apart is None or (whole is not None and whole[0] >= apart[0]):
@@ -96,7 +101,7 @@ def _next_piece(graph, config, names, start):
     else:
         end, part = apart
         groups = row_groups(part)
-        slices = _slices(part, groups, _most_groups(part, groups, config), names[start],
+        slices = _slices(part, groups, _most_groups(part, groups, refuses), names[start],
                          names[end])
     return end, Piece(source=names[start], target=names[end], slices=slices)
 
@@ -111,14 +116,14 @@ def _last(parts, refuses):
     return found, None
 
 
-def _refused_apart(graph, config):
+def _refused_apart(graph, refuses):
     """Return why not even the fewest rows of `graph` fit, or None."""
     groups = row_groups(graph)
     largest = max(groups, key=len)
-    return _refusal(row_slice(graph, largest).graph if len(groups) > 1 else graph, config)
+    return refuses(row_slice(graph, largest).graph if len(groups) > 1 else graph)
 
 
-def _refusal(graph, config):
+def _refusal(graph, config, trace):
     """Return why `graph` does not fit, or None.
 
     Every tensor of more than 8 bits is in memory as a whole, so that one that is larger decides
@@ -131,16 +136,18 @@ def _refusal(graph, config):
                                 f"not {config.scratchpad_words}")
     try:
         check_fit(graph, config)
+        if trace:
+            check_fit(graph, config, trace=True)
     except CompileError as error:
         return error
     return None
 
 
-def _most_groups(graph, groups, config):
+def _most_groups(graph, groups, refuses):
     """Return how many of `groups` fit at once: a divisor of all that is near, if there is one."""
     def fits(count):
         slices = [np.concatenate(groups[low:low + count]) for low in range(0, len(groups), count)]
-        return _refusal(row_slice(graph, max(slices, key=len)).graph, config) is None
+        return refuses(row_slice(graph, max(slices, key=len)).graph) is None
 
     low, high = 1, len(groups) - 1  # `low` is taken to fit, more than `high` do not
     while low < high:
