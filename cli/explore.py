@@ -13,6 +13,8 @@ __all__ = ["explore"]
 @click.command()
 @click.option("--space", "path", metavar="FILE", help="The design space, a .toml file "
               "(docs/EXPLORE.md).")
+@click.option("--goal", metavar="TEXT", help="Instead of a space, what is wanted: "
+              "`fps at least 30 on arty_s7_50 for deit_tiny`.")
 @click.option("--store", metavar="FILE", help="File of results: what is in it is not computed "
               "again, whatever space it was for [default: build/explore.sqlite].")
 @click.option("--points", type=click.IntRange(min=1), metavar="N",
@@ -26,7 +28,8 @@ __all__ = ["explore"]
               value), help="Also write the front as a page (.html) that loads nothing.")
 @cluster_options
 @json_option
-def explore(path, store, points, minutes, seed, retry_failed, page, workers, scheduler, as_json):
+def explore(path, goal, store, points, minutes, seed, retry_failed, page, workers, scheduler,
+            as_json):
     """Search a design space for the accelerators that no other one is better than.
 
     Points of the space are accelerators, quantizations and batch sizes. All are measured by the
@@ -40,9 +43,9 @@ def explore(path, store, points, minutes, seed, retry_failed, page, workers, sch
     from systola.explore.exploration import Exploration
     from systola.explore.store import Store
 
-    if path is None:
-        raise click.UsageError("explore needs --space FILE")
-    space = _space(path, points=points, minutes=minutes, seed=seed)
+    if (path is None) == (goal is None):
+        raise click.UsageError("explore needs either --space FILE or --goal TEXT")
+    space = _space(path, goal, points=points, minutes=minutes, seed=seed)
     with progress("preparing") as update, chosen_cluster(workers, scheduler) as cluster, Store(
             _store(store)) as results:
         result = Exploration(space, results, cluster=cluster, progress=update,
@@ -59,15 +62,19 @@ def explore(path, store, points, minutes, seed, retry_failed, page, workers, sch
     return 1 if any(row["checked"].get("mismatches") for row in result["finalists"]) else 0
 
 
-def _space(path, **replaced):
+def _space(path, goal, **replaced):
     from systola.boards.board import find_board
+    from systola.explore.goal import goal_space
     from systola.explore.space import Space
 
     def board(name):
         found = find_board(name)
-        return [f"{part} <= {most}" for part, most in found.limits.items()], found.clock_mhz
+        # Block RAMs of 18 kbit, and look-up tables with four inputs, are only known when routed.
+        return ([f"{part} <= {most}" for part, most in found.limits.items()
+                 if found.family == "xc7" or part == "dsp"], found.clock_mhz)
 
-    space = Space.load(path, board=board)
+    space = (Space.load(path, board=board) if goal is None else
+             Space.from_dict(goal_space(goal), board=board))
     space.search.update({name: value for name, value in replaced.items() if value is not None})
     return space
 
@@ -101,8 +108,10 @@ def _show(result):
     if result["pruned"]:
         model, pruned = result["area_model"], result["pruned"]
         click.echo(f"area model: {model['syntheses']} syntheses, median error of held-out ones "
-                   f"{model['median_error']['lut']:.1%} of LUT, nine in ten within "
-                   f"{model['interval']['lut']:.1%}")
+                   f"{model['median_error']['lut']:.1%} of LUT, nine in ten "
+                   f"within {model['interval']['lut']:.1%}; here, after {pruned['synthesized']} "
+                   f"syntheses, times {model['corrected']['lut']['factor']:.3f} within "
+                   f"{model['corrected']['lut']['margin']:.1%}")
         click.echo(f"  not synthesized: {pruned['dominated']:,} worse than another whatever the "
                    f"error, {pruned['beyond limits']:,} beyond a limit; may be on the front: "
                    f"{pruned['candidates']:,}, of which {pruned['undecided']:,} are not "

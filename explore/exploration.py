@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import statistics
 import time
 from collections import Counter
 
@@ -14,8 +15,12 @@ from systola.explore.space import general_reason
 
 __all__ = ["Exploration"]
 
-_ROUND = 8
+_ROUND = 4
 """Most points that are synthesized before it is asked again which ones can be on the front."""
+
+_LEARNED, _SLACK, _LEAST = 4, 1.5, 0.01
+"""From so many syntheses of a space on, estimates of the others are as far off as these were, times
+the slack, after what they have in common was corrected; a hundredth at least."""
 
 _EXAMPLES = 20
 
@@ -49,6 +54,7 @@ class Exploration:
         minutes = space.search["minutes"]
         self.end = None if minutes is None else time.monotonic() + 60 * minutes
         self.points, self.known, self.estimates = {}, {}, {}
+        self.tried, self.ratios = set(), {}
 
     def run(self):
         """Explore, and return what came out as plain data; `docs/EXPLORE.md` has the entries."""
@@ -109,7 +115,8 @@ class Exploration:
                              lost=lambda reason: ({"failed": reason}, 0.0))
         for key in found:
             kind = next(iter(found[key]))
-            count[kind] += kind != "values"
+            if kind != "values":
+                count[kind] += 1
         outcomes = {number: found[key] for number, key in keys.items() if key in found}
         for number, outcome in outcomes.items():
             if "failed" in outcome:
@@ -138,7 +145,7 @@ class Exploration:
         model, area = area_model(), self._needs("synthesis")
         for number, values in alive.items():
             values["fps"] = round(1e6 * self.space.clock_mhz / values["cycles"], 4)
-            self.estimates[number] = model.predict(self.points[number].config) if area else {}
+            self.estimates[number] = model.sizes(self.points[number].config) if area else {}
             self.known[number] = values
             self._check(number)
         return [number for number in alive if number in self.known]
@@ -168,15 +175,29 @@ class Exploration:
         """Return the least and the most that figures of a point may be."""
         values = self.known[number]
         low, high = dict(values), dict(values)
-        for name, (_, least, most) in self.estimates[number].items():
+        for name, value in self.estimates[number].items():
             if name not in values:
-                low[name], high[name] = least, most
+                factor, margin = self.correction(name)
+                low[name] = value * factor / (1 + margin)
+                high[name] = value * factor * (1 + margin)
         return low, high
 
     def _values(self, number):
         """Return figures of a point, as measured or else as estimated."""
-        return {**{name: value for name, (value, *_) in self.estimates[number].items()},
-                **self.known[number]}
+        return {**{name: value * self.correction(name)[0]
+                   for name, value in self.estimates[number].items()}, **self.known[number]}
+
+    def correction(self, figure):
+        """Return ``(factor, margin)`` of estimates, by what was synthesized of this space.
+
+        Accelerators of one space have much in common, and so have the errors of their estimates.
+        """
+        margin, ratios = area_model().tail(figure), self.ratios.get(figure, {})
+        if len(ratios) < _LEARNED:
+            return 1.0, margin
+        factor = statistics.median(ratios.values())
+        off = max(max(ratio / factor, factor / ratio) for ratio in ratios.values()) - 1
+        return factor, min(margin, max(_SLACK * off, _LEAST)) if margin else 0.0
 
     def _check(self, number):
         """Drop a point that is beyond a limit for sure."""
@@ -243,7 +264,6 @@ class Exploration:
         left = self.space.finalists["syntheses"]
         if not self._needs("synthesis"):
             return
-        self.tried = set()
         while left > 0:
             open_ones = [number for number in self.candidates()
                          if number not in self.tried and "lut" not in self.known[number]]
@@ -256,7 +276,7 @@ class Exploration:
 
     def synthesize(self, numbers):
         """Replace the estimated area of points by that of a synthesis; drop those that fail."""
-        self.tried = getattr(self, "tried", set()) | set(numbers)
+        self.tried |= set(numbers)
         outcomes = self.measure("synthesis", {
             number: {"config": self.points[number].config.to_dict()} for number in numbers})
         for number, outcome in outcomes.items():
@@ -264,6 +284,10 @@ class Exploration:
                 continue
             if "values" in outcome:
                 self.known[number] |= {name: outcome["values"][name] for name in AREA}
+                for name, value in self.estimates[number].items():
+                    if value and outcome["values"][name]:
+                        self.ratios.setdefault(name, {})[self.points[number].config.hash] = (
+                            outcome["values"][name] / value)
                 self._check(number)
             else:
                 self.dropped["synthesis failed"] += 1
@@ -319,7 +343,10 @@ class Exploration:
             "sampler": space.search["sampler"], "seed": space.search["seed"],
             "combinations": space.size, "skipped": dict(self.skipped.most_common()),
             "points": len(self.points), "dropped": dict(self.dropped.most_common()),
-            "compared": len(self.known), "area_model": area and area.about(), "pruned": pruned,
+            "compared": len(self.known), "area_model": area and {**area.about(), "corrected": {
+                name: dict(zip(("factor", "margin"), (round(value, 4) for value in
+                                                      self.correction(name)), strict=True))
+                for name in ("lut", "ff", "bram36")}}, "pruned": pruned,
             "work": {name: dict(count) for name, count in self.work.items() if count},
             "not_in_time": dict(self.cut),
             "failures": self.failures[:_EXAMPLES], "failures_in_all": len(self.failures),

@@ -148,17 +148,12 @@ class Space:
         if space.size > _COMBINATIONS:
             raise SpaceError(f"a space must have at most {_COMBINATIONS:,} combinations, not "
                              f"{space.size:,}")
-        if not space.sampler_is_given and space.size > EXHAUSTIVE:
+        if not space.search.pop("given") and space.size > EXHAUSTIVE:
             space.search["sampler"] = "nsga2"
         if space.search["sampler"] == "exhaustive" and space.size > 50 * EXHAUSTIVE:
             raise SpaceError(f"sampler must be nsga2 or tpe for {space.size:,} combinations, not "
                              f"'exhaustive'")
         return space
-
-    @property
-    def sampler_is_given(self):
-        """Whether the file names the sampler."""
-        return self.search["given"]
 
     @property
     def size(self):
@@ -210,9 +205,9 @@ class Space:
 
 
 def general_reason(error):
-    """Return the reason of a `ConfigError` without the numbers of one point."""
-    text = str(error)
-    return re.sub(r"\d+", "N", re.sub(r", not [^:]*$", "", text))
+    """Return the reason of a refusal without the numbers of one point."""
+    text = re.sub(r" \([^)]*\)", "", re.sub(r", not [^:]*$", "", str(error)))
+    return re.sub(r"\d+", "N", text)
 
 
 def _check_keys(section, fields, known=None):

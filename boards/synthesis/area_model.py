@@ -62,7 +62,6 @@ def terms(config):
                   cells * fabric * (c.weight_bits + c.act_bits), cells * fabric * acc,
                   cells * packed, cells * packed * acc, slices * acc, cells * narrow,
                   c.cols * acc * packed,
-                  cells * product * (c.pe_style == "dsp") * (not slices),
                   c.rows * c.act_bits * c.rows / 16],
         "sums": [1, c.cols * acc, c.cols * acc * c.acc_buffers, lanes * acc,
                  c.cols * acc * (c.token_depth > 64), c.cols * narrow * acc, word,
@@ -103,24 +102,29 @@ def dsp_slices(config):
     if config.pe_style == "dsp_packed":
         plan = plan_packing(config.weight_bits, config.act_bits, config.rows, cols=config.cols)
         return cells // plan.macs_per_dsp
-    # Yosys leaves products of up to 8 bits in the fabric.
-    return cells if config.weight_bits + config.act_bits > _LEAST_PRODUCT else 0
-
-
-_LEAST_PRODUCT = 8
+    return cells
 
 
 def memory_blocks(config):
-    """Return terms of the block RAMs: of the scratchpad, queues, parameters and sums."""
+    """Return the terms of the block RAMs of every group, ``{group: list of float}``.
+
+    Those of the scratchpad, which has two ports of any use, are known.
+    """
     c = config
-    return [c.banks * _blocks(8 * c.rows, c.bank_depth, 36),
-            _blocks(8 * c.rows, c.weight_fifo, 72) * (c.weight_fifo > 32),
-            _blocks(9 * c.bus_bytes, c.stream_fifo, 72) * (c.stream_fifo > 32),
-            c.param_ports * _blocks(64 * c.lanes, c.param_depth, 72),
-            c.cols * c.acc_buffers * c.token_depth * c.acc_bits / 36864,
-            c.vector_lanes * (not c.attention == "published"), c.vector_lanes,
-            c.vector_lanes * (c.gelu == "table"), c.max_row * 32 * c.norm_lanes / 36864,
-            c.max_row * 16 * c.vector_lanes / 36864, 1]
+    attention = c.attention != "published"
+    return {
+        "sums": [c.cols * c.acc_buffers * c.token_depth * c.acc_bits / 36864,
+                 (c.cols * c.acc_bits / 72) * (c.token_depth > 64), c.narrow_bits > 0],
+        "norm": [_blocks(16 * c.vector_lanes, c.max_row, 72) * (c.max_row > 64),
+                 _blocks(32 * c.norm_lanes, c.max_row, 72) * (c.max_row > 64), c.norm_lanes],
+        "vector": [attention * c.vector_lanes, (not attention) * c.vector_lanes,
+                   c.vector_lanes * (c.gelu == "table"),
+                   c.vector_lanes * c.max_row / 1024, 1],
+        "load": [c.weight_codes * c.rows, 1],
+        "rest": [_blocks(8 * c.rows, c.weight_fifo, 72) * (c.weight_fifo > 32),
+                 _blocks(9 * c.bus_bytes, c.stream_fifo, 72) * (c.stream_fifo > 32),
+                 c.param_ports * _blocks(64 * c.lanes, c.param_depth, 72),
+                 attention * (c.token_depth > 64), 1]}
 
 
 def _blocks(width, depth, widest):
@@ -168,9 +172,12 @@ class AreaModel:
                 sizes = np.array([groups[group][figure] for _, groups, _ in known], float)
                 whole = np.array([total[figure] for *_, total in known], float)
                 self.weights[group, figure] = _fit(rows, sizes, whole)
-        blocks = np.array([memory_blocks(config) for config, *_ in known], float)
-        found = np.array([total["bram36"] for *_, total in known], float)
-        self.weights["", "bram36"] = _fit(blocks, found, found + 1)
+        blocks = [memory_blocks(config) for config, *_ in known]
+        whole = np.array([total["bram36"] + 1 for *_, total in known])
+        for group in blocks[0]:
+            rows = np.array([row[group] for row in blocks], float)
+            found = np.array([groups[group]["bram36"] for _, groups, _ in known], float)
+            self.weights[group, "bram36"] = _fit(rows, found, whole)
         self.errors, self.count = {}, len(known)
         if check:
             self._check(known)
@@ -185,6 +192,8 @@ class AreaModel:
                 for figure, value in other.sizes(config).items():
                     ratios[figure][index] = (value + 1) / (total[figure] + 1) - 1
         self.errors = ratios
+        self._tails = {figure: float(np.percentile(np.abs(found), _TAIL))
+                       for figure, found in ratios.items()}
 
     def sizes(self, config):
         """Return the figures of the accelerator of `config`, ``{figure: float}``."""
@@ -192,20 +201,10 @@ class AreaModel:
         result = {figure: sum(float(np.dot(self.weights[group, figure], rows[group]))
                               for group in GROUPS) for figure in ("lut", "ff", "carry")}
         result["dsp"] = dsp_slices(config)
-        result["bram36"] = round(2 * float(np.dot(self.weights["", "bram36"],
-                                                  memory_blocks(config)))) / 2
-        return result
-
-    def predict(self, config):
-        """Return figures with the ends of their intervals, ``{figure: (value, low, high)}``.
-
-        An interval goes as far as nine in ten held-out syntheses were off.
-        """
-        result = {}
-        for figure, value in self.sizes(config).items():
-            margin = self.tail(figure)
-            value = round(value, 1) if figure == "bram36" else round(value)
-            result[figure] = (value, value / (1 + margin), value * (1 + margin))
+        blocks = sum(float(np.dot(self.weights[group, "bram36"], row))
+                     for group, row in memory_blocks(config).items())
+        scratchpad = config.banks * _blocks(8 * config.rows, config.bank_depth, 36)
+        result["bram36"] = scratchpad + round(2 * blocks) / 2
         return result
 
     def median(self, figure):
@@ -214,7 +213,7 @@ class AreaModel:
 
     def tail(self, figure):
         """Return the relative error that nine in ten held-out syntheses stayed within."""
-        return float(np.percentile(np.abs(self.errors[figure]), _TAIL))
+        return self._tails[figure]
 
     def about(self):
         """Return what it was fitted on, and its errors, as plain data."""
@@ -227,14 +226,14 @@ def _fit(rows, sizes, whole):
     """Return weights of terms, not negative, with the least error relative to `whole`."""
     scale = rows.max(axis=0)
     scale[scale == 0] = 1
-    weights = 1 / np.maximum(whole, 1)
+    weights = np.median(whole) / np.maximum(whole, 1)
     # A little towards 0, so that terms that always come together share what they explain.
     matrix = np.vstack([rows / scale * weights[:, None], _TOWARDS_0 * np.eye(rows.shape[1])])
     found, _ = nnls(matrix, np.concatenate([sizes * weights, np.zeros(rows.shape[1])]))
     return found / scale
 
 
-_TOWARDS_0 = 1e-4
+_TOWARDS_0 = 0.05
 
 
 @cache

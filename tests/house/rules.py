@@ -63,9 +63,9 @@ ROOMS = {
                "model/quantization/methods sim/runs sw_driver/compiler boards/flows/ecp5_timing "
                "boards/power boards/synthesis",
     "cli": "click rich cluster explore files hw hw/contract model/allocation model/benchmark "
-           "model/data model/evaluation model/graph model/kernel model/quantization/methods model/training "
-           "sw_driver/compiler sw_driver/driver sim/conform sim/runs sim/soak boards boards/flows "
-           "boards/power boards/synthesis report",
+           "model/data model/evaluation model/graph model/kernel model/quantization/methods "
+           "model/training sw_driver/compiler sw_driver/driver sim/conform sim/runs sim/soak "
+           "boards boards/flows boards/power boards/synthesis report",
     "systola": "hw/contract model/data model/evaluation model/graph model/quantization "
                "sim/runs sw_driver/compiler cli",
 }
