@@ -46,12 +46,9 @@ def sample(space, measure, figures):
     search, skipped, seen = space.search, Counter(), set()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = (optuna.samplers.NSGAIISampler(population_size=GENERATION, seed=search["seed"])
-                   if search["sampler"] == "nsga2" else
-                   optuna.samplers.TPESampler(n_startup_trials=GENERATION, multivariate=True,
-                                              seed=search["seed"]))
-        study = optuna.create_study(directions=["minimize"] * len(space.objectives),
-                                    sampler=sampler)
+        study = optuna.create_study(
+            directions=["minimize"] * len(space.objectives),
+            sampler=optuna.samplers.NSGAIISampler(population_size=GENERATION, seed=search["seed"]))
     tried, known = 0, {}
     for _ in range(-(-_TRIES * search["points"] // GENERATION)):
         if tried >= search["points"] or len(seen) >= space.size:

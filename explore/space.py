@@ -23,8 +23,8 @@ __all__ = ["DEAR", "EXHAUSTIVE", "SAMPLERS", "Axis", "Space", "SpaceError",
 EXHAUSTIVE = 20_000
 """Most combinations of a space that is searched through unless it says otherwise."""
 
-SAMPLERS = "exhaustive", "nsga2", "tpe"
-"""Ways to search: every point, or those that a sampler of Optuna asks for."""
+SAMPLERS = "exhaustive", "nsga2"
+"""Ways to search: every point, or those that a genetic algorithm of Optuna asks for."""
 
 DEAR = "synthesis", "rtl", "power", "route"
 """Measures that only finalists get, and what may have to be synthesized for the front."""
@@ -151,7 +151,7 @@ class Space:
         if not space.search.pop("given") and space.size > EXHAUSTIVE:
             space.search["sampler"] = "nsga2"
         if space.search["sampler"] == "exhaustive" and space.size > 50 * EXHAUSTIVE:
-            raise SpaceError(f"sampler must be nsga2 or tpe for {space.size:,} combinations, not "
+            raise SpaceError(f"sampler must be nsga2 for {space.size:,} combinations, not "
                              f"'exhaustive'")
         return space
 

@@ -146,16 +146,15 @@ def test_what_a_measure_raises_is_one_line(monkeypatch):
         assert point_measures.measured(None, "synthesis", {"kind": kind})[0] == {"failed": "one"}
 
 
-@pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
-def test_samplers_are_reproducible(tmp_path, quick, sampler):
+def test_the_sampler_is_reproducible(tmp_path, quick):
     pytest.importorskip("optuna", reason="the extra explore is not installed")
     config = {"preset": "small", "rows": {"from": 2, "to": 24, "step": 2},
               "cols": {"from": 2, "to": 20, "step": 2}, "acc_bits": [24, 28, 32],
               "weight_bits": [4, 8]}
-    search = {"sampler": sampler, "points": 100, "seed": 3}
+    search = {"sampler": "nsga2", "points": 90}
     one, two, other = (run(tmp_path, space(config=config, search={**search, "seed": seed}),
                            name=str(index)) for index, seed in enumerate((3, 3, 4)))
-    assert one["points"] == 100
+    assert one["points"] == 90
     assert one["skipped"]
     assert one["front"] == two["front"]
     assert one["cloud"] == two["cloud"]
