@@ -359,6 +359,8 @@ class Exploration:
 
     def _rounded(self, number, name):
         value = self._values(number)[name]
+        if name in AREA and name not in self.known[number]:
+            return round(2 * value) / 2 if name == "bram36" else round(value)
         return round(value, 4) if isinstance(value, float) else value
 
     def _row(self, number, found):

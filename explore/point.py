@@ -42,13 +42,3 @@ class Point:
         """Return the numbers that a limit may name before anything is measured."""
         return {name: value for name, value in self.config.to_dict().items()
                 if isinstance(value, int)} | {"batch": self.batch}
-
-    def toml(self):
-        """Return the configuration as a file that ``--config`` takes."""
-        return "".join(f"{name} = {json.dumps(value)}\n"
-                       for name, value in self.config.to_dict().items())
-
-    def quantize_options(self):
-        """Return the options with which `systola quantize` makes the network of this point."""
-        return " ".join(f"--{name.replace('_', '-')} {value}"
-                        for name, value in self.quantization.items() if value is not None)

@@ -309,7 +309,8 @@ function choose(index) {
     ([name, value]) => `${name} ${format(value)}`).join(", ");
   byId("toml").textContent = Object.entries(row.config).map(
     ([name, value]) => `${name} = ${JSON.stringify(value)}`).join("\\n") + "\\n";
-  const options = Object.entries(row.quantization).filter(([, value]) => value !== null).map(
+  const options = Object.entries(row.quantization).filter(([name, value]) => value !== null
+    && (name !== "attention_bits" || row.quantization.attention === "published")).map(
     ([name, value]) => `--${name.replaceAll("_", "-")} ${value}`).join(" ");
   const model = data.network.model, batch = row.batch > 1
     ? ` --images ${row.batch} --batch ${row.batch}` : "";

@@ -15,11 +15,13 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def row(index, **more):
-    return {"point": f"p{index}", "choices": {"rows": 4 + index, "attention": "deferred" if index % 2
-                                              else "normalised"},
+    return {"point": f"p{index}", "choices": {
+                "rows": 4 + index, "attention": "deferred" if index % 2
+                else "normalised"},
             "figures": {"cycles": 100.5 - index, "lut": 9000 + 10 * index, "dsp": 4 + index,
                         "int_top1": 0.9 + index / 100}, "area": "model" if index else "synthesis",
-            "config": PRESETS["tiny"].to_dict(), "quantization": {"weight_bits": 4, "codebook": None},
+            "config": PRESETS["tiny"].to_dict(),
+            "quantization": {"weight_bits": 4, "codebook": None},
             "batch": 1, **more}
 
 
