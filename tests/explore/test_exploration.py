@@ -5,6 +5,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -247,19 +248,20 @@ def test_command(tmp_path, capsys, quick):
 def test_a_killed_command_goes_on_where_it_was(tmp_path):
     path, store = tmp_path / "s.toml", tmp_path / "s.sqlite"
     path.write_text('[network]\nmodel = "digits"\nimages = 60\n[config]\npreset = "small"\n'
-                    'rows = [4, 8]\ncols = [2, 4]\nstream_fifo = {from = 16, to = 63}\n'
+                    'rows = [4, 8]\ncols = [2, 4]\nstream_fifo = {from = 16, to = 27}\n'
                     '[quantization]\nmethod = "minmax"\n[finalists]\ncount = 0\nsyntheses = 0\n')
     command = [sys.executable, "-m", "systola", "explore", "--space", str(path), "--store",
                str(store), "--json"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         count = 0
-        while count < 20 and process.poll() is None:
+        while count < 10 and process.poll() is None:
             if store.exists():
                 with Store(store) as opened:
                     count = opened.counts().get("compile", 0)
+            time.sleep(0.1)
         process.kill()
     again = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert 20 <= again["work"]["compile"]["found"] < 192
-    assert sum(again["work"]["compile"][name] for name in ("found", "measured")) == 192
+    assert 10 <= again["work"]["compile"]["found"] < 48
+    assert sum(again["work"]["compile"][name] for name in ("found", "measured")) == 48
     whole = run(tmp_path, Space.load(path), name="whole")
     assert whole["front"] == again["front"]
