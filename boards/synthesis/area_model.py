@@ -136,14 +136,17 @@ def _blocks(width, depth, widest):
 
 
 def samples():
-    """Return the syntheses that there are: ``[(config, {group: sizes}, total)]``."""
+    """Return the syntheses that there are: ``[(config, {group: sizes}, total, origin)]``.
+
+    Accelerators of one space have one origin.
+    """
     found = []
     for entry in json.loads(_FILE.read_text())["samples"]:
         config = AcceleratorConfig(**entry["config"])
         groups = {name: {figure: sum(entry["units"].get(unit, {}).get(figure, 0) for unit in units)
                          for figure in FIGURES} for name, units in GROUPS.items()}
-        found.append((config, groups, {figure: sum(size[figure] for size in groups.values())
-                                       for figure in FIGURES}))
+        total = {figure: sum(size[figure] for size in groups.values()) for figure in FIGURES}
+        found.append((config, groups, total, entry["name"]))
     return found
 
 
@@ -169,14 +172,14 @@ class AreaModel:
         for group in GROUPS:
             rows = np.array([row[group] for row in table], float)
             for figure in "lut", "ff", "carry":
-                sizes = np.array([groups[group][figure] for _, groups, _ in known], float)
-                whole = np.array([total[figure] for *_, total in known], float)
+                sizes = np.array([groups[group][figure] for _, groups, *_ in known], float)
+                whole = np.array([total[figure] for _, _, total, _ in known], float)
                 self.weights[group, figure] = _fit(rows, sizes, whole)
         blocks = [memory_blocks(config) for config, *_ in known]
-        whole = np.array([total["bram36"] + 1 for *_, total in known])
+        whole = np.array([total["bram36"] + 1 for _, _, total, _ in known])
         for group in blocks[0]:
             rows = np.array([row[group] for row in blocks], float)
-            found = np.array([groups[group]["bram36"] for _, groups, _ in known], float)
+            found = np.array([groups[group]["bram36"] for _, groups, *_ in known], float)
             self.weights[group, "bram36"] = _fit(rows, found, whole)
         self.errors, self.count = {}, len(known)
         if check:
@@ -184,11 +187,15 @@ class AreaModel:
 
     def _check(self, known):
         ratios = {figure: np.zeros(len(known)) for figure in FIGURES}
+        # What is alike goes together: a fit must not have seen a point's neighbours.
+        origins = list(dict.fromkeys(origin for *_, origin in known))
+        folds = [origins.index(origin) % _FOLDS for *_, origin in known]
         for fold in range(_FOLDS):
-            left = [entry for index, entry in enumerate(known) if index % _FOLDS != fold]
-            other = AreaModel(left, check=False)
-            for index in range(fold, len(known), _FOLDS):
-                config, _, total = known[index]
+            other = AreaModel([entry for entry, place in zip(known, folds, strict=True)
+                               if place != fold], check=False)
+            for index, (config, _, total, _) in enumerate(known):
+                if folds[index] != fold:
+                    continue
                 for figure, value in other.sizes(config).items():
                     ratios[figure][index] = (value + 1) / (total[figure] + 1) - 1
         self.errors = ratios
@@ -217,7 +224,8 @@ class AreaModel:
 
     def about(self):
         """Return what it was fitted on, and its errors, as plain data."""
-        return {"syntheses": self.count, "held_out": f"an {_FOLDS}th at a time",
+        return {"syntheses": self.count,
+                "held_out": f"an {_FOLDS}th at a time, of one space together",
                 "median_error": {figure: round(self.median(figure), 4) for figure in FIGURES},
                 "interval": {figure: round(self.tail(figure), 4) for figure in FIGURES}}
 

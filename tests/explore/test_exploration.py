@@ -197,13 +197,13 @@ def test_area_model_on_held_out_syntheses():
     assert model.median("dsp") == 0
     # Found without a fold that holds what is predicted: a fit of all is better than that.
     known = samples()
-    seen = [abs(model.sizes(config)["lut"] / total["lut"] - 1) for config, _, total in known]
+    seen = [abs(model.sizes(config)["lut"] / total["lut"] - 1) for config, _, total, _ in known]
     assert np.median(seen) < model.median("lut")
     # And worse with a figure planted wrong in every third.
     wrong = [(config, {group: {**size, "lut": size["lut"] * (3 if index % 3 == 0 else 1)}
                        for group, size in groups.items()},
-              {**total, "lut": total["lut"] * (3 if index % 3 == 0 else 1)})
-             for index, (config, groups, total) in enumerate(known)]
+              {**total, "lut": total["lut"] * (3 if index % 3 == 0 else 1)}, origin)
+             for index, (config, groups, total, origin) in enumerate(known)]
     assert AreaModel(wrong).median("lut") > 0.08
 
 
