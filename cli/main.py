@@ -18,6 +18,7 @@ _COMMANDS = {
     "finetune": ("systola.cli.finetune", "Train an integer model as what it computes."),
     "evaluate": ("systola.cli.evaluate", "Compare float and integer accuracy on the test images."),
     "ablate": ("systola.cli.ablate", "Replace each operator alone: accuracy, error, cost."),
+    "explore": ("systola.cli.explore", "Search a design space for the best accelerators."),
     "benchmark": ("systola.cli.benchmark", "Measure the speed of the integer model."),
     "inspect": ("systola.cli.inspect", "Show a network's graph: a table, data, or a picture."),
     "generate": ("systola.cli.synth", "Write Verilog, C header, FuseSoC file and manifest."),

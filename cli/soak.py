@@ -2,6 +2,7 @@
 
 import click
 
+from systola.cli.cluster_options import chosen_cluster, cluster_options
 from systola.cli.console import emit, json_option, progress, table
 
 __all__ = ["soak"]
@@ -17,8 +18,9 @@ _BAD = "hangs", "out_of_bounds", "wrong_results"
               help="Inject at least N faults into the board's serial line.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S",
               help="Which ones.")
+@cluster_options
 @json_option
-def soak(programs, faults, seed, as_json):
+def soak(programs, faults, seed, workers, scheduler, as_json):
     """Wear the simulated hardware out, and count what it does.
 
     --programs: instruction streams that are random, damaged or cut short, on small accelerators;
@@ -32,11 +34,14 @@ def soak(programs, faults, seed, as_json):
     """
     if (programs is None) == (faults is None):
         raise click.UsageError("soak needs either --programs N or --faults N")
-    with progress("preparing") as update:
+    if faults and (workers or scheduler):
+        raise click.UsageError("--workers and --scheduler are for --programs: lines with --faults "
+                               "are simulated at the same time anyway")
+    with progress("preparing") as update, chosen_cluster(workers, scheduler) as cluster:
         if programs:
             from systola.sim.soak.program_runs import soak_programs
 
-            result = soak_programs(programs, seed, progress=update)
+            result = soak_programs(programs, seed, progress=update, cluster=cluster)
         else:
             from systola.sim.soak.fault_runs import soak_faults
 

@@ -78,7 +78,7 @@ class Cluster:
         with contextlib.suppress(OSError, TimeoutError):  # a scheduler that is gone already
             self._stack.close()
 
-    def map(self, function, shared, tasks, *, done=None):
+    def map(self, function, shared, tasks, *, done=None, each=None, lost=None):
         """Return what ``function(shared, *task)`` gives for every task, in their order.
 
         Parameters
@@ -91,18 +91,25 @@ class Cluster:
             Taken as workers get free, so that they need not all be in memory.
         done : callable, optional
             Called with the number of tasks that are done.
+        each : callable, optional
+            Called as ``each(index, result)`` when a task is done, in any order; as many results
+            as there are tasks are then not in memory, and None is returned.
+        lost : callable, optional
+            Takes a line that says so, and returns the result of a task that ended every worker
+            that took it.
 
         Raises
         ------
         ClusterError
-            If there are no workers, one has another version of systola, or a task kills them all.
+            If there are no workers, one has another version of systola, or a task kills them all
+            and there is no `lost`.
         Exception
             What the first task that failed raised; the others are cancelled.
         """
         from distributed import CancelledError, KilledWorker
         from distributed.protocol.pickle import dumps
 
-        tasks, running, results, failed = enumerate(tasks), {}, {}, None
+        tasks, running, results, failed, count = enumerate(tasks), {}, {}, None, 0
         idle = time.monotonic()
         version = _version(function.__module__)
         with warnings.catch_warnings():
@@ -120,7 +127,7 @@ class Cluster:
                             _run, version, function, common, *task, pure=False, workers=[place],
                             allow_other_workers=True)] = index, place
                     if places and not running:
-                        return [results[index] for index in sorted(results)]
+                        return None if each else [results[index] for index in sorted(results)]
                     ended = self._ended(running)
                     if threads or ended:
                         idle = time.monotonic()
@@ -130,14 +137,21 @@ class Cluster:
                                            f"for {_IDLE_SECONDS} seconds")
                     for future in ended:
                         failed = future.exception()
-                        if failed is not None:
+                        if lost and isinstance(failed, KilledWorker):
+                            result, failed = lost(_killed(failed)), None
+                        elif failed is not None:
                             raise failed
-                        results[running.pop(future)[0]] = future.result()
+                        else:
+                            result = future.result()
+                        index, count = running.pop(future)[0], count + 1
+                        if each:
+                            each(index, result)
+                        else:
+                            results[index] = result
                     if done and ended:
-                        done(len(results))
+                        done(count)
             except KilledWorker as error:
-                raise ClusterError(f"a part of the work ended every worker that took it "
-                                   f"(out of memory?): {shorten(error)}") from None
+                raise ClusterError(_killed(error)) from None
             except (CancelledError, OSError) as error:
                 if error is failed:
                     raise
@@ -158,6 +172,11 @@ class Cluster:
             return wait(list(running), _POLL_SECONDS, "FIRST_COMPLETED").done
         except TimeoutError:
             return ()
+
+
+def _killed(error):
+    return (f"a part of the work ended every worker that took it (out of memory?): "
+            f"{shorten(error)}")
 
 
 def _places(threads, taken):

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -68,7 +69,7 @@ def _cases(config, name, count, seed):
     return cases
 
 
-def soak_programs(count, seed=0, *, configs=None, progress=None):
+def soak_programs(count, seed=0, *, configs=None, progress=None, cluster=None):
     """Run `count` hostile programs, and return what was counted.
 
     Parameters
@@ -79,6 +80,8 @@ def soak_programs(count, seed=0, *, configs=None, progress=None):
         The accelerators; by default `CONFIGS`.
     progress : callable, optional
         Called as ``progress(done, total, text=...)``.
+    cluster : systola.cluster.cluster.Cluster, optional
+        Workers that share the programs; figures are those of one process.
 
     Returns
     -------
@@ -90,6 +93,13 @@ def soak_programs(count, seed=0, *, configs=None, progress=None):
     progress = progress or (lambda *args, **more: None)
     start, done = time.perf_counter(), 0
     soaks, parts = [], _parts(count, configs or CONFIGS)
+    if cluster is not None:
+        progress(0, count, text="running the programs")
+        tasks = [(name, config, share, seed, first) for name, (config, share) in parts.items()
+                 for first in range(0, share, _BATCH)]
+        soaks = cluster.map(_soak_batch, None, tasks, done=lambda done: progress(
+            min(done * _BATCH, count), count, text="running the programs"))
+        return _report([_Counted(*part) for part in soaks], time.perf_counter() - start)
     for name, (config, share) in parts.items():
         progress(done, count, text=f"compiling the simulation: {name}")
         with Soak(config) as soak, ThreadPoolExecutor(1) as pool:
@@ -104,6 +114,25 @@ def soak_programs(count, seed=0, *, configs=None, progress=None):
                 progress(done, count, text=f"running: {name}")
         soaks.append(soak)
     return _report(soaks, time.perf_counter() - start)
+
+
+@dataclass
+class _Counted:
+    """What a worker counted, as of `Soak`."""
+
+    counts: Counter
+    kinds: Counter
+    ended: Counter
+    silence: int
+    examples: list
+
+
+def _soak_batch(shared, name, config, share, seed, first):
+    """Run the programs from `first` on that one call of the simulation takes, on a worker."""
+    with Soak(config) as soak:
+        batch = _cases(config, name, share, seed)[first:first + _BATCH]
+        soak.judge(batch, soak.simulate(batch))
+    return soak.counts, soak.kinds, soak.ended, soak.silence, soak.examples
 
 
 def _parts(count, configs):

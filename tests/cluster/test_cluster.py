@@ -20,6 +20,7 @@ from systola.cluster.cluster import Cluster, ClusterError
 from systola.model.data.images import load_data, open_images
 from systola.model.evaluation import accuracy
 from systola.model.graph.graph_file import save_network
+from systola.sim.soak.program_runs import CONFIGS, soak_programs
 
 pytestmark = pytest.mark.slow  # processes take seconds to start
 
@@ -302,3 +303,13 @@ def test_one_of_both_is_needed():
     for options in {}, {"workers": 1, "scheduler": "tcp://127.0.0.1:9"}:
         with pytest.raises(ValueError, match=r"^a cluster needs either workers or a scheduler$"):
             Cluster(**options)
+
+
+def test_hostile_programs_on_workers(two):
+    """Though more than one call of the simulation is needed."""
+    configs = {"tiny": CONFIGS["tiny"]}
+    alone, shared = (soak_programs(260, configs=configs, cluster=where) for where in (None, two))
+    assert alone.pop("seconds") > 0
+    assert shared.pop("seconds") > 0
+    assert shared == alone
+    assert alone["programs"] == 260

@@ -29,12 +29,13 @@ PLACES = {
     "sim/benches": (3, 10.75),
     "boards/synthesis": (5, 7.75), "boards/power": (4, 8.75), "boards/flows": (6, 8.75),
     "boards": (6, 9.75), "report": (4, 11, 2), "systola": (0, 12.75, 2),
-    "cluster": (3, 11.7), "cli": (2, 12.75, 5),
+    "explore": (5, 11.7), "cluster": (3, 11.7), "cli": (2, 12.75, 5),
 }
 """Column and row of a room, and how many columns it is wide; rooms without a rule have none."""
 
 COLORS = {"model": "#2684c9", "sw_driver": "#1a7f4b", "hw": "#c06a14", "sim": "#7d5ba6",
           "boards": "#b3261e", "report": "#5d6b85", "cluster": "#00838f", "cli": INK,
+          "explore": "#6b7f00",
           "systola": INK}
 """Of packages, and of the arrows to their rooms."""
 

