@@ -83,7 +83,8 @@ def pieces(graph, config, *, trace=False, progress=None):
 def _next_piece(graph, config, names, start, trace):
     """Return the index of the tensor at which the next piece ends, and the piece.
 
-    The more layers, the less goes out and in: all rows of them, or some if these reach further.
+    The more layers, the less goes out and in: all rows of them, or some if these reach further
+    without that a row is computed twice.
     """
     parts = [(end, graph.between([names[start]], [names[end]]))
              for end in range(start + 1, len(names))]
@@ -117,10 +118,17 @@ def _last(parts, refuses):
 
 
 def _refused_apart(graph, refuses):
-    """Return why not even the fewest rows of `graph` fit, or None."""
-    groups = row_groups(graph)
-    largest = max(groups, key=len)
-    return refuses(row_slice(graph, largest).graph if len(groups) > 1 else graph)
+    """Return why not even the fewest rows of `graph` fit, or would be computed twice; or None."""
+    slices = [row_slice(graph, group).graph for group in row_groups(graph)]
+    computed, there = (sum(map(_rows, graphs)) for graphs in (slices, [graph]))
+    if computed > there:  # of windows that lie across those of the layer behind
+        return CompileError(f"{computed - there} rows would have to be computed twice")
+    return refuses(max(slices, key=_rows))
+
+
+def _rows(graph):
+    """Return the rows of all tensors that are computed."""
+    return sum(graph.tensors[node.name].rows for node in graph.nodes if node.inputs)
 
 
 def _refusal(graph, config, trace):
@@ -146,8 +154,9 @@ def _refusal(graph, config, trace):
 def _most_groups(graph, groups, refuses):
     """Return how many of `groups` fit at once: a divisor of all that is near, if there is one."""
     def fits(count):
-        slices = [np.concatenate(groups[low:low + count]) for low in range(0, len(groups), count)]
-        return refuses(row_slice(graph, max(slices, key=len)).graph) is None
+        slices = [row_slice(graph, np.concatenate(groups[low:low + count])).graph
+                  for low in range(0, len(groups), count)]
+        return refuses(max(slices, key=_rows)) is None
 
     low, high = 1, len(groups) - 1  # `low` is taken to fit, more than `high` do not
     while low < high:
