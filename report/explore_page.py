@@ -172,7 +172,8 @@ function scatter() {
     const vx = x0 + (x1 - x0) * k / 4, vy = y0 + (y1 - y0) * k / 4;
     make(svg, "line", {x1: px(vx), x2: px(vx), y1: 10, y2: H - B, stroke: "#eef1f5"});
     make(svg, "line", {x1: L, x2: W - 20, y1: py(vy), y2: py(vy), stroke: "#eef1f5"});
-    make(svg, "text", {x: px(vx), y: H - B + 18, "text-anchor": "middle"}, format(vx));
+    make(svg, "text", {x: px(vx), y: H - B + 18,
+                       "text-anchor": k < 4 ? "middle" : "end"}, format(vx));
     make(svg, "text", {x: L - 8, y: py(vy) + 4, "text-anchor": "end"}, format(vy));
   }
   make(svg, "text", {x: W - 20, y: H - 4, "text-anchor": "end"}, x);
