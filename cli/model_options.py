@@ -50,6 +50,10 @@ def say_assumed(graph):
     """Print on stderr what was assumed of a checkpoint, and what was left out of it."""
     for sentence in graph.meta.get("assumed", []):
         click.echo(f"assumed {sentence}", err=True)
+    notes = graph.meta.get("notes")
+    if "quantizers" in graph.meta and isinstance(notes, list):  # of which not everything is used
+        for sentence in notes:
+            click.echo(str(sentence), err=True)
     for name, effect in graph.meta.get("left_out_epsilon", {}).items():
         click.echo(f"node {name}: the epsilon of its layer norm is left out, which makes rows up "
                    f"to {100 * effect:.1f} % larger", err=True)

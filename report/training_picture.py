@@ -5,9 +5,12 @@ from pathlib import Path
 
 from systola.files.bounded import parse_json, read_file, shown
 from systola.files.tensors import ModelError
-from systola.report.diagram import INK, MUTED, Box, Line, Text, save
+from systola.report.diagram import INK, MUTED, Line, Text, save
 
-__all__ = ["draw_training", "read_training", "training_shapes"]
+__all__ = ["MARK", "draw_training", "read_training", "training_shapes"]
+
+MARK = 3.4
+"""Side of the square that marks an epoch."""
 
 _CURVES = (("validation_top1", "#1a7f4b", "images held back, after the epoch"),
            ("top1", "#2684c9", "training images, as they went by"))
@@ -102,4 +105,5 @@ def _panel(left, title, history):
         for ends in pairwise(points):
             yield Line(points=ends, color=color, line=1.4, head=False, layer=3)
         for x, y in points:
-            yield Box(x=x - 1.6, y=y - 1.6, width=3.2, height=3.2, fill=color, layer=4)
+            yield Line(points=((x - MARK / 2, y), (x + MARK / 2, y)), color=color, line=MARK,
+                       head=False, layer=4)

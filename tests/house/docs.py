@@ -1,6 +1,7 @@
 """Pages, tables and pictures of docs/ that are made from data: ``make docs`` writes them."""
 
 import ast
+import json
 import re
 import runpy
 from pathlib import Path
@@ -13,6 +14,7 @@ from systola.hw.contract.pages import isa_page
 from systola.model.evaluation.accuracy import open_float
 from systola.report.diagram import digest, drawn_digest, save
 from systola.report.graph_picture import graph_shapes
+from systola.report.training_picture import training_shapes
 from systola.sim.formal.proofs import proof_table
 
 __all__ = ["PAGES", "PICTURES", "ROOT", "is_current"]
@@ -65,6 +67,8 @@ PICTURES = {
     "docs/images/house.svg": runpy.run_path(
         str(Path(__file__).with_name("house_picture.py")))["house_shapes"],
     "docs/images/graph.svg": lambda: graph_shapes(open_float("digits"), "digits")[:2],
+    "docs/images/training.svg": lambda: training_shapes(
+        json.loads((ROOT / "docs/images/training.json").read_text())),
 }
 """What makes the shapes of a picture, and its size."""
 

@@ -5,15 +5,18 @@ against what it saved, see docs/MODELS.md), numbers are random, and buffers are 
 as its quantizers do.
 """
 
+import json
 from collections import OrderedDict
 
 import numpy as np
 import pytest
 
+from systola.cli.main import main
 from systola.files.tensors import ModelError
 from systola.model.data.images import encode, float_inputs
 from systola.model.graph.float_forward import float_forward
 from systola.model.graph.graph import RECORDED_RANGES
+from systola.model.graph.graph_file import load_network
 from systola.model.graph.integer_forward import forward
 from systola.model.graph.nodes import Linear
 from systola.model.importers.registry import load_checkpoint
@@ -224,6 +227,21 @@ def test_the_record_says_what_is_used_and_what_is_not(kind, tmp_path):
     assert "act_out" in text.partition("never computed by that code")[0]
     where = "blocks.*" if kind == "vit" else "layers.*.blocks.*"
     assert f"{where}.mlp.qact2" in text.partition("the first term of a sum")[0]
+
+
+def test_commands_say_it_too(kind, images, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "m.pth", STATES[kind]())
+    np.savez(tmp_path / "i.npz", images=images, labels=np.arange(len(images)))
+    heads = ["--heads", "3"] if kind == "vit" else []
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"model_args": {"num_heads": HEADS[kind]}}))
+    assert main(["quantize", "--model", "m.pth", "--data", "i.npz", "--method", "recorded",
+                 "--image-size", str(SIDES[kind]), *heads, "-o", "q.safetensors"]) == 0
+    said = capfd.readouterr().err
+    assert "which --method recorded quantizes with" in said
+    assert "never computed by that code" in said
+    assert load_network(tmp_path / "q.safetensors").meta["quantization"]["method"] == "recorded"
 
 
 def test_weights_that_training_moved_a_little_are_said(kind, tmp_path):

@@ -3,12 +3,13 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 from systola.cli.main import main
 from systola.files.tensors import ModelError
-from systola.report.diagram import Box, Text
-from systola.report.training_picture import draw_training, read_training, training_shapes
+from systola.report.diagram import Line, Text
+from systola.report.training_picture import MARK, draw_training, read_training, training_shapes
 
 HISTORY = [{"epoch": 0, "seconds": 0.0, "validation_top1": 0.5, "validation_loss": 2.0},
            {"epoch": 1, "seconds": 1.0, "loss": 1.0, "top1": 0.6, "validation_top1": 0.7,
@@ -17,30 +18,34 @@ HISTORY = [{"epoch": 0, "seconds": 0.0, "validation_top1": 0.5, "validation_loss
             "validation_loss": 0.9}]
 
 
+def marks(shapes):
+    """Return the middles of the squares that mark epochs."""
+    return [tuple(np.mean(shape.points, axis=0)) for shape in shapes
+            if isinstance(shape, Line) and shape.line == MARK]
+
+
 def test_points_are_where_accuracy_and_epoch_say():
     shapes, (width, height) = training_shapes({"one": HISTORY, "two": HISTORY})
-    points = [box for box in shapes if isinstance(box, Box)]
+    points = marks(shapes)
     assert len(points) == 2 * (3 + 2)
-    held_back = [(box.x, box.y) for box in points[:3]]
-    (x0, y0), (x1, y1), (x2, y2) = held_back
+    (x0, y0), (x1, y1), (x2, y2) = points[:3]
     assert x1 - x0 == pytest.approx(x2 - x1)
     assert y0 > y1 > y2
     assert (y0 - y1) / (y1 - y2) == pytest.approx((0.7 - 0.5) / (0.8 - 0.7))
-    assert points[3].x == pytest.approx(x1)
+    assert points[3][0] == pytest.approx(x1)
     labels = [shape for shape in shapes if isinstance(shape, Text)]
     at = {shape.text: shape.y for shape in labels if re.fullmatch(r"0\.\d+", shape.text)}
-    middle = next(box.y + box.height / 2 for box in points)
-    assert at["0.50"] == pytest.approx(middle)
-    for shape in (*points, *labels):
-        assert 0 <= shape.x <= width
-        assert 0 <= shape.y <= height
+    assert at["0.50"] == pytest.approx(y0)
+    for x, y in [*points, *((shape.x, shape.y) for shape in labels)]:
+        assert 0 <= x <= width
+        assert 0 <= y <= height
     assert {"one", "two"} <= {shape.text for shape in labels}
 
 
 def test_a_training_without_images_held_back_has_one_curve(tmp_path):
     history = [{"epoch": 0}, {"epoch": 1, "top1": 0.9}, {"epoch": 2, "top1": 0.9}]
     shapes, _ = training_shapes({"x": history})
-    assert sum(isinstance(shape, Box) for shape in shapes) == 2
+    assert len(marks(shapes)) == 2
     draw_training({"x": history}, tmp_path / "x.svg")
     assert "shapes sha256" in (tmp_path / "x.svg").read_text()
 
