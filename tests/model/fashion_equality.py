@@ -37,6 +37,10 @@ def fashion_images(floats):
 
 def fashion_network(floats, images, **settings):
     """Return the integer network of some settings, as `tests.model.test_real_network` has them."""
+    if settings.pop("masked", False):
+        from tests.model.test_real_network import with_mask
+
+        floats = with_mask(floats)
     if "allocated" in settings:
         settings["choices"] = take_turns(floats, settings.pop("allocated"))
     return quantize(floats, float_inputs(floats, images[-CALIBRATION:]),

@@ -10,6 +10,7 @@ from systola.hw.contract.numbers import LEVELS
 from systola.model.allocation.node_precisions import Precision, take_turns
 from systola.model.data.synthetic import random_codes, random_float_vit
 from systola.model.graph.integer_forward import forward
+from systola.model.graph.masks import masked
 from systola.model.graph.nodes import Linear, Softmax
 from systola.model.quantization.quantize import quantize
 from systola.model.training.real_network import RealNetwork
@@ -28,10 +29,17 @@ VARIANTS = [
     *({"norm": "compared", "weight_bits": bits, "act_bits": bits} for bits in (2, 4)),
     *({"weight_bits": bits, "act_bits": bits} for bits in range(2, 9)),
     *({"codebook": name} for name in ("nupes", "squares", "kmeans", "powers")),
+    *({"masked": True, "attention": name} for name in ("published", "normalised")),
     {"mult_bits": 8}, {"mult_bits": 31, "code_mult_bits": 31},
     {"allocated": (Precision(8, 8), Precision(4, 4), Precision(2, 3))},
 ]
 """Settings of quantization that between them have every operator, bit width and kind of weight."""
+
+
+def with_mask(graph):
+    """Return a network whose first row attends to half of the rows, and every other to one more."""
+    rows = graph.tensors[graph.of(Softmax)[0].name].rows
+    return masked(graph, np.minimum(np.arange(rows) + rows // 2, rows))
 
 
 def made(seed=0, **settings):
@@ -39,6 +47,8 @@ def made(seed=0, **settings):
     rng = np.random.default_rng(seed)
     floats = random_float_vit(rng, **SIZES)
     patches = {"patches": rng.standard_normal((32, 9, 7), dtype=np.float32)}
+    if settings.pop("masked", False):
+        floats = with_mask(floats)
     if "allocated" in settings:
         settings["choices"] = take_turns(floats, settings.pop("allocated"))
     return floats, patches, quantize(floats, patches, **{"method": "minmax", **settings})
