@@ -9,7 +9,7 @@ import time
 import pytest
 
 SCRIPT = """
-import sys, threading
+import signal, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 import systola.cli.main as cli
 from systola.boards.synthesis.watch import watch
@@ -20,6 +20,8 @@ def work(args):
                                       look=lambda: print("runs", flush=True)), range(2)))
 
 cli._run = work
+# What a shell starts in the background ignores the first of these signals, and so do its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(cli.main([]))
 """
 

@@ -25,7 +25,7 @@ tests share one build, with optimization: unlike the random ones it is run for l
 takes to compile.
 """
 
-SEEDS = 0, 4, 5, 6, 7, 9, 11, 13, 18
+SEEDS = 7, 11, 12, 13, 20, 25, 31, 41, 42
 """Of the random cases; `test_random_cases_differ` tells what they cover together."""
 
 
@@ -147,14 +147,15 @@ def test_random_configuration(seed):
 
 
 @pytest.mark.skipif(shutil.which("iverilog") is None, reason="no iverilog: apt install iverilog")
-@pytest.mark.parametrize("seed", [2, 22])
+@pytest.mark.parametrize("seed", [8, 22])
 def test_random_configuration_on_icarus(seed):
     """Unlike Verilator it knows unknown values, so that nothing may depend on what no reset set.
 
-    The seeds have few cycles, of which it simulates some hundred a second.
+    The seeds have few cycles, of which it simulates some hundred a second, and rows of a word or
+    more: lanes behind a shorter one are multiplied by 0, which leaves what is unknown unknown.
     """
     model, config, codes = random_case(seed)
-    result = simulate(model, config, codes, trace=seed == 2, simulator="icarus")
+    result = simulate(model, config, codes, trace=seed == 8, simulator="icarus")
     assert result.mismatches == 0
     assert np.array_equal(result.logits, forward(model, codes)["logits"][:, 0])
 
@@ -166,10 +167,12 @@ def test_random_cases_differ():
             ("lanes", {1, 2, 3}), ("vector_lanes", {1, 2, 3}), ("norm_lanes", {1, 2}),
             ("token_depth", {4, 8, 16}), ("banks", {1, 2, 3, 4}), ("norm_roots", {1, 2, 4}),
             ("pe_style", {"dsp", "lut", "dsp_packed"}),
-            ("attention", {"published", "normalised", "deferred", "single_16", "sqrt2_16"}),
-            ("attention_bits", {8, 16}), ("gelu", {"published", "table"}),
+            ("masks", {False, True}), ("attention_bits", {8, 16}), ("gelu", {"published", "table"}),
             ("norm", {"published", "leading_one", "normalised", "compared"})):
         assert {getattr(config, name) for config in configs} == values, name
+    attentions = {config.attention for config in configs}
+    assert attentions > {"published", "normalised", "deferred"}
+    assert len(attentions) > 4
     slots = {tuple(config.requant_cycles(long=long, residual=False) for long in (True, False))
              for config in configs}
     assert slots >= {(1, 1), (2, 1), (2, 2)}

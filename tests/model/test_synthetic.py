@@ -125,8 +125,8 @@ def test_float_networks_have_every_kind_of_gamma():
      "a distilled network must have pooling 'token', not 'mean'"),
     ({"prefixes": 7}, "tokens must be an integer of at least 8, not 7"),
     ({"prefixes": 1.0}, "prefixes must be an integer of at least 1, not 1.0"),
-    ({"pooling": "max"},
-     "pooling must be 'token' or 'mean' or 'mean_of_norm' or 'token_and_mean', not 'max'")])
+    ({"pooling": "max"}, ("pooling must be 'token' or 'mean' or 'mean_of_norm' or "
+                          "'token_and_mean' or 'rows', not 'max'"))])
 def test_forms_are_checked(form, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         random_float_vit(np.random.default_rng(0), **SIZES, **form)
@@ -134,7 +134,8 @@ def test_forms_are_checked(form, message):
 
 def test_unknown_name():
     with pytest.raises(ValueError, match=r"^model must be 'deit_tiny' or 'deit_small' or "
-                                         r"'vit_base' or 'swin_tiny', not 'deit'$"):
+                                         r"'vit_base' or 'swin_tiny' or 'text_causal' or "
+                                         r"'text_padded', not 'deit'$"):
         random_named("deit")
 
 

@@ -168,7 +168,8 @@ def test_command_fails_if_a_program_did(monkeypatch, capsys, failure):
     result |= {"ended": {"done": 7}, "kinds": {"valid": 7}, "examples": ["what it was"]}
     calls = []
 
-    def fake(count, seed, *, progress):
+    def fake(count, seed, *, cluster, progress):
+        assert cluster is None
         calls.append((count, seed))
         return result
 

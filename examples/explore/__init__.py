@@ -1,0 +1,1 @@
+"""Design spaces, and files that start workers for them on clusters."""

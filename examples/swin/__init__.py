@@ -1,0 +1,1 @@
+"""A Swin Transformer on the memories of a small part."""
