@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from systola.hw.contract.config import PUBLISHED, AcceleratorConfig
+from systola.hw.contract.isa import Opcode
 from systola.model.data.synthetic import (
     random_codes,
     random_float_text,
@@ -916,6 +917,20 @@ def test_texts(mask, options):
     config = dataclasses.replace(settings(graph), masks=mask != "padded",
                                  bank_depth=2048, act_bits=settings_of.get("act_bits", 8))
     check(graph, config, images=(1, 2))
+
+
+def test_rows_that_grow_to_the_end_of_a_text_are_one_operation():
+    rng = np.random.default_rng(3)
+    floats = random_float_text(rng, lengths=(5, 9), causal=True, vocabulary=6, tokens=9,
+                               channels=12, heads=2, blocks=1, hidden=18)
+    graph = quantize(floats, {"patches": random_tokens(rng, floats, 8)}, method="minmax",
+                     **PUBLISHED)
+    config = dataclasses.replace(settings(graph), masks=True, token_depth=16)
+    _, ops, _ = compiler.compile_operations(graph, config)
+    softmax = [op.fields for op in ops if op.opcode is Opcode.SHIFTMAX]
+    units = plan.plans(graph, config)[0][0].units(graph.tensors["blocks.0.scores"].spans)
+    assert len(softmax) == 2 * len(units)
+    assert all(fields["key_step"] == 1 for fields in softmax)
 
 
 @pytest.mark.usefixtures("only")

@@ -65,6 +65,9 @@ def test_a_swin():
     graph, codes = network_of("timm_swin")
     plan = check(graph, SMALL, codes)
     assert [piece.runs for piece in plan][-1] == 1
+    for piece in plan:  # no row is computed twice
+        rows = np.concatenate([source for _, slices in piece.slices for source, _ in slices])
+        assert sorted(rows) == list(range(graph.tensors[piece.source].rows))
     assert max(piece.runs for piece in plan) > 4
     assert max(len(piece.slices) for piece in plan) > 1
 
