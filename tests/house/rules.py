@@ -36,8 +36,9 @@ ROOMS = {
     "hw/matrix": "amaranth hw/contract hw/parts",
     "hw/vector": "amaranth hw/contract hw/parts",
     "hw/host": "amaranth hw/contract hw/parts",
+    "hw/resident": "amaranth hw/contract hw/parts hw/host/axi",
     "hw": "amaranth files hw/contract hw/parts hw/memory hw/load hw/control hw/matrix hw/vector "
-          "hw/host",
+          "hw/host hw/resident",
     "sim": "amaranth",
     "sim/machine": "numpy hw/contract model/operators",
     "sim/verilog": "amaranth numpy files hw/contract hw/host/axi hw/verilog",

@@ -1,0 +1,1 @@
+"""Programs that stay: the player, and the memories that it plays from."""
