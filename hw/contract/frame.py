@@ -37,7 +37,7 @@ from enum import IntEnum
 __all__ = ["BUFFER", "CRC_BYTES", "ESCAPE", "FLAG", "FLIP", "HEADER", "HEADER_BYTES", "INFO",
            "INFO_BYTES", "LENGTH_MAX", "MODULUS", "VERSION", "Frame", "FrameReader", "Kind"]
 
-VERSION = 1
+VERSION = 2
 """Version of frames and commands."""
 
 FLAG, ESCAPE, FLIP = 0x7E, 0x7D, 0x20
@@ -59,6 +59,7 @@ INFO = (
     ("buffer", 2, "bytes of the buffer for each direction"),
     ("config_hash", 8, "hash of the configuration"),
     ("status", 4, "register STATUS as the bridge read it last"),
+    ("memory", 4, "beats of the memory for resident programs, 0 without one"),
 )
 """Payload of an INFO frame: name, bytes, meaning."""
 

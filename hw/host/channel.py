@@ -27,8 +27,8 @@ class Channel(wiring.Component):
 
     Parameters
     ----------
-    bus_bytes, config_hash : int
-        What INFO tells of the accelerator.
+    bus_bytes, config_hash, memory : int
+        What INFO tells of the accelerator, and of the memory for resident programs.
     buffer : int
         Bytes of each of the two buffers, a power of two up to half of the sequence numbers.
     patience : int
@@ -52,11 +52,11 @@ class Channel(wiring.Component):
         If a parameter is out of range; the message names it.
     """
 
-    def __init__(self, *, bus_bytes, config_hash, buffer=BUFFER, patience=64):
-        check_least(buffer=(buffer, 16), patience=(patience, 1))
+    def __init__(self, *, bus_bytes, config_hash, memory=0, buffer=BUFFER, patience=64):
+        check_least(buffer=(buffer, 16), patience=(patience, 1), memory=(memory, 0))
         if buffer & (buffer - 1) or buffer > MODULUS // 2:
             raise ValueError(f"buffer must be a power of two up to {MODULUS // 2}, not {buffer!r}")
-        self.bus_bytes, self.config_hash = bus_bytes, config_hash
+        self.bus_bytes, self.config_hash, self.memory = bus_bytes, config_hash, memory
         self.buffer, self.patience = buffer, patience
         self._bits = buffer.bit_length()
         # Numbers of bytes. From the host: expected next, where the frame under way is, and the next
@@ -216,6 +216,7 @@ class Channel(wiring.Component):
     def _info(self):
         """Return the payload of INFO."""
         values = {"magic": MAGIC, "version": VERSION, "bus_bytes": self.bus_bytes,
-                  "buffer": self.buffer, "config_hash": self.config_hash, "status": self.status}
+                  "buffer": self.buffer, "config_hash": self.config_hash, "status": self.status,
+                  "memory": self.memory}
         return Cat(value if name == "status" else Const(value, 8 * size)
                    for name, size, _ in INFO for value in [values[name]])

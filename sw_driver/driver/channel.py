@@ -111,8 +111,9 @@ class Channel:
             self._since = port.clock()
             # Its first FLAG ends whatever a host before this one left unfinished.
             port.write(question.encode())
-            until = self._since + wait
-            while (now := port.clock()) < until:
+            until, damaged = self._since + wait, self._reader.damaged
+            # A damaged frame may have been the answer.
+            while (now := port.clock()) < until and self._reader.damaged == damaged:
                 for frame in self._reader.feed(port.read(until - now)):
                     if is_answer(frame):
                         return frame

@@ -36,7 +36,7 @@ ROOMS = {
     "hw/matrix": "amaranth hw/contract hw/parts",
     "hw/vector": "amaranth hw/contract hw/parts",
     "hw/host": "amaranth hw/contract hw/parts",
-    "hw/resident": "amaranth hw/contract hw/parts hw/host/axi",
+    "hw/resident": "amaranth hw/contract hw/parts hw/host",
     "hw": "amaranth files hw/contract hw/parts hw/memory hw/load hw/control hw/matrix hw/vector "
           "hw/host hw/resident",
     "sim": "amaranth",

@@ -202,3 +202,62 @@ def test_divisors_and_the_longest_command():
     assert baud_divisor(100e6, 115200) == 868
     assert command_bytes(Command.SEND, beats=[b"a"] * COUNT_MAX)[1] == 0
     assert command_bytes(Command.WRITE, address=1, data=2) == b"W\1\2\0\0\0"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_beats_for_the_memory_go_where_they_belong_or_nowhere(seed):
+    rng = random.Random(seed)
+    size, put, heard = 300, {}, []
+    bridge = Bridge(bus_bytes=BUS, poll=50, memory=size)
+    beats = [rng.randbytes(BUS) for _ in range(256)]
+    commands = [(5, beats[:3], True), (size - 1, beats[3:4], True), (size - 256, beats, True),
+                (size - 255, beats, False), (size, beats[:1], False), (size - 3, beats[4:8], False),
+                (2**32 - 1, beats[:2], False), (0, beats[8:9], True)]
+    sent = b"".join(command_bytes(Command.PUT, address=address, beats=part)
+                    for address, part, _ in commands) + b"R\0"
+    expected = {}
+    for address, part, is_good in commands:
+        expected |= {address + k: beat for k, beat in enumerate(part)} if is_good else {}
+
+    async def host(ctx):
+        await drive(ctx, bridge.rx, sent, rng if seed else None, idle=0.1)
+
+    async def listen(ctx):
+        heard.extend(await collect(ctx, bridge.tx, 2 * len(commands) + 6, rng))
+
+    async def take(ctx):
+        while True:
+            ctx.set(bridge.put.ready, ready := rng.random() < 0.4)
+            *_, valid, request = await ctx.tick().sample(bridge.put.valid, bridge.put.p)
+            if valid and ready:
+                put[request.address] = request.beat.to_bytes(BUS, "little")
+
+    async def registers(ctx):
+        ctx.set(bridge.m_axil.arready, 1)
+        ctx.set(bridge.m_axil.rvalid, 1)
+        while True:
+            await ctx.tick()
+
+    async def none(ctx):
+        while True:
+            *_, valid = await ctx.tick().sample(bridge.m_axis.tvalid)
+            assert not valid
+
+    run(bridge, host, listen, background=[take, registers, none], max_cycles=20_000)
+    assert put == expected
+    assert bytes(heard) == b"".join(
+        bytes([Reply.PUT, 0 if is_good else Status.REFUSED])
+        for _, _, is_good in commands) + b"r\0\0\0\0\0"
+
+
+def test_a_board_without_memory_knows_no_put():
+    bridge, heard = Bridge(bus_bytes=BUS), []
+
+    async def host(ctx):
+        await drive(ctx, bridge.rx, b"P")
+
+    async def listen(ctx):
+        heard.extend(await collect(ctx, bridge.tx, 2))
+
+    run(bridge, host, listen)
+    assert bytes(heard) == bytes([Reply.UNKNOWN, 0])

@@ -37,7 +37,8 @@ class Bench:
 
     def __init__(self, seed=0, *, buffer=BUFFER, faults=lambda data: list(data), gap=1):
         self.rng = random.Random(seed)
-        self.dut = Channel(bus_bytes=16, config_hash=HASH, buffer=buffer, patience=PATIENCE)
+        self.dut = Channel(bus_bytes=16, config_hash=HASH, memory=1234, buffer=buffer,
+                           patience=PATIENCE)
         self.faults, self.gap = faults, gap
         self.takes, self.gives, self.slow = 1.0, 1.0, 0.0
         self.line, self.frames, self.reader = [], [], FrameReader()
@@ -142,7 +143,7 @@ def check(script, **options):
 
 def info(status):
     values = {"magic": MAGIC, "version": VERSION, "bus_bytes": 16, "buffer": BUFFER,
-              "config_hash": HASH, "status": status}
+              "config_hash": HASH, "status": status, "memory": 1234}
     return b"".join(values[name].to_bytes(size, "little") for name, size, _ in INFO)
 
 
