@@ -7,7 +7,7 @@ from systola.cli.console import emit, json_option, progress, table
 
 __all__ = ["soak"]
 
-_BAD = "hangs", "out_of_bounds", "wrong_results"
+_BAD = "hangs", "out_of_bounds", "wrong_results", "unnoticed"
 """Counts that must be 0."""
 
 
@@ -27,8 +27,9 @@ def soak(programs, faults, seed, workers, scheduler, as_json):
     after each one the accelerator must take a good program, with the right results.
 
     --faults: small networks on a simulated board, over a serial line that loses, damages, repeats
-    and swaps bytes, while hosts die, buttons are pressed and programs are cut short; every run must
-    end in the right result or in an error, and the next one on a good line in the right result.
+    and swaps bytes, while hosts die, buttons are pressed and programs are cut short; half of the
+    programs are resident, some of these written over. Every run must end in the right result or in
+    an error, and the next one on a good line in the right result.
 
     Ends with exit code 1 if one hung, touched what it must not, or computed something wrong.
     """
@@ -65,7 +66,9 @@ def _show_programs(result):
 def _show_faults(result):
     click.echo(f"{result['faults']:,} faults in {result['runs']:,} runs: "
                f"{result['ended_right']:,} ended right, {result['ended_in_error']:,} in an error, "
-               f"{result['wrong_results']} with a wrong result, {result['hangs']} hung")
+               f"{result['wrong_results']} with a wrong result, {result['hangs']} hung; "
+               f"{result['resident']:,} resident programs were run, {result['spoiled']} of them "
+               f"spoiled, {result['unnoticed']} unnoticed")
     _tables(result, {"faults": "by_kind", "what else happened": "by_event", "errors": "errors"})
 
 

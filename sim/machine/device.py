@@ -8,12 +8,12 @@ can be tested against in milliseconds.
 from systola.hw.contract.frame import (
     BUFFER,
     INFO,
-    LENGTH_MAX,
     MODULUS,
     VERSION,
     Frame,
     FrameReader,
     Kind,
+    piece,
 )
 from systola.hw.contract.isa import INSTRUCTION_BYTES, Opcode, decode
 from systola.hw.contract.link import COUNT_MAX, Command, Reply, Status
@@ -59,7 +59,7 @@ class ChannelModel:
     def _clear(self):
         self.arrived, self._kept = bytearray(), bytearray()
         self._expected = self._base = self._next = 0
-        self._told = self.buffer
+        self._told, self._wanted = self.buffer, MODULUS - 1
 
     @property
     def room(self):
@@ -108,6 +108,7 @@ class ChannelModel:
         if frame.session != self.session:
             self._report()
             return
+        self._wanted = frame.window or self._wanted
         acknowledged = (frame.acknowledge - self._base) % MODULUS
         if acknowledged <= self._next - self._base:
             del self._kept[:acknowledged]
@@ -126,8 +127,10 @@ class ChannelModel:
 
     def _send(self):
         """Send what was not sent yet; whether there was something."""
-        before = self._next
-        while payload := bytes(self._kept[self._next - self._base:][:LENGTH_MAX]):
+        before, most = self._next, piece(self._wanted)
+        while payload := bytes(self._kept[self._next - self._base:][:most]):
+            if self._next != self._base and self._next + most - self._base > self._wanted:
+                break
             self._write(Kind.DATA, payload)
             self._next += len(payload)
         return self._next != before
