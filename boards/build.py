@@ -8,6 +8,7 @@ from systola.boards.flows.flow import check_folder
 from systola.boards.flows.spartan7 import build_spartan7
 from systola.boards.top import BoardTop, plan_clock
 from systola.hw.contract.config import AcceleratorConfig
+from systola.hw.resident.block_memory import BlockMemory
 
 __all__ = ["ROUTERS", "build_board"]
 
@@ -17,8 +18,8 @@ ROUTERS = "router1", "router2"
 _FLOWS = {"xc7": build_spartan7, "ecp5": build_ecp5}
 
 
-def build_board(board, config=None, *, output=None, mhz=None, seeds=3, router=None,
-                minutes=120, progress=None):
+def build_board(board, config=None, *, output=None, mhz=None, baud=None, memory_bytes=0, seeds=3,
+                router=None, minutes=120, progress=None):
     """Build the accelerator of a configuration for a board; return the `BoardResult`.
 
     Parameters
@@ -31,6 +32,10 @@ def build_board(board, config=None, *, output=None, mhz=None, seeds=3, router=No
         Folder of the results, by default ``build/synth/<board>``.
     mhz : float, optional
         Clock frequency, by default the board's.
+    baud : int, optional
+        Bits per second of the serial link, by default the board's.
+    memory_bytes : int
+        Bytes of block RAM for resident programs.
     seeds : int
         Number of placements.
     router : str, optional
@@ -59,7 +64,10 @@ def build_board(board, config=None, *, output=None, mhz=None, seeds=3, router=No
     check_folder(output)
     if board.family == "ecp5":
         check_tools()
-    plan_clock(board, mhz)
-    top = BoardTop(board, config or AcceleratorConfig.load(board.config), mhz=mhz)
+    plan_clock(board, mhz, baud)
+    config = config or AcceleratorConfig.load(board.config)
+    beats = memory_bytes // config.bus_bytes
+    memory = BlockMemory(bus_bytes=config.bus_bytes, size=beats) if beats else None
+    top = BoardTop(board, config, mhz=mhz, baud=baud, memory=memory)
     return _FLOWS[board.family](top, output, seeds=seeds, router=router, limit=60 * minutes,
                                  progress=progress)

@@ -17,13 +17,13 @@ LEDS = "busy", "done", "error", "heartbeat"
 """What the first LEDs show; the heartbeat blinks about once a second while the clock runs."""
 
 
-def plan_clock(board, mhz=None):
-    """Return the `PllPlan` for `mhz` (by default the board's) and the divisor of the UART.
+def plan_clock(board, mhz=None, baud=None):
+    """Return the `PllPlan` for `mhz` and the divisor of the UART for `baud`, or the board's.
 
     Raises ``ValueError`` if the PLL cannot make the frequency, or the UART not its baud rate of it.
     """
     plan = board.pll.plan(board.source[1], board.clock_mhz if mhz is None else mhz)
-    return plan, baud_divisor(plan.output * 1e6, board.baud)
+    return plan, baud_divisor(plan.output * 1e6, board.baud if baud is None else baud)
 
 
 class BoardTop(Elaboratable):
@@ -39,6 +39,10 @@ class BoardTop(Elaboratable):
         The accelerator.
     mhz : float, optional
         Frequency instead of the board's.
+    baud : int, optional
+        Bits per second instead of the board's.
+    memory : component, optional
+        As of `LinkedAccelerator`.
     accelerator : component, optional
         Something else with the accelerator's ports.
 
@@ -53,15 +57,22 @@ class BoardTop(Elaboratable):
         If the PLL cannot make the frequency, or the UART's baud rate not out of it.
     """
 
-    def __init__(self, board, config, *, mhz=None, accelerator=None):
+    def __init__(self, board, config, *, mhz=None, baud=None, memory=None, accelerator=None):
         self.board, self.config = board, config
-        self.plan, self.divisor = plan_clock(board, mhz)
-        self.accelerator = accelerator
+        self.plan, self.divisor = plan_clock(board, mhz, baud)
+        self.accelerator, self.memory = accelerator, memory
+
+    @property
+    def link(self):
+        """What a host needs to know: its ``baud``, and the ``memory_bytes`` for programs."""
+        return {"baud": round(self.plan.output * 1e6 / self.divisor),
+                "memory_bytes": self.memory.size * self.config.bus_bytes if self.memory else 0}
 
     def elaborate(self, platform):
         m = Module()
         self._elaborate_clock(m, platform)
-        linked = LinkedAccelerator(self.config, divisor=self.divisor, accelerator=self.accelerator)
+        linked = LinkedAccelerator(self.config, divisor=self.divisor, memory=self.memory,
+                                   accelerator=self.accelerator)
         # The units know families, not platforms of boards.
         m.submodules.linked = Fragment.get(linked, Primitives(self.board.family))
         pins = platform.request("uart", dir="-")
