@@ -138,9 +138,11 @@ def _html(value):
               "streams.")
 @click.option("--timeline", metavar="FILE", callback=lambda ctx, param, value: value and
               _html(value), help="Write a picture (.html) of what the engines did.")
+@click.option("--memory", type=click.Choice(["bram"]), help="Play the program from a memory beside "
+              "the accelerator, as a board with resident programs does; bram: block RAM.")
 @_SIMULATOR
 @json_option
-def simulate(batch, stalls, trace, pieces, timeline, simulator, as_json, **choice):
+def simulate(batch, stalls, trace, pieces, timeline, memory, simulator, as_json, **choice):
     """Run a network on the simulated Verilog and compare every tensor with the integer model.
 
     The accelerator of --config is generated, compiled (kept for the next time), loaded over its AXI
@@ -157,6 +159,8 @@ def simulate(batch, stalls, trace, pieces, timeline, simulator, as_json, **choic
     if pieces and (batch > 1 or stalls is not None or timeline):
         raise click.UsageError("--pieces runs one image after the other, without --batch, --stalls "
                                "and --timeline")
+    if memory and (pieces or stalls is not None):
+        raise click.UsageError("--memory plays whole programs, without --pieces and --stalls")
     if batch > choice["images"]:
         raise click.UsageError(f"--batch must be at most the {choice['images']} of --images, "
                                f"not {batch}")
@@ -167,6 +171,7 @@ def simulate(batch, stalls, trace, pieces, timeline, simulator, as_json, **choic
         try:
             result = run(case.model, case.config, case.inputs, batch=batch, trace=trace,
                          seed=stalls, simulator=simulator, progress=update,
+                         memory=_memory(memory),
                          optimize="-O0" if choice["is_random"] else "-Os")
         except CompileError as error:
             if "scratchpad" not in str(error):
@@ -175,7 +180,7 @@ def simulate(batch, stalls, trace, pieces, timeline, simulator, as_json, **choic
                                **error.needs) from None
     config = case.config
     report = {**case.about, "rows": config.rows, "cols": config.cols,
-              "attention": config.attention, **result.report()}
+              "attention": config.attention, "memory": memory, **result.report()}
     if case.labels is not None:
         report["labels"] = case.labels.tolist()
         report["correct"] = int((result.logits.argmax(axis=1) == case.labels).sum())
@@ -187,6 +192,13 @@ def simulate(batch, stalls, trace, pieces, timeline, simulator, as_json, **choic
         say_images(report.get("data"))
         _show_simulation(report)
     return 1 if result.mismatches else 0
+
+
+def _memory(name):
+    """Return the maker of a simulated memory for resident programs, or None."""
+    from systola.sim.runs.simulated_memory import MEMORIES
+
+    return MEMORIES.get(name)
 
 
 def _run_pieces(case, trace, simulator, update, as_json):

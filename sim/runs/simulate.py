@@ -17,6 +17,7 @@ from systola.sim.runs.timeline import Timeline, read_timeline
 from systola.sim.verilog.player import HOST, host_verilog
 from systola.sim.verilog.runner import Session, build_text, cached_verilog
 from systola.sw_driver.compiler.compiler import batches, compile_network
+from systola.sw_driver.program.directory import DIRECTORY_BYTES
 
 __all__ = ["Simulation", "accelerator_verilog", "build_accelerator", "playing", "simulate"]
 
@@ -114,15 +115,22 @@ def accelerator_verilog(config, *, simulator="verilator"):
                           key=[config.to_dict(), "trace"], simulator=simulator)
 
 
-def build_accelerator(config, *, simulator="verilator", optimize="-Os"):
-    """Compile the accelerator of `config`, with what drives it in simulation."""
-    path = accelerator_verilog(config, simulator=simulator)
-    return build_text(path.read_text() + host_verilog(config, TOP), top=HOST,
-                      simulator=simulator, optimize=optimize)
+def build_accelerator(config, *, simulator="verilator", optimize="-Os", memory=None):
+    """Compile the accelerator of `config`, with what drives it in simulation.
+
+    With a `SimulatedMemory`, with a player in front that plays programs from it.
+    """
+    if memory is None:
+        path, inputs = accelerator_verilog(config, simulator=simulator), {}
+    else:
+        path, inputs = memory.verilog(config, simulator=simulator), {"loading": 1, "place": 32}
+    text = path.read_text() + host_verilog(config, TOP, inputs=inputs)
+    return build_text(text + (memory.model if memory else ""), top=HOST, simulator=simulator,
+                      optimize=optimize)
 
 
 def simulate(graph, config, inputs, *, batch=1, trace=True, untraced=True, seed=None, stall=0.5,
-             streams=None, simulator="verilator", optimize="-Os", progress=None):
+             streams=None, memory=None, simulator="verilator", optimize="-Os", progress=None):
     """Run a network on the simulated accelerator of `config`.
 
     Parameters
@@ -147,6 +155,9 @@ def simulate(graph, config, inputs, *, batch=1, trace=True, untraced=True, seed=
     streams : str, optional
         What drives the streams: ``file`` (the simulation itself; default), ``python`` (default
         with a seed) or ``cocotbext``.
+    memory : callable, optional
+        Returns, for the configuration and the beats that the programs need, the `SimulatedMemory`
+        that they are played from; by default they are streamed.
     simulator, optimize : str
         See `systola.sim.verilog.runner.build_component`.
     progress : callable, optional
@@ -171,10 +182,17 @@ def simulate(graph, config, inputs, *, batch=1, trace=True, untraced=True, seed=
                 for traced, wanted in ((True, trace), (False, untraced)) if wanted]
     result.seconds["program"] = clock.lap()
     progress(0, None, text="compiling the simulation")
-    built = build_accelerator(config, simulator=simulator, optimize=optimize)
-    result.seconds["compile"] = clock.lap()
     params = {"streams": streams or ("file" if seed is None else "python"), "seed": seed,
               "stall": stall}
+    if memory is not None:
+        if params["streams"] != "file":
+            raise ValueError("memory must not be given with a seed or with streams that are no "
+                             "file: nothing is streamed then")
+        needed = max(len(program.stream) for program in programs) + DIRECTORY_BYTES
+        memory = memory(config, -(-needed // config.bus_bytes))
+        params["memory_beats"] = memory.beats
+    built = build_accelerator(config, simulator=simulator, optimize=optimize, memory=memory)
+    result.seconds["compile"] = clock.lap()
     progress(0, None, text="simulating")
     with ThreadPoolExecutor(len(programs) + 1) as pool:
         models = pool.submit(forward, graph, inputs)
