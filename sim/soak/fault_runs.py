@@ -213,7 +213,7 @@ def _equal(got, expected):
     return all(np.array_equal(got[name], value) for name, value in expected.items())
 
 
-def soak_faults(count, seed, *, config=PRESETS["tiny"], progress=None):
+def soak_faults(count, seed, *, config=PRESETS["tiny"], memory_bytes=_MEMORY_BYTES, progress=None):
     """Inject at least `count` faults into runs on the simulated board; return what happened.
 
     Parameters
@@ -224,6 +224,8 @@ def soak_faults(count, seed, *, config=PRESETS["tiny"], progress=None):
         Chooses everything.
     config : AcceleratorConfig
         The accelerator.
+    memory_bytes : int
+        Memory for resident programs.
     progress : callable, optional
         Called with the faults so far, `count`, and a text.
 
@@ -242,7 +244,7 @@ def soak_faults(count, seed, *, config=PRESETS["tiny"], progress=None):
     start = time.monotonic()
     if progress:
         progress(0, count, "compiling the board")
-    built = build_board_simulation(config, memory_bytes=_MEMORY_BYTES)
+    built = build_board_simulation(config, memory_bytes=memory_bytes)
     cases = small_cases(seed, config)
     total = Counter()
     by_kind, by_event, errors = Counter(), Counter(), Counter()
