@@ -137,7 +137,8 @@ def _written(accelerator, name, program, update):
     programs = ResidentPrograms(accelerator)
     if programs.holds(name, program):
         return programs, False
-    programs.flash(name, program, progress=lambda done, total: update(
+    # Its checksum is compared, and again with every run: no need to read it again.
+    programs.flash(name, program, readback=False, progress=lambda done, total: update(
         done, total, f"writing {name} to the board"))
     return programs, True
 

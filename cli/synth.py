@@ -16,18 +16,24 @@ __all__ = ["generate", "synth"]
               "into one design.")
 @click.option("--mapped", is_flag=True, help="Both streams in registers, for a processor without a "
               "DMA engine.")
+@click.option("--player", is_flag=True, help="Programs and inputs are read from the system's "
+              "memory over AXI4; only results are a stream.")
 @json_option
-def generate(config, output, name, mapped, as_json):
+def generate(config, output, name, mapped, player, as_json):
     """Write the accelerator's Verilog, C header, FuseSoC description and manifest.
 
     The Verilog is self-contained: top module NAME, AXI4-Lite registers, AXI4-Stream in and out
-    (with --mapped, AXI4-Lite alone). docs/SOC.md says how to wire it. The driver refuses hardware
-    whose configuration hash is not the program's.
+    (with --mapped, AXI4-Lite alone; with --player, AXI4 in). docs/SOC.md says how to wire it. The
+    driver refuses hardware whose configuration hash is not the program's.
     """
     from systola.hw.generate import generate as write
 
+    if mapped and player:
+        raise click.UsageError("--mapped and --player are two ways to feed an accelerator: give "
+                               "one of them")
+    top = "mapped" if mapped else "player" if player else "streams"
     with progress("generating Verilog"):
-        manifest = write(config, output, mapped=mapped, name=name)
+        manifest = write(config, output, top=top, name=name)
     if as_json:
         return emit({"directory": output, **manifest})
     for file, content in manifest["files"].items():
