@@ -23,7 +23,7 @@ _PROTECTION = 0b000
 
 
 class ReadManager(wiring.Signature):
-    """The read channels of AXI4 without identifiers, as their manager has them.
+    """The read channels of AXI4, as their manager has them; its identifier is always 0.
 
     Parameters
     ----------
@@ -33,9 +33,10 @@ class ReadManager(wiring.Signature):
 
     def __init__(self, *, data_bytes, address_bits):
         super().__init__({
-            "araddr": Out(address_bits), "arlen": Out(8), "arsize": Out(3), "arburst": Out(2),
-            "arcache": Out(4), "arprot": Out(3), "arvalid": Out(1), "arready": In(1),
-            "rdata": In(8 * data_bytes), "rresp": In(2), "rlast": In(1), "rvalid": In(1),
+            "arid": Out(1), "araddr": Out(address_bits), "arlen": Out(8), "arsize": Out(3),
+            "arburst": Out(2), "arcache": Out(4), "arprot": Out(3), "arvalid": Out(1),
+            "arready": In(1), "rid": In(1), "rdata": In(8 * data_bytes), "rresp": In(2),
+            "rlast": In(1), "rvalid": In(1),
             "rready": Out(1)})
 
 

