@@ -171,7 +171,7 @@ def _say(report, seconds):
               help="Where to put the serial port.")
 @click.option("--memory", type=click.Choice(["bram"]), help="Give the board a memory for resident "
               "programs; bram: the FPGA's own block RAM.")
-@click.option("--memory-bytes", type=click.IntRange(min=2048), default=1 << 20, show_default=True,
+@click.option("--memory-bytes", type=click.IntRange(min=2048), default=1 << 22, show_default=True,
               metavar="N", help="With --memory bram, its size.")
 @click.pass_context
 def serve(ctx, config, link, memory, memory_bytes):
