@@ -177,6 +177,8 @@ class NativeMemory(wiring.Component):
         fill, front = addresses.write_port(), addresses.read_port(domain="comb")
         beat_fill, beat_front = beats.write_port(), beats.read_port(domain="comb")
         waiting, held = Signal(count), Signal(count)
+        # Words whose commands were given: a port that takes words early must not overtake those.
+        owed = Signal(range(self.writes * self._joined + 1))
         taken, given, drained = Signal(), Signal(), Signal()
         place, command, drain = (Signal(range(self.writes), name=name)
                                  for name in ("place", "command", "drain"))
@@ -186,7 +188,7 @@ class NativeMemory(wiring.Component):
             fill.addr.eq(place), fill.data.eq(port.p.address), fill.en.eq(taken),
             beat_fill.addr.eq(place), beat_fill.data.beat.eq(port.p.beat), beat_fill.en.eq(taken),
             beat_fill.data.part.eq(port.p.address), front.addr.eq(command),
-            beat_front.addr.eq(drain), valid.eq(waiting != 0), wdata.valid.eq(held != 0),
+            beat_front.addr.eq(drain), valid.eq(waiting != 0), wdata.valid.eq(owed != 0),
             given.eq(granted & valid & (join == self._joined - 1)),
             drained.eq(wdata.valid & wdata.ready & (drain_join == self._joined - 1)),
             wdata.p.data.eq(beat_front.data.beat.word_select(drain_join, 8 * self.word_bytes)
@@ -198,6 +200,7 @@ class NativeMemory(wiring.Component):
                                           for part in range(self._parts)))
         m.d.sync += [waiting.eq(up_down(waiting, taken, given)),
                      held.eq(up_down(held, taken, drained)),
+                     owed.eq(up_down(owed, granted & valid, wdata.valid & wdata.ready)),
                      place.eq(place + taken), command.eq(command + given),
                      drain.eq(drain + drained)]
         if self._joined > 1:
