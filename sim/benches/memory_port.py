@@ -16,11 +16,11 @@ from cocotb.triggers import RisingEdge
 
 from systola.sim.verilog.runner import finish_task, next_task
 
-__all__ = ["memory"]
+__all__ = ["memory_port"]
 
 
 @cocotb.test()
-async def memory(dut):
+async def memory_port(dut):
     """Run one task after the other until the session is closed."""
     Clock(dut.clk, 10, "ns").start()
     while task := next_task():
