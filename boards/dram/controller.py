@@ -20,6 +20,7 @@ _DDR3_PADS = ("dqs_p", 2), ("dqs_n", 2), ("clk_p", 1), ("clk_n", 1), ("odt", 1),
 # which waits until a port has no command left in another one.
 _QUEUED, _REFRESH, _ROW = 3, 5, 4
 _REFRESH_CYCLES = 100  # LiteDRAM wants this many between two
+_PHY_RESET = 1000  # cycles, as LiteX' own start program has them
 _SETTLED_US = 200  # with power and clock, before the first command (JEDEC; SDR chips ask for less)
 
 
@@ -196,6 +197,8 @@ def _steps(sequence, fields, registers, settled):
         return sum(fields[flag] for flag in names.split("|"))
 
     steps = [("dfii_control", 0, settled)]
+    if "rst" in registers:  # of the PHY
+        steps += [("rst", 1, _PHY_RESET), ("rst", 0, _PHY_RESET)]
     for _, address, bank, names, pause in sequence:
         steps += [("dfii_pi0_address", address, 0), ("dfii_pi0_baddress", bank, 0)]
         if names.startswith("DFII_CONTROL"):

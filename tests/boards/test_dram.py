@@ -16,6 +16,7 @@ from systola.boards.dram.chips import DRAMS, bandwidth, find_dram
 from systola.boards.dram.controller import CSR_BITS, generate_controller
 from systola.boards.dram.memory import DramMemory
 from systola.hw.resident.native_memory import READ_CYCLES
+from systola.hw.resident.read_levelling import REGISTERS
 from systola.hw.verilog import to_verilog
 from systola.sim.verilog.runner import Session, build_text
 
@@ -88,7 +89,7 @@ def test_random_reads_and_writes_are_exact(litedram, dram, bus_bytes):
             read += 1
     assert certain > 300
     # Over several refreshes, whose number is the simulated time in intervals.
-    assert got["cycles"][-1] > 5 * memory.core.timing["tREFI"]
+    assert got["cycles"][-1] > 5 * memory.controller.timing["tREFI"]
 
 
 @pytest.mark.slow
@@ -96,7 +97,7 @@ def test_random_reads_and_writes_are_exact(litedram, dram, bus_bytes):
 def test_bandwidth_and_latency_are_those_computed(litedram, dram):
     bus_bytes, rng = dram.word_bytes, np.random.default_rng(1)
     built, memory = build(dram, bus_bytes=bus_bytes)
-    core, beats = memory.core, rng.integers(0, 256, (8000, bus_bytes), dtype=np.uint8)
+    core, beats = memory.controller, rng.integers(0, 256, (8000, bus_bytes), dtype=np.uint8)
     with Session(built, "systola.sim.benches.memory_port") as session:
         user = User(session, bus_bytes)
         user.run([(k, 0) for k in range(len(beats))], beats)
@@ -206,3 +207,18 @@ def test_bandwidth_is_in_cycles_of_its_user():
     for name, value in ("mhz", 0), ("mhz", "50"), ("bus_bytes", 0):
         with pytest.raises(ValueError, match=f"^{name} must be .*, not {value!r}$"):
             bandwidth("ulx3s_85f", **{"bus_bytes": 8, "mhz": 50} | {name: value})
+
+
+def test_ddr3_is_levelled_before_it_is_used(litedram):
+    dram = find_dram("arty_s7_50")
+    controller = generate_controller(dram, dram.mhz)
+    text = to_verilog(DramMemory(controller, bus_bytes=8, domain="dram"), "memory")
+    assert {"memory.started.levelling", "memory.crossing"} <= set(
+        re.findall(r"module \\(\S+)", text))
+    # The registers of its PHY are reset first, and are where the levelling expects them.
+    assert all(name in controller.registers for name in (*REGISTERS, "rst"))
+    assert [value for address, value, _ in controller.steps
+            if address == controller.registers["rst"]] == [1, 0]
+    dram = find_dram("ulx3s_85f")
+    text = to_verilog(DramMemory(generate_controller(dram, 50.0), bus_bytes=8), "memory")
+    assert "levelling" not in text
