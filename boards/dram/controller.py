@@ -79,9 +79,10 @@ def generate_controller(dram, mhz, *, simulated=False, name="dram_core"):
         The memory.
     mhz : float
         Frequency of the controller; the chip runs at `dram.phases` times that.
-    simulated : bool
+    simulated : bool or str
         With LiteDRAM's model of chip and pins in place of the pins. It prints a line with
-        ``violation`` when a command comes too early, or a refresh too late.
+        ``violation`` when a command comes too early, or a refresh too late. If ``"pins"``, the pins
+        are there, but registers in place of the FPGA's primitives.
     name : str
         Name of the top module.
 
@@ -96,6 +97,7 @@ def generate_controller(dram, mhz, *, simulated=False, name="dram_core"):
     from litedram.common import get_default_cl
     from litedram.core import LiteDRAMCore
     from litedram.phy.model import SDRAM_VERBOSE_STD, SDRAMPHYModel
+    from litex.build.io import SDRInput, SDROutput, SDRTristate
     from litex.build.lattice.common import lattice_ecp5_trellis_special_overrides
     from litex.build.xilinx.common import xilinx_special_overrides
     from litex.gen.fhdl.verilog import convert
@@ -136,7 +138,22 @@ def generate_controller(dram, mhz, *, simulated=False, name="dram_core"):
         if half:
             domain("sys2x")
         made = (phy.HalfRateGENSDRPHY if half else phy.GENSDRPHY)(pads, clock, cl=cas_latency)
-        overrides = lattice_ecp5_trellis_special_overrides
+        overrides = {} if simulated else dict(lattice_ecp5_trellis_special_overrides)
+        # The buffers are outside, where the pins are.
+        split = {part: Signal(dram.data_bits, name_override=f"dram_dq_{part}")
+                 for part in ("i", "o", "oe")}
+
+        class Buffer:
+            @staticmethod
+            def lower(bit):
+                inside, at = Module(), bit.io.start
+                inside.specials += [SDROutput(bit.o, split["o"][at], bit.clk),
+                                    SDROutput(bit.oe, split["oe"][at], bit.clk),
+                                    SDRInput(split["i"][at], bit.i, bit.clk)]
+                return inside
+
+        overrides[SDRTristate] = Buffer
+        pins = {*pads.flatten(), *split.values()} - {pads.dq}
     else:
         for label in "sys4x", "sys4x_dqs":
             domain(label, reset_less=True)
@@ -144,15 +161,15 @@ def generate_controller(dram, mhz, *, simulated=False, name="dram_core"):
         made = phy.A7DDRPHY(pads, memtype="DDR3", nphases=dram.phases, sys_clk_freq=clock)
         core.specials += Instance("IDELAYCTRL", i_REFCLK=ClockSignal("iodelay"),
                                   i_RST=ResetSignal("iodelay"))
-        overrides = xilinx_special_overrides
+        overrides, pins = xilinx_special_overrides, set(pads.flatten())
     settings = made.settings
-    if simulated:
+    if simulated is True:
         core, ios = Module(), set()
         domain("sys")
         made = SDRAMPHYModel(chip, settings=_at_rest(settings), clk_freq=clock,
                              verbosity=SDRAM_VERBOSE_STD)
-    else:
-        ios |= set(pads.flatten())
+        pins, overrides = set(), {}
+    ios |= pins
     core.submodules.phy = made
     core.submodules.sdram = sdram = LiteDRAMCore(made, geometry, chip.timing_settings, clock)
     port = sdram.crossbar.get_port()
@@ -172,7 +189,7 @@ def generate_controller(dram, mhz, *, simulated=False, name="dram_core"):
     for label in "adr", "we", "re", "dat_w":
         pin(f"csr_{label}", len(getattr(bus, label)), target=getattr(bus, label))
     pin("csr_dat_r", 32, source=bus.dat_r)
-    text = str(convert(core, ios, name=name, special_overrides={} if simulated else overrides))
+    text = str(convert(core, ios, name=name, special_overrides=overrides))
     registers = {re.sub("0$", "", register.name): page << _PAGE_BITS | place
                  for _, _, page, bank in csrs.banks
                  for place, register in enumerate(bank.simple_csrs)}
@@ -188,7 +205,8 @@ def generate_controller(dram, mhz, *, simulated=False, name="dram_core"):
                 settings.read_latency + _QUEUED,
                 timing["tRP"] + timing["tRFC"] + timing["tRCD"] + _REFRESH,
                 timing["tRCD"] + _ROW + (dram.phases > 1),
-                {signal.backtrace[-1][0]: len(signal) for signal in pads.flatten()}, timing)
+                dict(sorted((signal.name_override or signal.backtrace[-1][0], len(signal))
+                            for signal in pins)), timing)
 
 
 def _steps(sequence, fields, registers, settled):

@@ -42,4 +42,11 @@ def sdr_connections(m, platform, dram, clocks):
         "ODDRX1F", i_SCLK=clocks["chip"], i_RST=0, i_D0=1, i_D1=0, o_Q=buffer.o)
     if dram.phases == 2:
         made |= {"i_sys2x_clk": clocks["double"], "i_sys2x_rst": ResetSignal()}
-    return made | {"io_dram_dq": ports.dq.io}
+    # Each pin has a register of its own for its direction, which fits beside the pin.
+    data = {part: Signal(dram.data_bits, name=f"dram_dq_{part}") for part in ("i", "o", "oe")}
+    for k in range(dram.data_bits):
+        m.submodules[f"sdram_dq_{k}"] = buffer = io.Buffer("io", ports.dq[k])
+        m.d.comb += [data["i"][k].eq(buffer.i), buffer.o.eq(data["o"][k]),
+                     buffer.oe.eq(data["oe"][k])]
+    return made | {f"{'i' if part == 'i' else 'o'}_dram_dq_{part}": value
+                   for part, value in data.items()}
