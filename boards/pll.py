@@ -6,6 +6,8 @@ from amaranth import Const, Instance
 
 __all__ = ["ECP5_PLL", "XC7_PLL", "Pll", "PllPlan", "pll_instance"]
 
+_OTHERS = 2
+
 _ERROR_MAX = 0.01
 """Largest deviation from the frequency that was asked for."""
 
@@ -84,24 +86,43 @@ ECP5_PLL = Pll(input=(8, 400), detector=(10, 400), vco=(400, 800), output=(3.125
 """EHXPLLL of an ECP5 (FPGA-DS-02012, sysCLOCK PLL timing; dividers from FPGA-TN-02200)."""
 
 
-def pll_instance(family, plan, *, source, output, feedback, locked):
+def pll_instance(family, plan, *, source, output, feedback, locked, others=()):
     """Return the instance of the PLL of `family` (``xc7`` or ``ecp5``) that carries out `plan`.
 
     `source` drives it; it drives `output`, `feedback` (an otherwise unused signal) and `locked`.
+    And up to two `others`, each a signal, its divider in place of that of the plan, and its phase
+    in degrees behind `output`, a multiple of 45 divided by its divider.
     """
+    if len(others) > _OTHERS:
+        raise ValueError(f"others must be at most {_OTHERS}, not {len(others)}")
     if family == "xc7":
+        more = {}
+        for number, (clock, divide, phase) in enumerate(others, 1):
+            more |= {f"p_CLKOUT{number}_DIVIDE": divide, f"p_CLKOUT{number}_PHASE": float(phase),
+                     f"p_CLKOUT{number}_DUTY_CYCLE": 0.5, f"o_CLKOUT{number}": clock}
         return Instance(
             "PLLE2_ADV", p_BANDWIDTH="OPTIMIZED", p_STARTUP_WAIT="FALSE",
             p_CLKIN1_PERIOD=1e3 / plan.input, p_REF_JITTER1=0.01, p_DIVCLK_DIVIDE=plan.divide,
             p_CLKFBOUT_MULT=plan.multiply, p_CLKFBOUT_PHASE=0.0,
             p_CLKOUT0_DIVIDE=plan.output_divide, p_CLKOUT0_PHASE=0.0,
             p_CLKOUT0_DUTY_CYCLE=0.5, i_CLKIN1=source, i_CLKFBIN=feedback, i_RST=Const(0, 1),
-            i_PWRDWN=Const(0, 1), o_CLKFBOUT=feedback, o_CLKOUT0=output, o_LOCKED=locked)
+            i_PWRDWN=Const(0, 1), o_CLKFBOUT=feedback, o_CLKOUT0=output, o_LOCKED=locked,
+            **more)
     if family != "ecp5":
         raise ValueError(f"family must be 'xc7' or 'ecp5', not {family!r}")
     # CLKOP divides the oscillator down to the phase detector's frequency, for the feedback only, so
     # that CLKOS is free to be any fraction. Phases count from divider - 1, which is none. The
     # attributes are the analogue settings that Project Trellis' PLL tool gives every PLL.
+    more = {}
+    for number, (clock, divide, phase) in enumerate(others, 2):
+        eighths, rest = divmod(8 * divide * phase, 360)  # of a period of the oscillator
+        if rest:
+            raise ValueError(f"phase must be a multiple of 45 / {divide} degrees, not {phase!r}")
+        more |= {f"a_FREQUENCY_PIN_CLKOS{number}": f"{plan.vco / divide:g}",
+                 f"p_CLKOS{number}_ENABLE": "ENABLED", f"p_CLKOS{number}_DIV": divide,
+                 f"p_CLKOS{number}_CPHASE": divide - 1 + eighths // 8,
+                 f"p_CLKOS{number}_FPHASE": eighths % 8, f"i_ENCLKOS{number}": Const(0, 1),
+                 f"o_CLKOS{number}": clock}
     return Instance(
         "EHXPLLL", a_FREQUENCY_PIN_CLKI=f"{plan.input:g}",
         a_FREQUENCY_PIN_CLKOS=f"{plan.output:g}", a_ICP_CURRENT="12", a_LPF_RESISTOR="8",
@@ -117,4 +138,4 @@ def pll_instance(family, plan, *, source, output, feedback, locked):
         i_PHASESEL0=Const(0, 1), i_PHASESEL1=Const(0, 1), i_PHASEDIR=Const(1, 1),
         i_PHASESTEP=Const(1, 1), i_PHASELOADREG=Const(1, 1), i_PLLWAKESYNC=Const(0, 1),
         i_ENCLKOP=Const(0, 1), i_ENCLKOS=Const(0, 1),
-        o_CLKOP=feedback, o_CLKOS=output, o_LOCK=locked)
+        o_CLKOP=feedback, o_CLKOS=output, o_LOCK=locked, **more)

@@ -138,8 +138,10 @@ def _html(value):
               "streams.")
 @click.option("--timeline", metavar="FILE", callback=lambda ctx, param, value: value and
               _html(value), help="Write a picture (.html) of what the engines did.")
-@click.option("--memory", type=click.Choice(["bram"]), help="Play the program from a memory beside "
-              "the accelerator, as a board with resident programs does; bram: block RAM.")
+@click.option("--memory", metavar="MEMORY", callback=lambda ctx, param, value: value and
+              _memory(value), help="Play the program from a memory beside the accelerator, as a "
+              "board with resident programs does: `bram`, block RAM, or `dram:ulx3s_85f`, "
+              "`dram:arty_s7_50`, the board's SDRAM or DDR3 (extra `dram`).")
 @_SIMULATOR
 @json_option
 def simulate(batch, stalls, trace, pieces, timeline, memory, simulator, as_json, **choice):
@@ -171,7 +173,7 @@ def simulate(batch, stalls, trace, pieces, timeline, memory, simulator, as_json,
         try:
             result = run(case.model, case.config, case.inputs, batch=batch, trace=trace,
                          seed=stalls, simulator=simulator, progress=update,
-                         memory=_memory(memory),
+                         memory=memory,
                          optimize="-O0" if choice["is_random"] else "-Os")
         except CompileError as error:
             if "scratchpad" not in str(error):
@@ -195,10 +197,11 @@ def simulate(batch, stalls, trace, pieces, timeline, memory, simulator, as_json,
 
 
 def _memory(name):
-    """Return the maker of a simulated memory for resident programs, or None."""
-    from systola.sim.runs.simulated_memory import MEMORIES
+    """Return `name` if it is that of a memory."""
+    from systola.sim.runs.simulated_memory import find_memory
 
-    return MEMORIES.get(name)
+    find_memory(name)
+    return name
 
 
 def _run_pieces(case, trace, simulator, update, as_json):

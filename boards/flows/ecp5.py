@@ -34,15 +34,21 @@ _LIBRARY = "read_verilog -lib +/lattice/cells_sim_ecp5.v +/lattice/cells_bb_ecp5
 _CHECKS = ("design -save whole\nsimplemap\nselect -assert-none t:$_DLATCH* t:$_SR_*\n"
            "check -assert\ndesign -load whole\n")
 
+_FILES = '{% for file in platform.iter_files(".v") %}\nread_verilog {{file}}\n{% endfor %}\n'
+"""What Jinja makes a command of for each Verilog file of the platform."""
+
 _KINDS = {"lut": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 4}, "ff": {"TRELLIS_FF": 1},
           "carry": {"CCU2C": 1}, "dsp": {"MULT18X18D": 1, "ALU54B": 1}, "bram": {"DP16KD": 1}}
 """What of the table of sizes each primitive takes; a carry cell has two LUTs, a LUT memory four."""
 
 
-def yosys_script(top, read, checks=""):
-    """Return Yosys' commands from the file `read` to ``<top>.json`` and ``stat.json``, flat."""
-    return (f"{_LIBRARY}read_rtlil {read}\nhierarchy -check -top {top}\nproc\nflatten\nopt\n"
-            f"wreduce\npeepopt\nopt_clean\n{checks}{_WIDE_MULTIPLIERS}"
+def yosys_script(top, read, checks="", *, others=""):
+    """Return Yosys' commands from the file `read` to ``<top>.json`` and ``stat.json``, flat.
+
+    `others` are commands that read what is instantiated there.
+    """
+    return (f"{_LIBRARY}read_rtlil {read}\n{others}hierarchy -check -top {top}\nproc\nflatten\n"
+            f"opt\nwreduce\npeepopt\nopt_clean\n{checks}{_WIDE_MULTIPLIERS}"
             f"synth_lattice -family ecp5 -nodsp -top {top}\ndelete t:$scopeinfo\n"
             f"tee -q -o stat.json stat -json\nwrite_json {top}.json\n")
 
@@ -112,7 +118,7 @@ class Ecp5Flow:
         return {"build_{{name}}.sh": self.build_script_templates["build_{{name}}.sh"],
                 "{{name}}.lpf": stock["{{name}}.lpf"],
                 "{{name}}.il": "{{platform.prepared(emit_rtlil())}}",
-                "run.ys": yosys_script("{{name}}", "{{name}}.il", _CHECKS)}
+                "run.ys": yosys_script("{{name}}", "{{name}}.il", _CHECKS, others=_FILES)}
 
     @property
     def command_templates(self):

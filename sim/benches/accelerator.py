@@ -27,14 +27,14 @@ from cocotbext.axi import (
     AxiStreamSource,
 )
 
-from systola.sim.verilog.player import (
+from systola.sim.verilog.runner import finish_task, next_task
+from systola.sim.verilog.stream_files import (
     LAST_BYTES,
     RESULT_FILE,
     STREAM_FILE,
     TRACE_FILE,
     record_bytes,
 )
-from systola.sim.verilog.runner import finish_task, next_task
 from systola.sim.verilog.ticker import CYCLES
 from systola.sw_driver.driver.driver import Accelerator
 from systola.sw_driver.driver.resident import ResidentPrograms
@@ -152,7 +152,7 @@ class _ExtSink:
 
 
 class _Files:
-    """The simulation itself drives both streams (``sim/verilog/player.py``); wakes up per frame."""
+    """The simulation itself drives both streams (``sim/verilog/stream_files.py``); wakes up per frame."""
 
     def __init__(self, dut):
         self.dut, self.width = dut, len(dut.m_axis_tdata) // 8

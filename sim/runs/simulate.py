@@ -13,9 +13,10 @@ from systola.files.cache import cache_dir
 from systola.hw.accelerator import Accelerator
 from systola.hw.generate import TOP
 from systola.model.graph.integer_forward import forward
+from systola.sim.runs.simulated_memory import find_memory, resident_verilog
 from systola.sim.runs.timeline import Timeline, read_timeline
-from systola.sim.verilog.player import HOST, host_verilog
 from systola.sim.verilog.runner import Session, build_text, cached_verilog
+from systola.sim.verilog.stream_files import HOST, host_verilog
 from systola.sw_driver.compiler.compiler import batches, compile_network
 from systola.sw_driver.program.directory import DIRECTORY_BYTES
 
@@ -115,18 +116,19 @@ def accelerator_verilog(config, *, simulator="verilator"):
                           key=[config.to_dict(), "trace"], simulator=simulator)
 
 
-def build_accelerator(config, *, simulator="verilator", optimize="-Os", memory=None):
+def build_accelerator(config, *, simulator="verilator", optimize="-Os", memory=None, size=0):
     """Compile the accelerator of `config`, with what drives it in simulation.
 
-    With a `SimulatedMemory`, with a player in front that plays programs from it.
+    With one of ``simulated_memory.MEMORIES``, a player in front plays programs from its `size`
+    beats.
     """
     if memory is None:
-        path, inputs = accelerator_verilog(config, simulator=simulator), {}
+        path, inputs, model = accelerator_verilog(config, simulator=simulator), {}, ""
     else:
-        path, inputs = memory.verilog(config, simulator=simulator), {"loading": 1, "place": 32}
-    text = path.read_text() + host_verilog(config, TOP, inputs=inputs)
-    return build_text(text + (memory.model if memory else ""), top=HOST, simulator=simulator,
-                      optimize=optimize)
+        path = resident_verilog(config, memory, size, simulator=simulator)
+        inputs, model = {"loading": 1, "place": 32}, memory.model
+    text = path.read_text() + host_verilog(config, TOP, inputs=inputs) + model
+    return build_text(text, top=HOST, simulator=simulator, optimize=optimize)
 
 
 def simulate(graph, config, inputs, *, batch=1, trace=True, untraced=True, seed=None, stall=0.5,
@@ -155,9 +157,9 @@ def simulate(graph, config, inputs, *, batch=1, trace=True, untraced=True, seed=
     streams : str, optional
         What drives the streams: ``file`` (the simulation itself; default), ``python`` (default
         with a seed) or ``cocotbext``.
-    memory : callable, optional
-        Returns, for the configuration and the beats that the programs need, the `SimulatedMemory`
-        that they are played from; by default they are streamed.
+    memory : str, optional
+        One of ``simulated_memory.MEMORIES``, from which programs are played; by default they are
+        streamed.
     simulator, optimize : str
         See `systola.sim.verilog.runner.build_component`.
     progress : callable, optional
@@ -178,7 +180,9 @@ def simulate(graph, config, inputs, *, batch=1, trace=True, untraced=True, seed=
     progress = progress or (lambda *args, **more: None)
     result, clock = Simulation(images=images, batch=batch), _Clock()
     progress(0, None, text="compiling the program")
-    programs = [compile_network(graph, config, trace=traced, images=batch)
+    memory = None if memory is None else find_memory(memory)
+    supply = memory and memory.supply(config)
+    programs = [compile_network(graph, config, trace=traced, images=batch, supply=supply)
                 for traced, wanted in ((True, trace), (False, untraced)) if wanted]
     result.seconds["program"] = clock.lap()
     progress(0, None, text="compiling the simulation")
@@ -189,9 +193,9 @@ def simulate(graph, config, inputs, *, batch=1, trace=True, untraced=True, seed=
             raise ValueError("memory must not be given with a seed or with streams that are no "
                              "file: nothing is streamed then")
         needed = max(len(program.stream) for program in programs) + DIRECTORY_BYTES
-        memory = memory(config, -(-needed // config.bus_bytes))
-        params["memory_beats"] = memory.beats
-    built = build_accelerator(config, simulator=simulator, optimize=optimize, memory=memory)
+        params["memory_beats"] = memory.size(config, -(-needed // config.bus_bytes))
+    built = build_accelerator(config, simulator=simulator, optimize=optimize, memory=memory,
+                              size=params.get("memory_beats", 0))
     result.seconds["compile"] = clock.lap()
     progress(0, None, text="simulating")
     with ThreadPoolExecutor(len(programs) + 1) as pool:

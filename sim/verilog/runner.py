@@ -271,6 +271,12 @@ class Session:
                     f"{_tail(self._folder / 'log')}")
         return _get(result)
 
+    @property
+    def log(self):
+        """What the simulation has printed; all of it once it has ended."""
+        path = self._folder / "log"
+        return path.read_text(errors="replace") if path.is_file() else ""
+
     def stop(self):
         """End the simulation; a task under way that ends with it still has its result."""
         (self._folder / "close").touch()

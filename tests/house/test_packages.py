@@ -156,7 +156,7 @@ def test_what_no_package_repairs(metadata, error):
 
 
 def test_the_default_is_all_extras():
-    named = EXTRAS.keys() - {"cluster", "compare", "explore", "parquet", "timm", "train",
+    named = EXTRAS.keys() - {"cluster", "compare", "dram", "explore", "parquet", "timm", "train",
                             "transformers", "dev"}
     parts = {line for extra in named for line in EXTRAS[extra]}
     assert parts - {"systola[generate]"} == set(PROJECT["dependencies"]) - {"pytest>=8"}

@@ -1,0 +1,1 @@
+"""External memories of the boards: LiteDRAM's controllers, and what they give."""

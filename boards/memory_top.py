@@ -1,0 +1,89 @@
+"""A board that tests its external memory: all of it is written and read, once after each reset."""
+
+from amaranth import ClockDomain, ClockSignal, Module, Signal
+from amaranth.hdl import Elaboratable
+from amaranth.lib import io, wiring
+from amaranth.lib.cdc import ResetSynchronizer
+
+from systola.boards.dram.chips import find_dram
+from systola.boards.dram.controller import generate_controller
+from systola.boards.dram.memory import DramMemory
+from systola.boards.dram.sdr_pins import clock_outputs, sdr_connections
+from systola.boards.pll import PllPlan, pll_instance
+from systola.hw.resident.memory_checker import MemoryChecker
+
+__all__ = ["MEMORY_LEDS", "MemoryTop"]
+
+MEMORY_LEDS = "works", "done", "wrong", "heartbeat"
+"""What the LEDs show: the memory was started, all of it was read, and not as it was written."""
+
+
+class MemoryTop(Elaboratable):
+    """A `DramMemory` behind pins and a `MemoryChecker` before it.
+
+    Parameters
+    ----------
+    board : Board
+        A board with SDR memory.
+    mhz : float, optional
+        Frequency instead of the board's.
+    phases : int, optional
+        Cycles of the memory in a cycle of its controller, by default the most.
+    bus_bytes : int
+        Bytes of a beat.
+
+    Attributes
+    ----------
+    plan : PllPlan
+        The PLL's dividers and exact frequency.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        Without LiteDRAM, which the extra ``dram`` brings.
+    ValueError
+        If the board has no such memory, or it does not run at that frequency.
+    """
+
+    def __init__(self, board, *, mhz=None, phases=None, bus_bytes=8):
+        self.board, self.bus_bytes = board, bus_bytes
+        self.dram = find_dram(board.name, phases)
+        if self.dram.kind != "SDR":
+            raise ValueError(f"board must be one with SDR memory, not {board.name!r}")
+        mhz = board.clock_mhz if mhz is None else mhz
+        # Both clocks are of one oscillator, whose divider for the faster one is given.
+        fast = board.pll.plan(board.source[1], mhz * self.dram.phases)
+        self.plan = PllPlan(fast.input, fast.divide, fast.multiply,
+                            fast.output_divide * self.dram.phases)
+        self.controller = generate_controller(self.dram, self.plan.output)
+
+    def elaborate(self, platform):
+        m = Module()
+        platform.add_file(f"{self.controller.name}.v", self.controller.verilog)
+        clocks, others = clock_outputs(self.dram, self.plan.output_divide)
+        self._elaborate_clock(m, platform, others)
+        m.submodules.memory = memory = DramMemory(
+            self.controller, bus_bytes=self.bus_bytes,
+            connections=sdr_connections(m, platform, self.dram, clocks))
+        m.submodules.checker = checker = MemoryChecker(bus_bytes=self.bus_bytes, size=memory.size)
+        wiring.connect(m, checker.port, memory.port)
+        second = Signal(range(int(self.plan.output * 1e6)))
+        m.d.sync += second.eq(second + 1)
+        for number, value in enumerate((memory.works, checker.done, checker.wrong, second[-1])):
+            m.submodules[f"{MEMORY_LEDS[number]}_pin"] = pin = io.Buffer(
+                "o", platform.request("led", number, dir="-"))
+            m.d.comb += pin.o.eq(value)
+        return m
+
+    def _elaborate_clock(self, m, platform, others):
+        m.domains.sync = ClockDomain()
+        m.submodules.source = source = io.Buffer(
+            "i", platform.request(self.board.source[0], dir="-"))
+        m.submodules.button = button = io.Buffer(
+            "i", platform.request(*self.board.reset, dir="-"))
+        output, feedback, locked, hold = Signal(), Signal(), Signal(), Signal()
+        m.submodules.pll = pll_instance(self.board.family, self.plan, source=source.i,
+                                        output=output, feedback=feedback, locked=locked,
+                                        others=others)
+        m.d.comb += [ClockSignal().eq(output), hold.eq(~locked | button.i)]
+        m.submodules.reset = ResetSynchronizer(hold)
