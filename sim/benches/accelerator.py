@@ -152,7 +152,10 @@ class _ExtSink:
 
 
 class _Files:
-    """The simulation itself drives both streams (``sim/verilog/stream_files.py``); wakes up per frame."""
+    """The simulation itself drives both streams (``sim/verilog/stream_files.py``).
+
+    Wakes up per frame.
+    """
 
     def __init__(self, dut):
         self.dut, self.width = dut, len(dut.m_axis_tdata) // 8

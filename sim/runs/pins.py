@@ -1,9 +1,9 @@
 """What the pins of an accelerator did in a simulation, to be played to another form of it.
 
-A module with the accelerator's ports goes between the host (``sim/verilog/stream_files.py``) and the
-accelerator and writes, at every rising edge of the clock, what was on all pins before it. Played as
-inputs, the record drives a mapped netlist exactly as the host drove the Verilog, and says what its
-outputs must be; so the netlist needs no bench of its own.
+A module with the accelerator's ports goes between the host (``sim/verilog/stream_files.py``) and
+the accelerator and writes, at every rising edge of the clock, what was on all pins before it.
+Played as inputs, the record drives a mapped netlist exactly as the host drove the Verilog, and says
+what its outputs must be; so the netlist needs no bench of its own.
 """
 
 import re
