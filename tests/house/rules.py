@@ -54,7 +54,8 @@ ROOMS = {
     "boards/synthesis": "hw hw/contract hw/matrix/systolic hw/parts hw/vector",
     "boards/flows": "hw/accelerator hw/contract hw/parts/target boards/synthesis",
     "boards/dram": "amaranth hw/parts hw/resident",
-    "boards": "amaranth hw/linked hw/contract hw/host/uart hw/parts/target boards/flows",
+    "boards": "amaranth hw/linked hw/contract hw/host/uart hw/parts/target hw/resident boards/dram "
+              "boards/flows",
     "boards/power": "numpy files hw/contract/numbers hw/matrix/baselines hw/matrix/systolic "
                     "hw/verilog model/data "
                     "model/evaluation model/graph model/operators model/quantization/codebooks "
