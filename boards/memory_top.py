@@ -60,7 +60,7 @@ class MemoryTop(Elaboratable):
     def elaborate(self, platform):
         m = Module()
         platform.add_file(f"{self.controller.name}.v", self.controller.verilog)
-        clocks, others = clock_outputs(self.dram, self.plan.output_divide)
+        clocks, others = clock_outputs(self.dram, self.plan)
         self._elaborate_clock(m, platform, others)
         m.submodules.memory = memory = DramMemory(
             self.controller, bus_bytes=self.bus_bytes,

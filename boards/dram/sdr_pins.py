@@ -3,27 +3,56 @@
 from amaranth import Instance, ResetSignal, Signal
 from amaranth.lib import io
 
-__all__ = ["clock_outputs", "sdr_connections"]
+__all__ = ["DATA_NS", "chip_phase", "clock_outputs", "sdr_connections"]
 
 _NAMES = {"clk_en": "cke", "cs": "cs_n", "ras": "ras_n", "cas": "cas_n", "we": "we_n", "a": "a",
           "ba": "ba", "dqm": "dm"}
 """What the controller calls the pins of Amaranth's resource ``sdram``."""
 
-_ADVANCE = {1: 90, 2: 180}
-"""Degrees by which the chip's clock is behind that of its commands. Its data arrive at an edge that
-the PHY counts on, so much later that the way out and back is in it: a quarter of a long cycle, half
-of a short one."""
+DATA_NS = 7.5, 11.0
+"""From an edge of the chip's clock, as the FPGA makes it, until the data before it are gone from
+the FPGA's registers, and until those of this edge are there. Estimates: 5 ns through an output
+buffer, the board and an input buffer, and 2.5 and 6 ns of the chip (tOH, tAC of CAS latency 2)."""
+
+_COMMAND_NS = 2.0, 1.5  # setup and hold of the chip, and what its pins differ
 
 
-def clock_outputs(dram, divide):
+def chip_phase(dram, mhz):
+    """Return the degrees by which the clock of SDR memory has to be behind that of its commands.
+
+    Commands change at the edges of the controller's faster clock; the PHY takes data at one of
+    these, an edge later if there are two phases. That one, and the chip's edge between commands,
+    shall have as much time as there can be before and after them. At 50 MHz it is what LiteX has
+    for the board, 90 degrees with one phase and 180 with two; slower ones need more, faster ones
+    less.
+
+    Raises ``ValueError`` if no phase has any time left.
+    """
+    period = 1e3 / (mhz * dram.phases)
+    gone, there = DATA_NS
+    setup, hold = _COMMAND_NS
+
+    def margin(phase):
+        behind = phase / 360 * period
+        data = dram.phases * period - behind
+        return min(data - there, period + gone - data, behind - setup, period - behind - hold)
+
+    best = max(range(0, 360, 45), key=margin)
+    if margin(best) <= 0:
+        raise ValueError(f"mhz must leave the memory time for its data with {dram.phases} phases, "
+                         f"not {mhz!r}")
+    return best
+
+
+def clock_outputs(dram, plan):
     """Return the signals of the clocks that a controller needs, and a PLL's `others` for them.
 
-    `divide` is the divider of the PLL's output that the controller has, a multiple of the phases.
+    `plan` is that of the controller's clock, its divider a multiple of the phases.
     """
     names = ("chip",) if dram.phases == 1 else ("chip", "double")
     clocks = {name: Signal(name=f"{name}_clock") for name in names}
-    fast = divide // dram.phases
-    return clocks, [(clock, fast, _ADVANCE[dram.phases] if name == "chip" else 0)
+    phases = {"chip": chip_phase(dram, plan.output), "double": 0}
+    return clocks, [(clock, plan.output_divide // dram.phases, phases[name])
                     for name, clock in clocks.items()]
 
 

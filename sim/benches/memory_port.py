@@ -16,7 +16,7 @@ from cocotb.triggers import RisingEdge
 
 from systola.sim.verilog.runner import finish_task, next_task
 
-__all__ = ["memory_port"]
+__all__ = ["memory_port", "requests"]
 
 
 @cocotb.test()
@@ -24,7 +24,7 @@ async def memory_port(dut):
     """Run one task after the other until the session is closed."""
     Clock(dut.clk, 10, "ns").start()
     while task := next_task():
-        finish_task({}, **await _run(dut, *task))
+        finish_task({}, **await requests(dut, *task))
 
 
 async def _reset(dut, edge):
@@ -39,16 +39,16 @@ async def _reset(dut, edge):
         await edge
 
 
-async def _run(dut, params, arrays):
-    """Run one task, or fail when nothing moves for `patience` cycles."""
+async def requests(dut, params, arrays):
+    """Run one task, or fail when nothing moves for `patience` cycles; return the arrays."""
     rng = None if params["seed"] is None else random.Random(params["seed"])
     edge, size = RisingEdge(dut.clk), arrays["beats"].shape[1]
-    requests, beats = arrays["requests"].tolist(), iter(arrays["beats"])
+    asked, beats = arrays["requests"].tolist(), iter(arrays["beats"])
     if params["reset"]:
         await _reset(dut, edge)
-    wanted = sum(count for _, count in requests)
+    wanted = sum(count for _, count in asked)
     taken, got, cycles, offered, ready, cycle, quiet = [], [], [], None, False, 0, 0
-    while len(taken) < len(requests) or len(got) < wanted:
+    while len(taken) < len(asked) or len(got) < wanted:
         moved = False
         if ready and int(dut.port__data__valid.value):
             got.append(int(dut.port__data__payload.value))
@@ -58,8 +58,8 @@ async def _run(dut, params, arrays):
             offered[0].value = 0
             offered, moved = None, True
             taken.append(cycle)
-        if offered is None and len(taken) < len(requests) and not (rng and rng.random() < 0.3):
-            address, count = requests[len(taken)]
+        if offered is None and len(taken) < len(asked) and not (rng and rng.random() < 0.3):
+            address, count = asked[len(taken)]
             kind = "read" if count else "write"
             offered = getattr(dut, f"port__{kind}__valid"), getattr(dut, f"port__{kind}__ready")
             content = count or int.from_bytes(next(beats).tobytes(), "little")

@@ -168,7 +168,7 @@ def test_a_core_has_the_pins_of_its_chip(litedram, dram):
     core = generate_controller(dram, dram.mhz, name="other_name")
     ports = re.search(r"^module other_name \((.*?)^\);", core.verilog, re.M | re.S)[1]
     assert all(re.search(rf"\b{pin}\b", ports) for pin in core.pins)
-    assert core.pins["dram_dq"] == dram.data_bits
+    assert core.pins["dram_dq_i" if dram.kind == "SDR" else "dram_dq"] == dram.data_bits
     assert dram.words * dram.word_bytes == dram.bytes
     assert re.search(rf"\[{(dram.words - 1).bit_length() - 1}:0\] cmd_addr\b", ports)
 
