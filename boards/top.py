@@ -5,6 +5,7 @@ from amaranth.hdl import Elaboratable, Fragment
 from amaranth.lib import io
 from amaranth.lib.cdc import ResetSynchronizer
 
+from systola.boards.board_memory import BoardMemory
 from systola.boards.pll import pll_instance
 from systola.hw.contract.regmap import REGISTERS
 from systola.hw.host.uart import baud_divisor
@@ -41,8 +42,8 @@ class BoardTop(Elaboratable):
         Frequency instead of the board's.
     baud : int, optional
         Bits per second instead of the board's.
-    memory : component, optional
-        As of `LinkedAccelerator`.
+    memory : component or BoardMemory, optional
+        As of `LinkedAccelerator`, or the memory beside the FPGA.
     accelerator : component, optional
         Something else with the accelerator's ports.
 
@@ -61,17 +62,27 @@ class BoardTop(Elaboratable):
         self.board, self.config = board, config
         self.plan, self.divisor = plan_clock(board, mhz, baud)
         self.accelerator, self.memory = accelerator, memory
+        if isinstance(memory, BoardMemory):
+            self.plan = memory.plan
+            self.divisor = baud_divisor(self.plan.output * 1e6, baud or board.baud)
 
     @property
     def link(self):
         """What a host needs to know: its ``baud``, and the ``memory_bytes`` for programs."""
-        return {"baud": round(self.plan.output * 1e6 / self.divisor),
-                "memory_bytes": self.memory.size * self.config.bus_bytes if self.memory else 0}
+        memory = self.memory
+        if isinstance(memory, BoardMemory):
+            size = memory.dram.bytes
+        else:
+            size = memory.size * self.config.bus_bytes if memory else 0
+        return {"baud": round(self.plan.output * 1e6 / self.divisor), "memory_bytes": size}
 
     def elaborate(self, platform):
         m = Module()
-        self._elaborate_clock(m, platform)
-        linked = LinkedAccelerator(self.config, divisor=self.divisor, memory=self.memory,
+        memory, clocks = self.memory, []
+        if isinstance(memory, BoardMemory):
+            clocks, memory = memory.clocks, memory.component(m, platform, self.config.bus_bytes)
+        self._elaborate_clock(m, platform, clocks)
+        linked = LinkedAccelerator(self.config, divisor=self.divisor, memory=memory,
                                    accelerator=self.accelerator)
         # The units know families, not platforms of boards.
         m.submodules.linked = Fragment.get(linked, Primitives(self.board.family))
@@ -86,13 +97,14 @@ class BoardTop(Elaboratable):
         m.submodules[f"{name}_pin"] = buffer = io.Buffer(direction, port)
         return buffer.i if direction == "i" else buffer.o
 
-    def _elaborate_clock(self, m, platform):
+    def _elaborate_clock(self, m, platform, others):
         m.domains.sync = ClockDomain()
         source = self._pin(m, "i", platform.request(self.board.source[0], dir="-"), "clock")
         button = self._pin(m, "i", platform.request(*self.board.reset, dir="-"), "reset")
         output, feedback, locked, hold = Signal(), Signal(), Signal(), Signal()
         m.submodules.pll = pll_instance(self.board.family, self.plan, source=source,
-                                        output=output, feedback=feedback, locked=locked)
+                                        output=output, feedback=feedback, locked=locked,
+                                        others=others)
         if self.board.family == "xc7":
             m.submodules.clock_buffer = Instance("BUFG", i_I=output, o_O=ClockSignal())
         else:  # nextpnr promotes the net

@@ -64,8 +64,9 @@ def generate(config, output, name, mapped, player, as_json):
               help="With --board: frequency of its PLL.  [the board's]")
 @click.option("--baud", type=click.IntRange(min=1), metavar="RATE",
               help="With --board: bits per second of its serial link.  [the board's]")
-@click.option("--memory", type=click.Choice(["bram"]), help="With --board: a memory for resident "
-              "programs; bram: the FPGA's own block RAM.")
+@click.option("--memory", type=click.Choice(["bram", "dram"]), help="With --board: a memory for "
+              "resident programs; bram: the FPGA's own block RAM, dram: the memory beside it "
+              "(extra `dram`).")
 @click.option("--memory-bytes", type=click.IntRange(min=2048), metavar="N",
               help="With --memory bram: its size.  [65536]")
 @click.option("--router", metavar="ROUTER",
@@ -94,12 +95,12 @@ def synth(ctx, config, family, array, depth, board, output, seeds, freq, baud, m
         if name in foreign:
             raise click.UsageError(f"{option} needs --board" if board is None
                                    else f"{option} and --board exclude each other")
-    if memory is None and memory_bytes is not None:
-        raise click.UsageError("--memory-bytes is the size of a memory: it needs --memory")
+    if memory != "bram" and memory_bytes is not None:
+        raise click.UsageError("--memory-bytes is the size of block RAM: it needs --memory bram")
     if board is not None:
         return _synth_board(board, config if "config" in chosen else None, as_json, output=output,
                             mhz=freq, baud=baud,
-                            memory_bytes=(memory_bytes or 65536) if memory else 0,
+                            memory=memory, memory_bytes=memory_bytes or 65536,
                             seeds=3 if seeds is None else seeds, router=router,
                             minutes=120 if minutes is None else minutes)
     given = {name: value for name, value in shape.items() if value is not None}
