@@ -16,6 +16,7 @@ from systola.cli.board_link import (
     timeout_option,
 )
 from systola.cli.console import config_option, emit, given_options, json_option, progress
+from systola.cli.memory_option import memory_option
 from systola.cli.model_options import say_images
 
 __all__ = ["program_name", "run", "serve"]
@@ -169,8 +170,7 @@ def _say(report, seconds):
 @config_option
 @click.option("--link", default="build/board", show_default=True, metavar="PATH",
               help="Where to put the serial port.")
-@click.option("--memory", type=click.Choice(["bram"]), help="Give the board a memory for resident "
-              "programs; bram: the FPGA's own block RAM.")
+@memory_option("Give the board a memory for resident programs")
 @click.option("--memory-bytes", type=click.IntRange(min=2048), default=1 << 22, show_default=True,
               metavar="N", help="With --memory bram, its size.")
 @click.pass_context
@@ -183,12 +183,11 @@ def serve(ctx, config, link, memory, memory_bytes):
     """
     from systola.sim.runs.serve import serve_board
 
-    if memory is None and "memory_bytes" in given_options(ctx):
-        raise click.UsageError("--memory-bytes is the size of a memory: it needs --memory")
+    if memory != "bram" and "memory_bytes" in given_options(ctx):
+        raise click.UsageError("--memory-bytes is the size of block RAM: it needs --memory bram")
     Path(link).absolute().parent.mkdir(parents=True, exist_ok=True)
-    size = memory_bytes if memory else 0
     with (progress("compiling the board") as update,
-          serve_board(config, link, memory_bytes=size) as alive):
+          serve_board(config, link, memory=memory, memory_bytes=memory_bytes) as alive):
         update(text=f"serving at {link}")
         click.echo(f"serial port: {link}")
         try:

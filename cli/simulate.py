@@ -13,6 +13,7 @@ from systola.cli.console import (
     progress,
     table,
 )
+from systola.cli.memory_option import memory_option
 from systola.cli.model_options import say_images
 from systola.hw.contract.config import ATTENTIONS
 
@@ -138,10 +139,7 @@ def _html(value):
               "streams.")
 @click.option("--timeline", metavar="FILE", callback=lambda ctx, param, value: value and
               _html(value), help="Write a picture (.html) of what the engines did.")
-@click.option("--memory", metavar="MEMORY", callback=lambda ctx, param, value: value and
-              _memory(value), help="Play the program from a memory beside the accelerator, as a "
-              "board with resident programs does: `bram`, block RAM, or `dram:ulx3s_85f`, "
-              "`dram:arty_s7_50`, the board's SDRAM or DDR3 (extra `dram`).")
+@memory_option("Play the program from a memory beside the accelerator")
 @_SIMULATOR
 @json_option
 def simulate(batch, stalls, trace, pieces, timeline, memory, simulator, as_json, **choice):
@@ -194,14 +192,6 @@ def simulate(batch, stalls, trace, pieces, timeline, memory, simulator, as_json,
         say_images(report.get("data"))
         _show_simulation(report)
     return 1 if result.mismatches else 0
-
-
-def _memory(name):
-    """Return `name` if it is that of a memory."""
-    from systola.sim.runs.simulated_memory import find_memory
-
-    find_memory(name)
-    return name
 
 
 def _run_pieces(case, trace, simulator, update, as_json):

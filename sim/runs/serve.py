@@ -8,7 +8,7 @@ from pathlib import Path
 
 from systola.hw.host.uart import DIVISOR_MIN
 from systola.hw.linked import LinkedAccelerator
-from systola.hw.resident.block_memory import BlockMemory
+from systola.sim.runs.simulated_memory import find_memory
 from systola.sim.verilog.line import LINE, line_verilog
 from systola.sim.verilog.runner import Session, SimulationError, build_text, cached_verilog
 from systola.sim.verilog.toolcheck import posix_module
@@ -18,26 +18,31 @@ __all__ = ["build_board_simulation", "serve_board"]
 _TOP = "board"
 
 
-def build_board_simulation(config, *, divisor=DIVISOR_MIN, memory_bytes=0, optimize="-Os"):
+def build_board_simulation(config, *, divisor=DIVISOR_MIN, memory=None, memory_bytes=0,
+                           optimize="-Os"):
     """Compile an accelerator of `config` behind a UART of `divisor` cycles a bit, and its line.
 
-    With `memory_bytes`, it has as much block RAM for resident programs.
+    With `memory`, one of ``simulated_memory.MEMORIES``, it has that for resident programs; block
+    RAM has `memory_bytes`.
     """
-    beats = memory_bytes // config.bus_bytes
+    memory = memory and find_memory(memory)
+    size = memory.size(config, memory_bytes // config.bus_bytes) if memory else 0
 
     def linked():
-        memory = BlockMemory(bus_bytes=config.bus_bytes, size=beats) if beats else None
-        return LinkedAccelerator(config, divisor=divisor, memory=memory)
+        return LinkedAccelerator(config, divisor=divisor,
+                                 memory=memory.make(config, size) if memory else None)
 
-    path = cached_verilog(linked, name=_TOP, key=[config.to_dict(), divisor, beats])
-    return build_text(path.read_text() + line_verilog(_TOP, divisor), top=LINE, optimize=optimize)
+    model = memory.model if memory else ""
+    path = cached_verilog(linked, name=_TOP, key=[config.to_dict(), divisor, size, model])
+    return build_text(path.read_text() + line_verilog(_TOP, divisor) + model, top=LINE,
+                      optimize=optimize)
 
 
 @contextlib.contextmanager
-def serve_board(config, link, *, memory_bytes=0, optimize="-Os"):
+def serve_board(config, link, *, memory=None, memory_bytes=0, optimize="-Os"):
     """Simulate a board whose serial port is the pseudo-terminal at `link`, while in the context.
 
-    With `memory_bytes`, it has as much memory for resident programs.
+    `memory` and `memory_bytes` are as of `build_board_simulation`.
 
     Yields a function that returns whether the simulation still runs. `link` is a symbolic link
     that comes and goes with it. Raises ``ValueError`` if something else is at `link`, or its folder
@@ -51,7 +56,8 @@ def serve_board(config, link, *, memory_bytes=0, optimize="-Os"):
     if not link.parent.is_dir():
         raise ValueError(f"link {str(link)!r} must be in an existing folder")
     link.unlink(missing_ok=True)
-    built = build_board_simulation(config, memory_bytes=memory_bytes, optimize=optimize)
+    built = build_board_simulation(config, memory=memory, memory_bytes=memory_bytes,
+                                   optimize=optimize)
     failure = []
     with Session(built, "systola.sim.benches.board") as session:
 

@@ -244,7 +244,7 @@ def soak_faults(count, seed, *, config=PRESETS["tiny"], memory_bytes=_MEMORY_BYT
     start = time.monotonic()
     if progress:
         progress(0, count, "compiling the board")
-    built = build_board_simulation(config, memory_bytes=memory_bytes)
+    built = build_board_simulation(config, memory="bram", memory_bytes=memory_bytes)
     cases = small_cases(seed, config)
     total = Counter()
     by_kind, by_event, errors = Counter(), Counter(), Counter()

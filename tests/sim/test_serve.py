@@ -30,7 +30,7 @@ def run(capsys, *arguments, command="run"):
 def test_digits_over_simulated_uart_bits(tmp_path, capsys):
     link, file = tmp_path / "port", tmp_path / "config.json"
     file.write_text(json.dumps(SMALL.to_dict()))
-    with serve_board(SMALL, link, memory_bytes=MEMORY) as alive:
+    with serve_board(SMALL, link, memory="bram", memory_bytes=MEMORY) as alive:
         assert link.is_symlink()
         code, report, err = run(capsys, "--port", link, "--model", "digits", "--config", file)
         assert code == 0, err
@@ -56,7 +56,7 @@ def test_digits_from_the_memory_of_a_simulated_board(tmp_path, capsys):
     link, file = tmp_path / "port", tmp_path / "config.json"
     file.write_text(json.dumps(SMALL.to_dict()))
     board = "--port", link, "--config", file
-    with serve_board(SMALL, link, memory_bytes=MEMORY):
+    with serve_board(SMALL, link, memory="bram", memory_bytes=MEMORY):
         code, report, err = run(capsys, *board, command="flash")
         assert code == 0, err
         assert (report["memory_bytes"], report["programs"]) == (MEMORY, [])
@@ -138,7 +138,8 @@ def test_links_that_cannot_be(tmp_path):
     (["flash", "--port", "x", "--model", "digits", "--remove", "a"], "either --model or --remove"),
     (["run", "--registers", "x", "--model", "digits", "--resident"], "--resident needs --port"),
     (["run", "--port", "x", "--model", "digits", "--name", "n"], "it needs --resident"),
-    (["serve", "--memory-bytes", "4096"], "it needs --memory"),
+    (["serve", "--memory-bytes", "4096"], "it needs --memory bram"),
+    (["serve", "--memory", "x"], "memory must be one of bram, dram:ulx3s_85f, dram:arty_s7_50"),
     (["flash", "--port", "/nowhere"], "port '/nowhere' cannot be opened")])
 def test_what_is_refused(arguments, message, capsys):
     assert main(arguments) == 2
