@@ -180,7 +180,7 @@ def simulate(batch, stalls, trace, pieces, timeline, memory, simulator, as_json,
                                **error.needs) from None
     config = case.config
     report = {**case.about, "rows": config.rows, "cols": config.cols,
-              "attention": config.attention, "memory": memory, **result.report()}
+              "attention": config.attention, **result.report()}
     if case.labels is not None:
         report["labels"] = case.labels.tolist()
         report["correct"] = int((result.logits.argmax(axis=1) == case.labels).sum())
@@ -256,6 +256,10 @@ def _show_simulation(report):
     if memory := report["scratchpad"]:
         click.echo(f"scratchpad words: {memory['peak']:,} at once, {memory['attention']:,} of "
                    f"attention in all")
+    if memory := report["memory"]:
+        click.echo(f"{memory['program']:,} bytes of program from {memory['name']}: "
+                   f"{memory['needed']:.2f} bytes a cycle needed, {memory['given']:.2f} there, "
+                   f"{memory['used']:.2f} used")
     if "array_idle" in report:
         _show_idle(report["array_idle"], last - first)
     layers = [row for row in report["bandwidth"] or ()

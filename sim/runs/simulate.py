@@ -64,6 +64,10 @@ class Simulation:
     scratchpad : dict or None
         Words: the ``peak`` that is needed at once, ``used`` up to the last one, and those that
         softmax writes, ``attention`` of all heads and layers.
+    memory : dict or None
+        That the program was played from: ``name``, bytes of the ``program``, bytes a cycle that it
+        took of them (``used``), that it would have taken of a memory as fast as the stream
+        (``needed``, by the stalls of the stream), and that there are (``given``).
     logits : int64 array (images, classes), or None
         From the accelerator.
     tensors : list of dict
@@ -90,6 +94,7 @@ class Simulation:
     timeline: Timeline | None = None
     bandwidth: list | None = None
     scratchpad: dict | None = None
+    memory: dict | None = None
     logits: np.ndarray | None = None
     tensors: list = field(default_factory=list)
     seconds: dict = field(default_factory=dict)
@@ -99,7 +104,8 @@ class Simulation:
         """Return the figures as plain data."""
         names = ("images", "batch", "mismatches", "tensors_compared", "elements_compared",
                  "differing", "cycles", "cycles_predicted", "window", "utilisation", "passes",
-                 "overhead", "counters", "bandwidth", "scratchpad", "seconds", "cycles_per_second")
+                 "overhead", "counters", "bandwidth", "scratchpad", "memory", "seconds",
+                 "cycles_per_second")
         report = {name: getattr(self, name) for name in names}
         if self.timeline is not None:
             report["array_idle"] = {
@@ -206,6 +212,13 @@ def simulate(graph, config, inputs, *, batch=1, trace=True, untraced=True, seed=
     result.seconds["simulate"] = clock.lap()
     progress(0, None, text="comparing")
     _gather(result, graph, runs, expected)
+    if memory is not None:
+        size, cycles = len(programs[-1].stream), result.cycles
+        pace = supply.pace if supply else 1
+        result.memory = {
+            "name": memory.name, "program": size, "used": round(size / cycles, 3),
+            "needed": round(size / (cycles - result.counters["stream_stall"]), 3),
+            "given": round(config.bus_bytes / pace, 3)}
     result.seconds["compare"] = clock.lap()
     return result
 

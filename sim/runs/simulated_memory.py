@@ -48,7 +48,7 @@ class ExternalRam:
     @property
     def name(self):
         """What it is called."""
-        return f"dram of {self.board}"
+        return f"dram:{self.board}"
 
     @property
     def _dram(self):
@@ -94,7 +94,7 @@ class ExternalRam:
         return DramMemory(self._controller, bus_bytes=config.bus_bytes)
 
 
-MEMORIES = {"bram": BlockRam(), **{f"dram:{board}": ExternalRam(board) for board in DRAMS}}
+MEMORIES = {"bram": BlockRam(), **{ram.name: ram for ram in map(ExternalRam, DRAMS)}}
 """Memories by name."""
 
 
