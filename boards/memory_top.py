@@ -1,12 +1,13 @@
 """A board that tests its external memory: all of it is written and read, once after each reset."""
 
-from amaranth import ClockDomain, ClockSignal, Module, Signal
+from amaranth import ClockDomain, ClockSignal, Instance, Module, Signal
 from amaranth.hdl import Elaboratable
 from amaranth.lib import io, wiring
 from amaranth.lib.cdc import ResetSynchronizer
 
 from systola.boards.dram.chips import find_dram
 from systola.boards.dram.controller import generate_controller
+from systola.boards.dram.ddr3_pins import DRAM_DOMAIN, ddr3_clocks, ddr3_connections
 from systola.boards.dram.memory import DramMemory
 from systola.boards.dram.sdr_pins import clock_outputs, sdr_connections
 from systola.boards.pll import PllPlan, pll_instance
@@ -24,7 +25,7 @@ class MemoryTop(Elaboratable):
     Parameters
     ----------
     board : Board
-        A board with SDR memory.
+        A board with external memory.
     mhz : float, optional
         Frequency instead of the board's.
     phases : int, optional
@@ -48,23 +49,27 @@ class MemoryTop(Elaboratable):
     def __init__(self, board, *, mhz=None, phases=None, bus_bytes=8):
         self.board, self.bus_bytes = board, bus_bytes
         self.dram = find_dram(board.name, phases)
-        if self.dram.kind != "SDR":
-            raise ValueError(f"board must be one with SDR memory, not {board.name!r}")
         mhz = board.clock_mhz if mhz is None else mhz
-        # Both clocks are of one oscillator, whose divider for the faster one is given.
-        fast = board.pll.plan(board.source[1], mhz * self.dram.phases)
-        self.plan = PllPlan(fast.input, fast.divide, fast.multiply,
-                            fast.output_divide * self.dram.phases)
-        self.controller = generate_controller(self.dram, self.plan.output)
+        # All clocks are of one oscillator, whose divider for the fastest one is given.
+        fast = self.dram.phases * (mhz if self.dram.kind == "SDR" else self.dram.mhz)
+        plan = board.pll.plan(board.source[1], fast)
+        self.plan = PllPlan(plan.input, plan.divide, plan.multiply, round(plan.vco / mhz))
+        self.controller = generate_controller(
+            self.dram, self.plan.output if self.dram.kind == "SDR" else self.dram.mhz)
 
     def elaborate(self, platform):
         m = Module()
         platform.add_file(f"{self.controller.name}.v", self.controller.verilog)
-        clocks, others = clock_outputs(self.dram, self.plan)
-        self._elaborate_clock(m, platform, others)
+        if self.dram.kind == "SDR":
+            clocks, others = clock_outputs(self.dram, self.plan)
+            self._elaborate_clock(m, platform, others)
+            domain, connections = "sync", sdr_connections(m, platform, self.dram, clocks)
+        else:
+            connections, others, hold = ddr3_clocks(m, self.plan, self.dram)
+            hold(self._elaborate_clock(m, platform, others))
+            domain, connections = DRAM_DOMAIN, connections | ddr3_connections(m, platform)
         m.submodules.memory = memory = DramMemory(
-            self.controller, bus_bytes=self.bus_bytes,
-            connections=sdr_connections(m, platform, self.dram, clocks))
+            self.controller, bus_bytes=self.bus_bytes, connections=connections, domain=domain)
         m.submodules.checker = checker = MemoryChecker(bus_bytes=self.bus_bytes, size=memory.size)
         wiring.connect(m, checker.port, memory.port)
         second = Signal(range(int(self.plan.output * 1e6)))
@@ -76,6 +81,7 @@ class MemoryTop(Elaboratable):
         return m
 
     def _elaborate_clock(self, m, platform, others):
+        """Make the clock of domain ``sync`` and the `others`; return what holds all in reset."""
         m.domains.sync = ClockDomain()
         m.submodules.source = source = io.Buffer(
             "i", platform.request(self.board.source[0], dir="-"))
@@ -85,5 +91,10 @@ class MemoryTop(Elaboratable):
         m.submodules.pll = pll_instance(self.board.family, self.plan, source=source.i,
                                         output=output, feedback=feedback, locked=locked,
                                         others=others)
-        m.d.comb += [ClockSignal().eq(output), hold.eq(~locked | button.i)]
+        if self.board.family == "xc7":
+            m.submodules.clock_buffer = Instance("BUFG", i_I=output, o_O=ClockSignal())
+        else:  # nextpnr promotes the net
+            m.d.comb += ClockSignal().eq(output)
+        m.d.comb += hold.eq(~locked | button.i)
         m.submodules.reset = ResetSynchronizer(hold)
+        return hold

@@ -14,6 +14,7 @@ from sdram_chip import SdramChip
 from systola.boards.board import find_board
 from systola.boards.dram.chips import find_dram
 from systola.boards.dram.controller import generate_controller
+from systola.boards.dram.ddr3_pins import ddr3_clocks
 from systola.boards.dram.memory import DramMemory
 from systola.boards.dram.sdr_pins import DATA_NS, chip_phase, clock_outputs
 from systola.boards.memory_top import MEMORY_LEDS, MemoryTop
@@ -132,5 +133,18 @@ def test_a_board_that_tests_its_memory_has_its_pins_and_its_controller():
     located = re.findall(r'LOCATE COMP "(\w+)', files["top.lpf"])
     assert sum(name.startswith("sdram") for name in located) == 39
     assert sum(name.startswith("led") for name in located) == len(MEMORY_LEDS)
-    with pytest.raises(ValueError, match=r"^board must be one with SDR memory, not 'arty_s7_50'$"):
-        MemoryTop(find_board("arty_s7_50"))
+
+
+def test_a_board_with_ddr3_memory_has_five_clocks_of_one_oscillator():
+    pytest.importorskip("litedram")
+    board = find_board("arty_s7_50")
+    top = MemoryTop(board)
+    assert (top.plan.output, top.plan.vco, top.controller.mhz) == (50.0, 1200.0, 100.0)
+    files = board.platform(top.plan.output).prepare(top, "top").files
+    assert "read_rtlil top.il\nread_verilog dram_core.v\nhierarchy" in files["run.ys"]
+    dividers = re.findall(r"parameter \\CLKOUT(\d)_DIVIDE (\d+)", files["top.il"])
+    assert sorted(dividers) == [("0", "24"), ("1", "12"), ("2", "3"), ("3", "3"), ("4", "6")]
+    located = re.findall(r'set_property LOC \w+ \[get_ports "(\w+)', files["top.xdc"])
+    assert sum(name.startswith("ddr3") for name in located) == 48
+    with pytest.raises(ValueError, match=r"^mhz must be of an oscillator that also gives 200 MHz"):
+        ddr3_clocks(Module(), PllPlan(100.0, 1, 9, 18), find_dram("arty_s7_50"))
