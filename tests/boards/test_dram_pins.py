@@ -146,5 +146,5 @@ def test_a_board_with_ddr3_memory_has_five_clocks_of_one_oscillator():
     assert sorted(dividers) == [("0", "24"), ("1", "12"), ("2", "3"), ("3", "3"), ("4", "6")]
     located = re.findall(r'set_property LOC \w+ \[get_ports "(\w+)', files["top.xdc"])
     assert sum(name.startswith("ddr3") for name in located) == 48
-    with pytest.raises(ValueError, match=r"^mhz must be of an oscillator that also gives 200 MHz"):
+    with pytest.raises(ValueError, match=r"^mhz must be of an oscillator that also gives 400 MHz"):
         ddr3_clocks(Module(), PllPlan(100.0, 1, 9, 18), find_dram("arty_s7_50"))
