@@ -30,10 +30,10 @@ PINS = "cke", "cs_n", "ras_n", "cas_n", "we_n", "ba", "a", "dm"
 class Board(wiring.Component):
     """A controller and a chip; the bench is the clocks, and the wires from chip to FPGA."""
 
-    def __init__(self, controller):
-        self.controller = controller
+    def __init__(self, controller, bus_bytes):
+        self.controller, self.bus_bytes = controller, bus_bytes
         super().__init__({
-            "port": In(MemoryPort(bus_bytes=8)), "works": Out(1), "double_clock": In(1),
+            "port": In(MemoryPort(bus_bytes=bus_bytes)), "works": Out(1), "double_clock": In(1),
             "chip_clk": In(1), "chip_data": Out(16), "fpga_data": In(16), "errors": Out(16),
             "mode": Out(13), "refreshes": Out(16)})
 
@@ -44,9 +44,10 @@ class Board(wiring.Component):
         connections = {f"o_dram_{pin}": getattr(chip, pin) for pin in PINS}
         if self.controller.dram.phases == 2:
             connections |= {"i_sys2x_clk": self.double_clock, "i_sys2x_rst": ResetSignal()}
-        m.submodules.memory = memory = DramMemory(self.controller, bus_bytes=8, connections={
-            **connections, "i_dram_dq_i": self.fpga_data, "o_dram_dq_o": chip.written,
-            "o_dram_dq_oe": Signal(16)})
+        connections |= {"i_dram_dq_i": self.fpga_data, "o_dram_dq_o": chip.written,
+                        "o_dram_dq_oe": Signal(16)}
+        m.submodules.memory = memory = DramMemory(self.controller, bus_bytes=self.bus_bytes,
+                                                  connections=connections)
         wiring.connect(m, wiring.flipped(self.port), memory.port)
         m.d.comb += [self.works.eq(memory.works), self.chip_data.eq(chip.data),
                      self.errors.eq(chip.errors), self.mode.eq(chip.mode),
@@ -55,17 +56,17 @@ class Board(wiring.Component):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("phases", [1, 2])
-def test_data_are_exact_with_the_phase_that_is_computed(phases):
+@pytest.mark.parametrize(("phases", "bus_bytes"), [(1, 8), (2, 8), (2, 2)])
+def test_data_are_exact_with_the_phase_that_is_computed(phases, bus_bytes):
     pytest.importorskip("litedram")
     dram, rng = find_dram("ulx3s_85f", phases), np.random.default_rng(phases)
     controller = generate_controller(dram, MHZ, simulated="pins")
     # The chip of the test needs no hundreds of microseconds.
     short = dataclasses.replace(controller, steps=tuple(
         (address, value, min(pause, 60)) for address, value, pause in controller.steps))
-    built = build_text(to_verilog(Board(short), "pins") + controller.verilog, top="pins",
+    built = build_text(to_verilog(Board(short, bus_bytes), "pins") + controller.verilog, top="pins",
                        optimize="-O1")
-    beats = rng.integers(0, 256, (400, 8), dtype=np.uint8)
+    beats = rng.integers(0, 256, (400, bus_bytes), dtype=np.uint8)
     requests = np.array([*((k, 0) for k in range(400)), (0, 400)], dtype=np.int64)
     right = chip_phase(dram, MHZ)
     for degrees, exact in (right, True), ((right + 180) % 360, False):
