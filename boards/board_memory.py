@@ -2,6 +2,7 @@
 
 from systola.boards.dram.chips import find_dram
 from systola.boards.dram.controller import generate_controller
+from systola.boards.dram.ddr3_pins import DRAM_DOMAIN, ddr3_clocks, ddr3_connections
 from systola.boards.dram.memory import DramMemory
 from systola.boards.dram.sdr_pins import clock_outputs, sdr_connections
 from systola.boards.pll import PllPlan
@@ -10,14 +11,14 @@ __all__ = ["BoardMemory"]
 
 
 class BoardMemory:
-    """SDR memory of a board, with the controller in the design's own clock.
+    """External memory of a board: SDR with the design's clock, DDR3 with one of its own.
 
     Parameters
     ----------
     board : Board
-        A board with SDR memory.
+        A board with external memory.
     mhz : float, optional
-        Frequency instead of the board's.
+        Frequency of the design instead of the board's.
     phases : int, optional
         Cycles of the memory in a cycle of its controller, by default the most.
 
@@ -25,10 +26,10 @@ class BoardMemory:
     ----------
     plan : PllPlan
         The PLL's dividers and exact frequency, from which all clocks can be had.
+    dram : Dram
+        The memory.
     controller : Controller
         LiteDRAM's.
-    clocks : list
-        The ``others`` that `pll_instance` needs.
 
     Raises
     ------
@@ -40,18 +41,35 @@ class BoardMemory:
 
     def __init__(self, board, *, mhz=None, phases=None):
         self.board, self.dram = board, find_dram(board.name, phases)
-        if self.dram.kind != "SDR":
-            raise ValueError(f"board must be one with SDR memory, not {board.name!r}")
         mhz = board.clock_mhz if mhz is None else mhz
-        # Both clocks are of one oscillator, whose divider for the faster one is given.
-        fast = board.pll.plan(board.source[1], mhz * self.dram.phases)
-        self.plan = PllPlan(fast.input, fast.divide, fast.multiply,
-                            fast.output_divide * self.dram.phases)
-        self.controller = generate_controller(self.dram, self.plan.output)
-        self._clocks, self.clocks = clock_outputs(self.dram, self.plan)
+        # All clocks are of one oscillator, whose divider for the fastest one is given.
+        fast = self.dram.phases * (mhz if self.dram.kind == "SDR" else self.dram.mhz)
+        plan = board.pll.plan(board.source[1], fast)
+        self.plan = PllPlan(plan.input, plan.divide, plan.multiply, round(plan.vco / mhz))
+        self.controller = generate_controller(
+            self.dram, self.plan.output if self.dram.kind == "SDR" else self.dram.mhz)
+        self._clocks = None
+
+    def clocks(self, m):
+        """Return the `others` that the PLL has to make, and what is told what holds all in reset.
+
+        What belongs to them is put into `m`.
+        """
+        if self.dram.kind == "SDR":
+            self._clocks, others = clock_outputs(self.dram, self.plan)
+            return others, lambda hold: None
+        self._clocks, others, hold = ddr3_clocks(m, self.plan, self.dram)
+        return others, hold
 
     def component(self, m, platform, bus_bytes):
-        """Return the `DramMemory`, with its pins' buffers in `m`, and its Verilog in `platform`."""
+        """Return the `DramMemory`, with its pins' buffers in `m`, and its Verilog in `platform`.
+
+        `clocks` must have been called before.
+        """
         platform.add_file(f"{self.controller.name}.v", self.controller.verilog)
-        return DramMemory(self.controller, bus_bytes=bus_bytes,
-                          connections=sdr_connections(m, platform, self.dram, self._clocks))
+        if self.dram.kind == "SDR":
+            domain, connections = "sync", sdr_connections(m, platform, self.dram, self._clocks)
+        else:
+            domain, connections = DRAM_DOMAIN, self._clocks | ddr3_connections(m, platform)
+        return DramMemory(self.controller, bus_bytes=bus_bytes, connections=connections,
+                          domain=domain)

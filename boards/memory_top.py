@@ -1,6 +1,6 @@
 """A board that tests its external memory: all of it is written and read, once after each reset."""
 
-from amaranth import ClockDomain, ClockSignal, Module, Signal
+from amaranth import ClockDomain, ClockSignal, Instance, Module, Signal
 from amaranth.hdl import Elaboratable
 from amaranth.lib import io, wiring
 from amaranth.lib.cdc import ResetSynchronizer
@@ -21,7 +21,7 @@ class MemoryTop(Elaboratable):
     Parameters
     ----------
     board : Board
-        A board with SDR memory.
+        A board with external memory.
     mhz : float, optional
         Frequency instead of the board's.
     phases : int, optional
@@ -49,7 +49,8 @@ class MemoryTop(Elaboratable):
 
     def elaborate(self, platform):
         m = Module()
-        self._elaborate_clock(m, platform, self.memory.clocks)
+        others, hold = self.memory.clocks(m)
+        hold(self._elaborate_clock(m, platform, others))
         m.submodules.memory = memory = self.memory.component(m, platform, self.bus_bytes)
         m.submodules.checker = checker = MemoryChecker(bus_bytes=self.bus_bytes, size=memory.size)
         wiring.connect(m, checker.port, memory.port)
@@ -62,6 +63,7 @@ class MemoryTop(Elaboratable):
         return m
 
     def _elaborate_clock(self, m, platform, others):
+        """Make the clock of domain ``sync`` and the `others`; return what holds all in reset."""
         m.domains.sync = ClockDomain()
         m.submodules.source = source = io.Buffer(
             "i", platform.request(self.board.source[0], dir="-"))
@@ -71,5 +73,10 @@ class MemoryTop(Elaboratable):
         m.submodules.pll = pll_instance(self.board.family, self.plan, source=source.i,
                                         output=output, feedback=feedback, locked=locked,
                                         others=others)
-        m.d.comb += [ClockSignal().eq(output), hold.eq(~locked | button.i)]
+        if self.board.family == "xc7":
+            m.submodules.clock_buffer = Instance("BUFG", i_I=output, o_O=ClockSignal())
+        else:  # nextpnr promotes the net
+            m.d.comb += ClockSignal().eq(output)
+        m.d.comb += hold.eq(~locked | button.i)
         m.submodules.reset = ResetSynchronizer(hold)
+        return hold

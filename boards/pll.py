@@ -6,7 +6,7 @@ from amaranth import Const, Instance
 
 __all__ = ["ECP5_PLL", "XC7_PLL", "Pll", "PllPlan", "pll_instance"]
 
-_OTHERS = 2
+_OTHERS = {"xc7": 5, "ecp5": 2}
 
 _ERROR_MAX = 0.01
 """Largest deviation from the frequency that was asked for."""
@@ -90,11 +90,11 @@ def pll_instance(family, plan, *, source, output, feedback, locked, others=()):
     """Return the instance of the PLL of `family` (``xc7`` or ``ecp5``) that carries out `plan`.
 
     `source` drives it; it drives `output`, `feedback` (an otherwise unused signal) and `locked`.
-    And up to two `others`, each a signal, its divider in place of that of the plan, and its phase
-    in degrees behind `output`, a multiple of 45 divided by its divider.
+    And up to five `others`, two of an ECP5, each a signal, its divider in place of that of the
+    plan, and its phase in degrees behind `output`, a multiple of 45 divided by its divider.
     """
-    if len(others) > _OTHERS:
-        raise ValueError(f"others must be at most {_OTHERS}, not {len(others)}")
+    if len(others) > _OTHERS.get(family, 0):
+        raise ValueError(f"others must be at most {_OTHERS.get(family, 0)}, not {len(others)}")
     if family == "xc7":
         more = {}
         for number, (clock, divide, phase) in enumerate(others, 1):

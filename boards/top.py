@@ -78,10 +78,13 @@ class BoardTop(Elaboratable):
 
     def elaborate(self, platform):
         m = Module()
-        memory, clocks = self.memory, []
+        memory = self.memory
         if isinstance(memory, BoardMemory):
-            clocks, memory = memory.clocks, memory.component(m, platform, self.config.bus_bytes)
-        self._elaborate_clock(m, platform, clocks)
+            others, hold = memory.clocks(m)
+            hold(self._elaborate_clock(m, platform, others))
+            memory = memory.component(m, platform, self.config.bus_bytes)
+        else:
+            self._elaborate_clock(m, platform, [])
         linked = LinkedAccelerator(self.config, divisor=self.divisor, memory=memory,
                                    accelerator=self.accelerator)
         # The units know families, not platforms of boards.
@@ -98,6 +101,7 @@ class BoardTop(Elaboratable):
         return buffer.i if direction == "i" else buffer.o
 
     def _elaborate_clock(self, m, platform, others):
+        """Make the clock of domain ``sync`` and the `others`; return what holds all in reset."""
         m.domains.sync = ClockDomain()
         source = self._pin(m, "i", platform.request(self.board.source[0], dir="-"), "clock")
         button = self._pin(m, "i", platform.request(*self.board.reset, dir="-"), "reset")
@@ -111,6 +115,7 @@ class BoardTop(Elaboratable):
             m.d.comb += ClockSignal().eq(output)
         m.d.comb += hold.eq(~locked | button)
         m.submodules.reset = ResetSynchronizer(hold)
+        return hold
 
     def _elaborate_leds(self, m, platform, status):
         second = Signal(range(int(self.plan.output * 1e6)))

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from systola.boards.flows.flow import (
+    VERILOG_FILES,
     BoardResult,
     ToolError,
     best_of,
@@ -33,9 +34,6 @@ _LIBRARY = "read_verilog -lib +/lattice/cells_sim_ecp5.v +/lattice/cells_bb_ecp5
 
 _CHECKS = ("design -save whole\nsimplemap\nselect -assert-none t:$_DLATCH* t:$_SR_*\n"
            "check -assert\ndesign -load whole\n")
-
-_FILES = '{% for file in platform.iter_files(".v") %}\nread_verilog {{file}}\n{% endfor %}\n'
-"""What Jinja makes a command of for each Verilog file of the platform."""
 
 _KINDS = {"lut": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 4}, "ff": {"TRELLIS_FF": 1},
           "carry": {"CCU2C": 1}, "dsp": {"MULT18X18D": 1, "ALU54B": 1}, "bram": {"DP16KD": 1}}
@@ -118,7 +116,7 @@ class Ecp5Flow:
         return {"build_{{name}}.sh": self.build_script_templates["build_{{name}}.sh"],
                 "{{name}}.lpf": stock["{{name}}.lpf"],
                 "{{name}}.il": "{{platform.prepared(emit_rtlil())}}",
-                "run.ys": yosys_script("{{name}}", "{{name}}.il", _CHECKS, others=_FILES)}
+                "run.ys": yosys_script("{{name}}", "{{name}}.il", _CHECKS, others=VERILOG_FILES)}
 
     @property
     def command_templates(self):

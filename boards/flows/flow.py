@@ -17,8 +17,12 @@ from pathlib import Path
 
 from systola.boards.synthesis.watch import OutOfTime, tail, watch
 
-__all__ = ["BoardResult", "NotRouted", "ToolError", "best_of", "check_folder", "find_tool",
-           "publish", "publish_result", "run_seeds", "run_tool", "scratch"]
+__all__ = ["VERILOG_FILES", "BoardResult", "NotRouted", "ToolError", "best_of", "check_folder",
+           "find_tool", "publish", "publish_result", "run_seeds", "run_tool", "scratch"]
+
+VERILOG_FILES = (
+    '{% for file in platform.iter_files(".v") %}\nread_verilog {{file}}\n{% endfor %}\n')
+"""What Jinja makes Yosys' commands of that read the Verilog files of a platform."""
 
 _LAST = 5
 """Lines at the end of a log that may say why a tool stopped."""

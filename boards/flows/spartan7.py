@@ -13,6 +13,7 @@ from systola.boards.flows.fabric import Fabric
 from systola.boards.flows.fasm import FasmError, parse_fasm
 from systola.boards.flows.fasm_check import check_cells, check_pins
 from systola.boards.flows.flow import (
+    VERILOG_FILES,
     BoardResult,
     NotRouted,
     ToolError,
@@ -65,8 +66,10 @@ set_property {{name}} {{value}} [get_ports {{port|tcl_quote}}]
 """
 
 
-def yosys_script(top, read):
+def yosys_script(top, read, *, others=""):
     """Return Yosys' commands from the file `read` to ``<top>.json`` (flat) and ``stat.json``.
+
+    `others` are commands that read what is instantiated there.
 
     ``written.json`` gets the DSP slices as the design has them, before any tool touches them.
     Hierarchical as long as possible, which is faster and gives the sizes of modules. Shift
@@ -79,7 +82,7 @@ def yosys_script(top, read):
              f"-top {top} -run")
     return (
         "read_verilog -lib +/xilinx/cells_sim.v +/xilinx/cells_xtra.v\n"
-        f"read_rtlil {read}\nhierarchy -check -top {top}\nproc\ndesign -save whole\n"
+        f"read_rtlil {read}\n{others}hierarchy -check -top {top}\nproc\ndesign -save whole\n"
         "setattr -mod -unset keep_hierarchy *\nflatten\nopt_clean\n"
         f"select t:DSP48E1\nwrite_json -selected {_WRITTEN}\nselect -clear\nsimplemap\n"
         "select -assert-none t:$_DLATCH* t:$_SR_*\ncheck -assert\ndesign -load whole\n"
@@ -108,7 +111,8 @@ class Spartan7Flow:
         """Netlist, script and constraints."""
         return {"build_{{name}}.sh": self._xray_file_templates["build_{{name}}.sh"],
                 "{{name}}.il": "{{platform.prepared(emit_rtlil())}}",
-                "run.ys": yosys_script("{{name}}", "{{name}}.il"), "{{name}}.xdc": _XDC}
+                "run.ys": yosys_script("{{name}}", "{{name}}.il", others=VERILOG_FILES),
+                "{{name}}.xdc": _XDC}
 
     @property
     def command_templates(self):

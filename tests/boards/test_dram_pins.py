@@ -14,6 +14,7 @@ from sdram_chip import SdramChip
 from systola.boards.board import find_board
 from systola.boards.dram.chips import find_dram
 from systola.boards.dram.controller import generate_controller
+from systola.boards.dram.ddr3_pins import ddr3_clocks
 from systola.boards.dram.memory import DramMemory
 from systola.boards.dram.sdr_pins import DATA_NS, chip_phase, clock_outputs
 from systola.boards.memory_top import MEMORY_LEDS, MemoryTop
@@ -29,10 +30,10 @@ PINS = "cke", "cs_n", "ras_n", "cas_n", "we_n", "ba", "a", "dm"
 class Board(wiring.Component):
     """A controller and a chip; the bench is the clocks, and the wires from chip to FPGA."""
 
-    def __init__(self, controller):
-        self.controller = controller
+    def __init__(self, controller, bus_bytes):
+        self.controller, self.bus_bytes = controller, bus_bytes
         super().__init__({
-            "port": In(MemoryPort(bus_bytes=8)), "works": Out(1), "double_clock": In(1),
+            "port": In(MemoryPort(bus_bytes=bus_bytes)), "works": Out(1), "double_clock": In(1),
             "chip_clk": In(1), "chip_data": Out(16), "fpga_data": In(16), "errors": Out(16),
             "mode": Out(13), "refreshes": Out(16)})
 
@@ -43,9 +44,10 @@ class Board(wiring.Component):
         connections = {f"o_dram_{pin}": getattr(chip, pin) for pin in PINS}
         if self.controller.dram.phases == 2:
             connections |= {"i_sys2x_clk": self.double_clock, "i_sys2x_rst": ResetSignal()}
-        m.submodules.memory = memory = DramMemory(self.controller, bus_bytes=8, connections={
-            **connections, "i_dram_dq_i": self.fpga_data, "o_dram_dq_o": chip.written,
-            "o_dram_dq_oe": Signal(16)})
+        connections |= {"i_dram_dq_i": self.fpga_data, "o_dram_dq_o": chip.written,
+                        "o_dram_dq_oe": Signal(16)}
+        m.submodules.memory = memory = DramMemory(self.controller, bus_bytes=self.bus_bytes,
+                                                  connections=connections)
         wiring.connect(m, wiring.flipped(self.port), memory.port)
         m.d.comb += [self.works.eq(memory.works), self.chip_data.eq(chip.data),
                      self.errors.eq(chip.errors), self.mode.eq(chip.mode),
@@ -54,17 +56,17 @@ class Board(wiring.Component):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("phases", [1, 2])
-def test_data_are_exact_with_the_phase_that_is_computed(phases):
+@pytest.mark.parametrize(("phases", "bus_bytes"), [(1, 8), (2, 8), (2, 2)])
+def test_data_are_exact_with_the_phase_that_is_computed(phases, bus_bytes):
     pytest.importorskip("litedram")
     dram, rng = find_dram("ulx3s_85f", phases), np.random.default_rng(phases)
     controller = generate_controller(dram, MHZ, simulated="pins")
     # The chip of the test needs no hundreds of microseconds.
     short = dataclasses.replace(controller, steps=tuple(
         (address, value, min(pause, 60)) for address, value, pause in controller.steps))
-    built = build_text(to_verilog(Board(short), "pins") + controller.verilog, top="pins",
+    built = build_text(to_verilog(Board(short, bus_bytes), "pins") + controller.verilog, top="pins",
                        optimize="-O1")
-    beats = rng.integers(0, 256, (400, 8), dtype=np.uint8)
+    beats = rng.integers(0, 256, (400, bus_bytes), dtype=np.uint8)
     requests = np.array([*((k, 0) for k in range(400)), (0, 400)], dtype=np.int64)
     right = chip_phase(dram, MHZ)
     for degrees, exact in (right, True), ((right + 180) % 360, False):
@@ -132,5 +134,18 @@ def test_a_board_that_tests_its_memory_has_its_pins_and_its_controller():
     located = re.findall(r'LOCATE COMP "(\w+)', files["top.lpf"])
     assert sum(name.startswith("sdram") for name in located) == 39
     assert sum(name.startswith("led") for name in located) == len(MEMORY_LEDS)
-    with pytest.raises(ValueError, match=r"^board must be one with SDR memory, not 'arty_s7_50'$"):
-        MemoryTop(find_board("arty_s7_50"))
+
+
+def test_a_board_with_ddr3_memory_has_five_clocks_of_one_oscillator():
+    pytest.importorskip("litedram")
+    board = find_board("arty_s7_50")
+    top = MemoryTop(board)
+    assert (top.plan.output, top.plan.vco, top.controller.mhz) == (50.0, 1200.0, 100.0)
+    files = board.platform(top.plan.output).prepare(top, "top").files
+    assert "read_rtlil top.il\nread_verilog dram_core.v\nhierarchy" in files["run.ys"]
+    dividers = re.findall(r"parameter \\CLKOUT(\d)_DIVIDE (\d+)", files["top.il"])
+    assert sorted(dividers) == [("0", "24"), ("1", "12"), ("2", "3"), ("3", "3"), ("4", "6")]
+    located = re.findall(r'set_property LOC \w+ \[get_ports "(\w+)', files["top.xdc"])
+    assert sum(name.startswith("ddr3") for name in located) == 48
+    with pytest.raises(ValueError, match=r"^mhz must be of an oscillator that also gives 400 MHz"):
+        ddr3_clocks(Module(), PllPlan(100.0, 1, 9, 18), find_dram("arty_s7_50"))
