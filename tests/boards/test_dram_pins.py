@@ -127,10 +127,10 @@ def test_a_board_that_tests_its_memory_has_its_pins_and_its_controller():
     pytest.importorskip("litedram")
     board = find_board("ulx3s_85f")
     top = MemoryTop(board)
-    assert (top.plan.output, top.dram.phases) == (50.0, 2)
+    assert (top.plan.output, top.memory.dram.phases) == (50.0, 2)
     files = board.platform(top.plan.output).prepare(top, "top").files
     assert "read_rtlil top.il\nread_verilog dram_core.v\nhierarchy" in files["run.ys"]
-    assert files["dram_core.v"] == top.controller.verilog
+    assert files["dram_core.v"] == top.memory.controller.verilog
     located = re.findall(r'LOCATE COMP "(\w+)', files["top.lpf"])
     assert sum(name.startswith("sdram") for name in located) == 39
     assert sum(name.startswith("led") for name in located) == len(MEMORY_LEDS)
@@ -140,7 +140,7 @@ def test_a_board_with_ddr3_memory_has_five_clocks_of_one_oscillator():
     pytest.importorskip("litedram")
     board = find_board("arty_s7_50")
     top = MemoryTop(board)
-    assert (top.plan.output, top.plan.vco, top.controller.mhz) == (50.0, 1200.0, 100.0)
+    assert (top.plan.output, top.plan.vco, top.memory.controller.mhz) == (50.0, 1200.0, 100.0)
     files = board.platform(top.plan.output).prepare(top, "top").files
     assert "read_rtlil top.il\nread_verilog dram_core.v\nhierarchy" in files["run.ys"]
     dividers = re.findall(r"parameter \\CLKOUT(\d)_DIVIDE (\d+)", files["top.il"])

@@ -63,7 +63,7 @@ class Wire(Port):
     def close(self):
         pass
 
-run._serial = lambda port, baud: UartTransport(Wire())
+run.open_link = lambda port, baud, registers, timeout: UartTransport(Wire())
 sys.exit(main(sys.argv[1:]))
 """
 """The command, with the model of a board behind every port."""
