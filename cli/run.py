@@ -6,19 +6,21 @@ from pathlib import Path
 
 import click
 
-from systola.cli.console import config_option, emit, given_options, json_option, progress
+from systola.cli.board_link import (
+    built_option,
+    check_link,
+    find_config,
+    link_options,
+    open_link,
+)
+from systola.cli.console import config_option, emit, json_option, progress
 from systola.cli.model_options import say_images
 
 __all__ = ["run", "serve"]
 
 
 @click.command()
-@click.option("--port", metavar="PORT",
-              help="Serial port of the board, or a URL that pyserial knows.")
-@click.option("--registers", metavar="DEVICE", help="Instead: registers of an accelerator of "
-              "`systola generate --mapped` on this chip, /dev/uioN or /dev/mem@ADDRESS.")
-@click.option("--baud", type=click.IntRange(min=1), default=1_000_000, show_default=True,
-              metavar="RATE", help="Bits per second.")
+@link_options
 @click.option("--model", "source", required=True, metavar="MODEL",
               help="`digits`, `fashion`, an integer model from `systola quantize`, or a "
                    "float checkpoint.")
@@ -28,8 +30,7 @@ __all__ = ["run", "serve"]
               help="Images that one run computes: the program is sent once for all of them.")
 @click.option("--data", metavar="PATH", help="Images and labels, as `systola evaluate` takes them; "
               "default: those of digits or fashion.")
-@click.option("--config", "config", metavar="CONFIG", help="What the board was built from, if it "
-              "is no preset: a .toml or .json file of fields.")
+@built_option
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0,
               show_default=True, metavar="S", help="Seconds that an image may take on the board.")
 @json_option
@@ -45,18 +46,14 @@ def run(ctx, port, baud, registers, source, images, batch, data, config, timeout
     from systola.sw_driver.compiler.compiler import batches, compile_network
     from systola.sw_driver.driver.driver import Accelerator
 
-    if (port is None) == (registers is None):
-        raise click.UsageError("give either --port or --registers")
-    if registers and "baud" in given_options(ctx):
-        raise click.UsageError("--baud is the rate of a serial port: it needs --port and excludes "
-                               "--registers")
+    check_link(ctx, port, registers)
     if batch > images:
         raise click.UsageError(f"--batch must be at most the {images} of --images, not {batch}")
     with progress("opening the board") as update:
-        transport = _serial(port, baud) if port else _mapped(registers)
+        transport = open_link(port, baud, registers)
         with contextlib.closing(transport):
             accelerator = Accelerator(transport, timeout=timeout)
-            built = _find_config(accelerator.config_hash, config)
+            built = find_config(accelerator.config_hash, config)
             update(text="preparing the model")
             case = choose_case(source, is_random=False, random_weights=False, config=built,
                                attention=None, blocks=None, seed=None, images=images, data=data,
@@ -97,43 +94,11 @@ def run(ctx, port, baud, registers, source, images, batch, data, config, timeout
         click.echo(f"{report['cycles']:,} cycles for a run of {batch} on the board, "
                    f"{seconds / images:.2f} s an image with {report['bytes']:,} bytes to send a "
                    f"run; {report['repeats']} repetitions on the line")
+        if report["mismatches"]:
+            click.echo(f"which part of the board is wrong: systola selftest "
+                       f"{f'--port {port}' if port else f'--registers {registers}'}"
+                       f"{f' --config {config}' if config else ''}")
     return 1 if report["mismatches"] else 0
-
-
-def _serial(port, baud):
-    from systola.sw_driver.driver.port import SerialPort
-    from systola.sw_driver.driver.uart import UartTransport
-
-    return UartTransport(SerialPort(port, baud))
-
-
-def _mapped(registers):
-    from systola.sw_driver.driver.mapped import MappedTransport
-
-    path, at, address = registers.partition("@")
-    try:
-        base = int(address, 0) if at else 0
-    except ValueError:
-        raise click.UsageError(f"--registers must be a device, or DEVICE@ADDRESS, not "
-                               f"{registers!r}") from None
-    return MappedTransport.open(path, base)
-
-
-def _find_config(there, given):
-    """Return the name of the configuration with the hash that is `there`."""
-    from systola.hw.contract.config import PRESETS, AcceleratorConfig
-
-    if given is not None:
-        found = AcceleratorConfig.load(given)
-        if found.hash != there:
-            raise ValueError(f"config {given!r} has the hash {found.hash:#018x}, the hardware at "
-                             f"the port has {there:#018x}")
-        return given
-    for name, preset in PRESETS.items():
-        if preset.hash == there:
-            return name
-    raise ValueError(f"config must be given: the hardware at the port has the hash {there:#018x}, "
-                     f"which no preset has")
 
 
 @click.command()

@@ -12,16 +12,22 @@ from systola.sim.verilog.line import LINE, line_verilog
 from systola.sim.verilog.runner import Session, SimulationError, build_text, cached_verilog
 from systola.sim.verilog.toolcheck import posix_module
 
-__all__ = ["build_board_simulation", "serve_board"]
+__all__ = ["board_verilog", "build_board_simulation", "serve_board"]
 
 _TOP = "board"
 
 
 def build_board_simulation(config, *, divisor=DIVISOR_MIN, optimize="-Os"):
     """Compile an accelerator of `config` behind a UART of `divisor` cycles a bit, and its line."""
+    return build_text(board_verilog(config, divisor=divisor) + line_verilog(_TOP, divisor),
+                      top=LINE, optimize=optimize)
+
+
+def board_verilog(config, *, divisor=DIVISOR_MIN):
+    """Return the Verilog of module ``board``: an accelerator of `config` behind a UART."""
     path = cached_verilog(lambda: LinkedAccelerator(config, divisor=divisor), name=_TOP,
                           key=[config.to_dict(), divisor])
-    return build_text(path.read_text() + line_verilog(_TOP, divisor), top=LINE, optimize=optimize)
+    return path.read_text()
 
 
 @contextlib.contextmanager

@@ -4,7 +4,20 @@ import numpy as np
 
 from systola.sw_driver.selftest.probe import Finding, Probe
 
-__all__ = ["ComparedProbe", "regions_of"]
+__all__ = ["ComparedProbe", "mask_fields", "regions_of", "vector_fields"]
+
+
+def vector_fields(config, results, source, *, planes=1, **fields):
+    """Return the fields of an operation from rows like `results` at `source`."""
+    return {"src_base": source, "src_stride": planes * results.words, "src_plane": results.words,
+            "rows": results.rows, "words": results.words,
+            "lanes_last": results.width - (results.words - 1) * config.rows,
+            **results.fields("dst_"), **fields}
+
+
+def mask_fields(results, lanes):
+    """Return the fields by which every row has all its elements, if there are masks."""
+    return {"key_words": results.words, "key_last": results.width - (results.words - 1) * lanes}
 
 
 def regions_of(kept, frames, lanes):

@@ -20,11 +20,10 @@ from systola.sw_driver.selftest.narrow_probe import NarrowProbe
 from systola.sw_driver.selftest.parameter_probe import ParameterProbe
 from systola.sw_driver.selftest.probe import Finding, TooSmallError
 from systola.sw_driver.selftest.scratchpad_probe import ScratchpadProbe, ScratchpadSumProbe
+from systola.sw_driver.selftest.table_probes import ExponentialTableProbe, GeluTableProbe
 from systola.sw_driver.selftest.vector_probes import (
     ActivationProbe,
-    ExponentialTableProbe,
     FactorProbe,
-    GeluTableProbe,
     MeanProbe,
     NormProbe,
     SoftmaxProbe,

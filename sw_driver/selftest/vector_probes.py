@@ -1,184 +1,19 @@
-"""Tables, softmax, activation, layer norm and mean of the VECTOR engine, and the row factors."""
+"""Softmax, activation, layer norm and mean of the VECTOR engine, and the row factors."""
 
 import numpy as np
 
 from systola.hw.contract.isa import Flag, Opcode
-from systola.hw.contract.numbers import CODE_BITS, LEVEL_BITS, NORMALISED_PEAK, TABLE_BYTES
+from systola.hw.contract.numbers import CODE_BITS, TABLE_BYTES
 from systola.model.operators.deferred import exp_table
 from systola.model.operators.layernorm import layernorm
-from systola.model.operators.log2_exponentials import nearest_codes, unpacked
-from systola.sw_driver.selftest.compared_probe import ComparedProbe
+from systola.model.operators.log2_exponentials import nearest_codes
+from systola.sw_driver.selftest.compared_probe import ComparedProbe, mask_fields, vector_fields
 from systola.sw_driver.selftest.matrix_probes import CORE
-from systola.sw_driver.selftest.probe import Finding
-from systola.sw_driver.selftest.stuck_bits import stuck_bits
 
-__all__ = ["ActivationProbe", "ExponentialTableProbe", "FactorProbe", "GeluTableProbe", "MeanProbe",
-           "NormProbe", "SoftmaxProbe"]
+__all__ = ["ActivationProbe", "FactorProbe", "MeanProbe", "NormProbe", "SoftmaxProbe"]
 
 _UNIT = 23
 """Unit of ShiftExp: the code of 1."""
-
-
-def _vector(config, results, source, *, planes=1, **fields):
-    """Return the fields of an operation from rows like `results` at `source`."""
-    return {"src_base": source, "src_stride": planes * results.words, "src_plane": results.words,
-            "rows": results.rows, "words": results.words,
-            "lanes_last": results.width - (results.words - 1) * config.rows,
-            **results.fields("dst_"), **fields}
-
-
-def _masks(results, lanes):
-    """Return the fields by which every row has all its elements, if there are masks."""
-    return {"key_words": results.words, "key_last": results.width - (results.words - 1) * lanes}
-
-
-def _table_findings(name, right, got, entries, config, *, bits):
-    """Return findings of a table that lanes of VECTOR read, two of them from one memory.
-
-    `right` and `got` (n, lanes of VECTOR) are what was read of the table's `entries` (n, lanes).
-    """
-    findings = []
-    for first in range(0, config.vector_lanes, 2):
-        pair = slice(first, first + 2)
-        lanes = "lane " + " and ".join(
-            str(first + k) for k in range(min(2, config.vector_lanes - first)))
-        for stuck in stuck_bits(right[:, pair].reshape(-1, 1), got[:, pair].reshape(-1, 1),
-                                entries[:, pair].reshape(-1), bits):
-            where = {"unit": name, "lane": first, "bit": stuck.bit, "kind": stuck.kind}
-            if len(stuck.entries) == 1:
-                findings.append(Finding(
-                    f"{lanes}, entry {stuck.entries[0]}: bit {stuck.bit} {stuck.kind}",
-                    {**where, "entries": list(stuck.entries)}, True))
-            else:
-                findings.append(Finding(
-                    f"{lanes}: bit {stuck.bit} {stuck.kind} in {len(stuck.entries)} entries",
-                    where, stuck.whole))
-    return findings
-
-
-class GeluTableProbe(ComparedProbe):
-    """Random entries and their inverse, looked up by every code in every lane."""
-
-    part, needs = "GELU table", ("scratchpad",)
-
-    @classmethod
-    def fits(cls, config):
-        """Return whether GELU has a table."""
-        return config.gelu == "table"
-
-    def build(self):
-        config, rng = self.config, np.random.default_rng(13)
-        place = np.arange(config.rows)
-        # As many codes of each lane in every word: all codes in so many words.
-        share = config.rows // config.vector_lanes
-        rows = -(-TABLE_BYTES // share)
-        self.codes = (np.arange(rows)[:, None] * share
-                      + place // config.vector_lanes) % TABLE_BYTES - TABLE_BYTES // 2
-        table = rng.integers(TABLE_BYTES, size=TABLE_BYTES)
-        self.list.load(0, self.codes)
-        for entries, label in (table, "random entries"), (~table, "their inverse"):
-            self.list.load_table(0, entries)
-            results = self.results(rows, rows, config.rows, planes=1)
-            self.list.add(Opcode.SHIFTGELU, unit=1, out_bits=CODE_BITS,
-                          **_vector(config, results, 0))
-            self.keep(results, label)
-
-    def diagnose(self, found):
-        """Name lanes, bit, and of a single entry that as well."""
-        right, got = (np.concatenate(self.numbers(frames)).reshape(
-            -1, self.config.vector_lanes) & 255 for frames in (self.expected, found))
-        entries = np.tile(self.codes.reshape(-1, self.config.vector_lanes), (2, 1))
-        return _table_findings(self.part, right, got, entries, self.config, bits=CODE_BITS)
-
-
-class ExponentialTableProbe(ComparedProbe):
-    """Random entries and their inverse, each beside a row's largest element in every lane.
-
-    Rows are one word: the largest element, which finds entry 0, one that finds the entry looked
-    for, and others that find one that is 0, so that nothing is shifted.
-    """
-
-    part, needs = "table of exponentials", ("scratchpad",)
-
-    @classmethod
-    def fits(cls, config):
-        """Return whether there is a table of exponentials."""
-        return bool(config.exponential_tables)
-
-    def build(self):
-        config, rng = self.config, np.random.default_rng(14)
-        wide = config.exponential_tables > 1
-        self.bits = 15 if wide else LEVEL_BITS if config.levels else CODE_BITS
-        table = rng.integers(1 << self.bits, size=TABLE_BYTES)
-        # In the last pass the entry that is 0 in the others is looked at as well.
-        passes = [(table, 255), (~table & (1 << self.bits) - 1, 255), (np.full(
-            TABLE_BYTES, NORMALISED_PEAK if wide else (1 << self.bits) - 1), 254)]
-        self.looked, self.rest = [], []
-        for index, (entries, rest) in enumerate(passes):
-            entries = entries.copy()
-            entries[rest] = 0
-            looked = np.arange(TABLE_BYTES) if index < 2 or wide else np.array([0, 253, 255])
-            looked = np.array([k for k in looked if k != rest])
-            self.list.load_table(1, entries & 255)
-            if wide:
-                self.list.load_table(2, entries >> CODE_BITS)
-            for lane in range(config.vector_lanes):
-                self._lane(lane, looked, rest)
-
-    def _lane(self, lane, looked, rest):
-        """Look entries up in a lane, as many rows at a time as there are row factors."""
-        config = self.config
-        most = min(config.factor_depth,
-                   (config.scratchpad_words) // (1 + config.attention_digits))
-        for start in range(0, len(looked), most):
-            below = looked[start:start + most]
-            codes = np.full((len(below), config.rows), 127 - rest)
-            codes[:, (lane + 1) % config.rows] = 127
-            codes[:, lane] = 127 - below
-            self.list.load(0, codes)
-            results = self.results(len(below), len(below), config.rows,
-                                   planes=config.attention_digits)
-            self.list.add(Opcode.SHIFTMAX, unit=1, numerator=1 << 20,
-                          **_vector(config, results, 0), **_masks(results, config.rows))
-            self.keep(results, f"lane {lane}, entries {below[0]} to {below[-1]}")
-            self.looked.append((lane, below))
-
-    def numbers(self, frames):
-        """Return the exponentials (rows, R) of each region, from all their digits."""
-        config, at, regions = self.config, 0, []
-        for results, _ in self.kept:
-            words, count = [], 0
-            while count < results.size:
-                words.append(frames[at])
-                count += len(frames[at])
-                at += 1
-            raw = np.concatenate(words).reshape(results.rows, results.planes, -1)
-            digits = raw.astype(np.int64)
-            if results.planes > 1:
-                digits[:, :-1] = raw[:, :-1].astype(np.int8)
-            value = sum(digits[:, k] << config.act_bits * k for k in range(results.planes))
-            regions.append(unpacked(value.astype(np.uint8), config.rows)[:, :config.rows].astype(
-                np.int64) if config.levels else value)
-        return regions
-
-    def diagnose(self, found):
-        """Name lanes, bit, and of a single entry that as well."""
-        config, findings = self.config, []
-        regions = list(zip(self.looked, self.numbers(self.expected), self.numbers(found),
-                           strict=True))
-        if all((right[:, lane] == got[:, lane]).all() for (lane, _), right, got in regions):
-            return super().diagnose(found)
-        for first in range(0, config.vector_lanes, 2):
-            chosen = [(right[:, lane], got[:, lane], below) for (lane, below), right, got in regions
-                      if first <= lane < first + 2]
-            right, got, entries = (np.concatenate(arrays)[:, None]
-                                   for arrays in zip(*chosen, strict=True))
-            findings += [
-                Finding(one.text.replace("lane 0 and 1", f"lane {first} and {first + 1}"),
-                        {**one.where, "lane": first}, one.certain)
-                for one in _table_findings(self.part, right, got, entries, config,
-                                           bits=max(self.bits + 1, CODE_BITS))]
-        return findings or super().diagnose(found)
 
 
 class SoftmaxProbe(ComparedProbe):
@@ -206,8 +41,8 @@ class SoftmaxProbe(ComparedProbe):
                 stored = self.results(rows * words, rows, config.attention_words(words)
                                       * config.rows, planes=1)
             self.list.add(Opcode.SHIFTMAX, numerator=(1 << 30) - 1, **{
-                **_vector(config, results, 0), **stored.fields("dst_"),
-                "unit": min(_UNIT, config.largest_unit)}, **_masks(results, config.rows))
+                **vector_fields(config, results, 0), **stored.fields("dst_"),
+                "unit": min(_UNIT, config.largest_unit)}, **mask_fields(results, config.rows))
             self.keep(stored, f"rows of {width}")
 
     def _tables(self):
@@ -245,7 +80,7 @@ class ActivationProbe(ComparedProbe):
             self.list.load(0, codes)
             results = self.results(rows * words, rows, width, planes=1)
             self.list.add(Opcode.SHIFTGELU, out_bits=CODE_BITS, **{
-                **_vector(config, results, 0), "unit": min(_UNIT, config.largest_unit)})
+                **vector_fields(config, results, 0), "unit": min(_UNIT, config.largest_unit)})
             self.keep(results, f"rows of {width}")
 
 
@@ -280,7 +115,7 @@ class NormProbe(ComparedProbe):
             results = self.results(8 * words, 4, width, planes=1 + (out > CODE_BITS))
             self.list.add(Opcode.LAYERNORM, out_bits=out, epsilon_low=77 << 8,
                           share=min((1 << 32) // (4 * width), (1 << 32) - 1),
-                          **_vector(config, results, 0, planes=2))
+                          **vector_fields(config, results, 0, planes=2))
             self.keep(results, f"rows of {width}")
 
 
@@ -304,14 +139,18 @@ class MeanProbe(ComparedProbe):
             results = self.results(rows * planes * words, rows, width)
             # One row comes out of them.
             single = self.results(rows * planes * words, 1, width)
-            fields = {**_vector(config, results, 0, planes=planes), **single.fields("dst_")}
+            fields = {**vector_fields(config, results, 0, planes=planes), **single.fields("dst_")}
             self.list.add(Opcode.MEAN, wide=wide, mult=config.largest_mean_mult,
                           out_bits=16, shift=config.mean_mult_bits + (2 if wide else 0), **fields)
             self.keep(single, f"{16 if wide else 8} bits, {width} channels")
 
 
 class FactorProbe(ComparedProbe):
-    """Every bit of the row factors: numerators and their inverse, by sums of 1, times 1."""
+    """Every bit of the row factors: numerators and their inverse, by sums of 1, times 1.
+
+    16 bits of a factor show at a time. In a last pass rows have sums from 1 to R, so that
+    neighbouring entries differ.
+    """
 
     part, needs = "row factors", (*CORE, "softmax")
 
@@ -323,37 +162,52 @@ class FactorProbe(ComparedProbe):
     def build(self):
         config, rng = self.config, np.random.default_rng(19)
         depth, bits = config.factor_depth, config.factor_bits
-        one = 1 if not config.levels else next(
-            code for code, level in enumerate(config.levels) if level == 1)
         table = np.zeros(TABLE_BYTES, np.int64)
-        table[0] = one
+        # An entry, or the code of a level, that counts as 1.
+        table[0] = config.levels.index(1) if config.levels else 1
         self.list.load_table(1, table)
         if config.exponential_tables > 1:
             self.list.load_table(2, table * 0)
-        # Word 0: one largest element; word 1 of zeros, whose products are 0.
-        row = np.full((1, config.rows), -128)
-        row[0, 0] = 127
-        self.list.load(0, np.concatenate([row, row * 0]))
-        shifts = dict.fromkeys((0, max(bits + 1 - 16, 0)))
-        for index, shift in enumerate(shifts):
+        # Word 0 is zeros; in word k the first k elements are a row's largest.
+        rows = np.arange(config.rows + 1)[:, None] > np.arange(config.rows)
+        words = np.where(rows, 127, -128)
+        words[0] = 0
+        self.list.load(0, words)
+        high = max(bits - 15, 0)
+        for index, shift in enumerate((0, high)):
             self.list.load_params(index, np.ones(config.lanes), 1, shift)
         step = max(depth // 32, 4)
         numbers = rng.integers(0, 1 << bits, -(-depth // step))
-        rows = min(config.token_depth, (config.scratchpad_words - 8) // 2)
-        for values, label in (numbers, "numerators"), (numbers ^ (1 << bits) - 1, "their inverse"):
-            for index, value in enumerate(values):
-                count = min(step, depth - index * step)
-                results = self.results(2, 1, config.rows, planes=config.attention_digits)
-                self.list.add(Opcode.SHIFTMAX, unit=1, numerator=int(value), **{
-                    **_vector(config, results, 0), "rows": count, "src_stride": 0,
-                    "dst_stride": 0, "factor_base": index * step},
-                    **_masks(results, config.rows))
-            for index in range(len(shifts)):
-                for start in range(0, depth, rows):
-                    results = self.results(8, min(rows, depth - start), config.lanes)
-                    self.matmul(results, Opcode.FETCH, act_base=1, act_stride=0,
-                                flags=Flag.BROADCAST | Flag.ROW_SCALE, factor_base=start,
-                                param_base=index, feed={
-                                    "base": 1, "rows": config.lanes, "words": 1,
-                                    "lanes_last": config.rows})
-                    self.keep(results, f"{label}, from entry {start} on")
+        low = (1 << min(bits, 15)) - 1
+        every = (1 << bits) - 1
+        for values, index, label in ((numbers & low, 0, "low bits"),
+                                     (~numbers & low, 0, "low bits inverted"),
+                                     (numbers, 1, "high bits"),
+                                     (numbers ^ every, 1, "high bits inverted")):
+            for first, value in zip(range(0, depth, step), values, strict=True):
+                self._write(value, first, min(step, depth - first), stride=0)
+            self._read(index, label)
+        for first in range(0, depth, config.rows):
+            self._write(low, first, min(config.rows, depth - first), stride=1)
+        self._read(0, "sums from 1 to R")
+
+    def _write(self, numerator, first, count, *, stride):
+        """Make `count` factors from entry `first` on, of the words from 1 on."""
+        config = self.config
+        results = self.results(config.rows + 1, 1, config.rows, planes=config.attention_digits)
+        self.list.add(Opcode.SHIFTMAX, **{
+            **vector_fields(config, results, 1), **mask_fields(results, config.rows),
+            "unit": 1, "numerator": int(numerator), "factor_base": first, "rows": count,
+            "src_stride": stride, "dst_stride": 0})
+
+    def _read(self, param, label):
+        """Multiply 1 by every factor."""
+        config = self.config
+        base = config.rows + 1
+        rows = min(config.token_depth, (config.scratchpad_words - base) // 2)
+        for start in range(0, config.factor_depth, rows):
+            results = self.results(base, min(rows, config.factor_depth - start), config.lanes)
+            self.matmul(results, Opcode.FETCH, act_stride=0, param_base=param, factor_base=start,
+                        flags=Flag.BROADCAST | Flag.ROW_SCALE,
+                        feed={"rows": config.lanes, "words": 1, "lanes_last": config.rows})
+            self.keep(results, f"{label}, entries from {start} on")
