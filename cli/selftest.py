@@ -6,7 +6,7 @@ import time
 import click
 
 from systola.cli.board_link import built_option, check_link, find_config, link_options, open_link
-from systola.cli.console import emit, json_option, progress, table
+from systola.cli.console import emit, json_option, progress
 
 __all__ = ["selftest"]
 
@@ -58,11 +58,12 @@ def selftest(ctx, port, baud, registers, config, timeout, as_json):
 
 
 def _show(report):
-    table(f"{report['config']} at {report['port']}", ["part", "outcome", ""],
-          [(part["part"], part["outcome"], part["note"]) for part in report["parts"]])
+    click.echo(f"{report['config']} at {report['port']}:")
     for part in report["parts"]:
+        note = f" ({part['note']})" if part["note"] else ""
+        click.echo(f"  {part['part']:<22} {part['outcome']}{note}")
         for one in part["findings"]:
-            click.echo(f"{part['part']}: {one['text']}")
+            click.echo(f"    {one['text']}")
     verdict = "all parts pass" if report["passed"] else "something is wrong"
     click.echo(f"{verdict}: {report['seconds']:.1f} s, {report['bytes_in']:,} bytes out and "
                f"{report['bytes_out']:,} back; {report['repeats']} repetitions on the line")

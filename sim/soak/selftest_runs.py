@@ -13,7 +13,7 @@ from systola.sw_driver.driver.errors import DriverError
 from systola.sw_driver.driver.uart import UartTransport
 from systola.sw_driver.selftest.self_test import SelfTest
 
-__all__ = ["PLANTED", "is_named", "run_self_test", "plant_and_test"]
+__all__ = ["PLANTED", "is_named", "plant_and_test", "run_self_test"]
 
 PLANTED = dataclasses.replace(PRESETS["tiny"], bank_depth=128, param_depth=32)
 """The board that faults are planted in, unless another one is asked for."""

@@ -19,7 +19,7 @@ class AccumulatorProbe(Probe):
     of 0, a sum z becomes ``-z - 1``, which has all its bits inverted.
     """
 
-    part = "accumulators"
+    part, needs = "accumulators", ("scratchpad",)
 
     def build(self):
         config, rng = self.config, np.random.default_rng(3)
@@ -38,10 +38,9 @@ class AccumulatorProbe(Probe):
         self.sums = acts @ tile
         self.shifts = tuple(dict.fromkeys((0, max(config.acc_bits - _OUT, 0))))
         width = config.cols * config.acc_buffers
-        room = (config.scratchpad_words - config.rows) // (1 + 2 * -(-width // config.rows))
-        self.chunk = min(config.token_depth, room)
+        room = config.scratchpad_words // (1 + 2 * -(-width // config.rows))
         # A buffer's entries are those of the rows of one MATMUL: all of them, or as many as fit.
-        self.rows = self.chunk
+        self.rows = max(min(config.token_depth, room), 1)
         self.sums = self.sums[:self.rows]
         self.list.load(0, acts[:self.rows])
         for index, shift in enumerate(self.shifts):

@@ -11,6 +11,8 @@ __all__ = ["ArrayFaults"]
 
 _OUT = 16
 
+_SIGNALS = "activation", "weight", "product", "sum"
+
 _SAMPLES = 48
 """Results that are looked at first: a candidate that they refuse is not computed in full."""
 
@@ -64,18 +66,33 @@ class ArrayFaults:
             return self._one_slice(slices[0], seen)
         return self._shared(slices, seen)
 
+    def every(self, index):
+        """Yield every ``(row, signal, bit, kind)`` of slice column `index`, and what it gives.
+
+        That is (shifts, vectors, tiles, group).
+        """
+        column = _Column(self, self._packed(index))
+        for fault in column.faults_of(_SIGNALS):
+            yield fault, column.results(column.every, fault).reshape(
+                len(self.shifts), len(self.acts), -1, self.group)
+
     def _one_slice(self, index, seen):
         part = slice(index * self.group, (index + 1) * self.group)
         column = _Column(self, self._packed(index))
-        found = column.search(seen[..., part], ("activation", "weight", "product", "sum"))
-        if found is None:
+        found = list(column.search(seen[..., part], _SIGNALS))
+        if not found:
             return None
-        row, signal, bit, kind = found
+        row, signal, bit, kind = found[0]
+        rows = sorted({fault[0] for fault in found})
         columns = list(range(self.config.cols)[part])
+        where = {"unit": "array", "row": row, "columns": columns, "signal": signal, "bit": bit,
+                 "kind": kind}
+        if len(rows) > 1:  # the topmost bit of a sum, inverted in any row
+            where["row"] = None
         return Finding(
-            f"row {row}, column{'s' * (len(columns) > 1)} {' and '.join(map(str, columns))}: "
-            f"{signal} bit {bit} {kind}", {"unit": "array", "row": row, "columns": columns,
-                                           "signal": signal, "bit": bit, "kind": kind}, True)
+            f"row{'s' * (len(rows) > 1)} {' or '.join(map(str, rows))}, "
+            f"column{'s' * (len(columns) > 1)} {' and '.join(map(str, columns))}: "
+            f"{signal} bit {bit} {kind}", where, True)
 
     def _shared(self, slices, seen):
         """Explain several slices by what passes from cell to cell, or comes to all of a row."""
@@ -85,7 +102,7 @@ class ArrayFaults:
             part = slice(index * self.group, (index + 1) * self.group)
             column = _Column(self, self._packed(index))
             names = {(row, signal, bit, kind) for row, signal, bit, kind in
-                     column.search_all(seen[..., part], ("activation", "weight"))}
+                     column.search(seen[..., part], ("activation", "weight"))}
             explained = names if explained is None else explained & names
         if not explained or slices != list(range(slices[0], last + 1)):
             return None
@@ -115,33 +132,33 @@ class _Column:
         self.pick = rng.permutation(self.every.shape[1])
 
     def search(self, seen, signals):
-        """Return the first ``(row, signal, bit, kind)`` that gives `seen`, or None."""
-        return next(iter(self.search_all(seen, signals)), None)
+        """Yield every ``(row, signal, bit, kind)`` that gives `seen`.
 
-    def search_all(self, seen, signals):
-        """Yield every such candidate; `seen` is (shifts, vectors, tiles, group)."""
+        That is (shifts, vectors, tiles, group).
+        """
         seen = seen.reshape(len(seen), -1, seen.shape[-1])
-        right = self._results(self.every)
+        right = self.results(self.every)
         # Half of the first look where results are wrong, half where they are not.
         wrong = (right != seen).any(axis=(0, 2))
         order = self.pick
         some = np.concatenate([order[wrong[order]][:_SAMPLES // 2],
                                order[~wrong[order]][:_SAMPLES // 2]])
-        for row in range(self.faults.config.rows):
-            for signal in signals:
-                for bit in range(self._bits(signal)):
-                    for kind in KINDS:
-                        fault = row, signal, bit, kind
-                        if (self._results(self.every[:, some], fault) == seen[:, some]).all() and (
-                                self._results(self.every, fault) == seen).all():
-                            yield fault
+        for fault in self.faults_of(signals):
+            if (self.results(self.every[:, some], fault) == seen[:, some]).all() and (
+                    self.results(self.every, fault) == seen).all():
+                yield fault
+
+    def faults_of(self, signals):
+        """Return every candidate at these signals."""
+        return [(row, signal, bit, kind) for row in range(self.faults.config.rows)
+                for signal in signals for bit in range(self._bits(signal)) for kind in KINDS]
 
     def _bits(self, signal):
         faults = self.faults
         return {"activation": faults.act_bits, "weight": faults.weight_bits,
                 "product": faults.act_bits + faults.weight_bits, "sum": faults.sum_bits}[signal]
 
-    def _results(self, places, fault=None):
+    def results(self, places, fault=None):
         """Return the results (shifts, n, group) of vectors and tiles `places`, with a fault."""
         faults = self.faults
         acts, weights = faults.acts[places[0]], self.weights[places[1]]

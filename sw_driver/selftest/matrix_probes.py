@@ -14,8 +14,8 @@ from systola.sw_driver.selftest.stuck_bits import stuck_bits
 __all__ = ["CORE", "CodeProbe", "CopyProbe", "FetchProbe", "ReadProbe", "RequantizerProbe",
            "WeightFifoProbe"]
 
-CORE = "activation reads", "accumulators", "parameter memory", "array"
-"""Parts that every product is computed with."""
+CORE = "accumulators", "activation reads", "parameter memory", "array"
+"""Parts that every product is computed with; the first that explains what is wrong is believed."""
 
 _ROWS = 12
 """Rows of a random product."""
@@ -85,19 +85,19 @@ class RequantizerProbe(ComparedProbe):
     def build(self):
         config, rng = self.config, np.random.default_rng(6)
         rows, words = _rows(config), 2
-        self.width = config.rows + config.lanes
+        count = min(config.rows // config.lanes + 1, config.param_depth // 2)
+        records = count * config.lanes
+        self.width = min(config.rows + config.lanes, records)
         acts = _random(rng, config.act_bits, (rows * words, config.rows))
         self.list.load(0, acts)
         # Numbers of 16 bits in two planes, one behind the other.
         self.residual = rows * words
         self.list.load(self.residual, rng.integers(256, size=(rows * 4, config.rows)))
-        most = rows * 0 + 2 * config.rows << config.act_bits + config.weight_bits - 2
+        most = 2 * config.rows << config.act_bits + config.weight_bits - 2
         typical = most // 4 // int(np.sqrt(2 * config.rows)) + 1
         spare = max((1 << config.acc_bits - 1) - most - 1, 0)
-        records = -(-(self.width + config.rows) // config.lanes) * config.lanes
         bias = rng.integers(-min(spare, typical), min(spare, typical) + 1, records)
         code = min(config.mult_bits, config.code_mult_bits)
-        count = records // config.lanes
         for index, (bits, out) in enumerate(((config.mult_bits, 14), (code, 6))):
             mult = rng.integers(1 << bits - 1, 1 << bits, records) * rng.choice((-1, 1), records)
             shift = bits + typical.bit_length() - out + rng.integers(-2, 2, records)
@@ -114,7 +114,8 @@ class RequantizerProbe(ComparedProbe):
         self._case("residual and 8 bits", **narrow, **residual,
                    flags=Flag.RESIDUAL | Flag.SYMMETRIC)
         self._case("one record", **wide, flags=Flag.BROADCAST)
-        self._case("from the last group on", **narrow, out_group=config.last_group)
+        if config.rows <= records:
+            self._case("from the last group on", **narrow, out_group=config.last_group)
         self._digits(rng, typical)
 
     def _case(self, label, *, out_bits, **fields):
@@ -196,23 +197,23 @@ class WeightFifoProbe(ComparedProbe):
     part, needs = "weight FIFO", CORE
 
     def build(self):
-        config, rng = self.config, np.random.default_rng(9)
+        config = self.config
         count = max(_FIFO_TURNS * config.weight_fifo, 2 * config.cols)
-        words = -(-count // config.rows)
         room = (config.scratchpad_words - config.rows) // config.rows
-        self.width = min(words, room) * config.rows
-        self.list.load_params(0, np.zeros(config.lanes), 1, 0)
+        self.width = min(-(-count // config.rows), max(room, 0)) * config.rows
         rows = min(config.rows, config.token_depth)
+        results = self.results(config.rows, rows, self.width, planes=1)
+        tiles = -(-self.width // config.cols)
+        weights = _random(np.random.default_rng(9), config.weight_bits,
+                          (tiles * config.cols, config.rows))
+        self.list.load_params(0, np.zeros(config.lanes), 1, 0)
         for start in range(0, config.rows, rows):
+            # One row of the array at a time multiplies, by 1.
             part = np.eye(config.rows, dtype=np.int64)[start:start + rows]
             self.list.load(0, part)
-            tiles = -(-self.width // config.cols)
-            weights = _random(np.random.default_rng(9), config.weight_bits,
-                              (tiles * config.cols, config.rows))
             results = self.results(config.rows, len(part), self.width, planes=1)
             self.matmul(results, Opcode.LOAD_WEIGHTS, weights, out_bits=8, flags=Flag.BROADCAST)
             self.keep(results, f"rows {start} to {start + len(part) - 1}")
-        del rng
 
     def diagnose(self, found):
         """Name the lane and bit if words of it are wrong at one distance."""

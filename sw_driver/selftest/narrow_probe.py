@@ -32,7 +32,7 @@ class NarrowProbe(ComparedProbe):
         beats = np.concatenate([low + (high << config.nibble_bits) for low, high in pairs])
         self.width = 2 * config.cols * len(pairs)
         words = -(-self.width // config.rows)
-        chunk = min(config.token_depth, config.scratchpad_words // (1 + 2 * words))
+        chunk = max(min(config.token_depth, config.scratchpad_words // (1 + 2 * words)), 1)
         self.list.load_params(0, np.zeros(config.lanes), 1, 0)
         for start in range(0, len(self.acts), chunk):
             part = self.acts[start:start + chunk]

@@ -30,7 +30,7 @@ class ParameterProbe(Probe):
     the inverse, and shifts beside a product that shows if they are near, or far off.
     """
 
-    part = "parameter memory"
+    part, needs = "parameter memory", ("scratchpad",)
 
     def build(self):
         config = self.config

@@ -130,9 +130,8 @@ class Probe(ABC):
 
     def results(self, base, rows, width, *, planes=2):
         """Return the `Results` of rows of `width` numbers from word `base` on."""
-        words = -(-width // self.config.rows)
-        made = Results(base, rows, planes, words, width)
-        if base + made.size > self.config.scratchpad_words:
+        made = Results(base, max(rows, 1), planes, -(-width // self.config.rows), width)
+        if width < 1 or base + made.size > self.config.scratchpad_words:
             raise TooSmallError(f"scratchpad must have {base + made.size} words for the test of "
-                                f"{self.part}, not {self.config.scratchpad_words}")
+                                f"the {self.part}, not {self.config.scratchpad_words}")
         return made

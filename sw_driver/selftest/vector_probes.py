@@ -87,7 +87,7 @@ class ActivationProbe(ComparedProbe):
 class NormProbe(ComparedProbe):
     """Layer norms of rows of several lengths, and the longest, by random parameters."""
 
-    part, needs = "layer norm", ("scratchpad",)
+    part, needs = "layer norm", ("scratchpad", "parameter memory")
 
     def build(self):
         config, rng = self.config, np.random.default_rng(17)
