@@ -67,14 +67,18 @@ class ReadProbe(ComparedProbe):
         regions = [(right & 255, got & 255) for right, got in zip(
             self.numbers(self.expected), self.numbers(found), strict=True)]
         wrong = [bank for bank, (right, got) in enumerate(regions) if (right != got).any()]
-        if len(wrong) == 1 < self.config.banks:
-            bits = stuck_bits(*regions[wrong[0]])
-            if bits and all(bit.whole for bit in bits):
-                return [Finding(f"bank {wrong[0]}, lane {bit.lane} bit {bit.bit} {bit.kind} where "
-                                f"MATRIX reads", {"unit": self.part, "bank": wrong[0],
-                                                  "lane": bit.lane, "bit": bit.bit,
-                                                  "kind": bit.kind}, True) for bit in bits]
-        return super().diagnose(found)
+        if len(wrong) > 1 or self.config.banks == 1:
+            return super().diagnose(found)
+        bank, (right, got) = wrong[0], regions[wrong[0]]
+        where = {"unit": self.part, "bank": bank}
+        bits = stuck_bits(right, got)
+        if all(bit.whole for bit in bits):
+            return [Finding(f"bank {bank}, lane {bit.lane} bit {bit.bit} {bit.kind} where MATRIX "
+                            f"reads", {**where, "lane": bit.lane, "bit": bit.bit,
+                                       "kind": bit.kind}, True) for bit in bits]
+        words = int((right != got).any(axis=1).sum())
+        return [Finding(f"bank {bank}: {words} of {self.count} words differ where MATRIX reads",
+                        where, 2 * words > self.count)]
 
 
 class RequantizerProbe(ComparedProbe):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -7,6 +8,8 @@ from systola.cli import run as run_command
 from systola.cli import selftest as command
 from systola.cli.main import main
 from systola.hw.contract.config import PRESETS
+from systola.model.data.synthetic import random_vit
+from systola.model.graph.graph_file import save_network
 from systola.sim.machine.device import DeviceModel
 from systola.sim.machine.machine import Machine
 from systola.sw_driver.driver.port import Port
@@ -42,10 +45,13 @@ class ModelPort(Port):
 @pytest.fixture
 def board(monkeypatch):
     """Put a model of a board of preset `tiny` at every port."""
+    place(monkeypatch, "tiny")
+
+
+def place(monkeypatch, preset):
     for module in command, run_command:
-        monkeypatch.setattr(module, "open_link",
-                            lambda port, baud, registers: UartTransport(
-                                ModelPort(PRESETS["tiny"])))
+        monkeypatch.setattr(module, "open_link", lambda port, baud, registers: UartTransport(
+            ModelPort(PRESETS[preset])))
 
 
 def run(capsys, *arguments):
@@ -102,3 +108,23 @@ def test_wrong_input_is_one_line(board, arguments, message, capsys):
     code, out, err = run(capsys, "selftest", *arguments)
     assert (code, out) == (2, "")
     assert err[0].startswith(f"systola: {message}")
+
+
+def test_run_points_to_the_test_when_results_differ(board, capsys, monkeypatch, tmp_path):
+    vit = random_vit(np.random.default_rng(1), channels=8, heads=2, blocks=1, hidden=16,
+                     classes=4, tokens=5, patch_dim=4, **PRESETS["tiny"].model_settings)
+    network, images = tmp_path / "network.safetensors", tmp_path / "data.npz"
+    save_network(dataclasses.replace(vit, meta={"patch_size": 2, "mean": [0.5], "std": [0.5]}),
+                 network)
+    np.savez(images, images=np.random.default_rng(2).random((1, 4, 4)), labels=np.arange(1))
+    arguments = "run", "--port", "/dev/ttyUSB1", "--model", network, "--data", images
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0
+    assert "selftest" not in out
+    compute = Machine.run
+    monkeypatch.setattr(Machine, "run", lambda self, stream: [
+        frame ^ 1 for frame in compute(self, stream)])
+    code, out, _ = run(capsys, *arguments)
+    assert code == 1
+    assert out.splitlines()[-1] == (
+        "which part of the board is wrong: systola selftest --port /dev/ttyUSB1")

@@ -128,6 +128,28 @@ def test_an_address_bit_is_named():
     assert finding.where == {"unit": "scratchpad", "bank": 0, "address": 4}
 
 
+def test_what_matrix_reads_of_one_bank_is_told_apart():
+    class Stuck(Memories):
+        def activations(self, fields):
+            planes = super().activations(fields)
+            places = self.addresses(fields, "act_", fields["act_words"], fields["digits"])
+            return self.change(planes, places.reshape(len(planes), -1, fields["act_words"]) >= 128)
+
+        def change(self, planes, there):
+            planes[..., 3::4] = np.where(there, planes[..., 3::4] | 2, planes[..., 3::4])
+            return planes
+
+    class Crossed(Stuck):
+        def change(self, planes, there):
+            return np.where(there[..., :1], planes[:, ::-1], planes)
+    where = {"unit": "activation reads", "bank": 1}
+    finding = only_finding(report(TINY, Stuck))
+    assert finding.where == where | {"lane": 3, "bit": 1, "kind": KINDS[1]}
+    finding = only_finding(report(TINY, Crossed))
+    assert finding.where == where
+    assert finding.text.startswith("bank 1: ")
+
+
 def test_sums_of_a_large_scratchpad_lead_to_the_word():
     config = PRESETS["swin_tiny"]
     board = ModelBoard(config, stuck_words(slice(40_000, 40_001), 7, 2, KINDS[0]))
