@@ -1,20 +1,18 @@
-"""Every bit of the parameter memory, as 0 and as 1, seen through the requantizer of MATRIX."""
+"""Every bit of the parameter memory, as 0 and as 1, seen through the requantizers."""
 
 import numpy as np
 
 from systola.hw.contract.isa import Opcode
-from systola.hw.contract.numbers import SHIFT_BITS
+from systola.hw.contract.numbers import CODE_BITS, SHIFT_BITS
 from systola.model.operators.requant import requantize
-from systola.sw_driver.selftest.probe import Finding, Probe
+from systola.sw_driver.selftest.compared_probe import regions_of, vector_fields
+from systola.sw_driver.selftest.probe import Finding, Probe, TooSmallError
 from systola.sw_driver.selftest.stuck_bits import KINDS, apply_stuck
 
-__all__ = ["ParameterProbe"]
-
-_OUT = 16
-"""Bits of a result."""
+__all__ = ["ParameterProbe", "VectorParameterProbe"]
 
 _CHANNELS = 4096
-"""Most channels that one MATMUL writes here."""
+"""Most channels that one instruction writes here."""
 
 _RECORD_BITS = 32
 """Bits of a bias in a record."""
@@ -26,29 +24,58 @@ _SHIFTS = 21, 42
 class ParameterProbe(Probe):
     """Products of zeros: what comes out is ``rne(bias * mult, shift)`` of every record.
 
-    16 bits of a record show at a time: low and high ones of biases and of multipliers, each with
-    the inverse, and shifts beside a product that shows if they are near, or far off.
+    As many bits of a record show at a time as a result has: those of biases and of multipliers,
+    each with the inverse, and shifts beside a product that shows if they are near, or far off.
     """
 
     part, needs = "parameter memory", ("scratchpad",)
 
+    @property
+    def sizes(self):
+        """Bits of a result, of a bias (whose sum must fit an accumulator), of a multiplier."""
+        config = self.config
+        return 16, min(config.acc_bits, _RECORD_BITS), config.mult_bits + 1
+
+    def begin(self):
+        """Load what is multiplied; return the words that it takes."""
+        self.list.load(0, np.zeros((1, self.config.rows), np.uint8))
+        return 1
+
+    def ask(self, results, start):
+        """Append the instruction that makes `results` with the records from word `start` on."""
+        # The same word of zeros for every column.
+        self.matmul(results, Opcode.FETCH, param_base=start, feed={
+            "rows": results.width, "words": 1, "lanes_last": self.config.rows})
+
+    def most(self, base):
+        """Return the most channels that an instruction may write from word `base` on."""
+        return min(_CHANNELS, (self.config.scratchpad_words - base) // 2 * self.config.rows)
+
     def build(self):
         config = self.config
         channels = config.param_depth * config.lanes
-        self.views = _views(config, channels)
-        room = (config.scratchpad_words - 1) // 2 * config.rows
-        step = min(_CHANNELS, room) // config.lanes * config.lanes
-        self.starts = range(0, channels, step)
-        self.list.load(0, np.zeros((1, config.rows), np.uint8))
+        self.views = _views(*self.sizes, channels)
+        base = self.begin()
+        step = self.most(base) // config.lanes * config.lanes
+        if step < 1:
+            raise TooSmallError(f"scratchpad must have {base + 2} words for the test of the "
+                                f"{self.part}, not {config.scratchpad_words}")
+        self.kept = []
         for record in self.views:
             self.list.load_params(0, *record)
-            for start in self.starts:
-                width = min(step, channels - start)
-                # The same word of zeros for every column.
-                results = self.results(1, 1, width)
-                self.matmul(results, Opcode.FETCH, param_base=start // config.lanes, feed={
-                    "rows": width, "words": 1, "lanes_last": config.rows})
+            for start in range(0, channels, step):
+                results = self.results(base, 1, min(step, channels - start),
+                                       planes=1 + (self.sizes[0] > CODE_BITS))
+                self.ask(results, start // config.lanes)
                 self.list.store(results.base, results.size)
+                self.kept.append((results, start))
+
+    def numbers(self, frames):
+        """Return the results (views, channels) in `frames`."""
+        lanes = self.config.rows
+        rows = [results.numbers(words, lanes)[0] for (results, _), words in zip(
+            self.kept, regions_of(self.kept, frames, lanes), strict=True)]
+        return np.concatenate(rows).reshape(len(self.views), -1)
 
     def diagnose(self, found):
         """Name lane, field and bit; of a single word, that as well."""
@@ -61,20 +88,18 @@ class ParameterProbe(Probe):
             matched = self._match(places, got)
             if matched:
                 return [self._finding(*matched[0], lane, word)]
-        bad = np.unique(lanes[places])
-        findings = []
+        bad, findings = np.unique(lanes[places]), []
         for lane in bad:
             matched = self._match(np.flatnonzero(lanes == lane), got)
             if matched:
                 findings.append(self._finding(*matched[0], int(lane)))
-        if findings:
-            return findings
-        return self._elsewhere(places, bad)
+        return findings or self.elsewhere(places, bad)
 
-    def _elsewhere(self, places, lanes):
-        """Return the findings of what is no bit of this memory."""
+    def elsewhere(self, places, lanes):
+        """Return the findings of what is no bit of this memory, in channels `places`."""
         config = self.config
         columns = np.unique(places % config.cols)
+        # Of each of these lanes all columns, and more than one.
         if len(columns) == config.cols // config.lanes * len(lanes) > len(lanes) or (
                 len(columns) == config.cols > 1):
             return [Finding(f"lane {lane} of the requantizer: {len(places)} channels differ",
@@ -84,81 +109,90 @@ class ParameterProbe(Probe):
                         {"unit": "columns", "columns": columns.tolist()})]
 
     def _finding(self, field, bit, kind, lane, word=None):
-        where = {"unit": "parameter memory", "lane": lane, "field": field, "bit": bit, "kind": kind}
+        where = {"unit": self.part, "lane": lane, "field": field, "bit": bit, "kind": kind}
         if word is None:
             return Finding(f"lane {lane}, {field} bit {bit} {kind} in every word", where, True)
         return Finding(f"word {word}, lane {lane}, {field} bit {bit} {kind}",
                        {**where, "words": [word]}, True)
 
     def _match(self, channels, got):
-        """Return the ``(field, bit, kind)`` that explain what `channels` give, and only that."""
+        """Return the ``(field, bit, kind)`` that explain all that `channels` give."""
+        _, bias, mult = self.sizes
         views = [[array[channels] for array in record] for record in self.views]
-        return [(field, bit, kind) for field, index, bits in _fields(self.config)
+        return [(field, bit, kind)
+                for index, (field, bits) in enumerate((("bias", bias), ("multiplier", mult),
+                                                       ("shift", SHIFT_BITS)))
                 for bit in range(bits) for kind in KINDS
                 if all((self._outputs(record, index, bit, kind, bits) == seen[channels]).all()
                        for record, seen in zip(views, got, strict=True))]
 
     def _outputs(self, record, index, bit, kind, bits):
+        """Return the results of records of which a bit of one field is wrong."""
         changed = list(record)
-        if index == 2:
-            changed[2] = apply_stuck(record[2], bit, kind, bits + 1) & (1 << bits) - 1
-        else:
-            changed[index] = apply_stuck(record[index], bit, kind, bits)
-        return _results(*changed, self.config)
-
-    def numbers(self, frames):
-        """Return the results (views, channels) in `frames`."""
-        config, at, views = self.config, 0, []
-        for _ in self.views:
-            parts = []
-            for start in self.starts:
-                step = min(self.starts.step, config.param_depth * config.lanes - start)
-                results = self.results(1, 1, step)
-                count = len(frames[at])
-                words = [frames[at]]
-                while count < results.size:
-                    at += 1
-                    words.append(frames[at])
-                    count += len(frames[at])
-                at += 1
-                parts.append(results.numbers(np.concatenate(words), config.rows)[0])
-            views.append(np.concatenate(parts))
-        return np.array(views)
+        changed[index] = apply_stuck(record[index], bit, kind, bits + (index == 2))
+        return requantize(*changed, self.sizes[0])
 
 
-def _fields(config):
-    """Return name, place and bits of what a record has."""
-    return (("bias", 0, _bias_bits(config)), ("multiplier", 1, config.mult_bits + 1),
-            ("shift", 2, SHIFT_BITS))
+class VectorParameterProbe(ParameterProbe):
+    """The same through the requantizer of VECTOR, where it has a copy of the memory for itself.
+
+    Rows of equal numbers are normalised to zeros.
+    """
+
+    part, needs = "parameter memory of VECTOR", ("scratchpad", "parameter memory")
+
+    @classmethod
+    def fits(cls, config):
+        """Return whether there is such a copy, and an operation that reads all of it."""
+        return config.param_ports > 1 and not config.compared_norm
+
+    @property
+    def sizes(self):
+        """Bits of a result, of a bias, and of a multiplier."""
+        config = self.config
+        return (config.norm_bits, _RECORD_BITS,
+                min(config.code_mult_bits, config.mult_bits) + 1)
+
+    def begin(self):
+        """Load a row of zeros."""
+        self.list.load(0, np.zeros((self.config.row_words, self.config.rows), np.uint8))
+        return self.config.row_words
+
+    def most(self, base):
+        """Return the channels of the longest row."""
+        return min(super().most(base), self.config.max_row // self.config.rows * self.config.rows)
+
+    def ask(self, results, start):
+        """Normalise a row, both of whose planes are those zeros."""
+        self.list.add(Opcode.LAYERNORM, **{**vector_fields(self.config, results, 0), "src_plane": 0},
+                      param_base=start, out_bits=self.sizes[0])
+
+    def elsewhere(self, places, lanes):
+        """Say which lanes differ."""
+        return [Finding(f"{len(places)} channels differ, of lane {', '.join(map(str, lanes))}",
+                        {"unit": self.part, "lanes": lanes.tolist()})]
 
 
-def _bias_bits(config):
-    """Return the bits of a bias that count: its sum must fit an accumulator."""
-    return min(config.acc_bits, _RECORD_BITS)
-
-
-def _results(bias, mult, shift, config):
-    return requantize(bias, mult, shift, _OUT)
-
-
-def _views(config, channels):
+def _views(out, bias_bits, mult_bits, channels):
     """Return the records of each view: bias, multiplier and shift, each (channels,)."""
     rng, ones = np.random.default_rng(2), np.ones(channels, np.int64)
-
-    def signed(bits):
-        return rng.integers(-1 << bits - 1, 1 << bits - 1, channels)
-
     views = []
-    for bits, place in (_bias_bits(config), 0), (config.mult_bits + 1, 1):
-        for used, shift in {(min(bits, _OUT), 0), (bits, max(bits - _OUT, 0))}:
-            values = signed(used)
+    for bits, place in (bias_bits, 0), (mult_bits, 1):
+        shift = 0
+        while True:
+            # Bits below `shift` are random as well: they round.
+            half = 1 << min(shift + out, bits) - 1
+            values = rng.integers(-half, half, channels)
             for pattern in values, ~values:
                 record = [ones, ones, shift * ones]
                 record[place] = pattern
                 views.append(record)
-    most = _bias_bits(config) - 2 + config.mult_bits - 1
+            if shift + out >= bits:
+                break
+            shift = min(shift + out - 1, bits - out)
+    most = bias_bits - 2 + mult_bits - 2
     for shift in _SHIFTS:
-        power = min(shift + _OUT // 2 - 1, most)
-        first = min(power, _bias_bits(config) - 2)
+        power = min(shift + out // 2 - 1, most)
+        first = min(power, bias_bits - 2)
         views.append([ones << first, ones << power - first, shift * ones])
     return views

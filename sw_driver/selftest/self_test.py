@@ -17,7 +17,7 @@ from systola.sw_driver.selftest.matrix_probes import (
     WeightFifoProbe,
 )
 from systola.sw_driver.selftest.narrow_probe import NarrowProbe
-from systola.sw_driver.selftest.parameter_probe import ParameterProbe
+from systola.sw_driver.selftest.parameter_probe import ParameterProbe, VectorParameterProbe
 from systola.sw_driver.selftest.probe import Finding, TooSmallError
 from systola.sw_driver.selftest.scratchpad_probe import ScratchpadProbe, ScratchpadSumProbe
 from systola.sw_driver.selftest.table_probes import ExponentialTableProbe, GeluTableProbe
@@ -32,10 +32,9 @@ from systola.sw_driver.selftest.vector_probes import (
 __all__ = ["PartReport", "SelfTest", "line_seconds"]
 
 _PROBES = (ScratchpadSumProbe, ScratchpadProbe, ReadProbe, AccumulatorProbe, ParameterProbe,
-           ArrayProbe,
-           RequantizerProbe, FetchProbe, WeightFifoProbe, NarrowProbe, CodeProbe, CopyProbe,
-           GeluTableProbe, ExponentialTableProbe, SoftmaxProbe, ActivationProbe, NormProbe,
-           MeanProbe, FactorProbe)
+           ArrayProbe, RequantizerProbe, FetchProbe, WeightFifoProbe, NarrowProbe, CodeProbe,
+           CopyProbe, GeluTableProbe, ExponentialTableProbe, SoftmaxProbe, ActivationProbe,
+           VectorParameterProbe, NormProbe, MeanProbe, FactorProbe)
 """In an order in which each needs only those before it; of a part, the first that fits."""
 
 _LINE_SHARE = 1.07

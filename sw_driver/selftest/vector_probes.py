@@ -87,7 +87,8 @@ class ActivationProbe(ComparedProbe):
 class NormProbe(ComparedProbe):
     """Layer norms of rows of several lengths, and the longest, by random parameters."""
 
-    part, needs = "layer norm", ("scratchpad", "parameter memory")
+    part, needs = "layer norm", ("scratchpad", "parameter memory",
+                                    "parameter memory of VECTOR")
 
     def build(self):
         config, rng = self.config, np.random.default_rng(17)

@@ -261,15 +261,71 @@ def test_candidates_of_other_cells_never_look_alike(config):
     assert len(seen) > 300
 
 
-def test_an_activation_that_passes_on_wrong_is_named():
+@pytest.mark.parametrize(("first", "unit"), [(0, "array row"), (2, "array")])
+def test_activations_that_pass_on_wrong_are_named(first, unit):
     class Stuck(Memories):
-        def activations(self, fields):
-            planes = super().activations(fields)
-            planes[..., 1::self.config.rows] = apply_stuck(planes[..., 1::self.config.rows], 4,
-                                                           KINDS[0], 9)
-            return planes
-    finding = report(TINY, Stuck)["array"].findings
-    assert not finding or finding[0].where["row"] == 1
+        def accumulate(self, fields, planes, weights):
+            right = super().accumulate(fields, planes, weights)
+            planes = planes.copy()
+            part = planes[..., 1::self.config.rows]
+            planes[..., 1::self.config.rows] = apply_stuck(part, 4, KINDS[0], 9)
+            wrong = super().accumulate(fields, planes, weights)
+            there = np.arange(right.shape[1]) % self.config.cols >= first
+            return np.where(there, wrong, right)
+    where = only_finding(report(TINY, Stuck)).where
+    assert (where["unit"], where["row"], where["signal"], where["bit"]) == (
+        unit, 1, "activation", 4)
+    assert where["columns"] == [0, 1, 2, 3][first:]
+
+
+def test_a_word_of_the_weight_fifo_is_named():
+    class Stuck(Memories):
+        taken = 0
+
+        def accumulate(self, fields, planes, weights):
+            weights = weights.copy()
+            slots = (self.taken + np.arange(len(weights))) % self.config.weight_fifo
+            weights[slots == 5, 3] |= 16
+            self.taken += len(weights)
+            return super().accumulate(fields, planes, weights)
+    parts = report(TINY, Stuck)
+    assert parts["scratchpad"].outcome == "passed"
+    assert "failed" in {part.outcome for part in parts.values()}
+    # Alone, and behind an array without a fault, it is named.
+    probe = next(one for one in SelfTest(TINY).probes if one.part == "weight FIFO")
+    machine = Machine(TINY)
+    machine.memories = Stuck(TINY)
+    finding, = probe.diagnose(machine.run(probe.program.stream))
+    assert finding.where == {"unit": "weight FIFO", "lane": 3, "bit": 4, "kind": KINDS[1]}
+
+
+def test_a_lane_of_the_requantizer_is_named():
+    config = PRESETS["digits"]
+
+    class Wrong(Memories):
+        def drain_operands(self, fields):
+            (bias, mult, shift), residual = super().drain_operands(fields)
+            bias = np.broadcast_to(bias, mult.shape[-1:] if mult.ndim == 1 else bias.shape).copy()
+            if bias.ndim:
+                bias[2::config.lanes] += bias[2::config.lanes] & 1
+            return (bias, mult, shift), residual
+    finding = only_finding(report(config, Wrong))
+    assert finding.where == {"unit": "requantizer", "lane": 2}
+
+
+def test_the_copy_of_the_parameters_for_vector_is_tested():
+    config = PRESETS["digits"]
+
+    class Stuck(Memories):
+        def finish_vector(self, opcode, fields, x):
+            bias = self.bias
+            self.bias = bias.copy()
+            self.bias[200, 1] |= 1 << 20
+            super().finish_vector(opcode, fields, x)
+            self.bias = bias
+    finding = only_finding(report(config, Stuck))
+    assert finding.where == {"unit": "parameter memory of VECTOR", "lane": 1, "field": "bias",
+                             "bit": 20, "kind": KINDS[1], "words": [200]}
 
 
 @pytest.mark.parametrize("entry", [None, 77])
