@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from systola.hw.contract.isa import Opcode
+from systola.hw.contract.isa import Flag, Opcode
 from systola.model.operators.requant import round_shift, saturate
 from systola.sw_driver.selftest.probe import Finding, Probe
 from systola.sw_driver.selftest.stuck_bits import KINDS, apply_stuck
@@ -49,7 +49,8 @@ class AccumulatorProbe(Probe):
         for index in range(len(self.shifts)):
             for weights in tile, inverse:
                 self.matmul(self.output, Opcode.LOAD_WEIGHTS,
-                            np.tile(weights.T, (config.acc_buffers, 1)), flags=2, param_base=index)
+                            np.tile(weights.T, (config.acc_buffers, 1)), flags=Flag.BROADCAST,
+                            param_base=index)
                 self.list.store(self.output.base, self.output.size)
 
     def diagnose(self, found):

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from systola.hw.contract.isa import Opcode
+from systola.hw.contract.isa import Flag, Opcode
 from systola.sw_driver.selftest.array_faults import ArrayFaults
+from systola.sw_driver.selftest.compared_probe import regions_of
 from systola.sw_driver.selftest.probe import Finding, Probe
 
 __all__ = ["ArrayProbe", "probing_vectors"]
@@ -37,17 +38,17 @@ class ArrayProbe(Probe):
         chunk = max(min(config.token_depth, config.scratchpad_words // (1 + 2 * words)), 1)
         for index, shift in enumerate(_SHIFTS):
             self.list.load_params(index, np.zeros(config.lanes), 1, shift)
-        self.chunks = []
+        self.kept = []
         for start in range(0, len(self.acts), chunk):
             part = self.acts[start:start + chunk]
             results = self.results(len(part), len(part), width)
             self.list.load(0, part)
             for index in range(len(_SHIFTS)):
                 self.matmul(results, Opcode.LOAD_WEIGHTS,
-                            self.tiles.transpose(0, 2, 1).reshape(-1, config.rows), flags=2,
-                            param_base=index)
+                            self.tiles.transpose(0, 2, 1).reshape(-1, config.rows),
+                            flags=Flag.BROADCAST, param_base=index)
                 self.list.store(results.base, results.size)
-            self.chunks.append(results)
+                self.kept.append((results, index))
 
     def diagnose(self, found):
         """Name row, columns, signal and bit of the cell; or at least columns, and the row."""
@@ -83,19 +84,11 @@ class ArrayProbe(Probe):
 
     def numbers(self, frames):
         """Return results (shifts, vectors, tiles, columns)."""
-        config, at, parts = self.config, 0, []
-        for results in self.chunks:
-            shifted = []
-            for _ in _SHIFTS:
-                words, count = [], 0
-                while count < results.size:
-                    words.append(frames[at])
-                    count += len(frames[at])
-                    at += 1
-                shifted.append(results.numbers(np.concatenate(words), config.rows))
-            parts.append(shifted)
-        return np.concatenate([np.array(part) for part in parts], axis=1).reshape(
-            len(_SHIFTS), len(self.acts), -1, config.cols)
+        lanes = self.config.rows
+        parts = [results.numbers(words, lanes) for (results, _), words in zip(
+            self.kept, regions_of(self.kept, frames, lanes), strict=True)]
+        shifted = [np.concatenate(parts[index::len(_SHIFTS)]) for index in range(len(_SHIFTS))]
+        return np.array(shifted).reshape(len(_SHIFTS), len(self.acts), -1, self.config.cols)
 
 
 def probing_vectors(rng, bits, rows):

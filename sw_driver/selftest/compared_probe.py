@@ -21,7 +21,10 @@ def mask_fields(results, lanes):
 
 
 def regions_of(kept, frames, lanes):
-    """Return the stored words (size, R) of each region of ``kept`` in `frames`."""
+    """Return the stored words (size, R) of each region in `frames`.
+
+    `kept` has the `Results` of each first, and something beside.
+    """
     at, result = 0, []
     for results, _ in kept:
         words, count = [], 0

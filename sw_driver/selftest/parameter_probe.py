@@ -164,7 +164,8 @@ class VectorParameterProbe(ParameterProbe):
 
     def ask(self, results, start):
         """Normalise a row, both of whose planes are those zeros."""
-        self.list.add(Opcode.LAYERNORM, **{**vector_fields(self.config, results, 0), "src_plane": 0},
+        fields = vector_fields(self.config, results, 0) | {"src_plane": 0}
+        self.list.add(Opcode.LAYERNORM, **fields,
                       param_base=start, out_bits=self.sizes[0])
 
     def elsewhere(self, places, lanes):

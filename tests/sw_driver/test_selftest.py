@@ -368,10 +368,26 @@ def test_a_program_that_does_not_end_is_a_failure_of_its_part():
 
 def test_a_dead_line_is_no_finding():
     class Dead(ModelBoard):
+        def reset(self):
+            if self.runs:
+                raise LinkError("nothing answers")
+
         def run(self, inputs):
+            self.runs += 1
             raise LinkError("nothing answers")
     with pytest.raises(LinkError):
         SelfTest(TINY).run(Dead(TINY))
+
+
+def test_a_board_that_takes_nothing_but_can_be_reset_is_a_finding():
+    class Stalls(ModelBoard):
+        def run(self, inputs):
+            if self.runs == 1:
+                self.runs += 1
+                raise LinkError("it has taken nothing for 30 s")
+            return super().run(inputs)
+    failed = [part for part in SelfTest(TINY).run(Stalls(TINY)) if part.outcome == "failed"]
+    assert [part.part for part in failed] == ["activation reads"]
 
 
 def test_what_does_not_fit_is_told():
