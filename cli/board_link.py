@@ -1,9 +1,11 @@
-"""What `systola run` and `flash` share: options of a board's link, and how it is opened."""
+"""Options by which commands find a board, and what is at the other end."""
 
 import click
 
-__all__ = ["baud_option", "board_config_option", "find_config", "open_link", "port_option",
-           "timeout_option"]
+from systola.cli.console import given_options
+
+__all__ = ["baud_option", "built_option", "check_link", "find_config", "link_options", "open_link",
+           "port_option", "timeout_option"]
 
 port_option = click.option(
     "--port", metavar="PORT", help="Serial port of the board, or a URL that pyserial knows.")
@@ -12,7 +14,11 @@ baud_option = click.option(
     "--baud", type=click.IntRange(min=1), default=1_000_000, show_default=True, metavar="RATE",
     help="Bits per second.")
 
-board_config_option = click.option(
+_registers_option = click.option(
+    "--registers", metavar="DEVICE", help="Instead: registers of an accelerator of `systola "
+    "generate --mapped` on this chip, /dev/uioN or /dev/mem@ADDRESS.")
+
+built_option = click.option(
     "--config", "config", metavar="CONFIG", help="What the board was built from, if it is no "
     "preset: a .toml or .json file of fields.")
 
@@ -21,18 +27,30 @@ timeout_option = click.option(
     metavar="S", help="Seconds that a run may take on the board.")
 
 
-def open_link(port, baud, registers, timeout):
-    """Return a transport over a serial port, or over registers of this chip."""
-    if port is None:
-        return _mapped(registers)
-    from systola.sw_driver.driver.port import SerialPort
-    from systola.sw_driver.driver.uart import UartTransport
-
-    # An accelerator that computes moves nothing over the line.
-    return UartTransport(SerialPort(port, baud), stall=max(30.0, timeout))
+def link_options(command):
+    """Give a command the options ``--port``, ``--registers`` and ``--baud``."""
+    return port_option(_registers_option(baud_option(command)))
 
 
-def _mapped(registers):
+def check_link(ctx, port, registers):
+    """Refuse options that say no one link."""
+    if (port is None) == (registers is None):
+        raise click.UsageError("give either --port or --registers")
+    if registers and "baud" in given_options(ctx):
+        raise click.UsageError("--baud is the rate of a serial port: it needs --port and excludes "
+                               "--registers")
+
+
+def open_link(port, baud, registers, timeout=30.0):
+    """Return the transport to a board at serial port `port`, or else to `registers`.
+
+    `timeout` are the seconds that a run may take, in which nothing may move on the line.
+    """
+    if port:
+        from systola.sw_driver.driver.port import SerialPort
+        from systola.sw_driver.driver.uart import UartTransport
+
+        return UartTransport(SerialPort(port, baud), stall=max(30.0, timeout))
     from systola.sw_driver.driver.mapped import MappedTransport
 
     path, at, address = registers.partition("@")

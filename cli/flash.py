@@ -6,7 +6,7 @@ import click
 
 from systola.cli.board_link import (
     baud_option,
-    board_config_option,
+    built_option,
     find_config,
     open_link,
     port_option,
@@ -30,7 +30,7 @@ __all__ = ["flash"]
 @click.option("--readback/--no-readback", default=True, show_default=True,
               help="Read the program again, byte by byte, beside comparing its checksum.")
 @click.option("--remove", metavar="NAME", help="Instead: take this program off the board.")
-@board_config_option
+@built_option
 @timeout_option
 @json_option
 @click.pass_context

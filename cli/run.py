@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 
 from systola.cli.board_link import (
-    baud_option,
-    board_config_option,
+    built_option,
+    check_link,
     find_config,
+    link_options,
     open_link,
-    port_option,
     timeout_option,
 )
 from systola.cli.console import config_option, emit, given_options, json_option, progress
@@ -23,10 +23,7 @@ __all__ = ["program_name", "run", "serve"]
 
 
 @click.command()
-@port_option
-@click.option("--registers", metavar="DEVICE", help="Instead: registers of an accelerator of "
-              "`systola generate --mapped` on this chip, /dev/uioN or /dev/mem@ADDRESS.")
-@baud_option
+@link_options
 @click.option("--model", "source", required=True, metavar="MODEL",
               help="`digits`, `fashion`, an integer model from `systola quantize`, or a "
                    "float checkpoint.")
@@ -40,7 +37,7 @@ __all__ = ["program_name", "run", "serve"]
               "model and the batch.")
 @click.option("--data", metavar="PATH", help="Images and labels, as `systola evaluate` takes them; "
               "default: those of digits or fashion.")
-@board_config_option
+@built_option
 @timeout_option
 @json_option
 @click.pass_context
@@ -56,11 +53,7 @@ def run(ctx, port, baud, registers, source, images, batch, resident, name, data,
     from systola.sw_driver.compiler.compiler import batches, compile_network
     from systola.sw_driver.driver.driver import Accelerator
 
-    if (port is None) == (registers is None):
-        raise click.UsageError("give either --port or --registers")
-    if registers and "baud" in given_options(ctx):
-        raise click.UsageError("--baud is the rate of a serial port: it needs --port and excludes "
-                               "--registers")
+    check_link(ctx, port, registers)
     if registers and resident:
         raise click.UsageError("--resident needs --port: an accelerator behind --registers has no "
                                "memory for programs")
@@ -121,7 +114,8 @@ def run(ctx, port, baud, registers, source, images, batch, resident, name, data,
     if as_json:
         emit(report)
     else:
-        _say(report, seconds)
+        _say(report, seconds, f"{'--port' if port else '--registers'} {report['port']}"
+                              f"{f' --config {config}' if config else ''}")
     return 1 if report["mismatches"] else 0
 
 
@@ -144,8 +138,8 @@ def _written(accelerator, name, program, update):
     return programs, True
 
 
-def _say(report, seconds):
-    """Print what a run has shown."""
+def _say(report, seconds, board):
+    """Print what a run has shown, on the board that the options `board` find."""
     say_images(report["data"])
     images, batch = report["images"], report["batch"]
     click.echo(f"{images} images on {report['config']} at {report['port']}: {report['correct']} "
@@ -164,6 +158,8 @@ def _say(report, seconds):
         click.echo(f"{report['cycles']:,} cycles for a run of {batch} on the board, "
                    f"{seconds / images:.2f} s an image with {report['bytes']:,} bytes to send a "
                    f"run; {report['repeats']} repetitions on the line")
+    if report["mismatches"]:
+        click.echo(f"which part of the board is wrong: systola selftest {board}")
 
 
 @click.command()

@@ -13,7 +13,7 @@ from systola.sim.verilog.line import LINE, line_verilog
 from systola.sim.verilog.runner import Session, SimulationError, build_text, cached_verilog
 from systola.sim.verilog.toolcheck import posix_module
 
-__all__ = ["build_board_simulation", "serve_board"]
+__all__ = ["board_verilog", "build_board_simulation", "serve_board"]
 
 _TOP = "board"
 
@@ -25,6 +25,16 @@ def build_board_simulation(config, *, divisor=DIVISOR_MIN, memory=None, memory_b
     With `memory`, one of ``simulated_memory.MEMORIES``, it has that for resident programs; block
     RAM has `memory_bytes`.
     """
+    return build_text(board_verilog(config, divisor=divisor, memory=memory,
+                                    memory_bytes=memory_bytes) + line_verilog(_TOP, divisor),
+                      top=LINE, optimize=optimize)
+
+
+def board_verilog(config, *, divisor=DIVISOR_MIN, memory=None, memory_bytes=0):
+    """Return the Verilog of module ``board``: an accelerator of `config` behind a UART.
+
+    `memory` and `memory_bytes` are as of `build_board_simulation`.
+    """
     memory = memory and find_memory(memory)
     size = memory.size(config, memory_bytes // config.bus_bytes) if memory else 0
 
@@ -34,8 +44,7 @@ def build_board_simulation(config, *, divisor=DIVISOR_MIN, memory=None, memory_b
 
     model = memory.model if memory else ""
     path = cached_verilog(linked, name=_TOP, key=[config.to_dict(), divisor, size, model])
-    return build_text(path.read_text() + line_verilog(_TOP, divisor) + model, top=LINE,
-                      optimize=optimize)
+    return path.read_text() + model
 
 
 @contextlib.contextmanager

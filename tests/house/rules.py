@@ -42,6 +42,8 @@ ROOMS = {
     "boards/dram": "amaranth hw/parts hw/resident",
     "sim": "amaranth",
     "sim/machine": "numpy hw/contract model/operators",
+    "sw_driver/selftest": "numpy hw/contract model/operators sim/machine sw_driver/driver "
+                          "sw_driver/program",
     "sim/verilog": "amaranth numpy files hw/contract hw/host/axi hw/verilog",
     "sim/formal": "amaranth hw/contract hw/verilog",
     "sim/conform": "numpy files hw/contract hw/parts hw/matrix hw/vector model/operators "
@@ -49,9 +51,9 @@ ROOMS = {
     "sim/runs": "numpy files hw hw/contract hw/host hw/parts/shapes hw/resident model/allocation "
                 "model/data model/graph boards/dram sim/verilog sw_driver/compiler "
                 "sw_driver/program",
-    "sim/soak": "numpy hw hw/contract hw/control/watchdog hw/parts/shapes model/data model/graph "
-                "sim/machine sim/runs sim/verilog sw_driver/compiler sw_driver/driver "
-                "sw_driver/program",
+    "sim/soak": "numpy files hw hw/contract hw/control/watchdog hw/host/uart hw/parts/shapes "
+                "model/data model/graph sim/machine sim/runs sim/verilog sw_driver/compiler "
+                "sw_driver/driver sw_driver/program sw_driver/selftest",
     "sim/benches": "cocotb numpy sim/runs sim/soak sim/verilog sw_driver/driver sw_driver/program",
     "boards/synthesis": "hw hw/contract hw/matrix/systolic hw/parts hw/vector",
     "boards/flows": "hw/accelerator hw/contract hw/parts/target boards/synthesis",
@@ -69,8 +71,8 @@ ROOMS = {
                "boards/power boards/synthesis",
     "cli": "click rich cluster explore files hw hw/contract model/allocation model/benchmark "
            "model/data model/evaluation model/graph model/kernel model/quantization/methods "
-           "model/training sw_driver/compiler sw_driver/driver sim/conform sim/runs sim/soak "
-           "boards boards/flows boards/power boards/synthesis report",
+           "model/training sw_driver/compiler sw_driver/driver sw_driver/selftest sim/conform "
+           "sim/runs sim/soak boards boards/flows boards/power boards/synthesis report",
     "systola": "hw/contract model/data model/evaluation model/graph model/quantization "
                "model/training sim/runs sw_driver/compiler cli",
 }
