@@ -199,12 +199,22 @@ def stuck_sums(buffer, column, entry, bit):
     return Stuck
 
 
-@pytest.mark.parametrize(("entry", "bit"), [(None, 4), (None, 22), (11, 0), (3, 31)])
+@pytest.mark.parametrize(("entry", "bit"), [(None, 4), (None, 15), (None, 16), (None, 22), (11, 0),
+                                            (3, 31)])
 @pytest.mark.parametrize("config", [TINY, PACKED], ids=["tiny", "packed"])
 def test_accumulator_bits_are_named(config, entry, bit):
     finding = only_finding(report(config, stuck_sums(1, 2, entry, bit)))
     where = {"unit": "accumulators", "buffer": 1, "column": 2, "bit": bit, "kind": KINDS[1]}
     assert finding.where == where | ({} if entry is None else {"entries": [entry]})
+
+
+@pytest.mark.parametrize("config", [TINY, PRESETS["arty_s7_50"]], ids=["tiny", "arty"])
+def test_no_two_bits_of_an_accumulator_look_alike(config):
+    probe = next(one for one in SelfTest(config).probes if one.part == "accumulators")
+    sums = np.stack([probe.sums[:, 0], ~probe.sums[:, 0]])
+    looks = {probe.seen(sums, bit, kind).tobytes()
+             for bit in range(config.acc_bits) for kind in KINDS}
+    assert len(looks) == len(KINDS) * config.acc_bits
 
 
 def stuck_cell(row, column, signal, bit, kind):
