@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from systola.hw.contract.config import PRESETS
+from systola.hw.contract.config import PRESETS, AcceleratorConfig
 from systola.hw.contract.isa import Flag
 from systola.hw.contract.numbers import CODE_BITS
 from systola.sim.machine.machine import Machine
@@ -28,6 +28,12 @@ OTHERS = {
     "odd": dataclasses.replace(TINY, rows=6, cols=4, lanes=2, vector_lanes=2, norm_lanes=1,
                                acc_bits=20, mult_bits=11, code_mult_bits=8),
     "packed": PACKED,
+    "everything": AcceleratorConfig(
+        rows=8, cols=4, lanes=2, vector_lanes=2, pe_style="dsp_packed", narrow_bits=4,
+        weight_codes=True, copies=True, masks=True, acc_bits=24, token_depth=16, acc_buffers=3,
+        banks=2, bank_depth=256, weight_fifo=16, stream_fifo=16, param_depth=32, param_ports=2,
+        mult_bits=16, code_mult_bits=16, attention="deferred", norm_bits=16, pooling="mean",
+        max_row=64),
 }
 
 
