@@ -144,8 +144,8 @@ class ResidentPrograms:
             return
         expected = self._put(entry, program, inputs)
         while expected is not None:
-            self.accelerator.start()
-            self._start(entry.address, entry.beats, Target.ACCELERATOR)
+            # The player waits for the accelerator, which counts its cycles from its start.
+            self.accelerator.start(*_plays(entry.address, entry.beats, Target.ACCELERATOR))
             inputs = next(batches, None)
             following = None if inputs is None else self._put(entry, program, inputs)
             try:
@@ -204,9 +204,7 @@ class ResidentPrograms:
         return self._wait()
 
     def _start(self, address, beats, target):
-        start = _CONTROL.field("start").mask | target << _CONTROL.field("target").lsb
-        self.transport.access(*((PLAYER_REGISTERS[name].offset, value) for name, value in (
-            ("PLAY_ADDRESS", address), ("PLAY_BEATS", beats), ("PLAY_CONTROL", start))))
+        self.transport.access(*_plays(address, beats, target))
 
     def _wait(self):
         """Wait until nothing is played; return the checksum."""
@@ -227,3 +225,10 @@ class ResidentPrograms:
 
     def _write(self, name, value):
         self.transport.write_register(PLAYER_REGISTERS[name].offset, value)
+
+
+def _plays(address, beats, target):
+    """Return the accesses ``(offset, value)`` that play beats of the memory to a `Target`."""
+    start = _CONTROL.field("start").mask | target << _CONTROL.field("target").lsb
+    return [(PLAYER_REGISTERS[name].offset, value) for name, value in (
+        ("PLAY_ADDRESS", address), ("PLAY_BEATS", beats), ("PLAY_CONTROL", start))]
