@@ -45,7 +45,7 @@ class Board(wiring.Component):
         if self.controller.dram.phases == 2:
             connections |= {"i_sys2x_clk": self.double_clock, "i_sys2x_rst": ResetSignal()}
         connections |= {"i_dram_dq_i": self.fpga_data, "o_dram_dq_o": chip.written,
-                        "o_dram_dq_oe": Signal(16)}
+                        "o_dram_dq_t": Signal(16)}
         m.submodules.memory = memory = DramMemory(self.controller, bus_bytes=self.bus_bytes,
                                                   connections=connections)
         wiring.connect(m, wiring.flipped(self.port), memory.port)
