@@ -17,6 +17,7 @@ from systola.boards.dram.controller import generate_controller
 from systola.boards.dram.ddr3_pins import ddr3_clocks
 from systola.boards.dram.memory import DramMemory
 from systola.boards.dram.sdr_pins import DATA_NS, chip_phase, clock_outputs
+from systola.boards.flows.ecp5 import core_fmax
 from systola.boards.memory_top import MEMORY_LEDS, MemoryTop
 from systola.boards.pll import PllPlan, pll_instance
 from systola.hw.resident.memory_port import MemoryPort
@@ -149,3 +150,20 @@ def test_a_board_with_ddr3_memory_has_five_clocks_of_one_oscillator():
     assert sum(name.startswith("ddr3") for name in located) == 48
     with pytest.raises(ValueError, match=r"^mhz must be of an oscillator that also gives 400 MHz"):
         ddr3_clocks(Module(), PllPlan(100.0, 1, 9, 18), find_dram("arty_s7_50"))
+
+
+def test_a_frequency_is_one_that_all_clocks_of_a_pll_keep_up_with():
+    def path(start, end, *delays):
+        return {"from": start, "to": end, "path": [{"delay": ns} for ns in delays]}
+
+    one = {"fmax": {"clk": {"achieved": 61.25, "constraint": 50}}}
+    assert core_fmax(one) == 61.25
+    two = {"fmax": one["fmax"] | {"double": {"achieved": 120, "constraint": 100}},
+           "critical_paths": [path("<async>", "posedge clk", 30.0),
+                              path("posedge clk", "posedge clk", 16.3)]}
+    assert core_fmax(two) == 60
+    # In a cycle of the faster clock, whichever is the first.
+    two["critical_paths"].append(path("posedge clk", "posedge double", 3.0, 5.0))
+    assert core_fmax(two) == 60
+    two["critical_paths"].append(path("negedge double", "posedge clk", 4.0, 5.0))
+    assert core_fmax(two) == 55.56
