@@ -5,12 +5,8 @@ from amaranth.hdl import Elaboratable
 from amaranth.lib import io, wiring
 from amaranth.lib.cdc import ResetSynchronizer
 
-from systola.boards.dram.chips import find_dram
-from systola.boards.dram.controller import generate_controller
-from systola.boards.dram.ddr3_pins import DRAM_DOMAIN, ddr3_clocks, ddr3_connections
-from systola.boards.dram.memory import DramMemory
-from systola.boards.dram.sdr_pins import clock_outputs, sdr_connections
-from systola.boards.pll import PllPlan, pll_instance
+from systola.boards.board_memory import BoardMemory
+from systola.boards.pll import pll_instance
 from systola.hw.resident.memory_checker import MemoryChecker
 
 __all__ = ["MEMORY_LEDS", "MemoryTop"]
@@ -48,30 +44,14 @@ class MemoryTop(Elaboratable):
 
     def __init__(self, board, *, mhz=None, phases=None, bus_bytes=8):
         self.board, self.bus_bytes = board, bus_bytes
-        self.dram = find_dram(board.name, phases)
-        mhz = board.clock_mhz if mhz is None else mhz
-        # All clocks are of one oscillator, whose divider for the fastest one is given.
-        own = self.dram.kind == "SDR"
-        plan = board.pll.plan(board.source[1], self.dram.phases * (mhz if own else self.dram.mhz))
-        self.plan = PllPlan(plan.input, plan.divide, plan.multiply,
-                            plan.output_divide * self.dram.phases if own
-                            else round(plan.vco / mhz))
-        self.controller = generate_controller(self.dram,
-                                              self.plan.output if own else self.dram.mhz)
+        self.memory = BoardMemory(board, mhz=mhz, phases=phases)
+        self.plan = self.memory.plan
 
     def elaborate(self, platform):
         m = Module()
-        platform.add_file(f"{self.controller.name}.v", self.controller.verilog)
-        if self.dram.kind == "SDR":
-            clocks, others = clock_outputs(self.dram, self.plan)
-            self._elaborate_clock(m, platform, others)
-            domain, connections = "sync", sdr_connections(m, platform, self.dram, clocks)
-        else:
-            connections, others, hold = ddr3_clocks(m, self.plan, self.dram)
-            hold(self._elaborate_clock(m, platform, others))
-            domain, connections = DRAM_DOMAIN, connections | ddr3_connections(m, platform)
-        m.submodules.memory = memory = DramMemory(
-            self.controller, bus_bytes=self.bus_bytes, connections=connections, domain=domain)
+        others, hold = self.memory.clocks(m)
+        hold(self._elaborate_clock(m, platform, others))
+        m.submodules.memory = memory = self.memory.component(m, platform, self.bus_bytes)
         m.submodules.checker = checker = MemoryChecker(bus_bytes=self.bus_bytes, size=memory.size)
         wiring.connect(m, checker.port, memory.port)
         second = Signal(range(int(self.plan.output * 1e6)))

@@ -5,6 +5,7 @@ from amaranth.hdl import Elaboratable, Fragment
 from amaranth.lib import io
 from amaranth.lib.cdc import ResetSynchronizer
 
+from systola.boards.board_memory import BoardMemory
 from systola.boards.pll import pll_instance
 from systola.hw.contract.regmap import REGISTERS
 from systola.hw.host.uart import baud_divisor
@@ -17,13 +18,13 @@ LEDS = "busy", "done", "error", "heartbeat"
 """What the first LEDs show; the heartbeat blinks about once a second while the clock runs."""
 
 
-def plan_clock(board, mhz=None):
-    """Return the `PllPlan` for `mhz` (by default the board's) and the divisor of the UART.
+def plan_clock(board, mhz=None, baud=None):
+    """Return the `PllPlan` for `mhz` and the divisor of the UART for `baud`, or the board's.
 
     Raises ``ValueError`` if the PLL cannot make the frequency, or the UART not its baud rate of it.
     """
     plan = board.pll.plan(board.source[1], board.clock_mhz if mhz is None else mhz)
-    return plan, baud_divisor(plan.output * 1e6, board.baud)
+    return plan, baud_divisor(plan.output * 1e6, board.baud if baud is None else baud)
 
 
 class BoardTop(Elaboratable):
@@ -39,6 +40,10 @@ class BoardTop(Elaboratable):
         The accelerator.
     mhz : float, optional
         Frequency instead of the board's.
+    baud : int, optional
+        Bits per second instead of the board's.
+    memory : component or BoardMemory, optional
+        As of `LinkedAccelerator`, or the memory beside the FPGA.
     accelerator : component, optional
         Something else with the accelerator's ports.
 
@@ -53,15 +58,35 @@ class BoardTop(Elaboratable):
         If the PLL cannot make the frequency, or the UART's baud rate not out of it.
     """
 
-    def __init__(self, board, config, *, mhz=None, accelerator=None):
+    def __init__(self, board, config, *, mhz=None, baud=None, memory=None, accelerator=None):
         self.board, self.config = board, config
-        self.plan, self.divisor = plan_clock(board, mhz)
-        self.accelerator = accelerator
+        self.plan, self.divisor = plan_clock(board, mhz, baud)
+        self.accelerator, self.memory = accelerator, memory
+        if isinstance(memory, BoardMemory):
+            self.plan = memory.plan
+            self.divisor = baud_divisor(self.plan.output * 1e6, baud or board.baud)
+
+    @property
+    def link(self):
+        """What a host needs to know: its ``baud``, and the ``memory_bytes`` for programs."""
+        memory = self.memory
+        if isinstance(memory, BoardMemory):
+            size = memory.dram.bytes
+        else:
+            size = memory.size * self.config.bus_bytes if memory else 0
+        return {"baud": round(self.plan.output * 1e6 / self.divisor), "memory_bytes": size}
 
     def elaborate(self, platform):
         m = Module()
-        self._elaborate_clock(m, platform)
-        linked = LinkedAccelerator(self.config, divisor=self.divisor, accelerator=self.accelerator)
+        memory = self.memory
+        if isinstance(memory, BoardMemory):
+            others, hold = memory.clocks(m)
+            hold(self._elaborate_clock(m, platform, others))
+            memory = memory.component(m, platform, self.config.bus_bytes)
+        else:
+            self._elaborate_clock(m, platform, [])
+        linked = LinkedAccelerator(self.config, divisor=self.divisor, memory=memory,
+                                   accelerator=self.accelerator)
         # The units know families, not platforms of boards.
         m.submodules.linked = Fragment.get(linked, Primitives(self.board.family))
         pins = platform.request("uart", dir="-")
@@ -75,19 +100,22 @@ class BoardTop(Elaboratable):
         m.submodules[f"{name}_pin"] = buffer = io.Buffer(direction, port)
         return buffer.i if direction == "i" else buffer.o
 
-    def _elaborate_clock(self, m, platform):
+    def _elaborate_clock(self, m, platform, others):
+        """Make the clock of domain ``sync`` and the `others`; return what holds all in reset."""
         m.domains.sync = ClockDomain()
         source = self._pin(m, "i", platform.request(self.board.source[0], dir="-"), "clock")
         button = self._pin(m, "i", platform.request(*self.board.reset, dir="-"), "reset")
         output, feedback, locked, hold = Signal(), Signal(), Signal(), Signal()
         m.submodules.pll = pll_instance(self.board.family, self.plan, source=source,
-                                        output=output, feedback=feedback, locked=locked)
+                                        output=output, feedback=feedback, locked=locked,
+                                        others=others)
         if self.board.family == "xc7":
             m.submodules.clock_buffer = Instance("BUFG", i_I=output, o_O=ClockSignal())
         else:  # nextpnr promotes the net
             m.d.comb += ClockSignal().eq(output)
         m.d.comb += hold.eq(~locked | button)
         m.submodules.reset = ResetSynchronizer(hold)
+        return hold
 
     def _elaborate_leds(self, m, platform, status):
         second = Signal(range(int(self.plan.output * 1e6)))

@@ -29,6 +29,8 @@ _COMMANDS = {
     "predict": ("systola.cli.predict", "Compare predicted cycles with simulated ones."),
     "conform": ("systola.cli.simulate", "Compare with published golden vectors."),
     "run": ("systola.cli.run", "Run a model on a board, over its serial port."),
+    "flash": ("systola.cli.flash", "Write a program into a board's memory, list or remove them."),
+    "selftest": ("systola.cli.selftest", "Test a board part by part, and name what is wrong."),
     "serve": ("systola.cli.run", "Simulate a board, serial port included."),
     "soak": ("systola.cli.soak", "Hostile programs and line faults against simulated hardware."),
 }

@@ -13,6 +13,7 @@ from systola.cli.console import (
     progress,
     table,
 )
+from systola.cli.memory_option import memory_option
 from systola.cli.model_options import say_images
 from systola.hw.contract.config import ATTENTIONS
 
@@ -138,9 +139,10 @@ def _html(value):
               "streams.")
 @click.option("--timeline", metavar="FILE", callback=lambda ctx, param, value: value and
               _html(value), help="Write a picture (.html) of what the engines did.")
+@memory_option("Play the program from a memory beside the accelerator")
 @_SIMULATOR
 @json_option
-def simulate(batch, stalls, trace, pieces, timeline, simulator, as_json, **choice):
+def simulate(batch, stalls, trace, pieces, timeline, memory, simulator, as_json, **choice):
     """Run a network on the simulated Verilog and compare every tensor with the integer model.
 
     The accelerator of --config is generated, compiled (kept for the next time), loaded over its AXI
@@ -157,6 +159,8 @@ def simulate(batch, stalls, trace, pieces, timeline, simulator, as_json, **choic
     if pieces and (batch > 1 or stalls is not None or timeline):
         raise click.UsageError("--pieces runs one image after the other, without --batch, --stalls "
                                "and --timeline")
+    if memory and (pieces or stalls is not None):
+        raise click.UsageError("--memory plays whole programs, without --pieces and --stalls")
     if batch > choice["images"]:
         raise click.UsageError(f"--batch must be at most the {choice['images']} of --images, "
                                f"not {batch}")
@@ -167,6 +171,7 @@ def simulate(batch, stalls, trace, pieces, timeline, simulator, as_json, **choic
         try:
             result = run(case.model, case.config, case.inputs, batch=batch, trace=trace,
                          seed=stalls, simulator=simulator, progress=update,
+                         memory=memory,
                          optimize="-O0" if choice["is_random"] else "-Os")
         except CompileError as error:
             if "scratchpad" not in str(error):
@@ -251,6 +256,10 @@ def _show_simulation(report):
     if memory := report["scratchpad"]:
         click.echo(f"scratchpad words: {memory['peak']:,} at once, {memory['attention']:,} of "
                    f"attention in all")
+    if memory := report["memory"]:
+        click.echo(f"{memory['program']:,} bytes of program from {memory['name']}: "
+                   f"{memory['needed']:.2f} bytes a cycle needed, {memory['given']:.2f} there, "
+                   f"{memory['used']:.2f} used")
     if "array_idle" in report:
         _show_idle(report["array_idle"], last - first)
     layers = [row for row in report["bandwidth"] or ()

@@ -16,18 +16,24 @@ __all__ = ["generate", "synth"]
               "into one design.")
 @click.option("--mapped", is_flag=True, help="Both streams in registers, for a processor without a "
               "DMA engine.")
+@click.option("--player", is_flag=True, help="Programs and inputs are read from the system's "
+              "memory over AXI4; only results are a stream.")
 @json_option
-def generate(config, output, name, mapped, as_json):
+def generate(config, output, name, mapped, player, as_json):
     """Write the accelerator's Verilog, C header, FuseSoC description and manifest.
 
     The Verilog is self-contained: top module NAME, AXI4-Lite registers, AXI4-Stream in and out
-    (with --mapped, AXI4-Lite alone). docs/SOC.md says how to wire it. The driver refuses hardware
-    whose configuration hash is not the program's.
+    (with --mapped, AXI4-Lite alone; with --player, AXI4 in). docs/SOC.md says how to wire it. The
+    driver refuses hardware whose configuration hash is not the program's.
     """
     from systola.hw.generate import generate as write
 
+    if mapped and player:
+        raise click.UsageError("--mapped and --player are two ways to feed an accelerator: give "
+                               "one of them")
+    top = "mapped" if mapped else "player" if player else "streams"
     with progress("generating Verilog"):
-        manifest = write(config, output, mapped=mapped, name=name)
+        manifest = write(config, output, top=top, name=name)
     if as_json:
         return emit({"directory": output, **manifest})
     for file, content in manifest["files"].items():
@@ -56,14 +62,21 @@ def generate(config, output, name, mapped, as_json):
 @click.option("--seeds", type=int, metavar="N", help="With --board: number of placements.  [3]")
 @click.option("--freq", type=float, metavar="MHZ",
               help="With --board: frequency of its PLL.  [the board's]")
+@click.option("--baud", type=click.IntRange(min=1), metavar="RATE",
+              help="With --board: bits per second of its serial link.  [the board's]")
+@click.option("--memory", type=click.Choice(["bram", "dram"]), help="With --board: a memory for "
+              "resident programs; bram: the FPGA's own block RAM, dram: the memory beside it "
+              "(extra `dram`).")
+@click.option("--memory-bytes", type=click.IntRange(min=2048), metavar="N",
+              help="With --memory bram: its size.  [65536]")
 @click.option("--router", metavar="ROUTER",
               help="With --board: router1 or router2 of nextpnr.  [nextpnr's own default]")
 @click.option("--minutes", type=float, metavar="N",
               help="With --board: most minutes that one run of a tool may take.  [120]")
 @json_option
 @click.pass_context
-def synth(ctx, config, family, array, depth, board, output, seeds, freq, router, minutes, as_json,
-          **shape):
+def synth(ctx, config, family, array, depth, board, output, seeds, freq, baud, memory,
+          memory_bytes, router, minutes, as_json, **shape):
     """Synthesize with Yosys for a Xilinx FPGA and list what every module needs.
 
     LUT, flip-flops (FF), carry chains (CARRY), DSP slices and block RAM by module; of the systolic
@@ -76,14 +89,19 @@ def synth(ctx, config, family, array, depth, board, output, seeds, freq, router,
 
     chosen = given_options(ctx)
     foreign = ({"family", "array", "depth", *shape} if board is not None
-               else {"output", "seeds", "freq", "router", "minutes"})
+               else {"output", "seeds", "freq", "baud", "memory", "memory_bytes", "router",
+                     "minutes"})
     for name, option in chosen.items():
         if name in foreign:
             raise click.UsageError(f"{option} needs --board" if board is None
                                    else f"{option} and --board exclude each other")
+    if memory != "bram" and memory_bytes is not None:
+        raise click.UsageError("--memory-bytes is the size of block RAM: it needs --memory bram")
     if board is not None:
         return _synth_board(board, config if "config" in chosen else None, as_json, output=output,
-                            mhz=freq, seeds=3 if seeds is None else seeds, router=router,
+                            mhz=freq, baud=baud,
+                            memory=memory, memory_bytes=memory_bytes or 65536,
+                            seeds=3 if seeds is None else seeds, router=router,
                             minutes=120 if minutes is None else minutes)
     given = {name: value for name, value in shape.items() if value is not None}
     if array and "config" in chosen:

@@ -12,15 +12,25 @@ from systola.hw.accelerator import Accelerator
 from systola.hw.contract.config import INSTRUCTION_SET_VERSION
 from systola.hw.contract.isa import FORMATS, INSTRUCTION_BYTES, Error, Opcode
 from systola.hw.contract.names import check_name
+from systola.hw.contract.player_registers import PLAYER_REGISTERS
 from systola.hw.contract.regmap import REGISTERS, VERSION
 from systola.hw.contract.stream_registers import STREAM_REGISTERS
 from systola.hw.mapped import MappedAccelerator
+from systola.hw.played import PlayedAccelerator
 from systola.hw.verilog import IDIOMS, to_verilog
 
-__all__ = ["TOP", "c_header", "core_file", "file_names", "generate"]
+__all__ = ["TOP", "TOPS", "c_header", "core_file", "file_names", "generate"]
 
 TOP = "systola"
 """Name of the accelerator, and so of the Verilog top module, if none is given."""
+
+TOPS = {"streams": (Accelerator, REGISTERS),
+        "mapped": (MappedAccelerator, REGISTERS | STREAM_REGISTERS),
+        "player": (PlayedAccelerator, REGISTERS | PLAYER_REGISTERS)}
+"""What may be generated: with the AXI4-Stream ports, with both streams in registers, or with a
+player that reads programs over AXI4. Top module and registers."""
+
+_STREAMS = {"streams": "AXI4-Stream", "mapped": "registers", "player": "AXI4, results AXI4-Stream"}
 
 _MANIFEST, _MANIFEST_LIMIT = "manifest.json", 1 << 20
 
@@ -30,16 +40,12 @@ def file_names(name=TOP):
     return f"{name}.v", f"{name}_regs.h", f"{name}.core", _MANIFEST
 
 
-def _registers(mapped):
-    """Return the registers of the Verilog, by name."""
-    return REGISTERS | STREAM_REGISTERS if mapped else REGISTERS
-
-
-def c_header(config, *, mapped=False, name=TOP):
+def c_header(config, *, top="streams", name=TOP):
     """Return the C header: registers, operation codes, error causes and the configuration.
 
-    All macros begin with `name` in capitals, so that headers of several accelerators go together.
-    Those of one name do not, and are refused unless they are of the same configuration.
+    `top` is one of `TOPS`. All macros begin with `name` in capitals, so that headers of several
+    accelerators go together. Those of one name do not, and are refused unless they are of the same
+    configuration.
     """
     prefix = name.upper()
     lines = ["/* Made by systola from its register map and instruction set; do not edit. */",
@@ -53,7 +59,7 @@ def c_header(config, *, mapped=False, name=TOP):
     define("cols", config.cols)
     define("bus_bytes", config.bus_bytes)
     define("instruction_bytes", INSTRUCTION_BYTES)
-    for register in _registers(mapped).values():
+    for register in TOPS[top][1].values():
         lines.append(f"\n/* {register.doc} */")
         define(f"reg_{register.name}", f"0x{register.offset:02x}u")
         for field in register.fields:
@@ -98,16 +104,16 @@ targets:
 """
 
 
-def _manifest(config, contents, mapped, name):
+def _manifest(config, contents, top, name):
     return {
         "name": name,
         "top": name,
-        "streams": "registers" if mapped else "AXI4-Stream",
+        "streams": _STREAMS[top],
         "config": config.to_dict(),
         "config_hash": f"{config.hash:016x}",
         "instruction_set": INSTRUCTION_SET_VERSION,
         "register_map": VERSION,
-        "registers": {name: register.offset for name, register in _registers(mapped).items()},
+        "registers": {name: register.offset for name, register in TOPS[top][1].items()},
         "clock": "clk",
         "reset": "rst (synchronous, active high)",
         "stream_bytes": config.bus_bytes,
@@ -131,27 +137,28 @@ def _check_folder(directory, name):
                          f"{_MANIFEST} describes one: give {name!r} a folder of its own")
 
 
-def generate(config, directory, *, mapped=False, name=TOP):
+def generate(config, directory, *, top="streams", name=TOP):
     """Write `file_names` into `directory` (made if absent); returns the manifest as a dictionary.
 
-    With `mapped`, the top is that of ``hw/mapped.py``: both streams in registers. The files are
-    made elsewhere first, so that a failure leaves `directory` as it was. Accelerators of different
-    `name` have no module, macro or file but the manifest in common. Raises ``ValueError`` if `name`
-    cannot be one, or `directory` is an existing file or holds an accelerator of another name.
+    `top` is one of `TOPS`. The files are made elsewhere first, so that a failure leaves `directory`
+    as it was. Accelerators of different `name` have no module, macro or file but the manifest in
+    common. Raises ``ValueError`` if `top` is another, `name` cannot be one, or `directory` is an
+    existing file or holds an accelerator of another name.
     """
     check_name(name)
+    if top not in TOPS:
+        raise ValueError(f"top must be one of {', '.join(TOPS)}, not {top!r}")
     directory = Path(directory)
     _check_folder(directory, name)
-    top = MappedAccelerator(config) if mapped else Accelerator(config)
-    verilog = to_verilog(top, name)
+    verilog = to_verilog(TOPS[top][0](config), name)
     if "[-1:0]" in verilog:
         raise RuntimeError("the Verilog has a wire of no bits, which other tools read as two: a "
                            "fault of systola with this configuration")
     verilog_file, header, core, _ = files = file_names(name)
     contents = {verilog_file: verilog.encode(),
-                header: c_header(config, mapped=mapped, name=name).encode(),
+                header: c_header(config, top=top, name=name).encode(),
                 core: core_file(config, name=name).encode()}
-    manifest = _manifest(config, contents, mapped, name)
+    manifest = _manifest(config, contents, top, name)
     contents[_MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".systola-") as made:

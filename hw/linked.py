@@ -10,15 +10,17 @@ from systola.hw.host import axi
 from systola.hw.host.bridge import Bridge
 from systola.hw.host.channel import Channel
 from systola.hw.host.uart import Receiver, Transmitter
+from systola.hw.resident.player import Player
 
 __all__ = ["LinkedAccelerator"]
 
 
 class LinkedAccelerator(wiring.Component):
-    """UART, channel, bridge and accelerator.
+    """UART, channel, bridge and accelerator; with a memory, a player of resident programs as well.
 
     A new session (``hw/contract/frame.py``) resets bridge and accelerator together, with everything
-    that may be under way between them, and nothing else.
+    that may be under way between them, and nothing else: what the player plays goes nowhere from
+    then on, and the memory keeps what it has.
 
     Model: sim/machine/device.py
 
@@ -30,6 +32,8 @@ class LinkedAccelerator(wiring.Component):
         Clock cycles of a bit, see `systola.hw.host.uart.baud_divisor`.
     accelerator : component, optional
         Something else with the accelerator's ports.
+    memory : component, optional
+        Memory for resident programs: its ``port`` is a `MemoryPort`, ``size`` its beats.
     buffer : int
         Bytes of each buffer of the channel.
 
@@ -41,11 +45,14 @@ class LinkedAccelerator(wiring.Component):
         STATUS, as the bridge read it last.
     """
 
-    def __init__(self, config, *, divisor, accelerator=None, buffer=BUFFER):
-        self.accelerator = accelerator or Accelerator(config)
+    def __init__(self, config, *, divisor, accelerator=None, memory=None, buffer=BUFFER):
+        self.accelerator, self.memory = accelerator or Accelerator(config), memory
         self.receiver, self.transmitter = Receiver(divisor), Transmitter(divisor)
-        self.bridge = Bridge(bus_bytes=config.bus_bytes)
-        self.channel = Channel(bus_bytes=config.bus_bytes, config_hash=config.hash, buffer=buffer)
+        size = memory.size if memory else 0
+        self.player = Player(bus_bytes=config.bus_bytes, size=size) if memory else None
+        self.bridge = Bridge(bus_bytes=config.bus_bytes, memory=size)
+        self.channel = Channel(bus_bytes=config.bus_bytes, config_hash=config.hash, memory=size,
+                               buffer=buffer)
         super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "status": Out(32)})
 
     def elaborate(self, platform):
@@ -66,5 +73,14 @@ class LinkedAccelerator(wiring.Component):
         for source, sink in ((channel.tx, transmitter.i), (channel.o, bridge.rx),
                              (bridge.tx, channel.i)):
             wiring.connect(m, source, sink)
-        axi.connect_flat(m, bridge, accelerator)
+        if self.player is None:
+            axi.connect_flat(m, bridge, accelerator)
+            return m
+        m.submodules.player, m.submodules.memory = player, memory = self.player, self.memory
+        for source, sink in ((bridge.m_axil, player.host_axil), (bridge.m_axis, player.host_send),
+                             (player.host_result, bridge.s_axis), (bridge.put, player.put),
+                             (player.memory, memory.port)):
+            wiring.connect(m, source, sink)
+        m.d.comb += player.stop.eq(reset)
+        axi.connect_flat(m, player, accelerator)
         return m

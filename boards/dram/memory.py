@@ -6,7 +6,7 @@ from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
 
 from systola.boards.dram.controller import CSR_BITS
-from systola.hw.resident.memory_port import MemoryPort
+from systola.hw.parts.memory_port import MemoryPort
 from systola.hw.resident.native_memory import NativeMemory, queue_entries
 from systola.hw.resident.port_crossing import PortCrossing
 from systola.hw.resident.read_levelling import REGISTERS, ReadLevelling

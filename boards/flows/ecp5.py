@@ -185,7 +185,7 @@ def build_ecp5(top, output, *, seeds=3, router=None, limit=None, progress=None):
         result = BoardResult(
             name, board.part, board.family, f"{top.config.hash:016x}", round(top.plan.output, 4),
             netlist_size(json.loads((folder / "stat.json").read_text())), board.limits,
-            board.presets)
+            board.presets, top.link)
 
         def place_and_route(seed, said):
             report = nextpnr(folder, name, platform.command_lines(name, seed)[0], seed,

@@ -40,9 +40,10 @@ class NotRouted(ToolError):
 class BoardResult:
     """What a flow found out about a board.
 
-    ``presets`` are the board's. ``fmax`` has MHz by seed as the router says (None if it told none),
-    ``routed`` those of the slowest path of all where the router leaves some out; ``failed`` the
-    reason by seed that did not place or route; ``seed`` is the one of the bitstream. ``missing``
+    ``presets`` are the board's, ``link`` is `BoardTop.link`. ``fmax`` has MHz by seed as the router
+    says (None if it told none), ``routed`` those of the slowest path of all where the router leaves
+    some out; ``failed`` the reason by seed that did not place or route; ``seed`` is the one of the
+    bitstream. ``missing``
     names what a bitstream would need beside what is installed, ``extra`` what only one family has.
     """
 
@@ -54,6 +55,7 @@ class BoardResult:
     total: dict
     available: dict
     presets: dict
+    link: dict
     bitstream: str | None = None
     seed: int | None = None
     fmax: dict = field(default_factory=dict)
@@ -80,7 +82,7 @@ class BoardResult:
 
         return {
             "board": self.board, "part": self.part, "family": self.family,
-            "config_hash": self.config_hash, "clock_mhz": self.clock_mhz,
+            "config_hash": self.config_hash, "clock_mhz": self.clock_mhz, **self.link,
             "bitstream": self.bitstream, "bitstream_seed": self.seed,
             "bitstream_meets_clock": meets(every.get(self.seed)), "missing": self.missing,
             "fmax_mhz": known, "fmax_mhz_median": median,

@@ -196,7 +196,7 @@ def build_spartan7(top, output, *, seeds=3, router=None, limit=None, progress=No
         (folder / f"{name}.json").write_text(json.dumps(netlist))
         result = BoardResult(
             name, board.part, board.family, f"{top.config.hash:016x}", round(mhz, 4),
-            asdict(total), board.limits, board.presets, missing=missing,
+            asdict(total), board.limits, board.presets, top.link, missing=missing,
             extra={**crowded, "carry_luts": carry_luts, "timing_note": TIMING_NOTE,
                    "documentation": DOCUMENTATION, "timing_estimate": _estimate(netlist, name),
                    "modules": {path: {"instances": size.instances, **asdict(size.total),

@@ -558,4 +558,8 @@ PRESETS = {
     # The digits on an ECP5 85F, a multiplier for each cell: routed in minutes.
     "ulx3s_85f": AcceleratorConfig(rows=8, cols=4, lanes=2, norm_roots=1, acc_bits=24,
                                    token_depth=32, bank_depth=1024, code_mult_bits=12, max_row=256),
+    "ulx3s_85f_large": AcceleratorConfig(
+        rows=16, cols=8, lanes=4, vector_lanes=2, acc_bits=24, token_depth=256, banks=4,
+        bank_depth=4096, weight_fifo=64, stream_fifo=64, code_mult_bits=12, norm_roots=1,
+        max_row=256, gelu="table"),
 }

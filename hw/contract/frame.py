@@ -21,6 +21,13 @@ report may answer several of these. The host gets whatever it lacks by RESEND, a
 It must not have more bytes under way than the window allows, and the device not more than its
 buffer holds.
 
+**Bad lines.** Long frames hardly get over a line that damages one byte in a hundred, and what
+follows a damaged one is lost, too. So the host chooses how long its frames are, and how long the
+device's: the window of the host's last frame is how many bytes the device may have under way, and a
+quarter of that, but `LENGTH_MIN` to `LENGTH_MAX`, the most that one frame carries (``piece``). A
+frame always may be under way. In a frame of the host, a window of 0 says nothing; a session begins
+without a bound.
+
 **Sessions.** The host opens a session with a RESET that carries a number other than the device's,
 which QUERY tells; the accelerator, its registers and both streams are then as after power-on,
 except for memories. A RESET with the device's own number changes nothing, so it may be repeated.
@@ -35,9 +42,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 __all__ = ["BUFFER", "CRC_BYTES", "ESCAPE", "FLAG", "FLIP", "HEADER", "HEADER_BYTES", "INFO",
-           "INFO_BYTES", "LENGTH_MAX", "MODULUS", "VERSION", "Frame", "FrameReader", "Kind"]
+           "INFO_BYTES", "LENGTH_MAX", "LENGTH_MIN", "MODULUS", "VERSION", "Frame", "FrameReader",
+           "Kind", "piece"]
 
-VERSION = 1
+VERSION = 2
 """Version of frames and commands."""
 
 FLAG, ESCAPE, FLIP = 0x7E, 0x7D, 0x20
@@ -47,7 +55,7 @@ HEADER = (
     ("session", 2, "number of the session, 1 to 65,535; 0 before the first"),
     ("sequence", 2, "number of the first byte of the payload; of the next one if there is none"),
     ("acknowledge", 2, "number of the next byte that the sender of the frame expects"),
-    ("window", 2, "bytes from that one on for which it has room"),
+    ("window", 2, "bytes from that one on for which it has room, or which it wants under way"),
     ("length", 1, "bytes of payload"),
 )
 """Fields of a header: name, bytes, meaning."""
@@ -59,6 +67,7 @@ INFO = (
     ("buffer", 2, "bytes of the buffer for each direction"),
     ("config_hash", 8, "hash of the configuration"),
     ("status", 4, "register STATUS as the bridge read it last"),
+    ("memory", 4, "beats of the memory for resident programs, 0 without one"),
 )
 """Payload of an INFO frame: name, bytes, meaning."""
 
@@ -66,11 +75,21 @@ CRC_BYTES = 4
 LENGTH_MAX = 255
 """Most bytes of payload."""
 
+LENGTH_MIN = 32
+"""Payload of the shortest frames, which get over lines that damage one byte in a hundred."""
+
 MODULUS = 1 << 16
 """What bytes are numbered modulo."""
 
 BUFFER = 2048
 """Bytes that a device buffers in each direction: at 1 Mbaud, 20 ms of a USB adapter's delay."""
+
+
+
+def piece(window):
+    """Return the most bytes of payload of the device's frames at the host's `window`."""
+    return min(max(window // 4, LENGTH_MIN), LENGTH_MAX)
+
 
 HEADER_BYTES = sum(size for _, size, _ in HEADER)
 INFO_BYTES = sum(size for _, size, _ in INFO)

@@ -4,10 +4,11 @@ from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.contract.link import FOLLOWING, LOWER_CASE, Command, Reply, Status
+from systola.hw.contract.link import COUNT_MAX, FOLLOWING, LOWER_CASE, Command, Reply, Status
 from systola.hw.contract.regmap import REGISTERS
 from systola.hw.host.axi import Lite, Stream
 from systola.hw.parts.arguments import check_least
+from systola.hw.parts.memory_port import write_request
 
 __all__ = ["Bridge"]
 
@@ -28,6 +29,8 @@ class Bridge(wiring.Component):
         Bytes of a stream beat.
     poll : int
         Cycles between two readings of STATUS.
+    memory : int
+        Beats of the memory for resident programs, 0 without one.
 
     Members
     -------
@@ -37,6 +40,8 @@ class Bridge(wiring.Component):
         To the registers.
     m_axis, s_axis : Out(axi.Stream(bus_bytes)), In(axi.Stream(bus_bytes))
         To the accelerator's input, from its output. No TLAST is sent.
+    put : Out(stream of `systola.hw.parts.memory_port.write_request`)
+        With `memory`, beats for it.
     status : Out(32)
         STATUS, as of the last reading.
 
@@ -46,14 +51,14 @@ class Bridge(wiring.Component):
         If a parameter is out of range; the message names it.
     """
 
-    def __init__(self, *, bus_bytes, poll=1024):
-        check_least(bus_bytes=(bus_bytes, 1), poll=(poll, 1))
-        self.bus_bytes, self.poll = bus_bytes, poll
+    def __init__(self, *, bus_bytes, poll=1024, memory=0):
+        check_least(bus_bytes=(bus_bytes, 1), poll=(poll, 1), memory=(memory, 0))
+        self.bus_bytes, self.poll, self.memory = bus_bytes, poll, memory
         super().__init__({
             "rx": In(stream.Signature(8)), "tx": Out(stream.Signature(8)), "status": Out(32),
             "m_axil": Out(Lite()), "m_axis": Out(Stream(bus_bytes)),
             "s_axis": In(Stream(bus_bytes)),
-        })
+        } | ({"put": Out(stream.Signature(write_request(bus_bytes)))} if memory else {}))
 
     def elaborate(self, platform):
         m = Module()
@@ -80,7 +85,8 @@ class Bridge(wiring.Component):
                 m.d.sync += [command.eq(byte), polling.eq(0)]
                 with m.If(take):
                     with m.Switch(byte):
-                        with m.Case(Command.READ, Command.WRITE, Command.SEND):
+                        with m.Case(Command.READ, Command.WRITE, Command.SEND,
+                                    *([Command.PUT] if self.memory else [])):
                             m.next = "ADDRESS"
                         with m.Default():
                             m.d.sync += [command.eq(Reply.UNKNOWN), refused.eq(0)]
@@ -92,7 +98,7 @@ class Bridge(wiring.Component):
                     m.next = "READ"
                 with m.Else():
                     m.d.sync += idle.eq(idle + 1)
-            with m.State("ADDRESS"):  # or the count of a SEND
+            with m.State("ADDRESS"):  # or the count of a SEND or PUT
                 m.d.comb += self.rx.ready.eq(1)
                 with m.If(take):
                     m.d.sync += address.eq(byte)
@@ -100,7 +106,7 @@ class Bridge(wiring.Component):
                         with m.Case(Command.READ):
                             m.d.sync += self.m_axil.arvalid.eq(1)
                             m.next = "READ"
-                        with m.Case(Command.WRITE):
+                        with m.Case(Command.WRITE, Command.PUT):
                             m.d.sync += left.eq(3)
                             m.next = "DATA"
                         with m.Default():
@@ -111,15 +117,24 @@ class Bridge(wiring.Component):
                 with m.If(take):
                     m.d.sync += [data.eq(Cat(data[8:], byte)), left.eq(left - 1)]
                     with m.If(left == 0):
-                        m.d.sync += [self.m_axil.awvalid.eq(1), self.m_axil.wvalid.eq(1)]
+                        write = command == Command.WRITE
+                        m.d.sync += [self.m_axil.awvalid.eq(write), self.m_axil.wvalid.eq(write)]
                         m.next = "WRITE"
+                        if self.memory:
+                            with m.If(command == Command.PUT):
+                                m.next = "PLACE"
+            if self.memory:
+                self._elaborate_put(m, data, address, left, refused)
             with m.State("BEAT"):
                 m.d.comb += self.rx.ready.eq(1)
                 with m.If(take):
                     m.d.sync += [beat.eq(Cat(beat, byte)[8:]), left.eq(left - 1)]
                     with m.If(left == 0):
-                        m.d.sync += self.m_axis.tvalid.eq(1)
+                        m.d.sync += self.m_axis.tvalid.eq(command == Command.SEND)
                         m.next = "SEND"
+                        if self.memory:
+                            with m.If(command == Command.PUT):
+                                m.next = "PUT"
             with m.State("READ"):
                 self._read(m, data, refused, polling)
             with m.State("WRITE"):
@@ -135,6 +150,25 @@ class Bridge(wiring.Component):
                 m.d.comb += reply["valid"].eq(1)
                 with m.If(reply["taken"]):
                     m.next = "COMMAND"
+
+    def _elaborate_put(self, m, place, count, left, refused):
+        """Add the states of a PUT of `count` beats (0 is 256) to `place`."""
+        put, end = self.put, Signal(len(place) + 1)
+        m.d.comb += [put.p.address.eq(place), put.p.beat.eq(self.m_axis.tdata)]
+        with m.State("PLACE"):
+            m.d.sync += end.eq(place + Mux(count == 0, COUNT_MAX, count))
+            m.next = "CHECK"
+        with m.State("CHECK"):
+            m.d.sync += [refused.eq(end > self.memory), left.eq(self.bus_bytes - 1)]
+            m.next = "BEAT"
+        with m.State("PUT"):
+            m.d.comb += put.valid.eq(~refused)
+            with m.If(put.ready | refused):
+                m.d.sync += [place.eq(place + 1), count.eq(count - 1),
+                             left.eq(self.bus_bytes - 1)]
+                m.next = "BEAT"
+                with m.If(count == 1):
+                    m.next = "REPLY"
 
     def _read(self, m, data, refused, polling):
         """Keep the address up until it is taken, and take the word for a reply or for `status`."""

@@ -5,7 +5,16 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.contract.frame import BUFFER, INFO, INFO_BYTES, LENGTH_MAX, MODULUS, VERSION, Kind
+from systola.hw.contract.frame import (
+    BUFFER,
+    INFO,
+    INFO_BYTES,
+    LENGTH_MAX,
+    LENGTH_MIN,
+    MODULUS,
+    VERSION,
+    Kind,
+)
 from systola.hw.contract.regmap import MAGIC
 from systola.hw.host.deframer import Deframer
 from systola.hw.host.framer import Framer
@@ -19,7 +28,7 @@ class Channel(wiring.Component):
 
     A byte may come from the line in every cycle, and goes to it in every second one; to the inside
     one goes in 2 cycles, the first 3 cycles after the FLAG that ends its frame, and from there one
-    comes a cycle. A frame begins when `LENGTH_MAX` bytes wait, or some do (or a report)
+    comes a cycle. A frame begins when as many bytes wait as it may carry, or some do (or a report)
     and no other came for `patience` cycles; then sequence numbers never stand still for long, and
     short replies share a frame with the report on what they reply to.
 
@@ -27,8 +36,8 @@ class Channel(wiring.Component):
 
     Parameters
     ----------
-    bus_bytes, config_hash : int
-        What INFO tells of the accelerator.
+    bus_bytes, config_hash, memory : int
+        What INFO tells of the accelerator, and of the memory for resident programs.
     buffer : int
         Bytes of each of the two buffers, a power of two up to half of the sequence numbers.
     patience : int
@@ -52,11 +61,11 @@ class Channel(wiring.Component):
         If a parameter is out of range; the message names it.
     """
 
-    def __init__(self, *, bus_bytes, config_hash, buffer=BUFFER, patience=64):
-        check_least(buffer=(buffer, 16), patience=(patience, 1))
+    def __init__(self, *, bus_bytes, config_hash, memory=0, buffer=BUFFER, patience=64):
+        check_least(buffer=(buffer, 16), patience=(patience, 1), memory=(memory, 0))
         if buffer & (buffer - 1) or buffer > MODULUS // 2:
             raise ValueError(f"buffer must be a power of two up to {MODULUS // 2}, not {buffer!r}")
-        self.bus_bytes, self.config_hash = bus_bytes, config_hash
+        self.bus_bytes, self.config_hash, self.memory = bus_bytes, config_hash, memory
         self.buffer, self.patience = buffer, patience
         self._bits = buffer.bit_length()
         # Numbers of bytes. From the host: expected next, where the frame under way is, and the next
@@ -68,6 +77,9 @@ class Channel(wiring.Component):
         self._due, self._asked, self._again = Signal(), Signal(), Signal()
         self._is_info, self._still = Signal(), Signal(range(8))
         self._waited = Signal(range(self.patience + 1))
+        # What the host wants under way, the most that a frame carries, and whether one may begin.
+        self._wanted, self._piece = Signal(16, init=MODULUS - 1), Signal(8, init=LENGTH_MAX)
+        self._may_begin = Signal()
         super().__init__({
             "rx": In(stream.Signature(8, always_ready=True)), "tx": Out(stream.Signature(8)),
             "o": Out(stream.Signature(8)), "i": In(stream.Signature(8)),
@@ -95,7 +107,8 @@ class Channel(wiring.Component):
             m.d.sync += [number.eq(0) for number in (
                 self._expected, self._arriving, self._read,
                 self._base, self._next, self._written)]
-            m.d.sync += [self._session.eq(deframer.header.session), self._still.eq(7)]
+            m.d.sync += [self._session.eq(deframer.header.session), self._still.eq(7),
+                         self._wanted.eq(MODULUS - 1)]
         return m
 
     def _memory(self, m, name, write, read):
@@ -133,6 +146,8 @@ class Channel(wiring.Component):
             with m.If(header.kind.matches(Kind.DATA, Kind.RESEND)):
                 m.d.comb += report.eq(~ours | (header.kind == Kind.RESEND) | (header.length != 0))
                 with m.If(ours):
+                    with m.If(header.window != 0):
+                        m.d.sync += self._wanted.eq(header.window)
                     with m.If(header.kind == Kind.RESEND):
                         m.d.sync += self._again.eq(1)
                     with m.If(known):
@@ -186,17 +201,25 @@ class Channel(wiring.Component):
         with m.Elif(waited != self.patience):
             m.d.sync += waited.eq(waited + 1)
 
+        wanted, piece, under_way = self._wanted, self._piece, Signal(self._bits)
+        m.d.comb += under_way.eq(self._next - self._base)
+        m.d.sync += [
+            piece.eq(Mux(wanted >= 4 * LENGTH_MAX, LENGTH_MAX,
+                         Mux(wanted < 4 * LENGTH_MIN, LENGTH_MIN, wanted >> 2))),
+            self._may_begin.eq((under_way == 0) | (under_way + piece <= wanted))]
         unsent, many, begin = Signal(self._bits), Signal(), Signal()
         header, payload, place = framer.header, framer.payload, Signal(range(INFO_BYTES))
         m.d.comb += [
-            unsent.eq(self._written - self._next), many.eq(unsent >= LENGTH_MAX),
-            begin.eq(many | ((waited == self.patience) & (self._due | (unsent != 0)))),
+            unsent.eq(self._written - self._next), many.eq(unsent >= piece),
+            begin.eq(Mux(self._may_begin, many | ((waited == self.patience) & (unsent != 0)), 0)
+                     | ((waited == self.patience) & self._due)),
             framer.start.eq(~self._again & (self._asked | begin)),
             header.kind.eq(Mux(is_info, Kind.INFO, Kind.DATA)),
             header.session.eq(self._session), header.sequence.eq(self._next),
             header.acknowledge.eq(self._expected),
             header.window.eq(self.buffer - (self._expected - self._read)[:self._bits]),
-            header.length.eq(Mux(self._asked, INFO_BYTES, Mux(many, LENGTH_MAX, unsent))),
+            header.length.eq(Mux(self._asked, INFO_BYTES, Mux(
+                self._may_begin, Mux(many, piece, unsent), 0))),
         ]
         with m.If(framer.ready):
             m.d.sync += place.eq(0)
@@ -216,6 +239,7 @@ class Channel(wiring.Component):
     def _info(self):
         """Return the payload of INFO."""
         values = {"magic": MAGIC, "version": VERSION, "bus_bytes": self.bus_bytes,
-                  "buffer": self.buffer, "config_hash": self.config_hash, "status": self.status}
+                  "buffer": self.buffer, "config_hash": self.config_hash, "status": self.status,
+                  "memory": self.memory}
         return Cat(value if name == "status" else Const(value, 8 * size)
                    for name, size, _ in INFO for value in [values[name]])

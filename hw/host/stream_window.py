@@ -5,15 +5,16 @@ from amaranth.lib import wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
-from systola.hw.contract.regmap import ADDRESS_BITS
 from systola.hw.contract.stream_registers import (
+    BASE,
     SIZE_BITS,
     STREAM_MAGIC,
     STREAM_REGISTERS,
     WORD_BYTES,
     beat_words,
 )
-from systola.hw.host.axi import OKAY, SLVERR, Lite, Stream
+from systola.hw.host.axi import Lite, Stream
+from systola.hw.host.register_window import RegisterWindow
 from systola.hw.parts.arguments import check_integers
 
 __all__ = ["DEPTH_MAX", "StreamWindow"]
@@ -23,9 +24,7 @@ DEPTH_MAX = 32768
 
 
 class StreamWindow(wiring.Component):
-    """Registers of ``hw/contract/stream_registers.py``; what lies below them is passed on.
-
-    It goes to another subordinate.
+    """Registers of ``hw/contract/stream_registers.py``, beside those of another subordinate.
 
     One access at a time, a write and a read in turn if both wait. A register answers 2 cycles
     after address (and data) are there, RECEIVE_DATA up to 2 later; others as the subordinate does.
@@ -76,7 +75,10 @@ class StreamWindow(wiring.Component):
         m.submodules.incoming = incoming = ResetInserter(self.reset)(fifo)
         self._elaborate_send(m, outgoing)
         ended = self._elaborate_receive(m, incoming)
-        self._elaborate_bus(m, outgoing, incoming, ended)
+        m.submodules.window = window = RegisterWindow(base=BASE, address_bits=SIZE_BITS)
+        wiring.connect(m, wiring.flipped(self.s_axil), window.s_axil)
+        wiring.connect(m, window.m_axil, wiring.flipped(self.m_axil))
+        self._elaborate_access(m, window.access, outgoing, incoming, ended)
         return m
 
     def _elaborate_send(self, m, fifo):
@@ -111,102 +113,41 @@ class StreamWindow(wiring.Component):
             m.d.sync += left.eq(0)
         return ended
 
-    def _elaborate_bus(self, m, outgoing, incoming, ended):
-        address, word, strobes = Signal(SIZE_BITS), Signal(32), Signal(WORD_BYTES)
-        lost, early, prefer_read = Signal(), Signal(), Signal()
-        write, read = Signal(), Signal()
+    def _elaborate_access(self, m, access, outgoing, incoming, ended):
+        """Answer accesses to the registers of this unit."""
+        lost, early = Signal(), Signal()
         values = {"STREAM_ID": STREAM_MAGIC, "STREAM_BEAT": self.bus_bytes, "STREAM_CONTROL": 0,
                   "STREAM_STATUS": Cat(lost, early), "SEND_DATA": 0,
                   "SEND_FREE": self.depth - outgoing.level, "RECEIVE_DATA": incoming.r_data,
                   "RECEIVE_COUNT": incoming.level
                   | ended << STREAM_REGISTERS["RECEIVE_COUNT"].field("last").lsb}
-        m.d.comb += [
-            write.eq(self.s_axil.awvalid & self.s_axil.wvalid
-                     & ~(prefer_read & self.s_axil.arvalid)),
-            read.eq(self.s_axil.arvalid & ~write),
-            outgoing.w_data.eq(word),
-            self.m_axil.awaddr.eq(address), self.m_axil.araddr.eq(address),
-            self.m_axil.wdata.eq(word), self.m_axil.wstrb.eq(strobes),
-        ]
-        with m.FSM():
-            with m.State("IDLE"):
-                m.d.comb += [self.s_axil.awready.eq(write), self.s_axil.wready.eq(write),
-                             self.s_axil.arready.eq(read)]
-                with m.If(write):
-                    m.d.sync += [address.eq(self.s_axil.awaddr), word.eq(self.s_axil.wdata),
-                                 strobes.eq(self.s_axil.wstrb), prefer_read.eq(1)]
-                    m.next = "WRITE"
-                    with m.If(self.s_axil.awaddr[ADDRESS_BITS:] == 0):
-                        m.d.sync += [self.m_axil.awvalid.eq(1), self.m_axil.wvalid.eq(1)]
-                        m.next = "PASS_WRITE"
-                with m.Elif(read):
-                    m.d.sync += [address.eq(self.s_axil.araddr), prefer_read.eq(0)]
-                    m.next = "READ"
-                    with m.If(self.s_axil.araddr[ADDRESS_BITS:] == 0):
-                        m.d.sync += self.m_axil.arvalid.eq(1)
-                        m.next = "PASS_READ"
-            with m.State("WRITE"):
-                self._write(m, address, word, strobes, outgoing, lost, early)
-            with m.State("READ"):
-                self._read(m, address, values, incoming, early)
-            with m.State("PASS_WRITE"):
-                self._pass_write(m)
-            with m.State("PASS_READ"):
-                self._pass_read(m)
-            with m.State("ANSWER"):
-                with m.If(Cat(self.s_axil.bvalid & self.s_axil.bready,
-                              self.s_axil.rvalid & self.s_axil.rready).any()):
-                    m.d.sync += [self.s_axil.bvalid.eq(0), self.s_axil.rvalid.eq(0)]
-                    m.next = "IDLE"
+        m.d.comb += [outgoing.w_data.eq(access.data), access.done.eq(access.valid),
+                     access.error.eq(1)]
+        with m.If(access.valid & access.write):
+            self._write(m, access, outgoing, lost, early)
+        with m.Elif(access.valid):
+            self._read(m, access, values, incoming, early)
 
-    def _write(self, m, address, word, strobes, outgoing, lost, early):
-        """Write a register of this unit."""
-        m.d.sync += [self.s_axil.bvalid.eq(1), self.s_axil.bresp.eq(SLVERR)]
-        m.next = "ANSWER"
-        with m.If(address[2:] == STREAM_REGISTERS["SEND_DATA"].offset >> 2):
-            with m.If(strobes.all()):
-                m.d.comb += outgoing.w_en.eq(1)
-                m.d.sync += [self.s_axil.bresp.eq(OKAY), lost.eq(lost | ~outgoing.w_rdy)]
-        with m.If(address[2:] == STREAM_REGISTERS["STREAM_CONTROL"].offset >> 2):
-            m.d.sync += self.s_axil.bresp.eq(OKAY)
-            with m.If(strobes[0] & word[0]):
+    def _write(self, m, access, outgoing, lost, early):
+        with m.If(access.address[2:] == STREAM_REGISTERS["SEND_DATA"].offset >> 2):
+            with m.If(access.strobes.all()):
+                m.d.comb += [outgoing.w_en.eq(1), access.error.eq(0)]
+                m.d.sync += lost.eq(lost | ~outgoing.w_rdy)
+        with m.If(access.address[2:] == STREAM_REGISTERS["STREAM_CONTROL"].offset >> 2):
+            m.d.comb += access.error.eq(0)
+            with m.If(access.strobes[0] & access.data[0]):
                 m.d.comb += self.reset.eq(1)
                 m.d.sync += [lost.eq(0), early.eq(0)]
 
-    def _read(self, m, address, values, incoming, early):
-        """Read a register of this unit."""
-        m.d.sync += [self.s_axil.rvalid.eq(1), self.s_axil.rdata.eq(0),
-                     self.s_axil.rresp.eq(SLVERR)]
-        m.next = "ANSWER"
-        with m.Switch(address[2:]):
+    def _read(self, m, access, values, incoming, early):
+        with m.Switch(access.address[2:]):
             for name, register in STREAM_REGISTERS.items():
                 with m.Case(register.offset >> 2):
-                    m.d.sync += [self.s_axil.rdata.eq(values[name]),
-                                 self.s_axil.rresp.eq(OKAY)]
+                    m.d.comb += [access.value.eq(values[name]), access.error.eq(0)]
                     if name == "RECEIVE_DATA":
                         m.d.comb += incoming.r_en.eq(1)
                         with m.If(incoming.level == 0):
-                            m.d.sync += [self.s_axil.rdata.eq(0), early.eq(1)]
+                            m.d.comb += access.value.eq(0)
+                            m.d.sync += early.eq(1)
                         with m.Elif(~incoming.r_rdy):  # on its way through the FIFO
-                            m.d.sync += self.s_axil.rvalid.eq(0)
-                            m.next = "READ"
-
-    def _pass_write(self, m):
-        """Let the other subordinate write, and answer as it does."""
-        m.d.comb += self.m_axil.bready.eq(1)
-        for channel in "aw", "w":
-            with m.If(getattr(self.m_axil, f"{channel}ready")):
-                m.d.sync += getattr(self.m_axil, f"{channel}valid").eq(0)
-        with m.If(self.m_axil.bvalid):
-            m.d.sync += [self.s_axil.bvalid.eq(1), self.s_axil.bresp.eq(self.m_axil.bresp)]
-            m.next = "ANSWER"
-
-    def _pass_read(self, m):
-        """Let the other subordinate read, and answer as it does."""
-        m.d.comb += self.m_axil.rready.eq(1)
-        with m.If(self.m_axil.arready):
-            m.d.sync += self.m_axil.arvalid.eq(0)
-        with m.If(self.m_axil.rvalid):
-            m.d.sync += [self.s_axil.rvalid.eq(1), self.s_axil.rdata.eq(self.m_axil.rdata),
-                         self.s_axil.rresp.eq(self.m_axil.rresp)]
-            m.next = "ANSWER"
+                            m.d.comb += access.done.eq(0)

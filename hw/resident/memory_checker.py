@@ -5,7 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
 from systola.hw.parts.arguments import check_integers, check_positive
-from systola.hw.resident.memory_port import ADDRESS_BITS, MemoryPort
+from systola.hw.parts.memory_port import ADDRESS_BITS, MemoryPort
 
 __all__ = ["MemoryChecker", "checked_beat"]
 

@@ -7,8 +7,8 @@ from amaranth.lib.wiring import In, Out
 
 from systola.hw.parts.arguments import check_least, check_positive
 from systola.hw.parts.credit_queue import CreditQueue
+from systola.hw.parts.memory_port import MemoryPort
 from systola.hw.parts.pipeline import up_down
-from systola.hw.resident.memory_port import MemoryPort
 
 __all__ = ["READ_CYCLES", "NativeMemory", "NativePort", "native_command", "native_write",
            "queue_entries"]

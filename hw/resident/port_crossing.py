@@ -6,7 +6,7 @@ from amaranth.lib.fifo import AsyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.parts.arguments import check_integers
-from systola.hw.resident.memory_port import ADDRESS_BITS, MemoryPort, played_beat
+from systola.hw.parts.memory_port import ADDRESS_BITS, MemoryPort, played_beat
 
 __all__ = ["PortCrossing"]
 

@@ -7,7 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from systola.hw.parts.arguments import check_least, check_positive
-from systola.hw.resident.memory_port import MemoryPort
+from systola.hw.parts.memory_port import MemoryPort
 from systola.hw.resident.start_sequence import CsrBus
 
 __all__ = ["BEATS", "REGISTERS", "ReadLevelling"]

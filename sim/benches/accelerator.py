@@ -1,9 +1,10 @@
 """cocotb bench for the accelerator: the driver of ``sw_driver`` on its AXI ports.
 
 Each task of the session runs one input of a program: ``params`` {program: path, streams: what
-drives them, seed and stall: for stalls, patience: cycles until a run counts as hung}, ``arrays``
-the inputs by name. Returns every output tensor, the counters, the records of the trace if the
-streams are files, and the cycles and seconds of processor time the run took.
+drives them, seed and stall: for stalls, patience: cycles until a run counts as hung, memory_beats:
+of a memory that the program is played from}, ``arrays`` the inputs by name. Returns every output
+tensor, the counters, the records of the trace if the streams are files, and the cycles and seconds
+of processor time the run took.
 """
 
 import math
@@ -26,16 +27,17 @@ from cocotbext.axi import (
     AxiStreamSource,
 )
 
-from systola.sim.verilog.player import (
+from systola.sim.verilog.runner import finish_task, next_task
+from systola.sim.verilog.stream_files import (
     LAST_BYTES,
     RESULT_FILE,
     STREAM_FILE,
     TRACE_FILE,
     record_bytes,
 )
-from systola.sim.verilog.runner import finish_task, next_task
 from systola.sim.verilog.ticker import CYCLES
 from systola.sw_driver.driver.driver import Accelerator
+from systola.sw_driver.driver.resident import ResidentPrograms
 from systola.sw_driver.driver.transport import Transport
 from systola.sw_driver.program.image import Program
 
@@ -150,7 +152,10 @@ class _ExtSink:
 
 
 class _Files:
-    """The simulation itself drives both streams (``sim/verilog/player.py``); wakes up per frame."""
+    """The simulation itself drives both streams (``sim/verilog/stream_files.py``).
+
+    Wakes up per frame.
+    """
 
     def __init__(self, dut):
         self.dut, self.width = dut, len(dut.m_axis_tdata) // 8
@@ -170,6 +175,31 @@ class _Files:
     async def finish(self):
         """Close the files."""
         self.dut.play.value = 0
+        await ClockCycles(self.dut.clk, 2)
+
+    async def put(self, address, data):
+        """Have `data` written into the memory for resident programs."""
+        dut, beats = self.dut, len(data) // self.width
+        await self.finish()
+        dut.place.value = address
+        await ClockCycles(dut.clk, 2)
+        dut.loading.value = 1
+        Path(STREAM_FILE).write_bytes(data)
+        dut.play.value = 1
+        dut.fast.value = 1
+        while int(dut.sent.value) != beats:
+            await Timer(PERIOD * (1 + beats // (2 * CYCLES)), "ns")
+        dut.fast.value = 0
+        await self.finish()
+        dut.loading.value = 0
+        await self.listen()
+
+    async def listen(self):
+        """Send nothing, and take results."""
+        Path(STREAM_FILE).write_bytes(b"")
+        self.frames.clear()
+        self.position = 0
+        self.dut.play.value = 1
         await ClockCycles(self.dut.clk, 2)
 
     async def _run(self):
@@ -207,7 +237,11 @@ class SimTransport(Transport):
     ``python`` (stalls at random with a `seed`), or ``cocotbext`` (the same with cocotbext-axi).
     """
 
-    def __init__(self, dut, *, streams="file", seed=None, stall=0.5):
+    def __init__(self, dut, *, streams="file", seed=None, stall=0.5, memory_beats=0):
+        self._memory_beats, self.bus_bytes = memory_beats, len(dut.m_axis_tdata) // 8
+        if memory_beats:
+            dut.loading.value = 0
+            dut.place.value = 0
         rng = None if seed is None else random.Random(seed)
         self.dut = dut
         dut.play.value = 0
@@ -226,6 +260,15 @@ class SimTransport(Transport):
     def write_register(self, offset, value):
         """Write the register at `offset`."""
         resume(self.registers.write_dword)(offset, value)
+
+    @property
+    def memory_beats(self):
+        """Beats of the memory for resident programs."""
+        return self._memory_beats
+
+    def put(self, address, data, what="inputs"):
+        """Write `data` into that memory; returns once it is on its way there."""
+        resume(self.source.put)(address, data)
 
     def send(self, data):
         """Queue `data` for the input stream."""
@@ -280,18 +323,27 @@ async def accelerator(dut):
         params, arrays = task
         if driver is None:
             dut.rst.value = 1
+            memory_beats = params.get("memory_beats", 0)
             transport = SimTransport(dut, streams=params["streams"], seed=params["seed"],
-                                     stall=params["stall"])
+                                     stall=params["stall"], memory_beats=memory_beats)
             await ClockCycles(dut.clk, 4)
             dut.rst.value = 0
             await ClockCycles(dut.clk, 4)
+            if memory_beats:
+                await transport.source.listen()
             driver = await bridge(Accelerator)(transport, timeout=params["patience"] / CLOCK)
         if params["program"] != loaded:
             loaded = params["program"]
             program = Program.read(loaded)
             await bridge(driver.load)(program)
+            if memory_beats:
+                resident = await bridge(ResidentPrograms)(driver)
+                await bridge(resident.flash)("program", program, readback=False)
         start, clock = time.process_time(), await transport._cycles()
-        outputs = await bridge(driver.run)(arrays)
+        if memory_beats:
+            outputs = await bridge(next)(resident.run("program", program, [arrays]))
+        else:
+            outputs = await bridge(driver.run)(arrays)
         seconds, cycles = time.process_time() - start, await transport._cycles() - clock
         counters = await bridge(driver.counters)()
         if params["streams"] == "file":

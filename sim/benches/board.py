@@ -2,7 +2,8 @@
 
 Tasks: ``{"job": "soak", ...}`` runs one scenario of ``sim/soak/fault_runs.py``; ``{"job":
 "terminal", "path": ...}`` connects a pseudo-terminal, to which `path` becomes a link, until the
-session ends.
+session ends; ``{"job": "selftest", "config": ..., "fault": ...}`` runs the self-test with a planted
+fault, of ``sim/soak/planted_faults.py``.
 """
 
 import os
@@ -18,6 +19,7 @@ from cocotb.triggers import Timer
 from systola.sim.soak.fault_runs import load_cases, run_scenario
 from systola.sim.soak.faulty_port import FaultyPort
 from systola.sim.soak.line_faults import BROKEN
+from systola.sim.soak.selftest_runs import run_self_test
 from systola.sim.verilog.line import BATCH, QUEUE, symbol
 from systola.sim.verilog.runner import finish_task, next_task, parent_lives
 from systola.sim.verilog.ticker import CYCLES
@@ -180,6 +182,12 @@ async def board(dut):
         if params["job"] == "terminal":
             await _terminal(line, params["path"])
             finish_task({})
+            continue
+        if params["job"] == "selftest":
+            dut.fault.value = params["fault"]
+            cycles = line.cycles
+            outcome = await bridge(run_self_test)(LinePort(line), params["config"])
+            finish_task({**outcome, "cycles": line.cycles - cycles})
             continue
         if cases is None:
             cases = load_cases(params["programs"], arrays)

@@ -8,18 +8,25 @@ can be tested against in milliseconds.
 from systola.hw.contract.frame import (
     BUFFER,
     INFO,
-    LENGTH_MAX,
     MODULUS,
     VERSION,
     Frame,
     FrameReader,
     Kind,
+    piece,
 )
-from systola.hw.contract.isa import INSTRUCTION_BYTES, Opcode, decode
-from systola.hw.contract.link import Command, Reply, Status
+from systola.hw.contract.isa import INSTRUCTION_BYTES, Error, Opcode, decode
+from systola.hw.contract.link import COUNT_MAX, Command, Reply, Status
+from systola.hw.contract.player_registers import (
+    PLAYER_BASE,
+    PLAYER_MAGIC,
+    PLAYER_REGISTERS,
+    Target,
+    played_crc,
+)
 from systola.hw.contract.regmap import MAGIC, REGISTERS
 from systola.hw.contract.regmap import VERSION as REGISTERS_VERSION
-from systola.sim.machine.machine import Machine, MachineError
+from systola.sim.machine.machine import DeadlockError, Machine, MachineError, ProgramFault
 
 __all__ = ["ChannelModel", "DeviceModel"]
 
@@ -52,7 +59,7 @@ class ChannelModel:
     def _clear(self):
         self.arrived, self._kept = bytearray(), bytearray()
         self._expected = self._base = self._next = 0
-        self._told = self.buffer
+        self._told, self._wanted = self.buffer, MODULUS - 1
 
     @property
     def room(self):
@@ -101,6 +108,7 @@ class ChannelModel:
         if frame.session != self.session:
             self._report()
             return
+        self._wanted = frame.window or self._wanted
         acknowledged = (frame.acknowledge - self._base) % MODULUS
         if acknowledged <= self._next - self._base:
             del self._kept[:acknowledged]
@@ -119,8 +127,10 @@ class ChannelModel:
 
     def _send(self):
         """Send what was not sent yet; whether there was something."""
-        before = self._next
-        while payload := bytes(self._kept[self._next - self._base:][:LENGTH_MAX]):
+        before, most = self._next, piece(self._wanted)
+        while payload := bytes(self._kept[self._next - self._base:][:most]):
+            if self._next != self._base and self._next + most - self._base > self._wanted:
+                break
             self._write(Kind.DATA, payload)
             self._next += len(payload)
         return self._next != before
@@ -136,32 +146,44 @@ class ChannelModel:
 
 
 class DeviceModel:
-    """A board with an accelerator of configuration `config`.
+    """A board with an accelerator of configuration `config`, and `size` beats for programs.
 
     Attributes
     ----------
+    memory : bytearray
+        What lies in the memory for resident programs; a new session leaves it as it is.
     channel : ChannelModel
         Its link; `feed` it and take its ``line``.
     slow : callable or None
         When it returns true, the accelerator takes nothing for now.
     """
 
-    def __init__(self, config, *, buffer=BUFFER):
+    def __init__(self, config, *, size=0, buffer=BUFFER):
         self.config, self.slow = config, None
+        self.size, self.memory = size, bytearray(size * config.bus_bytes)
+        self._player, self._played = {"PLAY_ID": PLAYER_MAGIC, "PLAY_SIZE": size}, []
         self.channel = ChannelModel(self._info, buffer=buffer)
-        self.channel.opened = self._reset
+        self.channel.opened = self._begin
+        self._begin()
+
+    def _begin(self):
+        """Begin a session."""
+        self._owed, self._left, self._place, self._reply = bytearray(), 0, None, Reply.SEND
+        if self._played:
+            self._stop()
         self._reset()
 
     def _reset(self):
+        """Reset the accelerator."""
         self._values = {"ID": MAGIC, "VERSION": REGISTERS_VERSION,
                         "HASH_LOW": self.config.hash & 0xFFFFFFFF,
                         "HASH_HIGH": self.config.hash >> 32}
-        self._stream, self._owed, self._left = bytearray(), bytearray(), 0
-        self._running, self._at = False, 0
+        self._stream, self._running, self._at = bytearray(), False, 0
 
     def _info(self):
         return {"magic": MAGIC, "version": VERSION, "bus_bytes": self.config.bus_bytes,
-                "config_hash": self.config.hash, "status": self._values.get("STATUS", 0)}
+                "config_hash": self.config.hash, "status": self._values.get("STATUS", 0),
+                "memory": self.size}
 
     def feed(self, data):
         """Take bytes from the line, and do what they say."""
@@ -183,12 +205,13 @@ class DeviceModel:
         if self._left:
             if len(arrived) < size:
                 return False
-            self._beat(self.channel.take(size))
+            self._put(self.channel.take(size))
             self._left -= 1
             if not self._left:
-                self._owed += bytes([Reply.SEND, 0])
+                self._owed += bytes([self._reply, self._refused])
             return True
-        sizes = {Command.READ: 2, Command.WRITE: 6, Command.SEND: 2}
+        sizes = {Command.READ: 2, Command.WRITE: 6, Command.SEND: 2,
+                 **({Command.PUT: 6} if self.size else {})}
         if not arrived or len(arrived) < sizes.get(arrived[0], 1):
             return False
         if arrived[0] not in sizes:
@@ -196,30 +219,96 @@ class DeviceModel:
             self._owed += bytes([Reply.UNKNOWN, 0])
             return True
         command, value, *data = self.channel.take(sizes[arrived[0]])
-        if command == Command.SEND:
-            self._left = value or 256
+        number = int.from_bytes(bytes(data), "little")
+        if command in {Command.SEND, Command.PUT}:
+            self._left, self._reply = value or COUNT_MAX, Reply[Command(command).name]
+            self._place = number if command == Command.PUT else None
+            is_over = command == Command.PUT and number + self._left > self.size
+            self._refused = Status.REFUSED if is_over else Status(0)
         elif command == Command.WRITE:
-            self._write(value, int.from_bytes(bytes(data), "little"))
+            self._write(value, number)
         else:
-            names = [name for name, register in REGISTERS.items() if register.offset == value]
-            answer = self._values.get(names[0], 0) if names else 0
+            names = [name for name, register in self._registers().items()
+                     if register.offset == value]
+            values = self._values | self._player
+            answer = values.get(names[0], 0) if names else 0
             self._owed += bytes([Reply.READ, 0 if names else Status.REFUSED])
             self._owed += answer.to_bytes(4, "little")
         return True
 
+    def _registers(self):
+        return REGISTERS | PLAYER_REGISTERS if self.size else REGISTERS
+
+    def _put(self, beat):
+        """Take a beat of a SEND or PUT."""
+        if self._place is None:
+            self._beat(beat)
+        elif not self._refused:
+            at = self._place * self.config.bus_bytes
+            self.memory[at:at + len(beat)] = beat
+            self._place += 1
+
     def _write(self, offset, value):
         control = REGISTERS["CONTROL"]
+        if self.size and offset >= PLAYER_BASE:
+            refused = self._write_player(offset, value)
+            self._owed += bytes([Reply.WRITE, Status.REFUSED if refused else 0])
+            self._play()
+            return
         self._owed += bytes([Reply.WRITE, 0 if offset == control.offset else Status.REFUSED])
         if offset != control.offset:
             return
         status = self._values.get("STATUS", 0)
         if control.field("reset").get(value):
             self._reset()
-            self._owed += bytes([Reply.WRITE, 0])
         elif control.field("start").get(value) and not status & 0b101:
             self._values["STATUS"] = 1
             self._stream.clear()
             self._running, self._at = True, 0
+            self._play()
+
+    def _write_player(self, offset, value):
+        """Write a register of the player; returns whether it is refused."""
+        values, size = self._player, self.config.bus_bytes
+        name = next((name for name, register in PLAYER_REGISTERS.items()
+                     if register.offset == offset and register.writable), None)
+        control, is_busy = PLAYER_REGISTERS["PLAY_CONTROL"], bool(self._played)
+        if name is None:
+            return True
+        if name != "PLAY_CONTROL":
+            if not is_busy:
+                values[name] = value
+            return is_busy
+        if is_busy and control.field("stop").get(value):
+            self._stop()
+            is_busy = False
+        if not control.field("start").get(value):
+            return False
+        first, count = values.get("PLAY_ADDRESS", 0), values.get("PLAY_BEATS", 0)
+        target = control.field("target").get(value)
+        if is_busy or not 0 < count <= self.size - first or target not in list(Target):
+            return True
+        data = bytes(self.memory[first * size:(first + count) * size])
+        values |= {"PLAY_STATUS": 0, "PLAY_CRC": played_crc(data, size)}
+        beats = [data[at:at + size] for at in range(0, len(data), size)]
+        if target == Target.HOST:
+            self._give([beats])
+        elif target == Target.ACCELERATOR:
+            self._played, values["PLAY_STATUS"] = beats, 1
+        return False
+
+    def _stop(self):
+        """Let go of what is played."""
+        self._played, self._player["PLAY_STATUS"] = [], 0b100
+
+    def _play(self):
+        """Let the accelerator have what is played, as long as it takes it."""
+        if not self._played:
+            return
+        while self._played and (self._running or self._values.get("STATUS", 0) & 0b100):
+            self._beat(self._played.pop(0))
+        if not self._played:
+            self._player["PLAY_STATUS"] = 0
 
     def _beat(self, beat):
         """Take a beat of a program; the whole program runs with its last."""
@@ -234,7 +323,15 @@ class DeviceModel:
         except MachineError as error:
             self._values |= {"STATUS": 0b100, "ERROR": error.cause, "ERROR_INDEX": error.index}
             return
+        except (DeadlockError, ProgramFault) as error:  # of a damaged program
+            self._values |= {"STATUS": 0b100, "ERROR": Error.DEADLOCK if isinstance(
+                error, DeadlockError) else Error.LEFTOVER, "ERROR_INDEX": 0}
+            return
         self._values["STATUS"] = 0b010
+        self._give(frames)
+
+    def _give(self, frames):
+        """Send result frames."""
         for frame in frames:
             for index, word in enumerate(frame):
                 self._owed += bytes([Reply.LAST if index == len(frame) - 1 else Reply.BEAT])

@@ -1,9 +1,9 @@
 """What the pins of an accelerator did in a simulation, to be played to another form of it.
 
-A module with the accelerator's ports goes between the host (``sim/verilog/player.py``) and the
-accelerator and writes, at every rising edge of the clock, what was on all pins before it. Played as
-inputs, the record drives a mapped netlist exactly as the host drove the Verilog, and says what its
-outputs must be; so the netlist needs no bench of its own.
+A module with the accelerator's ports goes between the host (``sim/verilog/stream_files.py``) and
+the accelerator and writes, at every rising edge of the clock, what was on all pins before it.
+Played as inputs, the record drives a mapped netlist exactly as the host drove the Verilog, and says
+what its outputs must be; so the netlist needs no bench of its own.
 """
 
 import re
@@ -13,8 +13,8 @@ import numpy as np
 
 from systola.hw.generate import TOP
 from systola.sim.runs.simulate import accelerator_verilog, playing
-from systola.sim.verilog.player import HOST, host_verilog
 from systola.sim.verilog.runner import build_text
+from systola.sim.verilog.stream_files import HOST, host_verilog
 from systola.sw_driver.program.image import decode_outputs
 
 __all__ = ["PIN_FILE", "Pins", "decode_pins", "pin_recorder", "record_pins"]

@@ -13,10 +13,12 @@ from systola.files.cache import cache_dir
 from systola.hw.accelerator import Accelerator
 from systola.hw.generate import TOP
 from systola.model.graph.integer_forward import forward
+from systola.sim.runs.simulated_memory import find_memory, resident_verilog
 from systola.sim.runs.timeline import Timeline, read_timeline
-from systola.sim.verilog.player import HOST, host_verilog
 from systola.sim.verilog.runner import Session, build_text, cached_verilog
+from systola.sim.verilog.stream_files import HOST, host_verilog
 from systola.sw_driver.compiler.compiler import batches, compile_network
+from systola.sw_driver.program.directory import DIRECTORY_BYTES
 
 __all__ = ["Simulation", "accelerator_verilog", "build_accelerator", "playing", "simulate"]
 
@@ -62,6 +64,10 @@ class Simulation:
     scratchpad : dict or None
         Words: the ``peak`` that is needed at once, ``used`` up to the last one, and those that
         softmax writes, ``attention`` of all heads and layers.
+    memory : dict or None
+        That the program was played from: ``name``, bytes of the ``program``, bytes a cycle that it
+        took of them (``used``), that it would have taken of a memory as fast as the stream
+        (``needed``, by the stalls of the stream), and that there are (``given``).
     logits : int64 array (images, classes), or None
         From the accelerator.
     tensors : list of dict
@@ -88,6 +94,7 @@ class Simulation:
     timeline: Timeline | None = None
     bandwidth: list | None = None
     scratchpad: dict | None = None
+    memory: dict | None = None
     logits: np.ndarray | None = None
     tensors: list = field(default_factory=list)
     seconds: dict = field(default_factory=dict)
@@ -97,7 +104,8 @@ class Simulation:
         """Return the figures as plain data."""
         names = ("images", "batch", "mismatches", "tensors_compared", "elements_compared",
                  "differing", "cycles", "cycles_predicted", "window", "utilisation", "passes",
-                 "overhead", "counters", "bandwidth", "scratchpad", "seconds", "cycles_per_second")
+                 "overhead", "counters", "bandwidth", "scratchpad", "memory", "seconds",
+                 "cycles_per_second")
         report = {name: getattr(self, name) for name in names}
         if self.timeline is not None:
             report["array_idle"] = {
@@ -114,15 +122,23 @@ def accelerator_verilog(config, *, simulator="verilator"):
                           key=[config.to_dict(), "trace"], simulator=simulator)
 
 
-def build_accelerator(config, *, simulator="verilator", optimize="-Os"):
-    """Compile the accelerator of `config`, with what drives it in simulation."""
-    path = accelerator_verilog(config, simulator=simulator)
-    return build_text(path.read_text() + host_verilog(config, TOP), top=HOST,
-                      simulator=simulator, optimize=optimize)
+def build_accelerator(config, *, simulator="verilator", optimize="-Os", memory=None, size=0):
+    """Compile the accelerator of `config`, with what drives it in simulation.
+
+    With one of ``simulated_memory.MEMORIES``, a player in front plays programs from its `size`
+    beats.
+    """
+    if memory is None:
+        path, inputs, model = accelerator_verilog(config, simulator=simulator), {}, ""
+    else:
+        path = resident_verilog(config, memory, size, simulator=simulator)
+        inputs, model = {"loading": 1, "place": 32}, memory.model
+    text = path.read_text() + host_verilog(config, TOP, inputs=inputs) + model
+    return build_text(text, top=HOST, simulator=simulator, optimize=optimize)
 
 
 def simulate(graph, config, inputs, *, batch=1, trace=True, untraced=True, seed=None, stall=0.5,
-             streams=None, simulator="verilator", optimize="-Os", progress=None):
+             streams=None, memory=None, simulator="verilator", optimize="-Os", progress=None):
     """Run a network on the simulated accelerator of `config`.
 
     Parameters
@@ -147,6 +163,9 @@ def simulate(graph, config, inputs, *, batch=1, trace=True, untraced=True, seed=
     streams : str, optional
         What drives the streams: ``file`` (the simulation itself; default), ``python`` (default
         with a seed) or ``cocotbext``.
+    memory : str, optional
+        One of ``simulated_memory.MEMORIES``, from which programs are played; by default they are
+        streamed.
     simulator, optimize : str
         See `systola.sim.verilog.runner.build_component`.
     progress : callable, optional
@@ -167,14 +186,23 @@ def simulate(graph, config, inputs, *, batch=1, trace=True, untraced=True, seed=
     progress = progress or (lambda *args, **more: None)
     result, clock = Simulation(images=images, batch=batch), _Clock()
     progress(0, None, text="compiling the program")
-    programs = [compile_network(graph, config, trace=traced, images=batch)
+    memory = None if memory is None else find_memory(memory)
+    supply = memory and memory.supply(config)
+    programs = [compile_network(graph, config, trace=traced, images=batch, supply=supply)
                 for traced, wanted in ((True, trace), (False, untraced)) if wanted]
     result.seconds["program"] = clock.lap()
     progress(0, None, text="compiling the simulation")
-    built = build_accelerator(config, simulator=simulator, optimize=optimize)
-    result.seconds["compile"] = clock.lap()
     params = {"streams": streams or ("file" if seed is None else "python"), "seed": seed,
               "stall": stall}
+    if memory is not None:
+        if params["streams"] != "file":
+            raise ValueError("memory must not be given with a seed or with streams that are no "
+                             "file: nothing is streamed then")
+        needed = max(len(program.stream) for program in programs) + DIRECTORY_BYTES
+        params["memory_beats"] = memory.size(config, -(-needed // config.bus_bytes))
+    built = build_accelerator(config, simulator=simulator, optimize=optimize, memory=memory,
+                              size=params.get("memory_beats", 0))
+    result.seconds["compile"] = clock.lap()
     progress(0, None, text="simulating")
     with ThreadPoolExecutor(len(programs) + 1) as pool:
         models = pool.submit(forward, graph, inputs)
@@ -184,6 +212,13 @@ def simulate(graph, config, inputs, *, batch=1, trace=True, untraced=True, seed=
     result.seconds["simulate"] = clock.lap()
     progress(0, None, text="comparing")
     _gather(result, graph, runs, expected)
+    if memory is not None:
+        size, cycles = len(programs[-1].stream), result.cycles
+        pace = supply.pace if supply else 1
+        result.memory = {
+            "name": memory.name, "program": size, "used": round(size / cycles, 3),
+            "needed": round(size / (cycles - result.counters["stream_stall"]), 3),
+            "given": round(config.bus_bytes / pace, 3)}
     result.seconds["compare"] = clock.lap()
     return result
 

@@ -1,8 +1,9 @@
 """Runs over a bad line: every one ends in the right result, or in a clear error.
 
 A scenario is one session of a host with the board: a line of random quality, a program with random
-inputs, and maybe an event on the way (`EVENTS`). If it did not end with a result, the next program
-over a good line must. It is the same for a simulated board and for a model of one.
+inputs, streamed or resident in the board's memory, and maybe an event on the way (`EVENTS`). If it
+did not end with a result, the next program over a good line must. It is the same for a simulated
+board and for a model of one.
 """
 
 import contextlib
@@ -22,7 +23,8 @@ from systola.sim.soak.faulty_port import SoakError
 from systola.sim.soak.line_faults import FAULTS, Faults
 from systola.sw_driver.compiler.compiler import compile_network
 from systola.sw_driver.driver.driver import Accelerator
-from systola.sw_driver.driver.errors import DriverError
+from systola.sw_driver.driver.errors import DriverError, HardwareError, RunTimeoutError
+from systola.sw_driver.driver.resident import DamagedError, ResidentPrograms
 from systola.sw_driver.driver.uart import UartTransport
 from systola.sw_driver.program.image import Program
 
@@ -44,6 +46,12 @@ _HANG = 200.0
 
 _WORKERS = 2
 """Simulations at the same time."""
+
+_MEMORY_BYTES = 1 << 16
+"""Memory for resident programs of the simulated board: more than all of `small_cases` need."""
+
+_RESIDENT, _SPOILED = 0.5, 0.15
+"""How often a program is a resident one, and how often somebody has written over a part of it."""
 
 _LIMITS = {"silence": 2.0, "stall": 4.0}
 _TIMEOUT = 10.0
@@ -91,26 +99,29 @@ def run_scenario(port, cases, rng):
     """Run one scenario, and what comes after it, on `port`; returns what happened, a dict.
 
     ``event``, ``outcome`` (``right``, ``wrong`` or the name of an error), ``faults`` by kind,
-    ``recovered`` (``right``, ``wrong`` or None if there was no need), ``repeats``.
+    ``recovered`` (``right``, ``wrong`` or None if there was no need), ``repeats``, and how many
+    resident programs were run (``resident``), had been ``spoiled``, and were run ``unnoticed``.
     """
     event = rng.choices(list(EVENTS), EVENTS.values())[0]
     kinds = rng.choice([tuple(FAULTS)] * 3 + [(kind,) for kind in FAULTS if kind != "silence"])
     faults = Faults(rng, rng.choice(_RATES), kinds)
     port.begin(faults, _HANG)
+    counts = Counter(resident=0, spoiled=0, unnoticed=0)
     try:
-        outcome, repeats = _scenario(port, cases, rng, event)
+        outcome, repeats = _scenario(port, cases, rng, event, counts)
         recovered = None
         if outcome != "right" or rng.random() < 0.1:
             port.begin(Faults(rng), _HANG)
-            recovered, _ = _scenario(port, cases, rng, "none")
+            recovered, _ = _scenario(port, cases, rng, "none", counts)
     except SoakError:
         outcome, repeats, recovered = "hang", 0, None
     return {"event": event, "outcome": outcome, "faults": dict(faults.counts),
-            "recovered": recovered, "repeats": repeats}
+            "recovered": recovered, "repeats": repeats, **counts}
 
 
-def _scenario(port, cases, rng, event):
-    program, inputs, expected = rng.choice(cases)
+def _scenario(port, cases, rng, event, counts):
+    number = rng.randrange(len(cases))
+    program, inputs, expected = cases[number]
     length = len(program.stream)
     if event == "truncated":
         program = _Cut(**{**vars(program), "model": {"cut": rng.random()}})
@@ -132,15 +143,53 @@ def _scenario(port, cases, rng, event):
             other = dataclasses.replace(program.config, queue_depth=3)
             program = dataclasses.replace(program, config=other)
         accelerator.load(program)
-        outputs = [accelerator.run(inputs) for _ in range(2 if event == "twice" else 1)]
+        runs = 2 if event == "twice" else 1
+        if transport.memory_beats and event not in _STREAMED and rng.random() < _RESIDENT:
+            outputs = _resident(accelerator, f"net {number}", program, [inputs] * runs, rng,
+                                counts)
+        else:
+            outputs = [accelerator.run(inputs) for _ in range(runs)]
     except _Killed:
         if event == "killed" or transport is None:
-            return _scenario(port, cases, rng, "none")
+            return _scenario(port, cases, rng, "none", counts)
         return _again(transport, program, inputs, expected)
     except DriverError as error:
         return type(error).__name__, transport.channel.repeats if transport else 0
     right = all(_equal(result, expected) for result in outputs)
     return "right" if right else "wrong", transport.channel.repeats
+
+
+_STREAMED = {"truncated", "foreign", "reset"}
+"""Events that are about programs that are streamed."""
+
+
+def _resident(accelerator, name, program, batches, rng, counts):
+    """Run a program from the board's memory, written first if it is not there.
+
+    Somebody may have written over it: then it must not run before it was written again.
+    """
+    programs = ResidentPrograms(accelerator)
+    if not programs.holds(name, program):
+        programs.flash(name, program, readback=rng.random() < 0.3)
+    counts["resident"] += 1
+    if rng.random() < _SPOILED:
+        beat, size = rng.randrange(programs.directory.find(name).beats), programs.bus_bytes
+        at = beat * size
+        slots = [(slot.offset, slot.offset + slot.rows * slot.planes * slot.words * size)
+                 for slot in program.inputs]
+        if not any(start <= at < end for start, end in slots):
+            counts["spoiled"] += 1
+            right = int.from_bytes(program.stream[at:at + size], "little")
+            wrong = (right ^ 1 << rng.randrange(8 * size)).to_bytes(size, "little")
+            accelerator.transport.put(programs.directory.find(name).address + beat, wrong)
+            try:
+                list(programs.run(name, program, batches))
+                counts["unnoticed"] += 1
+            except (DamagedError, HardwareError, RunTimeoutError):
+                accelerator.transport.flush()
+                programs = ResidentPrograms(accelerator)
+            programs.flash(name, program, readback=False)
+    return list(programs.run(name, program, batches))
 
 
 def _again(transport, program, inputs, expected):
@@ -164,7 +213,7 @@ def _equal(got, expected):
     return all(np.array_equal(got[name], value) for name, value in expected.items())
 
 
-def soak_faults(count, seed, *, config=PRESETS["tiny"], progress=None):
+def soak_faults(count, seed, *, config=PRESETS["tiny"], memory_bytes=_MEMORY_BYTES, progress=None):
     """Inject at least `count` faults into runs on the simulated board; return what happened.
 
     Parameters
@@ -175,6 +224,8 @@ def soak_faults(count, seed, *, config=PRESETS["tiny"], progress=None):
         Chooses everything.
     config : AcceleratorConfig
         The accelerator.
+    memory_bytes : int
+        Memory for resident programs.
     progress : callable, optional
         Called with the faults so far, `count`, and a text.
 
@@ -184,7 +235,8 @@ def soak_faults(count, seed, *, config=PRESETS["tiny"], progress=None):
         ``faults`` and ``by_kind``, ``runs`` and ``by_event``, ``ended_right``,
         ``ended_in_error`` and ``errors`` by name, ``wrong_results``, ``hangs`` (scenarios that
         did not end, and programs that the accelerator did not take afterwards), ``cycles``,
-        ``seconds``.
+        ``seconds``, and of resident programs how many were run (``resident``), had been
+        ``spoiled`` before, and were run ``unnoticed``.
     """
     from systola.sim.runs.serve import build_board_simulation
     from systola.sim.verilog.runner import Session
@@ -192,7 +244,8 @@ def soak_faults(count, seed, *, config=PRESETS["tiny"], progress=None):
     start = time.monotonic()
     if progress:
         progress(0, count, "compiling the board")
-    built, cases = build_board_simulation(config), small_cases(seed, config)
+    built = build_board_simulation(config, memory="bram", memory_bytes=memory_bytes)
+    cases = small_cases(seed, config)
     total = Counter()
     by_kind, by_event, errors = Counter(), Counter(), Counter()
     with contextlib.ExitStack() as stack:
@@ -210,13 +263,15 @@ def soak_faults(count, seed, *, config=PRESETS["tiny"], progress=None):
                 outcome, _ = future.result()
                 by_kind.update(outcome["faults"])
                 by_event[outcome["event"]] += 1
-                total.update(runs=1, cycles=outcome["cycles"], repeats=outcome["repeats"])
+                total.update(runs=1, **{name: outcome[name] for name in (
+                    "cycles", "repeats", "resident", "spoiled", "unnoticed")})
                 _judge(outcome, total, errors)
             if progress:
                 progress(min(by_kind.total(), count), count, "injecting faults")
     return {"seed": seed, "faults": by_kind.total(), "by_kind": dict(by_kind),
             **{name: total[name] for name in ("runs", "ended_right", "ended_in_error",
-                                              "wrong_results", "hangs", "repeats", "cycles")},
+                                              "wrong_results", "hangs", "repeats", "resident",
+                                              "spoiled", "unnoticed", "cycles")},
             "by_event": dict(by_event), "errors": dict(errors),
             "seconds": round(time.monotonic() - start, 1)}
 

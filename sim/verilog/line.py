@@ -28,8 +28,8 @@ def symbol(byte, *, stop=True):
 
 
 _TEMPLATE = """
-module {line}(tick, rst, symbols, count, push, waiting, heard, bytes, broken, status);
-  input tick, rst, push;
+module {line}({fault_port}tick, rst, symbols, count, push, waiting, heard, bytes, broken, status);
+{fault_input}  input tick, rst, push;
 {ticker}
   input [{symbols_top}:0] symbols;
   input [15:0] count;
@@ -39,7 +39,7 @@ module {line}(tick, rst, symbols, count, push, waiting, heard, bytes, broken, st
   output [31:0] status;
   reg tx;
   wire rx;
-  {board} board(.clk(clk), .rst(rst), .rx(tx), .tx(rx), .status(status));
+  {board} board(.clk(clk), .rst(rst), .rx(tx), .tx(rx), .status(status){fault_wire});
 
   reg [9:0] queue [0:{queue_top}];
   reg [15:0] first;
@@ -95,8 +95,14 @@ endmodule
 """
 
 
-def line_verilog(board, divisor):
-    """Return the Verilog of ``line`` around module `board`, at `divisor` cycles a bit."""
+def line_verilog(board, divisor, *, fault_bits=0):
+    """Return the Verilog of ``line`` around module `board`, at `divisor` cycles a bit.
+
+    With `fault_bits`, a port ``fault`` of so many bits goes on to that of the board.
+    """
+    fault = {"fault_port": "fault, ", "fault_wire": ", .fault(fault)",
+             "fault_input": f"  input [{fault_bits - 1}:0] fault;\n"} if fault_bits else (
+                 dict.fromkeys(("fault_port", "fault_wire", "fault_input"), ""))
     return _TEMPLATE.format(line=LINE, ticker=ticker("tick", "clk"), board=board, divisor=divisor,
                             batch=BATCH, queue=QUEUE, queue_top=QUEUE - 1,
-                            symbols_top=10 * BATCH - 1, bytes_top=8 * BATCH - 1)
+                            symbols_top=10 * BATCH - 1, bytes_top=8 * BATCH - 1, **fault)

@@ -5,13 +5,14 @@ the weight FIFO couples them. All of it depends on differences of times only: wh
 out once is looked up when the same work comes in the same state again, inside a MATMUL and later.
 """
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
 from systola.hw.contract.latency import SUM_GAP, matmul_latency, slice_columns
 from systola.sw_driver.compiler.drains import Drain
 
-__all__ = ["ArrayTimes", "Job", "StreamTimes"]
+__all__ = ["ArrayTimes", "Job", "StreamTimes", "Supply"]
 
 _LONG_AGO = -(1 << 40)
 _SLICE = 2  # words of weights between the LOAD engine and the FIFO
@@ -19,11 +20,51 @@ _CREDITS = 8  # words on their way from the scratchpad
 _PATIENCE = 40  # states of a MATMUL that are kept to find one again
 
 
-class StreamTimes:
-    """The stream: `now` it can give its next beat; `held` when the newest beats left its FIFO."""
+@dataclass(frozen=True)
+class Supply:
+    """A memory that gives the stream a beat every `pace` cycles, and reads `ahead` beats ahead.
 
-    def __init__(self, config, costs):
+    Attributes
+    ----------
+    pace : float
+        More than 1.
+    ahead : int
+        Beats that wait in its buffer while nobody takes them.
+    """
+
+    pace: float
+    ahead: int
+
+
+class StreamTimes:
+    """The stream: `now` it can give its next beat; `held` when the newest beats left its FIFO.
+
+    Without a `Supply` it gives a beat in every cycle.
+    """
+
+    def __init__(self, config, costs, supply=None):
         self.now, self.held = costs.start, deque(maxlen=config.stream_fifo)
+        self.supply, self._read = supply, float(costs.start)
+        self._given = deque(maxlen=supply.ahead if supply else 1)
+
+    def beat(self, time):
+        """Return when a beat that is wanted at `time` is given."""
+        if self.supply is None:
+            return time
+        self._read += self.supply.pace
+        if len(self._given) == self._given.maxlen:  # it had no room to be read into
+            self._read = max(self._read, self._given[0])
+        time = max(time, math.ceil(self._read))
+        self._given.append(time)
+        return time
+
+    def header(self, beats):
+        """Take so many beats behind each other."""
+        if self.supply is None:
+            self.now += beats
+            return
+        for _ in range(beats):
+            self.now = self.beat(self.now) + 1
 
 
 @dataclass(frozen=True)

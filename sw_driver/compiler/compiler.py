@@ -27,7 +27,7 @@ __all__ = ["CompileError", "batches", "check_fit", "compile_network", "compile_o
 _PARAM_SHARE = 8  # of the parameter memory for one MATMUL, so that the next ones' fit beside it
 
 
-def compile_network(graph, config, *, trace=False, images=1):
+def compile_network(graph, config, *, trace=False, images=1, supply=None):
     """Return the `Program` that runs `graph` on an accelerator of `config`.
 
     Activations stay in the scratchpad: what does not fit in the smallest chunks is refused with
@@ -44,6 +44,9 @@ def compile_network(graph, config, *, trace=False, images=1):
     images : int
         Images that one run takes. Weights are streamed once for each chunk or group of rows, not
         for each image.
+    supply : systola.sw_driver.compiler.array_times.Supply, optional
+        The memory that the program is played from, if it is slower than a beat a cycle: of chunks
+        of several sizes those are taken that are fastest with it.
 
     Raises
     ------
@@ -53,7 +56,8 @@ def compile_network(graph, config, *, trace=False, images=1):
     """
     if not is_count(images, MOST_IMAGES, low=1):
         raise CompileError(f"images must be an integer from 1 to {MOST_IMAGES}, not {images!r}")
-    build, ops, predicted = compile_operations(graph.repeated(images), config, trace=trace)
+    build, ops, predicted = compile_operations(graph.repeated(images), config, trace=trace,
+                                               supply=supply)
     stream, offsets = encode_stream(ops, config)
     return Program(
         config=config, stream=stream, instructions=len(ops) + 2, macs=build.macs, work=build.work,
@@ -72,21 +76,25 @@ def batches(images, size):
             for start in range(0, images, size)]
 
 
-def compile_operations(graph, config, *, trace=False):
+def compile_operations(graph, config, *, trace=False, supply=None):
     """Return the `Lowering`, its operations in stream order, placed and with tokens, and cycles.
 
-    Of the ways to compute several short sequences, the one with the fewest cycles, a
-    `predict.Prediction`.
+    Of the ways to compute several short sequences, and of several sizes of chunks if the stream is
+    slow, the one with the fewest cycles, a `predict.Prediction`.
     """
     check_network(graph, config)
     options = {"trace": trace, "param_words": max(config.param_depth // _PARAM_SHARE, 1)}
     found, refusals = [], []
-    for candidates in plans(graph, config):
+    done = set()
+    for candidates in plans(graph, config, fewer=supply is not None):
         try:
             plan = _fitting_plan(graph, config, options, candidates)
+            if plan in done:
+                continue
+            done.add(plan)
             build = lower(graph, config, plan, **options)
             ops = _placed(build, config)
-            found.append((build, ops, predict_cycles(ops, config, build.work)))
+            found.append((build, ops, predict_cycles(ops, config, build.work, supply=supply)))
         except CompileError as error:
             refusals.append(error)
     if not found:

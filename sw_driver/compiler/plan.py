@@ -95,10 +95,12 @@ class Plan:
         return split(rows, -(-rows // self.chunk))
 
 
-def plans(graph, config):
+def plans(graph, config, *, fewer=False):
     """Return lists of plans, each in order of preference, with more and more chunks.
 
-    Those behind the first one, of groups, are there if all attention is in equal short sequences.
+    With `fewer`, there are lists that begin with fewer chunks than overlap wants, so that weights
+    are loaded less often. The last ones, of groups, are there if all attention is in equal short
+    sequences.
     """
     rows = max((graph.tensors[node.name].rows for node in graph.of(Linear)), default=1)
     sequences = [sequence for node in graph.of(Scores) for sequence in node.sequences]
@@ -107,13 +109,19 @@ def plans(graph, config):
     # All sequences of a node give units: with many, one each is enough.
     per_node = min((len(node.sequences) for node in graph.of(Scores)), default=1)
     units = _sizes(longest, min(-(-_UNITS // per_node), max(int(longest / least), 1)), config)
-    chunks = _sizes(rows, min(_MLP, max(int(rows / least), 1)), config)
-    whole = [Plan(unit=units[index], chunk=chunks[more - index])
-             for more in range(len(units) + len(chunks) - 1)
-             for index in range(min(more, len(units) - 1), -1, -1)
-             if more - index < len(chunks)]
+    wanted = min(_MLP, max(int(rows / least), 1))
+    whole = [_whole(units, _sizes(rows, count, config))
+             for count in range(wanted, 0 if fewer else wanted - 1, -1)]
     spans = [graph.tensors[node.name].spans for node in graph.of(Scores)]
-    return [whole, *_grouped(spans, longest, least, config)]
+    return [*whole, *_grouped(spans, longest, least, config)]
+
+
+def _whole(units, chunks):
+    """Return the plans of sizes of units and chunks, the largest first."""
+    return [Plan(unit=units[index], chunk=chunks[more - index])
+            for more in range(len(units) + len(chunks) - 1)
+            for index in range(min(more, len(units) - 1), -1, -1)
+            if more - index < len(chunks)]
 
 
 def _grouped(attentions, longest, least, config):

@@ -62,7 +62,7 @@ class Prediction:
                 **{f"{engine.name.lower()}_busy": cycles for engine, cycles in self.busy.items()}}
 
 
-def predict_cycles(ops, config, work, *, costs=COSTS, steady=True):
+def predict_cycles(ops, config, work, *, costs=COSTS, steady=True, supply=None):
     """Return the `Prediction` for operations with their tokens, in stream order.
 
     Parameters
@@ -77,12 +77,14 @@ def predict_cycles(ops, config, work, *, costs=COSTS, steady=True):
         Pipeline figures of the hardware.
     steady : bool
         Look up times of work that comes again in the same state; the result is the same.
+    supply : Supply, optional
+        What the program comes from, if that is slower than a beat a cycle.
     """
-    known = {} if steady else None
-    quiet = _run(ops, _Timeline(config, costs, _Beside(), known))
+    known = {} if steady and supply is None else None
+    quiet = _run(ops, _Timeline(config, costs, _Beside(), known, supply))
     found = backgrounds([use for _, use in quiet.uses], config)
     beside = _Beside(dict(zip([op for op, _ in quiet.uses], found, strict=True)))
-    line = _run(ops, _Timeline(config, costs, beside, known))
+    line = _run(ops, _Timeline(config, costs, beside, known, supply))
     cycles = line.end()
     window = 0 if line.first_weights is None else line.last_output - line.first_weights + 1
     return Prediction(cycles=cycles, window=window, busy=dict(line.busy), stream_beats=line.beats,
@@ -139,9 +141,9 @@ class _Beside:
 class _Timeline:
     """Times of everything placed so far; `now` is when the stream can give its next beat."""
 
-    def __init__(self, config, costs, beside, known):
+    def __init__(self, config, costs, beside, known, supply):
         self.config, self.costs, self.beside = config, costs, beside
-        self.stream = StreamTimes(config, costs)
+        self.stream = StreamTimes(config, costs, supply)
         self.array = ArrayTimes(config, costs, self.stream, known=known)
         self.header = -(-INSTRUCTION_BYTES // config.bus_bytes)
         self.beats = 0
@@ -159,7 +161,8 @@ class _Timeline:
         self._take_header()       # BEGIN
 
     def _take_header(self):
-        self.stream.now += self.header + self.costs.decode
+        self.stream.header(self.header)
+        self.stream.now += self.costs.decode
         self.beats += self.header
 
     def _dispatch(self, op):
@@ -222,6 +225,7 @@ class _Timeline:
         for _ in range(op.beats):
             if len(self.stream.held) == self.stream.held.maxlen:
                 self.stream.now = max(self.stream.now, self.stream.held[0] + 1)
+            self.stream.now = self.stream.beat(self.stream.now)
             leaves = max(free, self.stream.now + self.costs.data_latency)
             self.stream.held.append(leaves)
             self.stream.now += 1

@@ -28,7 +28,7 @@ class Streamed:
         passed = self.passed + 1
         if len(held) == held.maxlen and held[0] >= passed:
             passed = held[0] + 1
-        self.passed = passed
+        self.passed = passed = self.stream.beat(passed)
         return max(self.start + 1, passed + self.costs.data_latency)
 
     def taken(self, time):

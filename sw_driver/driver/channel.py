@@ -2,7 +2,17 @@
 
 import random
 
-from systola.hw.contract.frame import INFO, LENGTH_MAX, MODULUS, VERSION, Frame, FrameReader, Kind
+from systola.hw.contract.frame import (
+    BUFFER,
+    INFO,
+    LENGTH_MAX,
+    LENGTH_MIN,
+    MODULUS,
+    VERSION,
+    Frame,
+    FrameReader,
+    Kind,
+)
 from systola.hw.contract.regmap import MAGIC
 from systola.sw_driver.driver.errors import IdentityError, LinkError
 
@@ -13,10 +23,6 @@ _FIRST = 0.2
 
 _SHORTEST = 0.02
 """Shortest such time: an operating system's scheduling, not the line."""
-
-_LENGTH_MIN = 32
-"""Payload of the shortest frames, which lines get that damage one byte in a hundred."""
-
 
 _LOST = 5
 """How many times as long a line may be silent that has worked before: adapters come and go, and a
@@ -29,7 +35,7 @@ class Channel:
     Work happens inside `pump` only, in the caller's thread. What was not acknowledged in the time
     that round trips take (estimated as in RFC 6298) is sent again, and what did not come is asked
     for again, while nothing comes each time after twice as long.
-    Frames get shorter when they have to be repeated, and slowly longer when not.
+    Frames of both ends get shorter when they have to be repeated, and slowly longer when not.
 
     Parameters
     ----------
@@ -68,6 +74,7 @@ class Channel:
         self._expected = 0
         self._asked = self._recovered = None  # where repetition was begun at once, without timer
         self._length, self._factor = LENGTH_MAX, 1
+        self._wanted = BUFFER  # bytes that the device should have under way
         self._answer = False  # whether the device should be told what arrived
         self._timed = None  # (number, time) of a byte whose acknowledgement is awaited
         # Last sign of life, last repetition or sign of life, end of the last `pump`.
@@ -111,8 +118,9 @@ class Channel:
             self._since = port.clock()
             # Its first FLAG ends whatever a host before this one left unfinished.
             port.write(question.encode())
-            until = self._since + wait
-            while (now := port.clock()) < until:
+            until, damaged = self._since + wait, self._reader.damaged
+            # A damaged frame may have been the answer.
+            while (now := port.clock()) < until and self._reader.damaged == damaged:
                 for frame in self._reader.feed(port.read(until - now)):
                     if is_answer(frame):
                         return frame
@@ -190,7 +198,7 @@ class Channel:
     def _back(self):
         """Begin again with the first byte that was not acknowledged."""
         if self._next > self._base:
-            self._length = max(self._length // 2, _LENGTH_MIN)
+            self._length = max(self._length // 2, LENGTH_MIN)
         self._next, self._timed = self._base, None
 
     def _take(self, frame):
@@ -219,6 +227,9 @@ class Channel:
             if frame.sequence == self._expected % MODULUS:
                 self._inbox += frame.payload
                 self._expected += len(frame.payload)
+                # A buffer without loss, and it is twice as much.
+                self._wanted = min(self._wanted + 1 + self._wanted * len(frame.payload) // BUFFER,
+                                   BUFFER)
             elif self._asked != self._expected:
                 self._again(self._expected)
 
@@ -235,6 +246,7 @@ class Channel:
         """Ask the device to repeat, because of a gap at `asked`, or of the time (None)."""
         self._asked = asked
         self.repeats += 1
+        self._wanted = max(self._wanted // 2, LENGTH_MIN)
         self._write(Kind.RESEND, b"")
 
     def _send(self):
@@ -242,7 +254,7 @@ class Channel:
         # What follows a damaged frame is lost, too: where frames have to be short, few are under
         # way; one of the shortest, 8 of the longest, which is what a device has room for.
         end = min(self._base + len(self._out), self._limit,
-                  self._base + self._length ** 2 // _LENGTH_MIN)
+                  self._base + self._length ** 2 // LENGTH_MIN)
         while self._next < end:
             start = self._next - self._base
             payload = bytes(self._out[start:start + min(self._length, end - self._next)])
@@ -258,7 +270,8 @@ class Channel:
         self._answer = False
         self._since = self.port.clock()
         self.port.write(Frame(kind=kind, session=self._session, sequence=self._next % MODULUS,
-                              acknowledge=self._expected % MODULUS, payload=payload).encode())
+                              acknowledge=self._expected % MODULUS, window=self._wanted,
+                              payload=payload).encode())
 
 
 def _fields(payload):

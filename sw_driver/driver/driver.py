@@ -87,22 +87,38 @@ class Accelerator:
         if self.program is None:
             raise DriverError("no program is loaded")
         stream = self.program.fill(inputs)
+        self.start()
+        self.transport.send(stream)
+        return self.results(self.program)
+
+    def start(self, *before):
+        """Make the accelerator take a program from its input stream.
+
+        What is ``(offset, value)`` of `before` is written before, in the same round trip. Raises
+        `DriverError` if it is busy, and `HardwareError` if it holds an error.
+        """
         self._raise_error()
         if self._status("busy"):
             raise DriverError("the accelerator is busy; reset it first")
-        self._write("CONTROL", "start")
-        self.transport.send(stream)
+        control = REGISTERS["CONTROL"]
+        self.transport.access(*before, (control.offset, control.field("start").mask))
+
+    def results(self, program):
+        """Wait for the end of `program`, which was started and handed over; return its outputs.
+
+        Raises what `run` does.
+        """
         deadline = self.transport.clock() + self.timeout
-        frames = [self._frame(index, deadline) for index in range(len(self.program.frames))]
+        frames = [self._frame(index, deadline) for index in range(len(program.frames))]
         while not self._status("done"):
             self._raise_error()
             self._check_time(deadline, "to report done")
-        beat = self.program.config.bus_bytes
-        for index, (frame, beats) in enumerate(zip(frames, self.program.frames, strict=True)):
+        beat = program.config.bus_bytes
+        for index, (frame, beats) in enumerate(zip(frames, program.frames, strict=True)):
             if len(frame) != beats * beat:
                 raise DriverError(f"result frame {index} must have {beats} beats of {beat} bytes, "
                                   f"not {len(frame)} bytes")
-        return decode_outputs(self.program, [memoryview(frame) for frame in frames])
+        return decode_outputs(program, [memoryview(frame) for frame in frames])
 
     def counters(self):
         """Return the performance counters of the last run by lower-case name."""

@@ -3,6 +3,8 @@
 import time
 from abc import ABC, abstractmethod
 
+from systola.sw_driver.driver.errors import DriverError
+
 __all__ = ["Transport"]
 
 
@@ -19,6 +21,31 @@ class Transport(ABC):
     @abstractmethod
     def write_register(self, offset, value):
         """Write the 32-bit register at byte `offset`."""
+
+    def access(self, *accesses):
+        """Carry out ``(offset, value)`` in order, a read where ``value`` is None.
+
+        Returns what was read, a list. Links on which a round trip takes long have one for all.
+        """
+        found = []
+        for offset, value in accesses:
+            if value is None:
+                found.append(self.read_register(offset))
+            else:
+                self.write_register(offset, value)
+        return found
+
+    @property
+    def memory_beats(self):
+        """Beats of the device's memory for resident programs, 0 without one."""
+        return 0
+
+    def put(self, address, data, what="inputs"):
+        """Write `data`, whole beats, to beat `address` on of that memory; `what` it is.
+
+        May return before it is written: what follows comes after it.
+        """
+        raise DriverError("this link has no memory for resident programs")
 
     @abstractmethod
     def send(self, data):

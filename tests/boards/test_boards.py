@@ -20,6 +20,7 @@ from systola.hw.contract.regmap import MAGIC, REGISTERS
 from systola.hw.host import axi
 from systola.hw.host.register_file import RegisterFile
 from systola.hw.linked import LinkedAccelerator
+from systola.hw.resident.block_memory import BlockMemory
 from systola.sim.harness import run
 
 TINY = PRESETS["tiny"]
@@ -85,8 +86,12 @@ def test_boards_as_data(name):
     top = BoardTop(board, TINY, accelerator=Loopback())
     assert top.plan.output == pytest.approx(board.clock_mhz)
     assert abs(top.plan.output * 1e6 / top.divisor / board.baud - 1) < 0.02
-    with pytest.raises(ValueError, match=r"^baud must be a whole fraction"):
+    with pytest.raises(ValueError, match=r"^baud must be at most 6.25e\+06 with a clock"):
         BoardTop(replace(board, baud=9_000_000), TINY, mhz=25, accelerator=Loopback())
+    fast = BoardTop(board, TINY, baud=3_000_000, accelerator=Loopback(),
+                    memory=BlockMemory(bus_bytes=TINY.bus_bytes, size=1000))
+    assert fast.link["memory_bytes"] == 1000 * TINY.bus_bytes
+    assert abs(fast.link["baud"] / 3e6 - 1) < 0.003
 
 
 class Pins:
@@ -204,7 +209,7 @@ def test_commands_through_the_pins():
 
     run(top, host, max_cycles=20_000, background=[line])
     info = {"magic": MAGIC, "version": VERSION, "bus_bytes": TINY.bus_bytes, "buffer": BUFFER,
-            "config_hash": TINY.hash, "status": 0b101}
+            "config_hash": TINY.hash, "status": 0b101, "memory": 0}
     assert frames[0] == Frame(kind=Kind.INFO, window=BUFFER, payload=b"".join(
         info[name].to_bytes(size, "little") for name, size, _ in INFO))
     assert [frame.session for frame in frames] == sorted(frame.session for frame in frames)

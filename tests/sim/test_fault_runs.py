@@ -12,6 +12,7 @@ from systola.sim.soak.faulty_port import FaultyPort
 from systola.sim.soak.line_faults import BROKEN, FAULTS, Faults
 
 TINY = PRESETS["tiny"]
+SIZE = (1 << 16) // TINY.bus_bytes
 BYTE = 1.6e-4
 """Seconds of a byte on the line, as the simulated board's."""
 
@@ -21,7 +22,7 @@ class ModelPort(FaultyPort):
 
     def __init__(self):
         super().__init__()
-        self.device, self.now, self.buffer = DeviceModel(TINY), 0.0, bytearray()
+        self.device, self.now, self.buffer = DeviceModel(TINY, size=SIZE), 0.0, bytearray()
 
     def clock(self):
         return self.now
@@ -39,17 +40,20 @@ class ModelPort(FaultyPort):
         return data
 
     def press(self):
-        self.device = DeviceModel(TINY)
+        memory = self.device.memory
+        self.device = DeviceModel(TINY, size=SIZE)
+        self.device.memory[:] = memory
 
 
 def test_every_scenario_ends_well():
     rng, port, cases = random.Random(3), ModelPort(), small_cases(0, TINY)
-    events, faults, outcomes = Counter(), Counter(), Counter()
+    events, faults, outcomes, counts = Counter(), Counter(), Counter(), Counter()
     for number in range(90):
         result = run_scenario(port, cases, rng)
         events[result["event"]] += 1
         faults.update(result["faults"])
         outcomes[result["outcome"]] += 1
+        counts.update({name: result[name] for name in ("resident", "spoiled", "unnoticed")})
         assert result["recovered"] in (None, "right"), (number, result)
         assert result["outcome"] in {"right", "RunTimeoutError", "LinkError", "MismatchError"}
         expected = {"truncated": {"RunTimeoutError", "LinkError"}, "foreign": {"MismatchError"},
@@ -58,6 +62,9 @@ def test_every_scenario_ends_well():
     assert set(events) == set(EVENTS)
     assert set(faults) == set(FAULTS)
     assert outcomes["right"] > 45
+    assert counts["resident"] > 30
+    assert counts["spoiled"] > 3
+    assert not counts["unnoticed"]
 
 
 def test_a_device_that_computes_wrong_or_stops_is_noticed(monkeypatch):

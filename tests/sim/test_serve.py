@@ -16,9 +16,12 @@ SMALL = dataclasses.replace(PRESETS["tiny"], rows=8, cols=2, bank_depth=1024, ma
 """The smallest accelerator that the digits fit: the line is slow, whatever is behind it. Compiled
 once for all tests here."""
 
+MEMORY = 1 << 19
+"""Bytes for resident programs, more than that of the digits."""
 
-def run(capsys, *arguments):
-    code = main(["run", *map(str, arguments), "--json"])
+
+def run(capsys, *arguments, command="run"):
+    code = main([command, *map(str, arguments), "--json"])
     out, err = capsys.readouterr()
     return code, json.loads(out) if out else None, err.strip().splitlines()[-1:]
 
@@ -27,7 +30,7 @@ def run(capsys, *arguments):
 def test_digits_over_simulated_uart_bits(tmp_path, capsys):
     link, file = tmp_path / "port", tmp_path / "config.json"
     file.write_text(json.dumps(SMALL.to_dict()))
-    with serve_board(SMALL, link) as alive:
+    with serve_board(SMALL, link, memory="bram", memory_bytes=MEMORY) as alive:
         assert link.is_symlink()
         code, report, err = run(capsys, "--port", link, "--model", "digits", "--config", file)
         assert code == 0, err
@@ -49,13 +52,47 @@ def test_digits_over_simulated_uart_bits(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_digits_from_the_memory_of_a_simulated_board(tmp_path, capsys):
+    link, file = tmp_path / "port", tmp_path / "config.json"
+    file.write_text(json.dumps(SMALL.to_dict()))
+    board = "--port", link, "--config", file
+    with serve_board(SMALL, link, memory="bram", memory_bytes=MEMORY):
+        code, report, err = run(capsys, *board, command="flash")
+        assert code == 0, err
+        assert (report["memory_bytes"], report["programs"]) == (MEMORY, [])
+        assert not report["found_directory"]
+        code, report, err = run(capsys, *board, "--model", "digits", "--images", 2, "--resident")
+        assert code == 0, err
+        assert (report["mismatches"], report["images"], report["runs"]) == (0, 2, 2)
+        assert report["resident"] == {"name": "digits", "written": True}
+        for crossed in report["link_bytes"]:
+            assert "program" not in crossed
+            assert crossed["inputs"] < report["bytes"] / 50
+            assert crossed["control"] < 300
+        # Another host, which finds what is there.
+        code, report, err = run(capsys, *board, "--model", "digits", "--resident")
+        assert code == 0, err
+        assert report["resident"] == {"name": "digits", "written": False}
+        assert report["mismatches"] == 0
+        code, _, err = run(capsys, *board, "--model", "digits", "--name", "second",
+                           command="flash")
+        assert code == 2  # they do not both fit
+        assert err[0].endswith("free in one piece; remove one of digits")
+        code, report, err = run(capsys, *board, "--remove", "digits", command="flash")
+        assert code == 0, err
+        assert report["programs"] == []
+
+
+@pytest.mark.slow
 def test_soak_of_a_simulated_board():
     done = []
-    result = soak_faults(120, 3, config=SMALL, progress=lambda *state: done.append(state))
+    result = soak_faults(120, 3, config=SMALL, memory_bytes=MEMORY,
+                         progress=lambda *state: done.append(state))
     assert result["faults"] >= 120
     assert sum(result["by_kind"].values()) == result["faults"]
     assert result["wrong_results"] == result["hangs"] == 0
     assert result["ended_right"] + result["ended_in_error"] == result["runs"] > 0
+    assert result["resident"] > result["unnoticed"] == 0
     assert done[-1][0] == 120
 
 
@@ -93,3 +130,19 @@ def test_links_that_cannot_be(tmp_path):
         with pytest.raises(ValueError, match=message), serve_board(SMALL, link):
             pass
     assert (tmp_path / "file").is_file()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["flash"], "--port is missing"),
+    (["flash", "--port", "x", "--name", "n"], "--name is about a program to write: it needs"),
+    (["flash", "--port", "x", "--model", "digits", "--remove", "a"], "either --model or --remove"),
+    (["run", "--registers", "x", "--model", "digits", "--resident"], "--resident needs --port"),
+    (["run", "--port", "x", "--model", "digits", "--name", "n"], "it needs --resident"),
+    (["serve", "--memory-bytes", "4096"], "it needs --memory bram"),
+    (["serve", "--memory", "x"], "memory must be one of bram, dram:ulx3s_85f, dram:arty_s7_50"),
+    (["flash", "--port", "/nowhere"], "port '/nowhere' cannot be opened")])
+def test_what_is_refused(arguments, message, capsys):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert message in err

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from systola.hw.contract.config import PRESETS
-from systola.hw.contract.frame import LENGTH_MAX, Frame, Kind
+from systola.hw.contract.frame import LENGTH_MAX, VERSION, Frame, Kind
 from systola.hw.contract.regmap import MAGIC, REGISTERS
 from systola.sim.machine.device import ChannelModel, DeviceModel
 from systola.sim.soak.line_faults import BROKEN, FAULTS, Faults
@@ -54,8 +54,8 @@ class Wire(Port):
 
 def echo(buffer=512):
     """Return a channel model that has no accelerator."""
-    return ChannelModel(lambda: {"magic": MAGIC, "version": 1, "bus_bytes": 4, "config_hash": 5,
-                                 "status": 6}, buffer=buffer)
+    return ChannelModel(lambda: {"magic": MAGIC, "version": VERSION, "bus_bytes": 4,
+                                 "config_hash": 5, "status": 6, "memory": 7}, buffer=buffer)
 
 
 def exchange(channel, model, sent, rng, limit=100_000):
@@ -134,8 +134,8 @@ def test_identity_and_silence():
     model = echo()
     channel = Channel(Wire(model))
     channel.open()
-    assert channel.info == {"magic": MAGIC, "version": 1, "bus_bytes": 4, "config_hash": 5,
-                            "status": 6, "buffer": 512}
+    assert channel.info == {"magic": MAGIC, "version": VERSION, "bus_bytes": 4, "config_hash": 5,
+                            "status": 6, "memory": 7, "buffer": 512}
     dead = Channel(Wire(model, mute=True))
     with pytest.raises(LinkError, match=r"^nothing answers at wire for 3 s: check the cable, that "
                                         r"the board is programmed, and the baud rate \(1000000\)"):
@@ -146,7 +146,8 @@ def test_identity_and_silence():
         channel.pump(60)
     assert channel.port.now < 22
     other = echo()
-    other.info = lambda: {"magic": 1, "version": 9, "bus_bytes": 4, "config_hash": 5, "status": 6}
+    other.info = lambda: {"magic": 1, "version": 9, "bus_bytes": 4, "config_hash": 5, "status": 6,
+                          "memory": 7}
     with pytest.raises(IdentityError, match=r"magic 0x1 with version 9$"):
         Channel(Wire(other)).open()
 

@@ -15,6 +15,7 @@ from systola.hw.contract.frame import (
     Frame,
     FrameReader,
     Kind,
+    piece,
 )
 from systola.hw.contract.regmap import MAGIC
 from systola.hw.host.channel import Channel
@@ -37,7 +38,8 @@ class Bench:
 
     def __init__(self, seed=0, *, buffer=BUFFER, faults=lambda data: list(data), gap=1):
         self.rng = random.Random(seed)
-        self.dut = Channel(bus_bytes=16, config_hash=HASH, buffer=buffer, patience=PATIENCE)
+        self.dut = Channel(bus_bytes=16, config_hash=HASH, memory=1234, buffer=buffer,
+                           patience=PATIENCE)
         self.faults, self.gap = faults, gap
         self.takes, self.gives, self.slow = 1.0, 1.0, 0.0
         self.line, self.frames, self.reader = [], [], FrameReader()
@@ -142,7 +144,7 @@ def check(script, **options):
 
 def info(status):
     values = {"magic": MAGIC, "version": VERSION, "bus_bytes": 16, "buffer": BUFFER,
-              "config_hash": HASH, "status": status}
+              "config_hash": HASH, "status": status, "memory": 1234}
     return b"".join(values[name].to_bytes(size, "little") for name, size, _ in INFO)
 
 
@@ -438,3 +440,34 @@ def test_bytes_are_offered_3_cycles_after_their_frame_and_every_2_cycles():
 def test_unusable_parameters(arguments, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Channel(bus_bytes=4, config_hash=1, **arguments)
+
+
+@pytest.mark.parametrize("wanted", [1, 32, 100, 200, 600, 1020, 2000])
+def test_frames_are_as_long_and_as_many_as_the_host_wants(wanted):
+    async def script(bench):
+        bench.supply = bytearray(range(256)) * 8
+        got = await bench.answers(kind=Kind.RESEND, session=5, window=wanted)
+        frames = [frame for frame in got if frame.payload]
+        most = piece(wanted)
+        under_way = sum(len(frame.payload) for frame in frames)
+        assert max(len(frame.payload) for frame in frames) <= most
+        assert wanted - most < under_way <= max(wanted, most)
+        # Every acknowledgement lets as many follow; those of a window of 0 change nothing.
+        data = b"".join(frame.payload for frame in frames)
+        while len(data) < 1500:
+            got = await bench.answers(kind=Kind.DATA, session=5, acknowledge=len(data))
+            payloads = [frame.payload for frame in got]
+            assert max(map(len, payloads)) <= most
+            assert 0 < sum(map(len, payloads)) <= max(wanted, most)
+            data += b"".join(payloads)
+        assert data == (bytes(range(256)) * 8)[:len(data)]
+        # A new session begins without.
+        bench.at_reset = bytes(600)
+        got = await bench.answers(kind=Kind.RESET, session=6)
+        assert max(len(frame.payload) for frame in got) == LENGTH_MAX
+
+    async def whole(bench):
+        assert await bench.answers(kind=Kind.RESET, session=5) == [report(window=2048)]
+        await script(bench)
+
+    Bench(buffer=2048).run(whole)

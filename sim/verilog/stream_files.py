@@ -55,7 +55,7 @@ module {host}({ports});
     .s_axis_tlast(s_axis_tlast), .s_axis_tready(taken),
     .m_axis_tready(play | m_axis_tready), .trace(trace));
   initial begin
-    played = 0; valid = 0; beat = 0; now = 0; last = 0; frames = 0; cycles = 0; reset = 1;
+    played = 0; valid = 0; beat = 0; now = 0; last = 0; frames = 0; cycles = 0; reset = 1; sent = 0;
     source = 0; sink = 0; log = 0;
   end
   always @(posedge clock) begin
@@ -69,7 +69,9 @@ module {host}({ports});
       sink = $fopen("{result_file}", "wb");
       log = $fopen("{trace_file}", "wb");
       valid <= 0;
+      sent <= 0;
     end else if (play) begin
+      if (valid & taken) sent <= sent + 1;
       if (~valid | taken) begin
         got = $fread(next, source);
         beat <= next;
@@ -94,15 +96,17 @@ endmodule
 """
 
 
-def host_verilog(config, accelerator):
+def host_verilog(config, accelerator, *, inputs=None):
     """Return the Verilog of ``host`` around the module `accelerator` of `config`.
 
-    Besides the accelerator's ports and the inputs ``play`` and ``fast`` it has the outputs
-    ``frames``, the result frames so far, which are complete in ``result.bin``, and ``cycles``.
+    `inputs` are bits by name of inputs that it has besides an accelerator's. Besides all these
+    ports and the inputs ``play`` and ``fast``, ``host`` has the outputs ``frames``, the result
+    frames so far, which are complete in ``result.bin``, ``sent``, the beats that were taken since
+    ``play`` rose, and ``cycles``.
     """
-    ports = _ports(config)
+    ports = _ports(config) | {name: ("input", bits) for name, bits in (inputs or {}).items()}
     own = {"play": ("input", 1), "fast": ("input", 1), "frames": ("output reg", 32),
-           "cycles": ("output reg", 64)}
+           "sent": ("output reg", 32), "cycles": ("output reg", 64)}
     declarations = "\n".join(
         f"  {kind} {f'[{bits - 1}:0] ' if bits > 1 else ''}{name};"
         for name, (kind, bits) in (ports | own).items())

@@ -1,0 +1,1 @@
+"""An accelerator with a player on a Zynq, from PYNQ."""
