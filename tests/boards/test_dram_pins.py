@@ -17,9 +17,10 @@ from systola.boards.dram.controller import generate_controller
 from systola.boards.dram.ddr3_pins import ddr3_clocks
 from systola.boards.dram.memory import DramMemory
 from systola.boards.dram.sdr_pins import DATA_NS, chip_phase, clock_outputs
-from systola.boards.flows.ecp5 import core_fmax
+from systola.boards.flows.ecp5 import core_fmax, nextpnr
 from systola.boards.memory_top import MEMORY_LEDS, MemoryTop
 from systola.boards.pll import PllPlan, pll_instance
+from systola.boards.synthesis.synth import run_yosys
 from systola.hw.parts.memory_port import MemoryPort
 from systola.hw.verilog import to_verilog
 from systola.sim.verilog.runner import Session, build_text
@@ -135,6 +136,21 @@ def test_a_board_that_tests_its_memory_has_its_pins_and_its_controller():
     located = re.findall(r'LOCATE COMP "(\w+)', files["top.lpf"])
     assert sum(name.startswith("sdram") for name in located) == 39
     assert sum(name.startswith("led") for name in located) == len(MEMORY_LEDS)
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_ulx3s_is_placed_and_routed(tmp_path):
+    pytest.importorskip("litedram")
+    board = find_board("ulx3s_85f")
+    top = MemoryTop(board)
+    platform = board.platform(top.plan.output)
+    platform.prepare(top, "top").extract(tmp_path)
+    run_yosys(tmp_path, None, lambda text: None)
+    report = nextpnr(tmp_path, "top", platform.command_lines("top")[0], 1)
+    assert {round(clock["constraint"]) for clock in report["fmax"].values()} == {50, 100}
+    assert core_fmax(report) > 50
+    # The registers of commands and data are beside their pins, those of directions with them.
+    assert report["utilization"]["IOLOGIC"]["used"] == 39
 
 
 def test_a_board_with_ddr3_memory_has_five_clocks_of_one_oscillator():
