@@ -2,8 +2,8 @@
 
 Each task has ``params`` {header: text of ``systola_regs.h``, registers: address of the
 accelerator's, dma: addresses of the DMA engine's, program, results: addresses in memory, frames:
-bytes of each} and ``arrays`` {program: bytes, its inputs in place}. Returns the bytes of the frames,
-and registers.
+bytes of each} and ``arrays`` {program: bytes, its inputs in place}. Returns the bytes of the
+frames, and registers.
 """
 
 import cocotb
