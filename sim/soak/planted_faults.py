@@ -50,16 +50,12 @@ class PlantedFault:
 def choose_faults(config, count, seed):
     """Return `count` faults by `seed`, of all kinds in their shares."""
     rng, faults = random.Random(f"{seed} planted"), []
-    kinds = [kind for kind, share in _SHARES.items() for _ in range(share)
-             if kind != "GELU table" or config.gelu == "table"]
-    kinds = [kind for kind in kinds
-             if kind != "table of exponentials" or config.exponential_tables]
-    order = kinds * (-(-count // len(kinds)))
-    if count < len(order):  # some of every kind before several of one
-        order = sorted(range(len(order)), key=lambda k: (order[:k].count(order[k]), k))
-        order = [(kinds * (-(-count // len(kinds))))[k] for k in order]
+    absent = {"GELU table": config.gelu != "table",
+              "table of exponentials": not config.exponential_tables}
+    kinds = [kind for kind, share in _SHARES.items() if not absent.get(kind)
+             for _ in range(share)]
     while len(faults) < count:
-        fault = _choose(rng, config, order[len(faults)])
+        fault = _choose(rng, config, kinds[len(faults) * len(kinds) // count])
         if fault not in faults:
             faults.append(fault)
     return faults

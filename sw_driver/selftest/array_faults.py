@@ -11,7 +11,9 @@ __all__ = ["ArrayFaults"]
 
 _OUT = 16
 
-_SIGNALS = "activation", "weight", "product", "sum"
+_SIGNALS = "activation", "weight", "product", "sum", "activation pin", "weight pin"
+"""Where a bit may be stuck. The pins are those of the multiplier's operands from the sign on: ports
+are wider than operands, and what happens to one pin does not to the other copies of the sign."""
 
 _SAMPLES = 48
 """Results that are looked at first: a candidate that they refuse is not computed in full."""
@@ -151,12 +153,16 @@ class _Column:
     def faults_of(self, signals):
         """Return every candidate at these signals."""
         return [(row, signal, bit, kind) for row in range(self.faults.config.rows)
-                for signal in signals for bit in range(self._bits(signal)) for kind in KINDS]
+                for signal in signals for bit in self._bits(signal) for kind in KINDS]
 
     def _bits(self, signal):
+        """Return the bits that may be stuck; the last one is the sign."""
         faults = self.faults
-        return {"activation": faults.act_bits, "weight": faults.weight_bits,
-                "product": faults.act_bits + faults.weight_bits, "sum": faults.sum_bits}[signal]
+        product = faults.act_bits + faults.weight_bits
+        return {"activation": range(faults.act_bits), "weight": range(faults.weight_bits),
+                "product": range(product), "sum": range(faults.sum_bits),
+                "activation pin": range(faults.act_bits - 1, product),
+                "weight pin": range(faults.weight_bits - 1, product)}[signal]
 
     def results(self, places, fault=None):
         """Return the results (shifts, n, group) of vectors and tiles `places`, with a fault."""
@@ -165,14 +171,14 @@ class _Column:
         products = acts * weights
         if fault is not None:
             row, signal, bit, kind = fault
-            if signal == "product":
-                products[:, row] = apply_stuck(products[:, row], bit, kind, self._bits(signal))
-            elif signal == "weight":
-                products[:, row] = acts[:, row] * apply_stuck(weights[:, row], bit, kind,
-                                                              faults.weight_bits)
-            elif signal == "activation":
-                products[:, row] = weights[:, row] * apply_stuck(acts[:, row], bit, kind,
-                                                                 faults.act_bits)
+            here = {"activation": acts, "weight": weights}.get(signal.partition(" ")[0], products)
+            wrong = apply_stuck(here[:, row], bit, kind, self._bits(signal).stop)
+            if here is acts:
+                wrong = wrong * weights[:, row]
+            elif here is weights:
+                wrong = wrong * acts[:, row]
+            if signal != "sum":
+                products[:, row] = _wrapped(wrong, self._bits("product").stop)
         sums = products.cumsum(axis=1)
         if fault is not None and signal == "sum":
             sums[:, row:] += (apply_stuck(sums[:, row], bit, kind, faults.sum_bits)
