@@ -16,6 +16,10 @@ __all__ = ["DamagedError", "ResidentPrograms"]
 _CONTROL, _STATUS = PLAYER_REGISTERS["PLAY_CONTROL"], PLAYER_REGISTERS["PLAY_STATUS"]
 
 
+_SLICE = 0.5
+"""Seconds after which to look whether anything has come."""
+
+
 class DamagedError(DriverError):
     """What lies in the board's memory is not what was written there."""
 
@@ -191,12 +195,25 @@ class ResidentPrograms:
     def read(self, address, beats):
         """Return the bytes of `beats` beats of the memory from `address` on."""
         self._start(address, beats, Target.HOST)
-        data = self.transport.receive(self.accelerator.timeout)
+        data = self._receive()
         found = self._wait()
         if len(data) != beats * self.bus_bytes or found != played_crc(data, self.bus_bytes):
             raise DamagedError(f"{beats} beats from {address} on did not come as the board read "
                                f"them")
         return data
+
+    def _receive(self):
+        """Return the next frame; a timeout passes while nothing of it comes."""
+        clock, timeout, arrived = self.transport.clock, self.accelerator.timeout, None
+        while True:
+            if self.transport.arrived != arrived:
+                arrived, deadline = self.transport.arrived, clock() + timeout
+            try:
+                return self.transport.receive(min(timeout, _SLICE))
+            except TimeoutError:
+                if clock() >= deadline and self.transport.arrived == arrived:
+                    raise RunTimeoutError(f"waited {timeout:g} s for what the board reads of its "
+                                          f"memory") from None
 
     def _play(self, address, beats, target):
         """Play to the end; return the checksum."""
