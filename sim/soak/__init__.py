@@ -1,1 +1,1 @@
-"""Hostile streams and damaged lines."""
+"""Hostile streams, damaged lines and planted faults."""

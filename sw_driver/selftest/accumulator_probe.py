@@ -36,7 +36,9 @@ class AccumulatorProbe(Probe):
         inverse = -tile
         inverse[-1] = -1
         self.sums = acts @ tile
-        self.shifts = tuple(dict.fromkeys((0, max(config.acc_bits - _OUT, 0))))
+        # Through 16 bits at every eighth, no two bits look alike where they are rounded.
+        top = max(config.acc_bits - _OUT, 0)
+        self.shifts = (*range(0, top, _OUT // 2), top)
         width = config.cols * config.acc_buffers
         room = config.scratchpad_words // (1 + 2 * -(-width // config.rows))
         # A buffer's entries are those of the rows of one MATMUL: all of them, or as many as fit.
@@ -79,10 +81,7 @@ class AccumulatorProbe(Probe):
         place = f"buffer {buffer}, column {column}"
         for bit in range(self.config.acc_bits):
             for kind in KINDS:
-                changed = apply_stuck(sums, bit, kind, self.config.acc_bits)
-                seen = np.stack([saturate(round_shift(changed, shift), _OUT)
-                                 for shift in self.shifts])
-                same = (seen == got).all(axis=(0, 1))
+                same = (self.seen(sums, bit, kind) == got).all(axis=(0, 1))
                 if same.all() and len(rows) > 1:
                     return Finding(f"{place}: bit {bit} {kind} in every entry",
                                    {**where, "bit": bit, "kind": kind}, True)
@@ -91,6 +90,11 @@ class AccumulatorProbe(Probe):
                     return Finding(f"{place}, entry {entries}: bit {bit} {kind}", {
                         **where, "bit": bit, "kind": kind, "entries": rows.tolist()}, True)
         return Finding(f"{place}: {len(rows)} of {self.rows} entries differ", where)
+
+    def seen(self, sums, bit, kind):
+        """Return the results (shifts, ...) of `sums` of which a bit is stuck."""
+        changed = apply_stuck(sums, bit, kind, self.config.acc_bits)
+        return np.stack([saturate(round_shift(changed, shift), _OUT) for shift in self.shifts])
 
     def numbers(self, frames):
         """Return results (shifts, signs, rows, buffers, columns)."""

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from systola.hw.contract.config import PRESETS
+from systola.hw.contract.config import PRESETS, AcceleratorConfig
 from systola.hw.contract.isa import Flag
 from systola.hw.contract.numbers import CODE_BITS
 from systola.sim.machine.machine import Machine
@@ -28,6 +28,12 @@ OTHERS = {
     "odd": dataclasses.replace(TINY, rows=6, cols=4, lanes=2, vector_lanes=2, norm_lanes=1,
                                acc_bits=20, mult_bits=11, code_mult_bits=8),
     "packed": PACKED,
+    "everything": AcceleratorConfig(
+        rows=8, cols=4, lanes=2, vector_lanes=2, pe_style="dsp_packed", narrow_bits=4,
+        weight_codes=True, copies=True, masks=True, acc_bits=24, token_depth=16, acc_buffers=3,
+        banks=2, bank_depth=256, weight_fifo=16, stream_fifo=16, param_depth=32, param_ports=2,
+        mult_bits=16, code_mult_bits=16, attention="deferred", norm_bits=16, pooling="mean",
+        max_row=64),
 }
 
 
@@ -199,12 +205,22 @@ def stuck_sums(buffer, column, entry, bit):
     return Stuck
 
 
-@pytest.mark.parametrize(("entry", "bit"), [(None, 4), (None, 22), (11, 0), (3, 31)])
+@pytest.mark.parametrize(("entry", "bit"), [(None, 4), (None, 15), (None, 16), (None, 22), (11, 0),
+                                            (3, 31)])
 @pytest.mark.parametrize("config", [TINY, PACKED], ids=["tiny", "packed"])
 def test_accumulator_bits_are_named(config, entry, bit):
     finding = only_finding(report(config, stuck_sums(1, 2, entry, bit)))
     where = {"unit": "accumulators", "buffer": 1, "column": 2, "bit": bit, "kind": KINDS[1]}
     assert finding.where == where | ({} if entry is None else {"entries": [entry]})
+
+
+@pytest.mark.parametrize("config", [TINY, PRESETS["arty_s7_50"]], ids=["tiny", "arty"])
+def test_no_two_bits_of_an_accumulator_look_alike(config):
+    probe = next(one for one in SelfTest(config).probes if one.part == "accumulators")
+    sums = np.stack([probe.sums[:, 0], ~probe.sums[:, 0]])
+    looks = {probe.seen(sums, bit, kind).tobytes()
+             for bit in range(config.acc_bits) for kind in KINDS}
+    assert len(looks) == len(KINDS) * config.acc_bits
 
 
 def stuck_cell(row, column, signal, bit, kind):
