@@ -43,11 +43,13 @@ class BoardMemory:
         self.board, self.dram = board, find_dram(board.name, phases)
         mhz = board.clock_mhz if mhz is None else mhz
         # All clocks are of one oscillator, whose divider for the fastest one is given.
-        fast = self.dram.phases * (mhz if self.dram.kind == "SDR" else self.dram.mhz)
-        plan = board.pll.plan(board.source[1], fast)
-        self.plan = PllPlan(plan.input, plan.divide, plan.multiply, round(plan.vco / mhz))
-        self.controller = generate_controller(
-            self.dram, self.plan.output if self.dram.kind == "SDR" else self.dram.mhz)
+        own = self.dram.kind == "SDR"
+        plan = board.pll.plan(board.source[1], self.dram.phases * (mhz if own else self.dram.mhz))
+        self.plan = PllPlan(plan.input, plan.divide, plan.multiply,
+                            plan.output_divide * self.dram.phases if own
+                            else round(plan.vco / mhz))
+        self.controller = generate_controller(self.dram,
+                                              self.plan.output if own else self.dram.mhz)
         self._clocks = None
 
     def clocks(self, m):

@@ -141,14 +141,14 @@ def generate_controller(dram, mhz, *, simulated=False, name="dram_core"):
         overrides = {} if simulated else dict(lattice_ecp5_trellis_special_overrides)
         # The buffers are outside, where the pins are.
         split = {part: Signal(dram.data_bits, name_override=f"dram_dq_{part}")
-                 for part in ("i", "o", "oe")}
+                 for part in ("i", "o", "t")}
 
         class Buffer:
             @staticmethod
             def lower(bit):
                 inside, at = Module(), bit.io.start
                 inside.specials += [SDROutput(bit.o, split["o"][at], bit.clk),
-                                    SDROutput(bit.oe, split["oe"][at], bit.clk),
+                                    SDROutput(~bit.oe, split["t"][at], bit.clk),
                                     SDRInput(split["i"][at], bit.i, bit.clk)]
                 return inside
 

@@ -72,10 +72,10 @@ def sdr_connections(m, platform, dram, clocks):
     if dram.phases == 2:
         made |= {"i_sys2x_clk": clocks["double"], "i_sys2x_rst": ResetSignal()}
     # Each pin has a register of its own for its direction, which fits beside the pin.
-    data = {part: Signal(dram.data_bits, name=f"dram_dq_{part}") for part in ("i", "o", "oe")}
+    data = {part: Signal(dram.data_bits, name=f"dram_dq_{part}") for part in ("i", "o", "t")}
     for k in range(dram.data_bits):
         m.submodules[f"sdram_dq_{k}"] = buffer = io.Buffer("io", ports.dq[k])
         m.d.comb += [data["i"][k].eq(buffer.i), buffer.o.eq(data["o"][k]),
-                     buffer.oe.eq(data["oe"][k])]
+                     buffer.oe.eq(~data["t"][k])]
     return made | {f"{'i' if part == 'i' else 'o'}_dram_dq_{part}": value
                    for part, value in data.items()}

@@ -89,8 +89,20 @@ def nextpnr(folder, top, options, seed, *, router=None, limit=None, said=None):
 
 
 def core_fmax(report):
-    """Return the frequency of the slowest clock in MHz."""
-    return round(min(clock["achieved"] for clock in report["fmax"].values()), 2)
+    """Return the frequency of the slowest clock in MHz with which everything keeps up.
+
+    Other clocks are multiples of it, of the same PLL: they, and what goes from one to another
+    within a cycle of the faster one, which nextpnr only tells, may be what limits it.
+    """
+    clocks, shares = report["fmax"], []
+    for clock in clocks.values():
+        shares.append(clock["achieved"] / clock["constraint"])
+    for path in report.get("critical_paths", ()):
+        ends = [path[end].partition(" ")[2] for end in ("from", "to")]
+        if ends[0] != ends[1] and set(ends) <= clocks.keys():
+            fastest = max(clocks[end]["constraint"] for end in ends)
+            shares.append(1e3 / fastest / sum(step["delay"] for step in path["path"]))
+    return round(min(clock["constraint"] for clock in clocks.values()) * min(shares), 2)
 
 
 class Ecp5Flow:

@@ -22,7 +22,9 @@ __all__ = ["memory_port", "requests"]
 @cocotb.test()
 async def memory_port(dut):
     """Run one task after the other until the session is closed."""
-    Clock(dut.clk, 10, "ns").start()
+    Clock(dut.clk, 20, "ns").start()
+    if hasattr(dut, "dram_clk"):  # of a memory that has its own
+        Clock(dut.dram_clk, 10, "ns").start()
     while task := next_task():
         finish_task({}, **await requests(dut, *task))
 
@@ -30,11 +32,12 @@ async def memory_port(dut):
 async def _reset(dut, edge):
     for name in "read__valid", "write__valid", "data__ready":
         getattr(dut, f"port__{name}").value = 0
-    dut.rst.value = 1
-    await edge
-    await edge
-    dut.rst.value = 0
-    await edge
+    resets = [getattr(dut, name) for name in ("rst", "dram_rst") if hasattr(dut, name)]
+    for level in 1, 0:
+        for reset in resets:
+            reset.value = level
+        await edge
+        await edge
     while not int(dut.works.value):
         await edge
 

@@ -15,7 +15,7 @@ from systola.hw.contract.frame import (
     Kind,
     piece,
 )
-from systola.hw.contract.isa import INSTRUCTION_BYTES, Opcode, decode
+from systola.hw.contract.isa import INSTRUCTION_BYTES, Error, Opcode, decode
 from systola.hw.contract.link import COUNT_MAX, Command, Reply, Status
 from systola.hw.contract.player_registers import (
     PLAYER_BASE,
@@ -26,7 +26,7 @@ from systola.hw.contract.player_registers import (
 )
 from systola.hw.contract.regmap import MAGIC, REGISTERS
 from systola.hw.contract.regmap import VERSION as REGISTERS_VERSION
-from systola.sim.machine.machine import Machine, MachineError
+from systola.sim.machine.machine import DeadlockError, Machine, MachineError, ProgramFault
 
 __all__ = ["ChannelModel", "DeviceModel"]
 
@@ -322,6 +322,10 @@ class DeviceModel:
             frames = Machine(self.config).run(bytes(self._stream))
         except MachineError as error:
             self._values |= {"STATUS": 0b100, "ERROR": error.cause, "ERROR_INDEX": error.index}
+            return
+        except (DeadlockError, ProgramFault) as error:  # of a damaged program
+            self._values |= {"STATUS": 0b100, "ERROR": Error.DEADLOCK if isinstance(
+                error, DeadlockError) else Error.LEFTOVER, "ERROR_INDEX": 0}
             return
         self._values["STATUS"] = 0b010
         self._give(frames)

@@ -397,11 +397,12 @@ def _compile(path, top, folder, runner, keep=()):
 
 
 def _ports(path, top):
-    """Return the port names of module `top` in Verilog as Yosys writes it."""
-    found = re.search(rf"^module {re.escape(top)}\((.*?)\);", path.read_text(), re.M | re.S)
+    """Return the port names of module `top` in Verilog as Yosys or Migen writes it."""
+    found = re.search(rf"^module {re.escape(top)} ?\((.*?)\);", path.read_text(), re.M | re.S)
     if not found:
         raise SimulationError(f"{path.name} has no module {top!r}")
-    return [name.strip().lstrip("\\") for name in found[1].split(",")]
+    # Each is the last word, behind direction and width where these are here.
+    return [port.split()[-1].lstrip("\\") for port in found[1].split(",")]
 
 
 def _tail(log, lines=40):

@@ -91,15 +91,17 @@ class Accelerator:
         self.transport.send(stream)
         return self.results(self.program)
 
-    def start(self):
+    def start(self, *before):
         """Make the accelerator take a program from its input stream.
 
-        Raises `DriverError` if it is busy, and `HardwareError` if it holds an error.
+        What is ``(offset, value)`` of `before` is written before, in the same round trip. Raises
+        `DriverError` if it is busy, and `HardwareError` if it holds an error.
         """
         self._raise_error()
         if self._status("busy"):
             raise DriverError("the accelerator is busy; reset it first")
-        self._write("CONTROL", "start")
+        control = REGISTERS["CONTROL"]
+        self.transport.access(*before, (control.offset, control.field("start").mask))
 
     def results(self, program):
         """Wait for the end of `program`, which was started and handed over; return its outputs.

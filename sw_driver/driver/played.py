@@ -119,16 +119,15 @@ class PlayedAccelerator:
             end = slot.offset + slot.rows * slot.planes * slot.words * beat
             self._buffer[slot.offset:end] = np.frombuffer(stream[slot.offset:end], np.uint8)
         self._buffer.flush()
-        self.accelerator.start()
-        start = _CONTROL.field("start").mask
-        for name, value in (("PLAY_ADDRESS", self._buffer.physical_address // beat),
-                            ("PLAY_BEATS", len(stream) // beat)):
-            self._transport.write_register(PLAYER_REGISTERS[name].offset, value)
+        plays = [(PLAYER_REGISTERS[name].offset, value) for name, value in (
+            ("PLAY_ADDRESS", self._buffer.physical_address // beat),
+            ("PLAY_BEATS", len(stream) // beat),
+            ("PLAY_CONTROL", _CONTROL.field("start").mask))]
         frames, deadline = [], time.monotonic() + self.timeout
         for index, beats in enumerate(program.frames):
             self._receiver.transfer(self._result, 0, beats * beat)
             if index == 0:
-                self._transport.write_register(_CONTROL.offset, start)
+                self.accelerator.start(*plays)
             while not self._receiver.idle:
                 self._check(deadline, f"for result frame {index}")
             self._result.invalidate()

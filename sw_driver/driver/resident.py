@@ -16,6 +16,10 @@ __all__ = ["DamagedError", "ResidentPrograms"]
 _CONTROL, _STATUS = PLAYER_REGISTERS["PLAY_CONTROL"], PLAYER_REGISTERS["PLAY_STATUS"]
 
 
+_SLICE = 0.5
+"""Seconds after which to look whether anything has come."""
+
+
 class DamagedError(DriverError):
     """What lies in the board's memory is not what was written there."""
 
@@ -144,8 +148,8 @@ class ResidentPrograms:
             return
         expected = self._put(entry, program, inputs)
         while expected is not None:
-            self.accelerator.start()
-            self._start(entry.address, entry.beats, Target.ACCELERATOR)
+            # The player waits for the accelerator, which counts its cycles from its start.
+            self.accelerator.start(*_plays(entry.address, entry.beats, Target.ACCELERATOR))
             inputs = next(batches, None)
             following = None if inputs is None else self._put(entry, program, inputs)
             try:
@@ -191,12 +195,25 @@ class ResidentPrograms:
     def read(self, address, beats):
         """Return the bytes of `beats` beats of the memory from `address` on."""
         self._start(address, beats, Target.HOST)
-        data = self.transport.receive(self.accelerator.timeout)
+        data = self._receive()
         found = self._wait()
         if len(data) != beats * self.bus_bytes or found != played_crc(data, self.bus_bytes):
             raise DamagedError(f"{beats} beats from {address} on did not come as the board read "
                                f"them")
         return data
+
+    def _receive(self):
+        """Return the next frame; a timeout passes while nothing of it comes."""
+        clock, timeout, arrived = self.transport.clock, self.accelerator.timeout, None
+        while True:
+            if self.transport.arrived != arrived:
+                arrived, deadline = self.transport.arrived, clock() + timeout
+            try:
+                return self.transport.receive(min(timeout, _SLICE))
+            except TimeoutError:
+                if clock() >= deadline and self.transport.arrived == arrived:
+                    raise RunTimeoutError(f"waited {timeout:g} s for what the board reads of its "
+                                          f"memory") from None
 
     def _play(self, address, beats, target):
         """Play to the end; return the checksum."""
@@ -204,9 +221,7 @@ class ResidentPrograms:
         return self._wait()
 
     def _start(self, address, beats, target):
-        start = _CONTROL.field("start").mask | target << _CONTROL.field("target").lsb
-        self.transport.access(*((PLAYER_REGISTERS[name].offset, value) for name, value in (
-            ("PLAY_ADDRESS", address), ("PLAY_BEATS", beats), ("PLAY_CONTROL", start))))
+        self.transport.access(*_plays(address, beats, target))
 
     def _wait(self):
         """Wait until nothing is played; return the checksum."""
@@ -227,3 +242,10 @@ class ResidentPrograms:
 
     def _write(self, name, value):
         self.transport.write_register(PLAYER_REGISTERS[name].offset, value)
+
+
+def _plays(address, beats, target):
+    """Return the accesses ``(offset, value)`` that play beats of the memory to a `Target`."""
+    start = _CONTROL.field("start").mask | target << _CONTROL.field("target").lsb
+    return [(PLAYER_REGISTERS[name].offset, value) for name, value in (
+        ("PLAY_ADDRESS", address), ("PLAY_BEATS", beats), ("PLAY_CONTROL", start))]

@@ -36,6 +36,11 @@ class Transport(ABC):
         return found
 
     @property
+    def arrived(self):
+        """A number that grows whenever something of a result frame has come."""
+        return 0
+
+    @property
     def memory_beats(self):
         """Beats of the device's memory for resident programs, 0 without one."""
         return 0

@@ -105,6 +105,11 @@ class UartTransport(Transport):
                                 f"{self.stall:g} s: reset it")
 
     @property
+    def arrived(self):
+        """Bytes of results that have come."""
+        return self.traffic["results"]
+
+    @property
     def memory_beats(self):
         """Beats of the board's memory for resident programs, 0 without one."""
         return self.channel.info["memory"]

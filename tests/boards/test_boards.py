@@ -121,7 +121,7 @@ class Simulated(BoardTop):
     def elaborate(self, platform):
         return super().elaborate(self.pins)
 
-    def _elaborate_clock(self, m, platform):
+    def _elaborate_clock(self, m, platform, others):
         pass
 
 

@@ -131,6 +131,20 @@ def test_a_refresh_is_hidden_from_a_slower_user(litedram):
 
 
 @pytest.mark.slow
+def test_a_user_with_a_slower_clock_gets_all_that_it_can_take(litedram):
+    rng, dram = np.random.default_rng(3), find_dram("arty_s7_50")
+    beats = rng.integers(0, 256, (2000, 8), dtype=np.uint8)
+    built, _ = build(dram, bus_bytes=8, domain="dram")  # at twice the user's frequency
+    with Session(built, "systola.sim.benches.memory_port") as session:
+        user = User(session, 8)
+        user.run([(k, 0) for k in range(len(beats))], beats)
+        got = user.run([(0, len(beats))])
+    np.testing.assert_array_equal(got["data"], beats)
+    assert set(np.diff(got["cycles"])) == {1}
+    assert bandwidth("arty_s7_50", bus_bytes=8, mhz=dram.mhz / 2).sustained == 8
+
+
+@pytest.mark.slow
 def test_commands_that_come_too_early_are_seen(litedram, monkeypatch):
     dram = find_dram("ulx3s_85f")
     right = sys.modules["litedram.core"].LiteDRAMCore

@@ -17,8 +17,10 @@ from systola.boards.dram.controller import generate_controller
 from systola.boards.dram.ddr3_pins import ddr3_clocks
 from systola.boards.dram.memory import DramMemory
 from systola.boards.dram.sdr_pins import DATA_NS, chip_phase, clock_outputs
+from systola.boards.flows.ecp5 import core_fmax, nextpnr
 from systola.boards.memory_top import MEMORY_LEDS, MemoryTop
 from systola.boards.pll import PllPlan, pll_instance
+from systola.boards.synthesis.synth import run_yosys
 from systola.hw.parts.memory_port import MemoryPort
 from systola.hw.verilog import to_verilog
 from systola.sim.verilog.runner import Session, build_text
@@ -45,7 +47,7 @@ class Board(wiring.Component):
         if self.controller.dram.phases == 2:
             connections |= {"i_sys2x_clk": self.double_clock, "i_sys2x_rst": ResetSignal()}
         connections |= {"i_dram_dq_i": self.fpga_data, "o_dram_dq_o": chip.written,
-                        "o_dram_dq_oe": Signal(16)}
+                        "o_dram_dq_t": Signal(16)}
         m.submodules.memory = memory = DramMemory(self.controller, bus_bytes=self.bus_bytes,
                                                   connections=connections)
         wiring.connect(m, wiring.flipped(self.port), memory.port)
@@ -136,6 +138,21 @@ def test_a_board_that_tests_its_memory_has_its_pins_and_its_controller():
     assert sum(name.startswith("led") for name in located) == len(MEMORY_LEDS)
 
 
+@pytest.mark.slow
+def test_the_memory_of_a_ulx3s_is_placed_and_routed(tmp_path):
+    pytest.importorskip("litedram")
+    board = find_board("ulx3s_85f")
+    top = MemoryTop(board)
+    platform = board.platform(top.plan.output)
+    platform.prepare(top, "top").extract(tmp_path)
+    run_yosys(tmp_path, None, lambda text: None)
+    report = nextpnr(tmp_path, "top", platform.command_lines("top")[0], 1)
+    assert {round(clock["constraint"]) for clock in report["fmax"].values()} == {50, 100}
+    assert core_fmax(report) > 50
+    # The registers of commands and data are beside their pins, those of directions with them.
+    assert report["utilization"]["IOLOGIC"]["used"] == 39
+
+
 def test_a_board_with_ddr3_memory_has_five_clocks_of_one_oscillator():
     pytest.importorskip("litedram")
     board = find_board("arty_s7_50")
@@ -149,3 +166,20 @@ def test_a_board_with_ddr3_memory_has_five_clocks_of_one_oscillator():
     assert sum(name.startswith("ddr3") for name in located) == 48
     with pytest.raises(ValueError, match=r"^mhz must be of an oscillator that also gives 400 MHz"):
         ddr3_clocks(Module(), PllPlan(100.0, 1, 9, 18), find_dram("arty_s7_50"))
+
+
+def test_a_frequency_is_one_that_all_clocks_of_a_pll_keep_up_with():
+    def path(start, end, *delays):
+        return {"from": start, "to": end, "path": [{"delay": ns} for ns in delays]}
+
+    one = {"fmax": {"clk": {"achieved": 61.25, "constraint": 50}}}
+    assert core_fmax(one) == 61.25
+    two = {"fmax": one["fmax"] | {"double": {"achieved": 120, "constraint": 100}},
+           "critical_paths": [path("<async>", "posedge clk", 30.0),
+                              path("posedge clk", "posedge clk", 16.3)]}
+    assert core_fmax(two) == 60
+    # In a cycle of the faster clock, whichever is the first.
+    two["critical_paths"].append(path("posedge clk", "posedge double", 3.0, 5.0))
+    assert core_fmax(two) == 60
+    two["critical_paths"].append(path("negedge double", "posedge clk", 4.0, 5.0))
+    assert core_fmax(two) == 55.56

@@ -50,7 +50,7 @@ def board(monkeypatch):
 
 def place(monkeypatch, preset):
     for module in command, run_command:
-        monkeypatch.setattr(module, "open_link", lambda port, baud, registers: UartTransport(
+        monkeypatch.setattr(module, "open_link", lambda *link: UartTransport(
             ModelPort(PRESETS[preset])))
 
 

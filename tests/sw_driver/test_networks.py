@@ -518,7 +518,7 @@ def only(request, monkeypatch):
         run(pipeline)
 
     monkeypatch.setattr(compiler, "plans",
-                        lambda graph, config: plan.plans(graph, config)[kind:kind + 1])
+                        lambda graph, config, **more: plan.plans(graph, config)[kind:kind + 1])
     monkeypatch.setattr(EncoderPipeline, "run", counted)
     yield
     assert bool(runs) == kind
@@ -640,7 +640,7 @@ def test_all_projections_at_once_where_that_takes_fewer_tiles(cols, projections,
     graph = random_vit(np.random.default_rng(4), **SMALL, **PUBLISHED)
     config = dataclasses.replace(TINY, cols=cols, lanes=1, token_depth=16, bank_depth=4096)
     monkeypatch.setattr(compiler, "plans",
-                        lambda graph, config: plan.plans(graph, config)[1:2])
+                        lambda graph, config, **more: plan.plans(graph, config)[1:2])
     project, found = Attention.project, []
 
     def counted(self, kinds, heads, index):

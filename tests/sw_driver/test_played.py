@@ -39,7 +39,7 @@ class System:
         self.config, self.memory, self.next = config, {}, 0x1000
         self.values = {"ID": MAGIC, "VERSION": VERSION, "PLAY_ID": PLAYER_MAGIC,
                        "HASH_LOW": config.hash & 0xFFFFFFFF, "HASH_HIGH": config.hash >> 32}
-        self.frames, self.armed, self.started, self.spoil = [], None, False, None
+        self.frames, self.armed, self.played, self.spoil = [], None, False, None
 
     def allocate(self, shape, dtype):
         buffer = np.zeros(shape, dtype).view(Buffer)
@@ -52,9 +52,11 @@ class System:
 
     def write(self, offset, value):
         name = OFFSETS[offset]
-        if name == "CONTROL" and value & 1:
-            self.started, self.values["STATUS"] = True, 1
-        elif name == "PLAY_CONTROL" and value & 1:
+        if name == "PLAY_CONTROL" and value & 1:
+            self.played = True
+        elif name == "CONTROL" and value & 1:
+            assert self.played
+            self.played, self.values["STATUS"] = False, 1
             self._play()
         else:
             self.values[name] = value

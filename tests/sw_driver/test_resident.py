@@ -16,7 +16,7 @@ from systola.sim.machine.device import DeviceModel
 from systola.sim.soak.fault_runs import small_cases
 from systola.sw_driver.compiler.compiler import compile_network
 from systola.sw_driver.driver.driver import Accelerator
-from systola.sw_driver.driver.errors import DriverError, MismatchError
+from systola.sw_driver.driver.errors import DriverError, MismatchError, RunTimeoutError
 from systola.sw_driver.driver.resident import DamagedError, ResidentPrograms
 from systola.sw_driver.driver.uart import UartTransport
 from systola.sw_driver.program.directory import DIRECTORY_BYTES, ENTRIES_MAX, Directory
@@ -226,3 +226,26 @@ def test_the_buffer_of_the_board_is_enough(cases):
     program = cases[0][0]
     assert isinstance(program, Program)
     assert len(program.stream) > BUFFER  # so that it does not cross the link in one piece
+
+
+def test_a_slow_line_is_waited_for_and_a_dead_memory_is_not(cases):
+    device = DeviceModel(TINY, size=SIZE)
+    wire = Wire(device)
+    transport = UartTransport(wire, rng=random.Random(1))
+    resident = ResidentPrograms(Accelerator(transport, timeout=2.0))
+    entry = resident.flash("net", cases[0][0], readback=False)
+    read = wire.read
+
+    def slow(timeout):
+        wire.now += 1.0
+        return read(timeout)
+
+    wire.read = slow
+    start = wire.now
+    assert resident.read(entry.address, 1200) == device.memory[
+        entry.address * TINY.bus_bytes:(entry.address + 1200) * TINY.bus_bytes]
+    assert wire.now - start > 4.0  # more than the timeout
+    wire.read = read
+    device._give = lambda frames: None
+    with pytest.raises(RunTimeoutError, match=r"^waited 2 s for what the board reads of its mem"):
+        resident.read(0, 5)

@@ -1,0 +1,1 @@
+"""An accelerator with a player in a system made with LiteX."""
