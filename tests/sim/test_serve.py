@@ -67,8 +67,9 @@ def test_digits_from_the_memory_of_a_simulated_board(tmp_path, capsys):
         assert report["resident"] == {"name": "digits", "written": True}
         for crossed in report["link_bytes"]:
             assert "program" not in crossed
-            assert crossed["inputs"] < report["bytes"] / 50
-            assert crossed["control"] < 300
+            assert crossed.get("inputs", 0) < report["bytes"] / 50  # those of the next run
+            assert crossed["control"] < 500
+        assert sum(crossed.get("inputs", 0) for crossed in report["link_bytes"]) > 0
         # Another host, which finds what is there.
         code, report, err = run(capsys, *board, "--model", "digits", "--resident")
         assert code == 0, err
@@ -92,7 +93,7 @@ def test_soak_of_a_simulated_board():
     assert sum(result["by_kind"].values()) == result["faults"]
     assert result["wrong_results"] == result["hangs"] == 0
     assert result["ended_right"] + result["ended_in_error"] == result["runs"] > 0
-    assert result["resident"] > result["unnoticed"] == 0
+    assert result["unnoticed"] == 0
     assert done[-1][0] == 120
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from systola.hw.accelerator import Accelerator
 from systola.hw.contract.config import AcceleratorConfig
+from systola.hw.contract.player_registers import PLAYER_REGISTERS
 from systola.hw.contract.regmap import REGISTERS
 from systola.hw.contract.stream_registers import STREAM_REGISTERS
 from systola.hw.generate import c_header
@@ -60,6 +61,7 @@ def test_page_names_the_ports_there_are():
     assert named == ports - {"irq"}
     assert "`irq`" in page
     fields = {name: {field.name for field in register.fields}
-              for name, register in (REGISTERS | STREAM_REGISTERS).items()}
+              for name, register in (
+                  REGISTERS | STREAM_REGISTERS | PLAYER_REGISTERS).items()}
     for register, field in re.findall(r"`([A-Z_]+)\.(\w+)`", page):
         assert field in fields[register]
