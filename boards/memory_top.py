@@ -1,12 +1,11 @@
 """A board that tests its external memory: all of it is written and read, once after each reset."""
 
-from amaranth import ClockDomain, ClockSignal, Instance, Module, Signal
+from amaranth import Module, Signal
 from amaranth.hdl import Elaboratable
 from amaranth.lib import io, wiring
-from amaranth.lib.cdc import ResetSynchronizer
 
+from systola.boards.board_clock import add_clock
 from systola.boards.board_memory import BoardMemory
-from systola.boards.pll import pll_instance
 from systola.hw.resident.memory_checker import MemoryChecker
 
 __all__ = ["MEMORY_LEDS", "MemoryTop"]
@@ -50,7 +49,7 @@ class MemoryTop(Elaboratable):
     def elaborate(self, platform):
         m = Module()
         others, hold = self.memory.clocks(m)
-        hold(self._elaborate_clock(m, platform, others))
+        hold(add_clock(m, platform, self.board, self.plan, others))
         m.submodules.memory = memory = self.memory.component(m, platform, self.bus_bytes)
         m.submodules.checker = checker = MemoryChecker(bus_bytes=self.bus_bytes, size=memory.size)
         wiring.connect(m, checker.port, memory.port)
@@ -61,22 +60,3 @@ class MemoryTop(Elaboratable):
                 "o", platform.request("led", number, dir="-"))
             m.d.comb += pin.o.eq(value)
         return m
-
-    def _elaborate_clock(self, m, platform, others):
-        """Make the clock of domain ``sync`` and the `others`; return what holds all in reset."""
-        m.domains.sync = ClockDomain()
-        m.submodules.source = source = io.Buffer(
-            "i", platform.request(self.board.source[0], dir="-"))
-        m.submodules.button = button = io.Buffer(
-            "i", platform.request(*self.board.reset, dir="-"))
-        output, feedback, locked, hold = Signal(), Signal(), Signal(), Signal()
-        m.submodules.pll = pll_instance(self.board.family, self.plan, source=source.i,
-                                        output=output, feedback=feedback, locked=locked,
-                                        others=others)
-        if self.board.family == "xc7":
-            m.submodules.clock_buffer = Instance("BUFG", i_I=output, o_O=ClockSignal())
-        else:  # nextpnr promotes the net
-            m.d.comb += ClockSignal().eq(output)
-        m.d.comb += hold.eq(~locked | button.i)
-        m.submodules.reset = ResetSynchronizer(hold)
-        return hold

@@ -1,12 +1,11 @@
 """The design that goes onto a board: accelerator with its link, clock, reset, LEDs."""
 
-from amaranth import ClockDomain, ClockSignal, Instance, Module, Signal
+from amaranth import Module, Signal
 from amaranth.hdl import Elaboratable, Fragment
 from amaranth.lib import io
-from amaranth.lib.cdc import ResetSynchronizer
 
+from systola.boards.board_clock import add_clock
 from systola.boards.board_memory import BoardMemory
-from systola.boards.pll import pll_instance
 from systola.hw.contract.regmap import REGISTERS
 from systola.hw.host.uart import baud_divisor
 from systola.hw.linked import LinkedAccelerator
@@ -101,21 +100,7 @@ class BoardTop(Elaboratable):
         return buffer.i if direction == "i" else buffer.o
 
     def _elaborate_clock(self, m, platform, others):
-        """Make the clock of domain ``sync`` and the `others`; return what holds all in reset."""
-        m.domains.sync = ClockDomain()
-        source = self._pin(m, "i", platform.request(self.board.source[0], dir="-"), "clock")
-        button = self._pin(m, "i", platform.request(*self.board.reset, dir="-"), "reset")
-        output, feedback, locked, hold = Signal(), Signal(), Signal(), Signal()
-        m.submodules.pll = pll_instance(self.board.family, self.plan, source=source,
-                                        output=output, feedback=feedback, locked=locked,
-                                        others=others)
-        if self.board.family == "xc7":
-            m.submodules.clock_buffer = Instance("BUFG", i_I=output, o_O=ClockSignal())
-        else:  # nextpnr promotes the net
-            m.d.comb += ClockSignal().eq(output)
-        m.d.comb += hold.eq(~locked | button)
-        m.submodules.reset = ResetSynchronizer(hold)
-        return hold
+        return add_clock(m, platform, self.board, self.plan, others)
 
     def _elaborate_leds(self, m, platform, status):
         second = Signal(range(int(self.plan.output * 1e6)))
