@@ -67,7 +67,7 @@ def allocations(source, data, calibration, config, method, cost, limits, precisi
     float network's, over their variance; of a few hundred images it says more than accuracy.
     """
     from systola.model.evaluation import accuracy
-    from systola.model.evaluation.allocation_sweep import scorer, sweep
+    from systola.model.evaluation.allocation_sweep import chances, scorer, sweep
 
     facts = given_facts(options)
     check_source(source, "allocations are made of a float checkpoint")
@@ -84,9 +84,12 @@ def allocations(source, data, calibration, config, method, cost, limits, precisi
         rows = sweep(found, cost, limits, score, random=count, seed=seed,
                      progress=lambda done, total: update(
                          done, total, f"quantizing and scoring: {done} of {total}"))
+    compared = chances(rows)
+    for row in rows:
+        del row["right"]
     rows.sort(key=lambda row: (row["cost"], row["kind"], row["loss"]))
     result = {"cost": cost, "images": len(images.labels), "float_top1": score.float_top1,
-              "seed": seed, "method": method, "rows": rows}
+              "seed": seed, "method": method, "rows": rows, "chance": compared}
     if output:
         from systola.report.charts import allocation_chart
 
@@ -99,8 +102,21 @@ def allocations(source, data, calibration, config, method, cost, limits, precisi
           [(_bits(row), row["limit"] or "", row["cost"], f"{row['loss']:.3g}",
             f"{row['error']:.3g}", round(row["int_top1"], 4), round(row["agreement"], 4))
            for row in rows])
+    for limit, found in compared.items():
+        click.echo(_chance(limit, found))
     if output:
         click.echo(f"{output}: accuracy over {cost}")
+
+
+def _chance(limit, found):
+    """Return what `beside_chance` found at a limit, in words."""
+    held_out = "" if found["held_out_top1"] is None else (
+        f"; chosen by half of the images and judged on the other half it has "
+        f"{found['held_out_best_top1']:.4f}, the allocated one {found['held_out_top1']:.4f}")
+    return (f"limit {limit}: the best of {found['random']} random ones has top-1 "
+            f"{found['best_top1']:.4f}, with {found['only_best']} images right that the allocated "
+            f"one has wrong, and {found['only_allocated']} the other way round "
+            f"(p = {found['p']:.2g}){held_out}")
 
 
 def _bits(row):

@@ -5,8 +5,9 @@ import numpy as np
 from systola.model.allocation.allocate import Allocation, Limit
 from systola.model.allocation.choice_problem import ChoiceProblem, exact
 from systola.model.evaluation.accuracy import float_logits, integer_logits
+from systola.model.evaluation.chance import beside_chance
 
-__all__ = ["KINDS", "random_choice", "scorer", "sweep"]
+__all__ = ["KINDS", "chances", "random_choice", "scorer", "sweep"]
 
 KINDS = "allocated", "random", "the same bits everywhere"
 
@@ -25,8 +26,9 @@ def scorer(graph, images):
     -------
     callable
         Of an integer network it gives ``int_top1``, ``agreement`` (equal predictions), and
-        ``error``, the mean square of what differs in the logits over their variance. The attribute
-        ``float_top1`` is that of the float network.
+        ``error``, the mean square of what differs in the logits over their variance, and
+        ``right``, a bool array (images,) of correct predictions. The attribute ``float_top1`` is
+        that of the float network.
     """
     real = float_logits(graph, images).astype(np.float64)
     predicted, labels = real.argmax(axis=1), np.asarray(images.labels)
@@ -36,7 +38,8 @@ def scorer(graph, images):
         got = codes.argmax(axis=1)
         error = np.square(codes * network.scales[network.outputs[0]] - real).mean() / real.var()
         return {"int_top1": float(np.mean(got == labels)),
-                "agreement": float(np.mean(got == predicted)), "error": float(error)}
+                "agreement": float(np.mean(got == predicted)), "error": float(error),
+                "right": got == labels}
 
     score.float_top1 = float(np.mean(predicted == labels))
     return score
@@ -93,6 +96,19 @@ def sweep(allocator, name, shares, score, *, random=0, seed=0, progress=None):
         if progress:
             progress(done + 1, len(found))
     return rows
+
+
+def chances(rows):
+    """Return for every limit with random allocations what `beside_chance` says, by limit.
+
+    `rows` are those of `sweep`, with ``right`` in their scores.
+    """
+    random = {}
+    for row in rows:
+        if row["kind"] == KINDS[1]:
+            random.setdefault(row["limit"], []).append(row["right"])
+    return {row["limit"]: beside_chance(row["right"], random[row["limit"]])
+            for row in rows if row["kind"] == KINDS[0] and row["limit"] in random}
 
 
 def random_choice(nodes, cost, limit, rng):

@@ -134,8 +134,14 @@ def test_a_picture_of_accuracy_over_cost(run, tmp_path):
     assert {kind: kinds.count(kind) for kind in kinds} == {
         "allocated": 2, "random": 4, "the same bits everywhere": 3}
     assert all(np.isfinite(row["error"]) for row in result["rows"])
+    assert set(result["chance"]) == {"0.3", "0.6"}
+    assert all(found["random"] == 2 for found in result["chance"].values())
     code, out, _ = run(*arguments)
     assert code == 0
     assert "all 4x4" in out
+    assert "random ones" not in out
+    code, out, _ = run(*arguments, "--random", 1)
+    assert code == 0
+    assert "\nlimit 0.6: the best of 1 random ones has top-1 0." in out
     refused(run(*arguments, "-o", "a.pdf"), "output must be a file that ends in .svg or .png, in "
                                             "an existing folder, not 'a.pdf'")

@@ -93,6 +93,7 @@ EXTRA = {
     "cluster/cluster.py": "distributed",
     "explore/sampler.py": "optuna",
     "model/allocation/choice_problem.py": "scipy",
+    "model/evaluation/chance.py": "scipy",
     "model/benchmark/onnx_network.py": "onnx onnxruntime",
     "model/benchmark/torch_network.py": "torch",
     "model/data/digits.py": "sklearn",
