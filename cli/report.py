@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from systola.cli.cluster_options import chosen_cluster, cluster_options
 from systola.cli.console import config_option, emit, given_options, json_option, progress, table
 from systola.cli.report_allocations import allocations
 from systola.cli.report_power import power
@@ -108,8 +109,9 @@ def area(config, as_json):
 @click.option("--cols", type=int, default=4, show_default=True, metavar="N",
               help="Columns of the arrays.")
 @_DATA
+@cluster_options
 @json_option
-def pe(widths, mhz, rows, cols, data, as_json):
+def pe(widths, mhz, rows, cols, data, workers, scheduler, as_json):
     """Compare low-bit processing elements with dequantizing first.
 
     Linear, Q.K^T and A.V at each width (arrays with codes at their edge at 8 bits, for one of
@@ -121,9 +123,9 @@ def pe(widths, mhz, rows, cols, data, as_json):
     """
     from systola.boards.power.pe_report import pe_report
 
-    with progress("preparing arrays") as update:
+    with progress("preparing arrays") as update, chosen_cluster(workers, scheduler) as cluster:
         result = pe_report(widths=widths, mhz=mhz, rows=rows, cols=cols, data=data,
-                           progress=update)
+                           cluster=cluster, progress=update)
     if as_json:
         return emit(result)
     show(result)

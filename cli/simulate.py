@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from systola.cli.cluster_options import chosen_cluster, cluster_options
 from systola.cli.console import (
     CONFIGURATION,
     emit,
@@ -141,14 +142,16 @@ def _html(value):
               _html(value), help="Write a picture (.html) of what the engines did.")
 @memory_option("Play the program from a memory beside the accelerator")
 @_SIMULATOR
+@cluster_options
 @json_option
-def simulate(batch, stalls, trace, pieces, timeline, memory, simulator, as_json, **choice):
+def simulate(batch, stalls, trace, pieces, timeline, memory, simulator, workers, scheduler, as_json,
+             **choice):
     """Run a network on the simulated Verilog and compare every tensor with the integer model.
 
     The accelerator of --config is generated, compiled (kept for the next time), loaded over its AXI
-    ports by the driver and run batch by batch. Utilisation counts the multiply-accumulates of the
-    model, each once, from the first load of weights to the last result. Ends with exit code 1 on
-    any difference.
+    ports by the driver and run batch by batch, which --workers share. Utilisation counts the
+    multiply-accumulates of the model, each once, from the first load of weights to the last result.
+    Ends with exit code 1 on any difference.
     """
     from systola.cli.cases import choose_case
     from systola.sim.runs.simulate import simulate as run
@@ -159,19 +162,21 @@ def simulate(batch, stalls, trace, pieces, timeline, memory, simulator, as_json,
     if pieces and (batch > 1 or stalls is not None or timeline):
         raise click.UsageError("--pieces runs one image after the other, without --batch, --stalls "
                                "and --timeline")
+    if pieces and (workers or scheduler):
+        raise click.UsageError("--workers and --scheduler share whole runs, without --pieces")
     if memory and (pieces or stalls is not None):
         raise click.UsageError("--memory plays whole programs, without --pieces and --stalls")
     if batch > choice["images"]:
         raise click.UsageError(f"--batch must be at most the {choice['images']} of --images, "
                                f"not {batch}")
-    with progress("preparing the model") as update:
+    with progress("preparing the model") as update, chosen_cluster(workers, scheduler) as cluster:
         case = choose_case(**choice, update=update)
         if pieces:
             return _run_pieces(case, trace, simulator, update, as_json)
         try:
             result = run(case.model, case.config, case.inputs, batch=batch, trace=trace,
                          seed=stalls, simulator=simulator, progress=update,
-                         memory=memory,
+                         memory=memory, cluster=cluster,
                          optimize="-O0" if choice["is_random"] else "-Os")
         except CompileError as error:
             if "scratchpad" not in str(error):

@@ -6,6 +6,7 @@ splitting of packed sums and, for the baseline, the scalers at the edge.
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import cache
 
 import numpy as np
 
@@ -46,7 +47,7 @@ _BIAS = ("netlists of Yosys before place and route; simulated without delays, gl
 
 
 def pe_report(*, widths=(2, 3, 4, 8), mhz=100, rows=8, cols=4, data="digits", styles=STYLES,
-              operations=OPERATIONS, draws=4000, workers=2, progress=None):
+              operations=OPERATIONS, draws=4000, workers=2, cluster=None, progress=None):
     """Return the table of processing elements as plain dictionaries and numbers.
 
     Parameters
@@ -65,7 +66,9 @@ def pe_report(*, widths=(2, 3, 4, 8), mhz=100, rows=8, cols=4, data="digits", st
     draws : int
         Draws of the coefficients for the intervals.
     workers : int
-        Syntheses and compilations at the same time.
+        Syntheses and compilations at the same time, without a `cluster`.
+    cluster : systola.cluster.cluster.Cluster, optional
+        Whose workers map and simulate the arrays. Changes nothing in the result.
     progress : callable, optional
         Called as ``progress(done, total, text=...)``.
 
@@ -92,7 +95,8 @@ def pe_report(*, widths=(2, 3, 4, 8), mhz=100, rows=8, cols=4, data="digits", st
     progress = progress or (lambda done, total, text: None)
     progress(0, None, text="recording operands")
     streams = operand_streams(data, widths, rows=rows, cols=cols)
-    baselines = dict.fromkeys(BASELINES[kind] for style in styles for kind in _MULTIPLIERS[style])
+    multipliers = {kind for style in styles for kind in _MULTIPLIERS[style]}
+    baselines = [style for kind, style in BASELINES.items() if kind in multipliers]
     wanted = [(style, bits, operation) for bits in widths for operation in operations
               for style in styles if _is_measured(style, bits, operation)]
     if set(styles) != set(STYLES):
@@ -101,32 +105,30 @@ def pe_report(*, widths=(2, 3, 4, 8), mhz=100, rows=8, cols=4, data="digits", st
         narrow = operand_streams(data, [NARROW_BITS], rows=rows, cols=2 * cols)
         streams |= {(TWO_PRECISIONS, operation): stream
                     for (_, operation), stream in narrow.items()}
-    designs = list(dict.fromkeys([(name, None) for name in baselines] + [
+    designs = list(dict.fromkeys([_design_of(name, None) for name in baselines] + [
         _design_of(style, bits) for style, bits, _ in sorted(
             wanted, key=lambda case: -case[1])] + [("scalers", bits) for bits in widths]))
-    done = 0
-
-    def built(design):
-        nonlocal done
-        mapped = map_design(make_design(*design, rows, cols))
-        done += 1
-        progress(done, len(designs), text=f"mapped {design[0]}"
-                 + (f", {design[1]} bits" if design[1] else "") + f": {done} of {len(designs)}")
-        return mapped
-
     _refuse_constants(streams)
-    with ThreadPoolExecutor(workers) as pool:
-        arrays = dict(zip(designs, pool.map(built, designs), strict=True))
-    samples = sample_coefficients(draws)
-    table = []
-    for bits in widths:
-        for operation in operations:
-            progress(done, len(designs), text=f"simulating {operation}: {bits} bits")
-            for style in styles:
-                if (style, bits, operation) in wanted:
-                    table.append(_measured(arrays, streams, style, bits, operation, samples, mhz))
-            table += _measured_baselines(arrays, bits, operation, streams[bits, operation],
-                                         samples, mhz)
+    # Low-bit rows of a width and an operation above their baselines.
+    tasks = [task for bits in widths for operation in operations for task in (
+        *((style, bits, operation) for style in styles if (style, bits, operation) in wanted),
+        *((style, bits, operation) for style in baselines))]
+    shared = rows, cols, streams, sample_coefficients(draws), mhz
+    if cluster is None:
+        with ThreadPoolExecutor(workers) as pool:
+            for done, (style, _) in enumerate(pool.map(
+                    lambda design: _mapped(shared, *design), designs)):
+                progress(done + 1, len(designs), text=f"mapped {style}: {done + 1} of "
+                                                      f"{len(designs)}")
+        table = []
+        for style, bits, operation in tasks:
+            progress(len(table), len(tasks), text=f"simulating {operation}: {bits} bits")
+            table.append(_measured(shared, style, bits, operation))
+    else:
+        cluster.map(_mapped, shared, designs, done=lambda done: progress(
+            done, len(designs), text=f"mapped {done} of {len(designs)} arrays"))
+        table = cluster.map(_measured, shared, tasks, done=lambda done: progress(
+            done, len(tasks), text=f"simulated {done} of {len(tasks)} arrays"))
     return {"rows": describe(table, mhz), "data": data, "rows_of_array": rows,
             "cols_of_array": cols, "freq_mhz": mhz, "label": "estimate", "interval": 0.95,
             "note": _BIAS}
@@ -183,27 +185,42 @@ def _is_measured(style, bits, operation):
 
 
 def _design_of(style, bits):
-    """Return what `make_design` takes for a style at so many bits."""
-    return style, None if style in OF_ALL_WIDTHS else bits
+    """Return what `make_design` takes for a style or a baseline at so many bits."""
+    return style, None if style in (*OF_ALL_WIDTHS, *BASELINES.values()) else bits
 
 
-def _measured(arrays, streams, style, bits, operation, samples, mhz):
-    """Return the `Row` of a style for one operation and width."""
-    narrow = style == TWO_PRECISIONS and bits == NARROW_BITS
-    stream = streams[TWO_PRECISIONS if narrow else bits, operation]
-    return _row(arrays[_design_of(style, bits)], bits, operation, style,
-                stream.coded.get(style, stream.passes), samples, mhz, narrow=narrow)
+@cache
+def _array(style, bits, rows, cols):
+    """Return the `MappedArray` of a design; of each a process keeps one."""
+    return map_design(make_design(style, bits, rows, cols))
 
 
-def _measured_baselines(arrays, bits, operation, stream, samples, mhz):
-    """Return the `Row` of every baseline for one operation and width."""
+def _mapped(shared, style, bits):
+    """Map a design, which the machine keeps; return its name."""
+    rows, cols, *_ = shared
+    _array(style, bits, rows, cols)
+    return style, bits
+
+
+def _measured(shared, style, bits, operation):
+    """Return the `Row` of a style or a baseline for one operation and width.
+
+    `shared` are rows, columns, operands, samples of the coefficients and MHz.
+    """
+    rows, cols, streams, samples, mhz = shared
+    array = _array(*_design_of(style, bits), rows, cols)
+    if style not in BASELINES.values():
+        narrow = style == TWO_PRECISIONS and bits == NARROW_BITS
+        stream = streams[TWO_PRECISIONS if narrow else bits, operation]
+        return _row(array, bits, operation, style, stream.coded.get(style, stream.passes), samples,
+                    mhz, narrow=narrow)
+    stream = streams[bits, operation]
     wide = [type(item)(np.stack([fixed_point(column, scale, bits) for column, scale in zip(
         item.tile.T, scales, strict=True)], axis=1), fixed_point(
             item.vectors, stream.act_scale, bits))
         for item, scales in zip(stream.passes, stream.tile_scales, strict=True)]
-    scaler = _scaled(arrays["scalers", bits], bits, stream)
-    return [_row(arrays[style, None], bits, operation, style, wide, samples, mhz, scaler)
-            for style in BASELINES.values() if (style, None) in arrays]
+    return _row(array, bits, operation, style, wide, samples, mhz,
+                _scaled(_array("scalers", bits, rows, cols), bits, stream))
 
 
 def _row(array, bits, operation, style, passes, samples, mhz, edge=None, *, narrow=False):

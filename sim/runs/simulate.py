@@ -138,7 +138,8 @@ def build_accelerator(config, *, simulator="verilator", optimize="-Os", memory=N
 
 
 def simulate(graph, config, inputs, *, batch=1, trace=True, untraced=True, seed=None, stall=0.5,
-             streams=None, memory=None, simulator="verilator", optimize="-Os", progress=None):
+             streams=None, memory=None, simulator="verilator", optimize="-Os", cluster=None,
+             progress=None):
     """Run a network on the simulated accelerator of `config`.
 
     Parameters
@@ -168,6 +169,8 @@ def simulate(graph, config, inputs, *, batch=1, trace=True, untraced=True, seed=
         streamed.
     simulator, optimize : str
         See `systola.sim.verilog.runner.build_component`.
+    cluster : systola.cluster.cluster.Cluster, optional
+        Its workers share the runs of both programs, each from reset on; that changes no result.
     progress : callable, optional
         Called as ``progress(done, total, text=...)``.
 
@@ -186,8 +189,8 @@ def simulate(graph, config, inputs, *, batch=1, trace=True, untraced=True, seed=
     progress = progress or (lambda *args, **more: None)
     result, clock = Simulation(images=images, batch=batch), _Clock()
     progress(0, None, text="compiling the program")
-    memory = None if memory is None else find_memory(memory)
-    supply = memory and memory.supply(config)
+    kind = None if memory is None else find_memory(memory)
+    supply = kind and kind.supply(config)
     programs = [compile_network(graph, config, trace=traced, images=batch, supply=supply)
                 for traced, wanted in ((True, trace), (False, untraced)) if wanted]
     result.seconds["program"] = clock.lap()
@@ -199,16 +202,25 @@ def simulate(graph, config, inputs, *, batch=1, trace=True, untraced=True, seed=
             raise ValueError("memory must not be given with a seed or with streams that are no "
                              "file: nothing is streamed then")
         needed = max(len(program.stream) for program in programs) + DIRECTORY_BYTES
-        params["memory_beats"] = memory.size(config, -(-needed // config.bus_bytes))
-    built = build_accelerator(config, simulator=simulator, optimize=optimize, memory=memory,
-                              size=params.get("memory_beats", 0))
+        params["memory_beats"] = kind.size(config, -(-needed // config.bus_bytes))
+    build = {"config": config, "simulator": simulator, "optimize": optimize, "memory": memory,
+             "size": params.get("memory_beats", 0)}
+    built = _build(**build) if cluster is None else None
     result.seconds["compile"] = clock.lap()
+    chosen = batches(images, batch)
     progress(0, None, text="simulating")
     with ThreadPoolExecutor(len(programs) + 1) as pool:
         models = pool.submit(forward, graph, inputs)
-        runs = [pool.submit(_run, built, program, inputs, params) for program in programs]
-        runs = [run for future in runs for run in future.result()]
+        if cluster is None:
+            futures = [pool.submit(_run, built, program, (
+                _part(inputs, run, batch) for run in chosen), params) for program in programs]
+            found = [one for future in futures for one in future.result()]
+        else:
+            found = _shared_runs(cluster, build, programs, [
+                _part(inputs, run, batch) for run in chosen], params, progress)
         expected = models.result()
+    runs = [(program, run) for program in programs for run in chosen]
+    runs = [(*run, *one) for run, one in zip(runs, found, strict=True)]
     result.seconds["simulate"] = clock.lap()
     progress(0, None, text="comparing")
     _gather(result, graph, runs, expected)
@@ -216,7 +228,7 @@ def simulate(graph, config, inputs, *, batch=1, trace=True, untraced=True, seed=
         size, cycles = len(programs[-1].stream), result.cycles
         pace = supply.pace if supply else 1
         result.memory = {
-            "name": memory.name, "program": size, "used": round(size / cycles, 3),
+            "name": memory, "program": size, "used": round(size / cycles, 3),
             "needed": round(size / (cycles - result.counters["stream_stall"]), 3),
             "given": round(config.bus_bytes / pace, 3)}
     result.seconds["compare"] = clock.lap()
@@ -246,20 +258,42 @@ def playing(program, built, bench):
                         "patience": _SLACK * program.predicted["cycles"] + 100_000}
 
 
-def _run(built, program, inputs, params):
-    """Run all `inputs` through `program`; returns [(program, images, figures, tensors)]."""
-    runs = []
+def _build(*, memory, **options):
+    """Compile the accelerator, whose memory is given by name, or take it from the cache."""
+    return build_accelerator(memory=memory and find_memory(memory), **options)
+
+
+def _part(inputs, chosen, batch):
+    """Return the inputs of a run: `chosen` images, or a single one without their axis."""
+    return {name: value[chosen] if batch > 1 else value[chosen[0]]
+            for name, value in inputs.items()}
+
+
+def _run(built, program, parts, params):
+    """Run all `parts`, each the inputs of a run; return figures and tensors of each."""
+    found = []
     with playing(program, built, "systola.sim.benches.accelerator") as (session, more):
         params = {**params, **more}
-        for chosen in batches(len(next(iter(inputs.values()))), program.images):
-            part = {name: value[chosen] if program.images > 1 else value[chosen[0]]
-                    for name, value in inputs.items()}
+        for part in parts:
             figures, tensors = session.run(params, part)
             figures["trace"] = tensors.pop("trace", None)
             if program.images == 1:
                 tensors = {name: value[None] for name, value in tensors.items()}
-            runs.append((program, chosen, figures, tensors))
-    return runs
+            found.append((figures, tensors))
+    return found
+
+
+def _shared_runs(cluster, build, programs, parts, params, progress):
+    """Return what `_run` gives of all parts by every program, each by any worker."""
+    tasks = [(index, part) for index in range(len(programs)) for part in parts]
+    return cluster.map(_run_one, (build, programs, params), tasks, done=lambda done: progress(
+        done, len(tasks), text=f"simulating: {done} of {len(tasks)} runs"))
+
+
+def _run_one(shared, index, part):
+    """Run one part on a worker, by one of the programs."""
+    build, programs, params = shared
+    return _run(_build(**build), programs[index], [part], params)[0]
 
 
 def _gather(result, graph, runs, expected):

@@ -11,6 +11,7 @@ from systola.boards.power.pe_designs import MappedArray, Pass, Shape, make_desig
 from systola.boards.power.pe_operands import _narrow, operand_streams
 from systola.boards.power.pe_report import pe_report
 from systola.cli.main import main
+from systola.cluster.cluster import Cluster
 from systola.sim.harness import run
 from systola.sim.verilog.payload_bytes import pack
 
@@ -168,6 +169,9 @@ def test_report_of_a_small_array(monkeypatch, capsys):
         # Power is energy times clock, and static.
         assert row["power_uw_per_pe"] > 90 * row["energy_pj_per_mac"] * row["macs"] * 0.5
     json.dumps(result)
+    with Cluster(workers=2) as cluster:
+        assert pe_report(widths=[4], rows=2, cols=2, styles=["dsp_packed"], operations=["linear"],
+                         draws=500, cluster=cluster) == result
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -20,6 +20,8 @@ from systola.cluster.cluster import Cluster, ClusterError
 from systola.model.data.images import load_data, open_images
 from systola.model.evaluation import accuracy
 from systola.model.graph.graph_file import save_network
+from systola.sim.runs.random_cases import random_case
+from systola.sim.runs.simulate import simulate
 from systola.sim.soak.program_runs import CONFIGS, soak_programs
 
 pytestmark = pytest.mark.slow  # processes take seconds to start
@@ -303,6 +305,34 @@ def test_one_of_both_is_needed():
     for options in {}, {"workers": 1, "scheduler": "tcp://127.0.0.1:9"}:
         with pytest.raises(ValueError, match=r"^a cluster needs either workers or a scheduler$"):
             Cluster(**options)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_simulated_runs_are_those_of_one_process(two, batch):
+    model, config, codes = random_case(3, images=3)
+    done = []
+    alone, shared = (simulate(model, config, codes, batch=batch, optimize="-O0", **options)
+                     for options in ({}, {"cluster": two, "progress": lambda *args, **_:
+                                          done.append(args)}))
+    assert done[-2][:2] == (2 * -(-3 // batch),) * 2
+    reports = [result.report() for result in (alone, shared)]
+    for report in reports:
+        assert report.pop("seconds")["simulate"] > 0
+        assert report.pop("cycles_per_second") > 0
+        assert (report["images"], report["mismatches"]) == (3, 0)
+        # A second run of the same process begins where arbiters were left.
+        report["counters"] = {name: value for name, value in report["counters"].items()
+                              if not name.endswith(("_busy", "_idle"))}
+    assert reports[0] == reports[1]
+    for left, right in zip(alone.tensors, shared.tensors, strict=True):
+        assert left.keys() == right.keys()
+        assert all((left[name] == right[name]).all() for name in left)
+
+
+def test_pieces_are_not_shared(capsys):
+    assert main(["simulate", "--model", "digits", "--pieces", "--workers", "2"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "systola: --workers and --scheduler share whole runs, without --pieces")
 
 
 def test_hostile_programs_on_workers(two):
