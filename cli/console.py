@@ -12,8 +12,8 @@ __all__ = ["CONFIGURATION", "config_option", "emit", "engine_option", "engine_te
            "given_options", "json_option", "picture_file", "progress", "table"]
 
 CONFIGURATION = ("a preset (digits, small, tiny, arty_s7_50, arty_s7_50_mixed, "
-                 "arty_s7_50_small, array_16x16, array_16x16_large, windows, swin_tiny, texts, "
-                 "ulx3s_85f, ulx3s_85f_large) or a .toml or .json file of fields")
+                 "arty_s7_50_small, array_16x8, array_16x16, array_16x16_large, windows, "
+                 "swin_tiny, texts, ulx3s_85f, ulx3s_85f_large) or a .toml or .json file of fields")
 """What a configuration may be; the names of the presets without what they are made with."""
 
 json_option = click.option("--json", "as_json", is_flag=True,

@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 
+from systola.boards.flows.convergence import follow
 from systola.boards.flows.flow import (
     VERILOG_FILES,
     BoardResult,
@@ -77,14 +78,15 @@ def nextpnr(folder, top, options, seed, *, router=None, limit=None, said=None):
     """Place and route ``<top>.json`` in `folder`; return nextpnr's report.
 
     `options` are those of the device and its constraints. The log stays as ``nextpnr-<seed>.log``;
-    `limit` and `said` are those of `run_tool`. Raises `ToolError`.
+    `limit` is that of `run_tool`, `said` gets in a few words what is being done. Raises
+    `ToolError`, and `NotRouted` when routing comes no nearer to its end.
     """
     command = _tool(_PLACER)
-    report = f"report-{seed}.json"
+    report, log = f"report-{seed}.json", f"nextpnr-{seed}.log"
     run_tool([command, "--json", f"{top}.json", *options, "--seed", str(seed),
               "--timing-allow-fail", "--threads", "1", "--report", report,
               *(["--router", router] if router else [])],
-             folder, f"nextpnr-{seed}.log", "nextpnr", limit=limit, said=said)
+             folder, log, "nextpnr", limit=limit, said=follow(Path(folder) / log, said))
     return json.loads((Path(folder) / report).read_text())
 
 

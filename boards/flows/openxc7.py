@@ -5,8 +5,8 @@ import re
 import shutil
 from pathlib import Path
 
-__all__ = ["DOCUMENTATION", "PATIENCE", "TIMING_NOTE", "TOOLS", "Convergence", "bit_options",
-           "core_fmax", "doing", "frames_options", "missing_tools", "nextpnr_options"]
+__all__ = ["DOCUMENTATION", "TIMING_NOTE", "TOOLS", "bit_options", "core_fmax", "frames_options",
+           "missing_tools", "nextpnr_options"]
 
 TOOLS = "nextpnr-xilinx", "fasm2frames", "xc7frames2bit"
 """What a bitstream needs on PATH."""
@@ -26,49 +26,6 @@ def nextpnr_options(name, *, mhz, seed, router=None, chipdb):
             "--sdf", f"{name}-{seed}.sdf",
             "--freq", f"{mhz:g}", "--seed", str(seed), "--timing-allow-fail",
             *(["--router", router] if router else [])]
-
-
-PATIENCE = 20
-"""Rounds of router2 that may pass without fewer wires used twice than ever before.
-
-Measured on `arty_s7_50`: a placement that was routed took 26 rounds in all; one that was not after
-40 minutes had 200 such wires for its last 25.
-"""
-
-
-class Convergence:
-    """Whether routing comes nearer to its end, by the lines of nextpnr's log as they come."""
-
-    def __init__(self):
-        self.round = self.fewest_at = 0
-        self.fewest = None
-
-    def given_up(self, line):
-        """Return why to give up after `line`, or None."""
-        found = _ROUND.search(line)
-        if not found or int(found[1]) <= self.round:
-            return None
-        self.round, wires = int(found[1]), int(found[2])
-        if self.fewest is None or wires < self.fewest:
-            self.fewest, self.fewest_at = wires, self.round
-        if self.round - self.fewest_at < PATIENCE:
-            return None
-        return (f"routing was given up after round {self.round}: {wires:,} wires are used twice, "
-                f"and in none of the last {PATIENCE} rounds fewer than {self.fewest:,}")
-
-
-_ROUND = re.compile(r"iter=(\d+) .*overused=(\d+)")
-
-
-def doing(line):
-    """Return in a few words what a `line` of nextpnr's log says of its progress; None for most."""
-    if found := _ROUND.search(line):
-        return f"routing, round {found[1]}, {int(found[2]):,} wires used twice"
-    if found := re.search(r"at iteration #(\d+), type ALL", line):
-        return f"placing, round {found[1]}"
-    if found := re.search(r"at iteration #(\d+): temp", line):
-        return f"refining the placement, round {found[1]}"
-    return None
 
 
 def frames_options(name, part, *, seed, database):

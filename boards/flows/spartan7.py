@@ -9,13 +9,13 @@ from pathlib import Path
 
 from systola.boards.flows.bitstream import BitstreamError, check_bitstream
 from systola.boards.flows.carry_luts import keep_carry_luts
+from systola.boards.flows.convergence import follow
 from systola.boards.flows.fabric import Fabric
 from systola.boards.flows.fasm import FasmError, parse_fasm
 from systola.boards.flows.fasm_check import check_cells, check_pins
 from systola.boards.flows.flow import (
     VERILOG_FILES,
     BoardResult,
-    NotRouted,
     ToolError,
     best_of,
     publish_result,
@@ -27,10 +27,8 @@ from systola.boards.flows.openxc7 import (
     DOCUMENTATION,
     TIMING_NOTE,
     TOOLS,
-    Convergence,
     bit_options,
     core_fmax,
-    doing,
     frames_options,
     missing_tools,
     nextpnr_options,
@@ -42,7 +40,6 @@ from systola.boards.synthesis.estimate import estimate_paths
 from systola.boards.synthesis.rtlil import prepared
 from systola.boards.synthesis.sizes import module_sizes
 from systola.boards.synthesis.synth import run_yosys
-from systola.boards.synthesis.watch import tail
 
 __all__ = ["Spartan7Flow", "build_spartan7", "yosys_script"]
 
@@ -236,16 +233,9 @@ class _Run:
 
         def place_and_route(seed, said):
             options = nextpnr_options(name, mhz=mhz, seed=seed, router=router, chipdb=self.chipdb)
-            log, convergence = f"nextpnr-{seed}.log", Convergence()
-
-            def look(line):
-                for entry in tail(self.folder / log).splitlines():
-                    if reason := convergence.given_up(entry):
-                        raise NotRouted(reason)
-                if text := doing(line):
-                    said(text)
-
-            self._tool(TOOLS[0], options, log, f"{name}-{seed}.fasm", said=look)
+            log = f"nextpnr-{seed}.log"
+            self._tool(TOOLS[0], options, log, f"{name}-{seed}.fasm",
+                       said=follow(self.folder / log, said))
             said("checking")
             fmax = core_fmax((self.folder / log).read_text(errors="replace"))
             placed = self._placed(seed)

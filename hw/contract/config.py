@@ -513,6 +513,11 @@ _ARTY = {"rows": 24, "cols": 8, "lanes": 4, "vector_lanes": 2, "norm_lanes": 1, 
          "pe_style": "dsp_packed", "acc_bits": 24, "banks": 5, "bank_depth": 2048,
          "code_mult_bits": 12, "max_row": 256}
 
+# A DeiT-Tiny with a multiplier for each cell, and a table for GELU.
+_ECP5_LARGE = {"rows": 16, "cols": 8, "lanes": 4, "vector_lanes": 2, "acc_bits": 24, "banks": 4,
+               "bank_depth": 4096, "weight_fifo": 64, "stream_fifo": 64, "code_mult_bits": 12,
+               "norm_roots": 1, "max_row": 256, "gelu": "table"}
+
 PRESETS = {
     "digits": AcceleratorConfig(vector_lanes=4, norm_lanes=4, mult_bits=16, code_mult_bits=16,
                                 acc_buffers=4, banks=8, bank_depth=1024, weight_fifo=256,
@@ -558,8 +563,8 @@ PRESETS = {
     # The digits on an ECP5 85F, a multiplier for each cell: routed in minutes.
     "ulx3s_85f": AcceleratorConfig(rows=8, cols=4, lanes=2, norm_roots=1, acc_bits=24,
                                    token_depth=32, bank_depth=1024, code_mult_bits=12, max_row=256),
-    "ulx3s_85f_large": AcceleratorConfig(
-        rows=16, cols=8, lanes=4, vector_lanes=2, acc_bits=24, token_depth=256, banks=4,
-        bank_depth=4096, weight_fifo=64, stream_fifo=64, code_mult_bits=12, norm_roots=1,
-        max_row=256, gelu="table"),
+    # A DeiT-Tiny there, its weights in the memory beside the FPGA. Twice the rows are not routed.
+    "ulx3s_85f_large": AcceleratorConfig(**{
+        **_ECP5_LARGE, "rows": 8, "lanes": 2, "vector_lanes": 1, "mult_bits": 16, "banks": 7}),
+    "array_16x8": AcceleratorConfig(**_ECP5_LARGE),
 }

@@ -21,18 +21,11 @@ from systola.boards.build import build_board
 from systola.boards.flows import ecp5, spartan7
 from systola.boards.flows.bitstream import read_bitstream
 from systola.boards.flows.carry_luts import keep_carry_luts
+from systola.boards.flows.convergence import PATIENCE, Convergence, doing, follow
 from systola.boards.flows.fasm_check import demands
 from systola.boards.flows.flow import NotRouted, ToolError, run_seeds, run_tool
 from systola.boards.flows.netlist_check import check_fit, check_netlist
-from systola.boards.flows.openxc7 import (
-    DOCUMENTATION,
-    PATIENCE,
-    TOOLS,
-    Convergence,
-    core_fmax,
-    doing,
-    missing_tools,
-)
+from systola.boards.flows.openxc7 import DOCUMENTATION, TOOLS, core_fmax, missing_tools
 from systola.boards.flows.spartan7 import yosys_script
 from systola.boards.synthesis.crowding import crowding
 from systola.cli.main import main
@@ -383,6 +376,18 @@ def test_routing_that_does_not_is_given_up(tail):
     assert re.fullmatch(rf"routing was given up after round {PATIENCE + 2}: \d+ wires are used "
                         rf"twice, and in none of the last {PATIENCE} rounds fewer than 200",
                         found[first])
+
+
+def test_a_log_is_followed(tmp_path):
+    said, log = [], tmp_path / "log"
+    look = follow(log, said.append)
+    for line in rounds(9, 7):
+        log.write_text(line)
+        look(line.removeprefix("Info:").strip())
+    assert said == ["routing, round 1, 9 wires used twice", "routing, round 2, 7 wires used twice"]
+    log.write_text("\n".join(rounds(9, 7, *[8] * PATIENCE)))
+    with pytest.raises(NotRouted, match=r"^routing was given up after round 22: 8 wires are used "):
+        look("")
 
 
 def test_another_seed_takes_the_place_of_one_that_was_given_up():
