@@ -563,7 +563,7 @@ PRESETS = {
     # The digits on an ECP5 85F, a multiplier for each cell: routed in minutes.
     "ulx3s_85f": AcceleratorConfig(rows=8, cols=4, lanes=2, norm_roots=1, acc_bits=24,
                                    token_depth=32, bank_depth=1024, code_mult_bits=12, max_row=256),
-    # A DeiT-Tiny there, its weights in the memory beside the FPGA. Twice the rows are not routed.
+    # A DeiT-Tiny there, its weights in the memory beside the FPGA; twice the rows crowd its wires.
     "ulx3s_85f_large": AcceleratorConfig(**{
         **_ECP5_LARGE, "rows": 8, "lanes": 2, "vector_lanes": 1, "mult_bits": 16, "banks": 7}),
     "array_16x8": AcceleratorConfig(**_ECP5_LARGE),
